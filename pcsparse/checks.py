@@ -1,0 +1,58 @@
+"""Generic argument checks and their messages."""
+
+import importlib
+from types import ModuleType
+
+from torch import Tensor
+
+from pcsparse.errors import DeviceError, DtypeError, ShapeError, UnsupportedError
+
+
+def require_extra(module: str, extra: str) -> ModuleType:
+    """Import `module`, or say which extra brings it.
+
+    Raises:
+        UnsupportedError: the module is not installed; the text names `pip install 'pcsparse[extra]'`.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UnsupportedError(
+            f"this needs the package {module!r} ({error}); install it with: pip install 'pcsparse[{extra}]'"
+        ) from error
+
+
+def check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
+    """Raise ShapeError unless `tensor` has `shape`; None stands for any size."""
+    fits = tensor.dim() == len(shape) and all(
+        want is None or want == have for want, have in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("*" if size is None else str(size) for size in shape)
+        raise ShapeError(f"{name} must have shape ({wanted}), got {tuple(tensor.shape)}")
+
+
+def check_dtype(name: str, tensor: Tensor, *allowed: object) -> None:
+    """Raise DtypeError unless the dtype of `tensor` is one of `allowed`."""
+    if tensor.dtype not in allowed:
+        wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+        got = str(tensor.dtype).removeprefix("torch.")
+        raise DtypeError(f"{name} must be {wanted}, got {got}; convert it with .to()")
+
+
+def check_same_device(**tensors: Tensor) -> None:
+    """Raise DeviceError unless all named tensors live on one device."""
+    devices = {name: str(tensor.device) for name, tensor in tensors.items()}
+    if len(set(devices.values())) > 1:
+        listed = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise DeviceError(f"tensors must share one device, got {listed}; move them with .to()")
+
+
+def as_triple(name: str, value: int | tuple[int, ...] | list[int], minimum: int) -> tuple[int, int, int]:
+    """Widen an int to three equal ints; check that three are given and that each is at least `minimum`."""
+    triple = (value,) * 3 if isinstance(value, int) else tuple(int(item) for item in value)
+    if len(triple) != 3:
+        raise ShapeError(f"{name} must be one int or three (x, y, z), got {value!r}")
+    if min(triple) < minimum:
+        raise ShapeError(f"{name} must be at least {minimum} on each axis, got {triple}")
+    return triple
