@@ -1,0 +1,144 @@
+"""The contract of the kernels: tensors in, tensors out, the same on every device.
+
+A backend is a module that has these functions; `kernels.select.backend_of` picks it, mypy checks it against
+`Backend`, and `kernels.reference` is the readable one that the others are tested against. Kernels check
+nothing: their callers have. Integer inputs are contiguous.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Backend(Protocol):
+    """Everything a device must be able to do."""
+
+    def unique_keys(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sort keys and drop repeats.
+
+        Args:
+            keys: (n,) int64, any order.
+
+        Returns:
+            unique (m,) int64 ascending; inverse (n,) int64 with `unique[inverse] == keys`; first (m,) int64, the
+            smallest position of each unique key in `keys`.
+        """
+        ...
+
+    def match_keys(self, keys: Tensor, queries: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All (i, j, k) with `keys[i] == queries[j] + deltas[k]`: a merge of sorted lists, one a delta.
+
+        Args:
+            keys: (n_in,) int64, ascending, unique.
+            queries: (n_out,) int64, ascending, unique.
+            deltas: (k,) int64, any order; ascending runs within one z column share a pointer.
+
+        Returns:
+            rows_in, rows_out (n_pairs,) int32 grouped by k, ascending in rows_out (and so in rows_in) within a
+            group; starts (k + 1,) int64.
+
+        Source: PointAcc (MICRO 2021), section 4: mapping operations as ranking; the column pointer is Spira's
+        z-delta search (MLSys 2026).
+        """
+        ...
+
+    def group_rows(self, rows: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Stable counting sort of `rows` (m,) int32 or int64 with values in [0, n).
+
+        Returns:
+            order (m,) int32, positions in `rows` in ascending row, ties in input order; starts (n + 1,) int64.
+        """
+        ...
+
+    def pairs_to_table(self, rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int) -> Tensor:
+        """Kernel map as a table (k, n_out) int32: the input row, or NO_NEIGHBOUR (-1)."""
+        ...
+
+    def row_masks(self, table: Tensor, splits: int) -> Tensor:
+        """Bit j of mask (s, m) says that output m has a neighbour at offset `s * ceil(k / splits) + j`.
+
+        Args:
+            table: (k, n_out) int32.
+            splits: number of chunks of offsets; a chunk holds at most 63.
+
+        Returns:
+            (splits, n_out) int64.
+        """
+        ...
+
+    def gray_rank(self, masks: Tensor) -> Tensor:
+        """Position of each mask in the Gray sequence: b = g ^ g>>1 ^ g>>2 ^ ... ; int64 in, int64 out."""
+        ...
+
+    def segment_sum(self, values: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+        """out[s] = sum of values[order[i]] for i in [starts[s], starts[s + 1]), added in that order.
+
+        Args:
+            values: (n, c) float; float16 and bfloat16 are added in float32.
+            order: (m,) int32.
+            starts: (segments + 1,) int64.
+
+        Returns:
+            (segments, c), dtype of `values`; an empty segment is zero.
+        """
+        ...
+
+    def segment_max(self, values: Tensor, order: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest value a segment and channel, and the row it came from.
+
+        Returns:
+            out (segments, c), dtype of `values`, zero where a segment is empty; arg (segments, c) int32 row of
+            `values`, the first one in a tie, -1 where empty. A NaN wins.
+        """
+        ...
+
+    def segment_max_grad(self, grad_out: Tensor, arg: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+        """Gradient of `segment_max` with respect to `values`.
+
+        Args:
+            grad_out: (segments, c) float.
+            arg: (segments, c) int32, from `segment_max`.
+            order: (m,) int32 segments, grouped by row of `values`.
+            starts: (n + 1,) int64, the groups of `order`.
+
+        Returns:
+            (n, c), dtype of `grad_out`.
+        """
+        ...
+
+    def output_stationary(
+        self, feats: Tensor, weight: Tensor, rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int, tile: int
+    ) -> Tensor:
+        """out[j] = sum over pairs (i, j) of offset k of feats[i] @ weight[k], tile by tile of output rows.
+
+        Args:
+            feats: (n_in, c_in) float32, float64, float16 or bfloat16, rows contiguous.
+            weight: (k, c_in, c_out), dtype of `feats`, any strides.
+            rows_in: (n_pairs,) int32.
+            rows_out: (n_pairs,) int32, ascending within an offset.
+            starts: (k + 1,) int64.
+            n_out: output rows.
+            tile: output rows a tile; one thread owns a tile, so the bits do not depend on the thread count.
+
+        Returns:
+            (n_out, c_out), dtype of `feats`; added in float32 (float64 for float64).
+        """
+        ...
+
+    def output_stationary_grad_weight(
+        self, feats: Tensor, grad_out: Tensor, rows_in: Tensor, rows_out: Tensor, starts: Tensor, chunk: int
+    ) -> Tensor:
+        """grad_weight[k] = sum over pairs (i, j) of offset k of outer(feats[i], grad_out[j]).
+
+        Args:
+            feats: (n_in, c_in).
+            grad_out: (n_out, c_out), dtype of `feats`.
+            rows_in: (n_pairs,) int32.
+            rows_out: (n_pairs,) int32.
+            starts: (k + 1,) int64.
+            chunk: pairs a partial sum; partial sums are added in order, so the bits depend on `chunk` only.
+
+        Returns:
+            (k, c_in, c_out), dtype of `feats`.
+        """
+        ...

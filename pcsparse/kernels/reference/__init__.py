@@ -1,0 +1,13 @@
+"""Twins of the kernels in plain torch: slow, on any device, meant to be read. Contract: `pcsparse.kernels.protocol.Backend`."""
+
+from pcsparse.kernels.reference.keys import match_keys as match_keys
+from pcsparse.kernels.reference.keys import unique_keys as unique_keys
+from pcsparse.kernels.reference.output_stationary import output_stationary as output_stationary
+from pcsparse.kernels.reference.output_stationary import output_stationary_grad_weight as output_stationary_grad_weight
+from pcsparse.kernels.reference.rows import gray_rank as gray_rank
+from pcsparse.kernels.reference.rows import group_rows as group_rows
+from pcsparse.kernels.reference.rows import pairs_to_table as pairs_to_table
+from pcsparse.kernels.reference.rows import row_masks as row_masks
+from pcsparse.kernels.reference.segment import segment_max as segment_max
+from pcsparse.kernels.reference.segment import segment_max_grad as segment_max_grad
+from pcsparse.kernels.reference.segment import segment_sum as segment_sum

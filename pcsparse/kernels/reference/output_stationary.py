@@ -1,0 +1,32 @@
+"""Twins of the convolution kernels: gather, multiply, add, one offset after the other."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def output_stationary(
+    feats: Tensor, weight: Tensor, rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int, tile: int
+) -> Tensor:
+    wide = _accumulator(feats.dtype)
+    out = torch.zeros(n_out, weight.shape[2], dtype=wide, device=feats.device)
+    for k, (start, stop) in enumerate(pairwise(starts.tolist())):
+        products = feats[rows_in[start:stop].long()].to(wide) @ weight[k].to(wide)
+        out.index_add_(0, rows_out[start:stop].long(), products)
+    return out.to(feats.dtype)
+
+
+def output_stationary_grad_weight(
+    feats: Tensor, grad_out: Tensor, rows_in: Tensor, rows_out: Tensor, starts: Tensor, chunk: int
+) -> Tensor:
+    wide = _accumulator(feats.dtype)
+    grad = torch.zeros(starts.numel() - 1, feats.shape[1], grad_out.shape[1], dtype=wide, device=feats.device)
+    for k, (start, stop) in enumerate(pairwise(starts.tolist())):
+        gathered = feats[rows_in[start:stop].long()].to(wide)
+        grad[k] = gathered.T @ grad_out[rows_out[start:stop].long()].to(wide)
+    return grad.to(feats.dtype)

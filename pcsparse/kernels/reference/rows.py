@@ -1,0 +1,35 @@
+"""Twins of the row kernels."""
+
+import torch
+from torch import Tensor
+
+
+def group_rows(rows: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    order = torch.argsort(rows, stable=True).int()
+    starts = rows.new_zeros(n + 1, dtype=torch.int64)
+    starts[1:] = torch.bincount(rows, minlength=n).cumsum(0)
+    return order, starts
+
+
+def pairs_to_table(rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int) -> Tensor:
+    bounds = starts.tolist()
+    table = rows_in.new_full((len(bounds) - 1, n_out), -1)
+    for k, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        table[k, rows_out[start:stop].long()] = rows_in[start:stop]
+    return table
+
+
+def row_masks(table: Tensor, splits: int) -> Tensor:
+    chunk = -(-table.shape[0] // splits)
+    masks = torch.zeros(splits, table.shape[1], dtype=torch.int64, device=table.device)
+    for k in range(table.shape[0]):
+        masks[k // chunk] |= (table[k] >= 0).long() << (k % chunk)
+    return masks
+
+
+def gray_rank(masks: Tensor) -> Tensor:
+    rank, shifted = masks.clone(), masks >> 1
+    while bool(shifted.any()):
+        rank ^= shifted
+        shifted = shifted >> 1
+    return rank
