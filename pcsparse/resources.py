@@ -14,7 +14,9 @@ def _folder(name: str) -> Path:
         if candidate.is_dir():
             return candidate
     tried = " and ".join(str(candidate) for candidate in candidates)
-    raise UnsupportedError(f"the {name} folder of pcsparse is missing (looked at {tried}); reinstall pcsparse")
+    raise UnsupportedError(
+        f"the {name} folder of pcsparse is missing (looked at {tried}); reinstall pcsparse"
+    )
 
 
 def configs_dir() -> Path:

@@ -1,0 +1,1 @@
+"""Integer geometry: keys, relations, kernel maps. Never sees a feature."""

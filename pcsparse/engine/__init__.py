@@ -1,0 +1,1 @@
+"""How a convolution runs: problem, dataflows, plan."""

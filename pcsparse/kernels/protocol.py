@@ -107,7 +107,14 @@ class Backend(Protocol):
         ...
 
     def output_stationary(
-        self, feats: Tensor, weight: Tensor, rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int, tile: int
+        self,
+        feats: Tensor,
+        weight: Tensor,
+        rows_in: Tensor,
+        rows_out: Tensor,
+        starts: Tensor,
+        n_out: int,
+        tile: int,
     ) -> Tensor:
         """out[j] = sum over pairs (i, j) of offset k of feats[i] @ weight[k], tile by tile of output rows.
 

@@ -25,6 +25,8 @@ def backend_of(*tensors: Tensor) -> Backend:
             # by name, so that `import pcsparse` does not load numba and mypy still sees one contract
             return cast(Backend, importlib.import_module("pcsparse.kernels.cpu"))
         case "cuda":
-            raise UnsupportedError("this version of pcsparse has no CUDA kernels; move the tensors with .cpu()")
+            raise UnsupportedError(
+                "this version of pcsparse has no CUDA kernels; move the tensors with .cpu()"
+            )
         case other:
             raise DeviceError(f"no kernels for device type {other!r}; move the tensors with .cpu()")

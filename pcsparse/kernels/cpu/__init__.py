@@ -3,7 +3,9 @@
 from pcsparse.kernels.cpu.keys import match_keys as match_keys
 from pcsparse.kernels.cpu.keys import unique_keys as unique_keys
 from pcsparse.kernels.cpu.output_stationary import output_stationary as output_stationary
-from pcsparse.kernels.cpu.output_stationary import output_stationary_grad_weight as output_stationary_grad_weight
+from pcsparse.kernels.cpu.output_stationary import (
+    output_stationary_grad_weight as output_stationary_grad_weight,
+)
 from pcsparse.kernels.cpu.rows import gray_rank as gray_rank
 from pcsparse.kernels.cpu.rows import group_rows as group_rows
 from pcsparse.kernels.cpu.rows import pairs_to_table as pairs_to_table

@@ -24,7 +24,12 @@ def _cache_dir() -> Path:
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    for version in (sys.version, numba.__version__, llvmlite.__version__, os.environ.get("NUMBA_CPU_NAME", "")):
+    for version in (
+        sys.version,
+        numba.__version__,
+        llvmlite.__version__,
+        os.environ.get("NUMBA_CPU_NAME", ""),
+    ):
         digest.update(version.encode())
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "pcsparse" / "numba" / digest.hexdigest()[:16]

@@ -115,7 +115,9 @@ def rows_times_panel(typing_context, element, tag, feat_rows, out_rows, panel, c
 
 
 @intrinsic
-def outer_products(typing_context, element, tag, grad_rows, feats, feat_step, outs, out_step, rows_in, rows_out, n):
+def outer_products(
+    typing_context, element, tag, grad_rows, feats, feat_step, outs, out_step, rows_in, rows_out, n
+):
     """grad_rows[r][:] += sum over p < n of feats[rows_in[p]][r] * outs[rows_out[p]][:], MR channels, NV vectors.
 
     `grad_rows` is a tuple of MR addresses; `rows_in` and `rows_out` are addresses of int32.

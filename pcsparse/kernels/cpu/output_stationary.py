@@ -64,7 +64,21 @@ def _addresses_12(base, step, rows, p):
 
 @jit_parallel()
 def _tiles(
-    element, tag, tall, feats, feat_step, panels, panel_bytes, blocks, c_in, out, rows_in, rows_out, starts, tile, threads
+    element,
+    tag,
+    tall,
+    feats,
+    feat_step,
+    panels,
+    panel_bytes,
+    blocks,
+    c_in,
+    out,
+    rows_in,
+    rows_out,
+    starts,
+    tile,
+    threads,
 ):
     n_out, n_tiles = out.shape[0], -(-out.shape[0] // tile)
     out_address, out_step = out.ctypes.data, out.shape[1] * out.itemsize
@@ -140,7 +154,7 @@ def output_stationary(
         wide.data_ptr(), c_in * wide.itemsize,
         panels.data_ptr(), c_in * width * wide.itemsize, blocks, c_in,
         array, rows_in.numpy(), rows_out.numpy(), starts.numpy(), tile,
-        numba.get_num_threads(),
+        torch.get_num_threads(),
     )  # fmt: skip
     return out[:, :c_out].to(feats.dtype).contiguous()
 
@@ -165,7 +179,9 @@ _PAIRS_IN_CACHE = 256
 
 
 @jit_parallel()
-def _partials(element, tag, tall, feats, feat_step, outs, out_step, blocks, c_in, partial, rows_in, rows_out, bounds):
+def _partials(
+    element, tag, tall, feats, feat_step, outs, out_step, blocks, c_in, partial, rows_in, rows_out, bounds
+):
     grad_step = partial.shape[2] * partial.itemsize
     rows_in_address, rows_out_address = rows_in.ctypes.data, rows_out.ctypes.data
     itemsize = partial.itemsize

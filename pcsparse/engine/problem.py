@@ -1,0 +1,81 @@
+"""ConvProblem: the checked, hashable fact of one convolution. An unchecked problem cannot exist."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcsparse.checks import check_dtype, check_same_device
+from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.errors import DtypeError, ShapeError
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class ConvProblem:
+    """Everything that a choice of dataflow may depend on.
+
+    Attributes:
+        device: type of the device, "cpu" or "cuda".
+        dtype: of features and weights.
+        k: kernel offsets.
+        c_in: input channels.
+        c_out: output channels.
+        n_in: input rows.
+        n_out: output rows.
+        n_pairs: pairs over all offsets.
+        symmetric: the map is a submanifold map of an odd kernel.
+    """
+
+    device: str
+    dtype: torch.dtype
+    k: int
+    c_in: int
+    c_out: int
+    n_in: int
+    n_out: int
+    n_pairs: int
+    symmetric: bool
+
+    @staticmethod
+    def of(feats: Tensor, weight: Tensor, kmap: KernelMap, bias: Tensor | None = None) -> "ConvProblem":
+        """Check the parts of a convolution against each other.
+
+        Args:
+            feats: (n_in, c_in) float.
+            weight: (k, c_in, c_out), dtype and device of `feats`.
+            kmap: with n_in inputs and k offsets.
+            bias: (c_out,) or None.
+
+        Raises:
+            ShapeError: the parts disagree on n_in, c_in, c_out or k, or c_in or c_out is 0.
+            DtypeError: not a float dtype, or dtypes differ.
+            DeviceError: devices differ.
+        """
+        if feats.dim() != 2 or weight.dim() != 3:
+            raise ShapeError(
+                f"feats must be (n_in, c_in) and weight (k, c_in, c_out), got {tuple(feats.shape)} and "
+                f"{tuple(weight.shape)}"
+            )
+        check_dtype("feats", feats, *_FLOATS)
+        parts = {"feats": feats, "weight": weight} | ({} if bias is None else {"bias": bias})
+        for name, part in parts.items():
+            if part.dtype != feats.dtype:
+                raise DtypeError(
+                    f"{name} is {part.dtype}, feats is {feats.dtype}; use one dtype, or autocast"
+                )
+        check_same_device(**parts)
+        (k, c_in, c_out), (n_in, channels) = weight.shape, feats.shape
+        if channels != c_in or c_in == 0 or c_out == 0:
+            raise ShapeError(f"weight {tuple(weight.shape)} does not take feats with {channels} channels")
+        if n_in != kmap.n_in or k != kmap.volume:
+            raise ShapeError(
+                f"the kernel map has {kmap.n_in} inputs and {kmap.volume} offsets, but feats has {n_in} rows and "
+                f"weight {k} offsets; build the map from the coordinates of these features"
+            )
+        if bias is not None and bias.shape != (c_out,):
+            raise ShapeError(f"bias must have shape ({c_out},), got {tuple(bias.shape)}")
+        return ConvProblem(
+            feats.device.type, feats.dtype, k, c_in, c_out, n_in, kmap.n_out, kmap.n_pairs, kmap.symmetric
+        )

@@ -1,0 +1,260 @@
+"""MinkUNet: the residual U-Net of sparse convolutions for semantic segmentation.
+
+Stem of two 3^3 convolutions, four times (2^3 stride-2 convolution, residual blocks), four times (2^3 inverse
+convolution, concatenation with the encoder, residual blocks), a linear classifier.
+
+Source: Choy et al., CVPR 2019 (arXiv 1904.08755); layer table of mit-han-lab/spvnas@5c53224 core/models/semantic_kitti/
+minkunet.py, which mmdetection3d configs/minkunet follows: 21.7 M parameters at 18 layers and width 1.0.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+from torch import nn
+
+from pcsparse.errors import FormatError, RangeError
+from pcsparse.nn import (
+    BatchNorm,
+    Linear,
+    ReLU,
+    ResidualBlock,
+    SparseConv3d,
+    SparseInverseConv3d,
+    SubmanifoldConv3d,
+)
+from pcsparse.sparse_tensor import SparseTensor, cat
+
+_WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
+_STAGES = 4
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """One convolution: channels and kept kernel offsets (positions, all if None)."""
+
+    c_in: int
+    c_out: int
+    offsets: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """The two 3^3 convolutions of a residual block; the shortcut follows from them."""
+
+    conv1: ConvSpec
+    conv2: ConvSpec
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One level: the convolution that changes the stride, then residual blocks."""
+
+    resample: ConvSpec
+    blocks: tuple[BlockSpec, ...]
+
+
+@dataclass(frozen=True)
+class MinkUNetSpec:
+    """Every width of a MinkUNet, so that a sliced network is the same class with another Spec.
+
+    Attributes:
+        stem: the two 3^3 convolutions at full resolution.
+        encoder: four stages, each halving the resolution.
+        decoder: four stages, each doubling it; its first block reads up-sampled and encoder features side by side.
+        n_classes: outputs a voxel.
+    """
+
+    stem: tuple[ConvSpec, ConvSpec]
+    encoder: tuple[StageSpec, ...]
+    decoder: tuple[StageSpec, ...]
+    n_classes: int
+
+    @staticmethod
+    def of(
+        in_channels: int,
+        n_classes: int,
+        *,
+        width: float = 1.0,
+        encoder_blocks: tuple[int, ...] = (2, 2, 2, 2),
+        decoder_blocks: tuple[int, ...] = (2, 2, 2, 2),
+    ) -> "MinkUNetSpec":
+        """The published widths times `width`.
+
+        Args:
+            in_channels: features a voxel.
+            n_classes: outputs a voxel.
+            width: width ratio.
+            encoder_blocks: residual blocks a stage.
+            decoder_blocks: residual blocks a stage.
+
+        Raises:
+            RangeError: a width becomes 0, or not four stages are given.
+        """
+        widths = [int(width * channels) for channels in _WIDTHS]
+        if min(*widths, in_channels, n_classes) < 1:
+            raise RangeError(f"width={width} leaves a layer of {min(widths)} channels; use a larger width")
+        if len(encoder_blocks) != _STAGES or len(decoder_blocks) != _STAGES:
+            raise RangeError(
+                f"MinkUNet has {_STAGES} stages a side, got {encoder_blocks} and {decoder_blocks}"
+            )
+        stem = (ConvSpec(in_channels, widths[0]), ConvSpec(widths[0], widths[0]))
+        encoder, decoder = [], []
+        for stage, blocks in enumerate(encoder_blocks):
+            before, after = widths[stage], widths[stage + 1]
+            encoder.append(StageSpec(ConvSpec(before, before), _blocks(before, after, blocks)))
+        for stage, blocks in enumerate(decoder_blocks):
+            before, after = widths[_STAGES + stage], widths[_STAGES + stage + 1]
+            skip = widths[_STAGES - 1 - stage]
+            decoder.append(StageSpec(ConvSpec(before, after), _blocks(after + skip, after, blocks)))
+        return MinkUNetSpec(stem, tuple(encoder), tuple(decoder), n_classes)
+
+    @staticmethod
+    def minkunet14(in_channels: int = 4, n_classes: int = 19, width: float = 1.0) -> "MinkUNetSpec":
+        """One residual block a stage."""
+        once = (1,) * _STAGES
+        return MinkUNetSpec.of(in_channels, n_classes, width=width, encoder_blocks=once, decoder_blocks=once)
+
+    @staticmethod
+    def minkunet18(in_channels: int = 4, n_classes: int = 19, width: float = 1.0) -> "MinkUNetSpec":
+        """Two residual blocks a stage: 21.7 M parameters at width 1.0."""
+        return MinkUNetSpec.of(in_channels, n_classes, width=width)
+
+    @staticmethod
+    def minkunet34(in_channels: int = 4, n_classes: int = 19, width: float = 1.0) -> "MinkUNetSpec":
+        """2, 3, 4 and 6 residual blocks in the encoder, two a stage in the decoder."""
+        return MinkUNetSpec.of(in_channels, n_classes, width=width, encoder_blocks=(2, 3, 4, 6))
+
+    def to_json(self) -> str:
+        """JSON text; `from_json` reads it back."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "MinkUNetSpec":
+        """Inverse of `to_json`.
+
+        Raises:
+            FormatError: not the JSON of a MinkUNetSpec.
+        """
+        try:
+            data = json.loads(text)
+            first, second = map(_conv, data["stem"])
+            encoder, decoder = (tuple(map(_stage, data[side])) for side in ("encoder", "decoder"))
+            return MinkUNetSpec((first, second), encoder, decoder, int(data["n_classes"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"not a MinkUNetSpec ({error!r}): {text[:200]}") from error
+
+    def with_classes(self, n_classes: int) -> "MinkUNetSpec":
+        """The same network with another classifier."""
+        return replace(self, n_classes=n_classes)
+
+
+def _blocks(c_in: int, c_out: int, n: int) -> tuple[BlockSpec, ...]:
+    inputs = (c_in, *(c_out for _ in range(n - 1)))
+    return tuple(BlockSpec(ConvSpec(c, c_out), ConvSpec(c_out, c_out)) for c in inputs)
+
+
+def _conv(data: dict[str, object]) -> ConvSpec:
+    spec = ConvSpec(**data)  # type: ignore[arg-type]
+    return spec if spec.offsets is None else replace(spec, offsets=tuple(spec.offsets))
+
+
+def _stage(data: dict[str, object]) -> StageSpec:
+    blocks: list[dict[str, dict[str, object]]] = data["blocks"]  # type: ignore[assignment]
+    resample: dict[str, object] = data["resample"]  # type: ignore[assignment]
+    return StageSpec(_conv(resample), tuple(BlockSpec(_conv(b["conv1"]), _conv(b["conv2"])) for b in blocks))
+
+
+class MinkUNet(nn.Module):
+    """Logits for every voxel.
+
+    Args:
+        spec: every width; `MinkUNetSpec.minkunet18()` and its neighbours give the published ones.
+
+    Raises:
+        RangeError: neighbouring widths of the Spec do not fit each other.
+    """
+
+    def __init__(self, spec: MinkUNetSpec) -> None:
+        super().__init__()
+        _check(spec)
+        self.spec = spec
+        self.stem = nn.Sequential(
+            *(layer for conv in spec.stem for layer in _conv_norm_relu(_submanifold(conv)))
+        )
+        self.down = nn.ModuleList(nn.Sequential(*_conv_norm_relu(_down(stage))) for stage in spec.encoder)
+        self.encoder = nn.ModuleList(_residual(stage) for stage in spec.encoder)
+        self.up = nn.ModuleList(nn.Sequential(*_conv_norm_relu(_up(stage))) for stage in spec.decoder)
+        self.decoder = nn.ModuleList(_residual(stage) for stage in spec.decoder)
+        self.classifier = Linear(spec.decoder[-1].blocks[-1].conv2.c_out, spec.n_classes)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """(n, in_channels) -> logits (n, n_classes) at the same voxels."""
+        x = self.stem(x)
+        skips = []
+        for down, blocks in zip(self.down, self.encoder, strict=True):
+            skips.append(x)
+            x = blocks(down(x))
+        for up, blocks in zip(self.up, self.decoder, strict=True):
+            x = blocks(cat([up(x), skips.pop()]))
+        logits: SparseTensor = self.classifier(x)
+        return logits
+
+
+def _submanifold(spec: ConvSpec) -> SubmanifoldConv3d:
+    return SubmanifoldConv3d(spec.c_in, spec.c_out, 3, offsets=spec.offsets)
+
+
+def _down(stage: StageSpec) -> SparseConv3d:
+    spec = stage.resample
+    return SparseConv3d(spec.c_in, spec.c_out, 2, 2, offsets=spec.offsets)
+
+
+def _up(stage: StageSpec) -> SparseInverseConv3d:
+    spec = stage.resample
+    return SparseInverseConv3d(spec.c_in, spec.c_out, 2, 2, offsets=spec.offsets)
+
+
+def _conv_norm_relu(conv: SubmanifoldConv3d | SparseConv3d | SparseInverseConv3d) -> Iterator[nn.Module]:
+    yield conv
+    yield BatchNorm(conv.c_out)
+    yield ReLU()
+
+
+def _residual(stage: StageSpec) -> nn.Sequential:
+    return nn.Sequential(
+        *(
+            ResidualBlock(
+                block.conv1.c_in,
+                block.conv1.c_out,
+                block.conv2.c_out,
+                (block.conv1.offsets, block.conv2.offsets),
+            )
+            for block in stage.blocks
+        )
+    )
+
+
+def _check(spec: MinkUNetSpec) -> None:
+    """Walk through the channels as `forward` does."""
+
+    def meet(where: str, have: int, want: int) -> None:
+        if have != want:
+            raise RangeError(f"{where} of the Spec reads {want} channels, but {have} arrive")
+
+    def walk(where: str, channels: int, blocks: tuple[BlockSpec, ...]) -> int:
+        for i, block in enumerate(blocks):
+            meet(f"{where}.{i}.conv1", channels, block.conv1.c_in)
+            meet(f"{where}.{i}.conv2", block.conv1.c_out, block.conv2.c_in)
+            channels = block.conv2.c_out
+        return channels
+
+    meet("stem.1", spec.stem[0].c_out, spec.stem[1].c_in)
+    channels, skips = spec.stem[1].c_out, []
+    for i, stage in enumerate(spec.encoder):
+        skips.append(channels)
+        meet(f"down.{i}", channels, stage.resample.c_in)
+        channels = walk(f"encoder.{i}", stage.resample.c_out, stage.blocks)
+    for i, stage in enumerate(spec.decoder):
+        meet(f"up.{i}", channels, stage.resample.c_in)
+        channels = walk(f"decoder.{i}", stage.resample.c_out + skips.pop(), stage.blocks)

@@ -1,0 +1,48 @@
+"""Residual blocks."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from pcsparse.nn.conv import SubmanifoldConv3d
+from pcsparse.nn.norm import BatchNorm
+from pcsparse.nn.pointwise import ReLU
+from pcsparse.sparse_tensor import SparseTensor
+
+
+class ResidualBlock(nn.Module):
+    """Two submanifold 3^3 convolutions with batch norm, added to a shortcut.
+
+    The shortcut is the identity where the channels agree, else a 1x1 convolution with batch norm.
+
+    Args:
+        c_in: input channels.
+        c_mid: channels between the convolutions.
+        c_out: output channels.
+        offsets: kept kernel offsets of the two 3^3 convolutions; all where None.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_mid: int,
+        c_out: int,
+        offsets: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
+    ) -> None:
+        super().__init__()
+        self.conv1 = SubmanifoldConv3d(c_in, c_mid, 3, offsets=offsets[0])
+        self.norm1 = BatchNorm(c_mid)
+        self.conv2 = SubmanifoldConv3d(c_mid, c_out, 3, offsets=offsets[1])
+        self.norm2 = BatchNorm(c_out)
+        self.shortcut = (
+            nn.Identity()
+            if c_in == c_out
+            else nn.Sequential(SubmanifoldConv3d(c_in, c_out, 1), BatchNorm(c_out))
+        )
+        self.relu = ReLU()
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """(n, c_in) -> (n, c_out)."""
+        y = self.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        return self.relu(y + self.shortcut(x))

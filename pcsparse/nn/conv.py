@@ -1,0 +1,251 @@
+"""Convolution modules. All geometry is in `coords.relation`: fine = stride * coarse + dilation * offset - padding."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pcsparse.coords.relation import Relation
+from pcsparse.errors import RangeError, ShapeError, UnsupportedError
+from pcsparse.ops.conv import sparse_conv
+from pcsparse.sparse_tensor import SparseTensor
+from pcsparse.types import Triple
+
+
+class _SparseConv(nn.Module):
+    """Weights (k, c_in, c_out), bias (c_out,) and the relation; what they have in common.
+
+    Args:
+        c_in: input channels.
+        c_out: output channels.
+        relation: geometry of the kernel.
+        bias: whether to add a bias.
+        offsets: positions of the kernel offsets to keep, ascending; all if None. A dropped offset costs nothing.
+        dataflow: "auto" or a name of `engine.plan.DATAFLOWS`.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        relation: Relation,
+        bias: bool,
+        offsets: Sequence[int] | None,
+        dataflow: str,
+    ) -> None:
+        super().__init__()
+        if c_in < 1 or c_out < 1:
+            raise ShapeError(f"channels must be at least 1, got c_in={c_in}, c_out={c_out}")
+        self.c_in, self.c_out, self.relation, self.dataflow = c_in, c_out, relation, dataflow
+        self.offsets = None if offsets is None else tuple(offsets)
+        if self.offsets is not None and (
+            not self.offsets
+            or list(self.offsets) != sorted(set(self.offsets))
+            or not 0 <= self.offsets[0] <= self.offsets[-1] < relation.volume
+        ):
+            raise RangeError(f"offsets must ascend within 0 ... {relation.volume - 1}, got {self.offsets}")
+        k = relation.volume if self.offsets is None else len(self.offsets)
+        self.weight = nn.Parameter(torch.empty(k, c_in, c_out))
+        self.bias = nn.Parameter(torch.empty(c_out)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in +-1 / sqrt(k * c_in), as torch's dense convolution draws it."""
+        bound = 1 / math.sqrt(self.weight.shape[0] * self.c_in)
+        for parameter in self.parameters(recurse=False):
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def _convolve(self, x: SparseTensor, fine: Tensor, coarse: Tensor, *, back: bool = False) -> Tensor:
+        kmap = x.cache.kernel_map(fine, coarse, self.relation, self.offsets)
+        kmap = kmap.transposed() if back else kmap
+        return sparse_conv(x.feats, self.weight, kmap, bias=self.bias, dataflow=self.dataflow)
+
+    def extra_repr(self) -> str:
+        """Channels and geometry."""
+        relation = self.relation
+        text = f"{self.c_in}, {self.c_out}, kernel_size={relation.kernel_size}, stride={relation.stride}"
+        if relation.dilation != (1, 1, 1):
+            text += f", dilation={relation.dilation}"
+        if relation.padding != (0, 0, 0):
+            text += f", padding={relation.padding}"
+        if self.offsets is not None:
+            text += f", offsets={len(self.offsets)} of {relation.volume}"
+        return text + f", bias={self.bias is not None}"
+
+
+class SubmanifoldConv3d(_SparseConv):
+    """Convolution whose outputs are its inputs' voxels.
+
+    Args:
+        c_in: input channels.
+        c_out: output channels.
+        kernel_size: one int or (x, y, z).
+        dilation: one int or (x, y, z).
+        bias: whether to add a bias.
+        offsets: kernel offsets to keep, see `coords.relation` for their order; all if None.
+        dataflow: "auto" or a name.
+
+    Source: Graham et al., CVPR 2018 (arXiv 1711.10275).
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel_size: int | Triple = 3,
+        *,
+        dilation: int | Triple = 1,
+        bias: bool = False,
+        offsets: Sequence[int] | None = None,
+        dataflow: str = "auto",
+    ) -> None:
+        super().__init__(c_in, c_out, Relation.of(kernel_size, 1, dilation), bias, offsets, dataflow)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """(n, c_in) -> (n, c_out) at the same voxels."""
+        return x.replace(self._convolve(x, x.coords, x.coords))
+
+
+class SparseConv3d(_SparseConv):
+    """Convolution that writes every voxel it touches; with a stride it makes a coarser level.
+
+    Args:
+        c_in: input channels.
+        c_out: output channels.
+        kernel_size: one int or (x, y, z).
+        stride: one int or (x, y, z).
+        dilation: one int or (x, y, z).
+        padding: as in the relation; odd kernels are centred at padding 0, so spconv's k = 3, padding = 1 is 0 here.
+        bias: whether to add a bias.
+        coverage: "touched" writes the dense convolution's support (spconv), "floor" only floor(fine / stride)
+            (MinkowskiEngine).
+        offsets: kernel offsets to keep; all if None. The output voxels stay those of the whole kernel.
+        dataflow: "auto" or a name.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel_size: int | Triple = 3,
+        stride: int | Triple = 1,
+        *,
+        dilation: int | Triple = 1,
+        padding: int | Triple = 0,
+        bias: bool = False,
+        coverage: str = "touched",
+        offsets: Sequence[int] | None = None,
+        dataflow: str = "auto",
+    ) -> None:
+        relation = Relation.of(kernel_size, stride, dilation, padding)
+        super().__init__(c_in, c_out, relation, bias, offsets, dataflow)
+        if coverage not in ("touched", "floor"):
+            raise RangeError(f"coverage must be 'touched' or 'floor', got {coverage!r}")
+        self.coverage = coverage
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """(n_in, c_in) -> (n_out, c_out) at the coarser level."""
+        coarse = x.cache.coarser(x.coords, self.relation, self.coverage)
+        return x.at(self._convolve(x, x.coords, coarse), coarse, _times(x.stride, self.relation.stride))
+
+
+class SparseInverseConv3d(_SparseConv):
+    """Transposed convolution back to the voxels from which a `SparseConv3d` of the same geometry came.
+
+    The map is that of the strided convolution with its columns swapped: nothing is searched.
+
+    Args:
+        c_in: input channels.
+        c_out: output channels.
+        kernel_size: of the strided convolution.
+        stride: of the strided convolution.
+        dilation: of the strided convolution.
+        padding: of the strided convolution.
+        bias: whether to add a bias.
+        offsets: kernel offsets to keep; all if None.
+        dataflow: "auto" or a name.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel_size: int | Triple = 2,
+        stride: int | Triple = 2,
+        *,
+        dilation: int | Triple = 1,
+        padding: int | Triple = 0,
+        bias: bool = False,
+        offsets: Sequence[int] | None = None,
+        dataflow: str = "auto",
+    ) -> None:
+        relation = Relation.of(kernel_size, stride, dilation, padding)
+        super().__init__(c_in, c_out, relation, bias, offsets, dataflow)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """(n_in, c_in) -> (n_out, c_out) at the finer level.
+
+        Raises:
+            UnsupportedError: no convolution of this geometry made the voxels of `x`.
+        """
+        fine = x.cache.finer(x.coords, self.relation)
+        if fine is None:
+            raise UnsupportedError(
+                f"no SparseConv3d with {self.relation} made these {len(x)} voxels of stride {x.stride}, so there is no "
+                "way back; use SparseConvTranspose3d, which makes new voxels or takes given ones"
+            )
+        return x.at(
+            self._convolve(x, fine, x.coords, back=True), fine, _divided(x.stride, self.relation.stride)
+        )
+
+
+class SparseConvTranspose3d(_SparseConv):
+    """Transposed convolution that writes every voxel it touches, or those of a given tensor.
+
+    Args:
+        c_in: input channels.
+        c_out: output channels.
+        kernel_size: one int or (x, y, z).
+        stride: one int or (x, y, z).
+        dilation: one int or (x, y, z).
+        padding: as in the relation.
+        bias: whether to add a bias.
+        offsets: kernel offsets to keep; all if None.
+        dataflow: "auto" or a name.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel_size: int | Triple = 2,
+        stride: int | Triple = 2,
+        *,
+        dilation: int | Triple = 1,
+        padding: int | Triple = 0,
+        bias: bool = False,
+        offsets: Sequence[int] | None = None,
+        dataflow: str = "auto",
+    ) -> None:
+        relation = Relation.of(kernel_size, stride, dilation, padding)
+        super().__init__(c_in, c_out, relation, bias, offsets, dataflow)
+
+    def forward(self, x: SparseTensor, like: SparseTensor | None = None) -> SparseTensor:
+        """(n_in, c_in) -> (n_out, c_out) at the finer level; at the voxels of `like` if given."""
+        fine = x.cache.expanded(x.coords, self.relation) if like is None else like.coords
+        return x.at(
+            self._convolve(x, fine, x.coords, back=True), fine, _divided(x.stride, self.relation.stride)
+        )
+
+
+def _times(stride: Triple, factor: Triple) -> Triple:
+    return stride[0] * factor[0], stride[1] * factor[1], stride[2] * factor[2]
+
+
+def _divided(stride: Triple, factor: Triple) -> Triple:
+    if any(a % b for a, b in zip(stride, factor, strict=True)):
+        raise UnsupportedError(
+            f"a level of stride {stride} has no finer level by {factor}: the finest level has stride (1, 1, 1)"
+        )
+    return stride[0] // factor[0], stride[1] // factor[1], stride[2] // factor[2]

@@ -1,0 +1,6 @@
+"""Stateless operations with gradients."""
+
+from pcsparse.ops.conv import sparse_conv as sparse_conv
+from pcsparse.ops.pool import max_pool as max_pool
+from pcsparse.ops.pool import sum_pool as sum_pool
+from pcsparse.ops.voxel_reduce import voxel_reduce as voxel_reduce

@@ -1,0 +1,135 @@
+"""Sums and maxima over the neighbours that a kernel map names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.errors import ShapeError
+from pcsparse.kernels.select import backend_of
+
+
+def _by_output(kernel_map: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Input rows grouped by output row, and where each group starts."""
+    kmap = KernelMap.from_tensors(list(kernel_map))
+    order, starts = kmap.by_output()
+    return kmap.pairs.rows_in[order.long()].contiguous(), starts
+
+
+def _by_input(kernel_map: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    kmap = KernelMap.from_tensors(list(kernel_map))
+    order, starts = kmap.by_input()
+    return kmap.pairs.rows_out[order.long()].contiguous(), starts
+
+
+@torch.library.custom_op("pcsparse::sum_pool", mutates_args=())
+def _sum_pool(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> Tensor:
+    return backend_of(feats).segment_sum(feats, *_by_output(kernel_map))
+
+
+@_sum_pool.register_fake
+def _sum_pool_fake(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> Tensor:
+    return feats.new_empty(n_out, feats.shape[1])
+
+
+@torch.library.custom_op("pcsparse::sum_pool_grad", mutates_args=())
+def _sum_pool_grad(grad_out: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> Tensor:
+    return backend_of(grad_out).segment_sum(grad_out, *_by_input(kernel_map))
+
+
+@_sum_pool_grad.register_fake
+def _sum_pool_grad_fake(grad_out: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> Tensor:
+    return grad_out.new_empty(n_in, grad_out.shape[1])
+
+
+def _sum_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    feats, kernel_map, _ = inputs
+    ctx.save_for_backward(*kernel_map)
+    ctx.n_in = feats.shape[0]
+
+
+def _sum_backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
+    kernel_map = list(ctx.saved_tensors)
+    return _sum_pool_grad(grad_out, kernel_map, ctx.n_in), [None] * len(kernel_map), None
+
+
+_sum_pool.register_autograd(_sum_backward, setup_context=_sum_setup)
+
+
+@torch.library.custom_op("pcsparse::max_pool", mutates_args=())
+def _max_pool(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> tuple[Tensor, Tensor]:
+    return backend_of(feats).segment_max(feats, *_by_output(kernel_map))
+
+
+@_max_pool.register_fake
+def _max_pool_fake(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> tuple[Tensor, Tensor]:
+    shape = (n_out, feats.shape[1])
+    return feats.new_empty(shape), feats.new_empty(shape, dtype=torch.int32)
+
+
+@torch.library.custom_op("pcsparse::max_pool_grad", mutates_args=())
+def _max_pool_grad(grad_out: Tensor, arg: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> Tensor:
+    return backend_of(grad_out).segment_max_grad(grad_out, arg, *_by_input(kernel_map))
+
+
+@_max_pool_grad.register_fake
+def _max_pool_grad_fake(grad_out: Tensor, arg: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> Tensor:
+    return grad_out.new_empty(n_in, grad_out.shape[1])
+
+
+def _max_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    feats, kernel_map, _ = inputs
+    ctx.save_for_backward(output[1], *kernel_map)
+    ctx.n_in = feats.shape[0]
+    ctx.mark_non_differentiable(output[1])
+
+
+def _max_backward(ctx: Any, grad_out: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+    arg, *kernel_map = ctx.saved_tensors
+    return _max_pool_grad(grad_out, arg, kernel_map, ctx.n_in), [None] * len(kernel_map), None
+
+
+_max_pool.register_autograd(_max_backward, setup_context=_max_setup)
+
+
+def _check(feats: Tensor, kmap: KernelMap) -> None:
+    if feats.dim() != 2 or feats.shape[0] != kmap.n_in:
+        raise ShapeError(f"feats must be ({kmap.n_in}, c) for this kernel map, got {tuple(feats.shape)}")
+
+
+def sum_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
+    """out[j] = sum of feats[i] over the pairs (i, j) of `kmap`.
+
+    Args:
+        feats: (n_in, c) float.
+        kmap: kernel map; the offsets play no role.
+
+    Returns:
+        (n_out, c); 0 where an output has no pair.
+
+    Raises:
+        ShapeError: `feats` does not have n_in rows.
+    """
+    _check(feats, kmap)
+    out: Tensor = _sum_pool(feats, kmap.tensors(), kmap.n_out)
+    return out
+
+
+def max_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
+    """out[j] = channel by channel the largest feats[i] over the pairs (i, j) of `kmap`.
+
+    Args:
+        feats: (n_in, c) float.
+        kmap: kernel map; the offsets play no role.
+
+    Returns:
+        (n_out, c); 0 where an output has no pair. The gradient goes to the first largest one.
+
+    Raises:
+        ShapeError: `feats` does not have n_in rows.
+    """
+    _check(feats, kmap)
+    out: Tensor = _max_pool(feats, kmap.tensors(), kmap.n_out)[0]
+    return out

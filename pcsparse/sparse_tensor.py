@@ -1,0 +1,304 @@
+"""SparseTensor: features at the occupied voxels of a batch of clouds."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pcsparse.checks import as_triple, check_dtype, check_same_device, check_shape
+from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.voxelize import Voxels, voxelize
+from pcsparse.errors import RangeError, ShapeError
+from pcsparse.types import Triple, Vec3
+
+_DENSE_BYTES = 4 << 30
+
+
+class SparseTensor:
+    """Features (n, c) at coordinates (n, 4), with a cache of kernel maps that all derived tensors share.
+
+    Coordinates are level indices: metres = origin + index * stride * voxel_size. Rows may stand in any order and
+    must be unique; they are checked when the first map is built.
+
+    Attributes:
+        feats: (n, c) float.
+        coords: (n, 4) int32, columns (batch, x, y, z). Not to be changed in place.
+        stride: (x, y, z), cells of the finest level a cell of this one spans.
+        batch_size: number of clouds, empty ones included.
+        cache: maps and levels, shared by everything computed from this tensor.
+
+    Args:
+        feats: (n, c).
+        coords: (n, 4) int32.
+        stride: of the level.
+        batch_size: at least the largest batch index + 1; that number if None.
+        cache: a new one if None.
+
+    Raises:
+        ShapeError: shapes disagree.
+        DtypeError: `coords` is not int32.
+        RangeError: a batch index is negative or not below `batch_size`.
+    """
+
+    __slots__ = ("batch_size", "cache", "coords", "feats", "stride")
+
+    def __init__(
+        self,
+        feats: Tensor,
+        coords: Tensor,
+        *,
+        stride: int | Triple = 1,
+        batch_size: int | None = None,
+        cache: CoordCache | None = None,
+    ) -> None:
+        check_shape("feats", feats, (None, None))
+        check_shape("coords", coords, (feats.shape[0], 4))
+        check_dtype("coords", coords, torch.int32)
+        self.feats, self.coords = feats, coords
+        self.stride = as_triple("stride", stride, 1)
+        self.batch_size = _batch_size(coords, batch_size) if cache is None else batch_size or 0
+        self.cache = CoordCache() if cache is None else cache
+
+    @staticmethod
+    def from_points(
+        points: Tensor,
+        feats: Tensor,
+        voxel_size: float,
+        *,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+        origin: Vec3 = (0.0, 0.0, 0.0),
+    ) -> "tuple[SparseTensor, Voxels]":
+        """Voxelise a cloud; each voxel takes the features of its first point.
+
+        Args:
+            points: (n, 3) float32 or float64, metres.
+            feats: (n, c).
+            voxel_size: metres.
+            batch: (n,) integer cloud of each point, or None.
+            batch_size: number of clouds, empty ones included.
+            origin: metres.
+
+        Returns:
+            The tensor, and the Voxels that bring its rows back to the points: `x.feats[voxels.inverse]`.
+
+        Raises:
+            ShapeError: `feats` has another number of rows.
+            RangeError: see `coords.voxelize`.
+        """
+        check_shape("feats", feats, (points.shape[0], None))
+        voxels = voxelize(points, voxel_size, batch=batch, origin=origin)
+        tensor = SparseTensor(feats[voxels.first], voxels.coords, batch_size=batch_size)
+        return tensor, voxels
+
+    @staticmethod
+    def from_dense(dense: Tensor, *, lower: Triple = (0, 0, 0), stride: int | Triple = 1) -> "SparseTensor":
+        """The cells of a dense grid in which any channel is not zero.
+
+        Args:
+            dense: (batch, c, x, y, z) float.
+            lower: coordinate of the grid's first cell.
+            stride: of the level.
+
+        Raises:
+            ShapeError: `dense` is not five-dimensional.
+        """
+        check_shape("dense", dense, (None,) * 5)
+        cells = torch.nonzero((dense.detach() != 0).any(dim=1))
+        feats = dense.permute(0, 2, 3, 4, 1)[cells[:, 0], cells[:, 1], cells[:, 2], cells[:, 3]]
+        coords = (cells + cells.new_tensor([0, *lower])).int()
+        return SparseTensor(feats, coords, stride=stride, batch_size=dense.shape[0])
+
+    def dense(self, *, lower: Triple | None = None, upper: Triple | None = None) -> tuple[Tensor, Triple]:
+        """A dense grid, zero where no voxel is; differentiable.
+
+        Args:
+            lower: coordinate of the first cell; the smallest one if None.
+            upper: coordinate of the last cell; the largest one if None.
+
+        Returns:
+            (batch_size, c, x, y, z), dtype of `feats`, and the coordinate of its first cell.
+
+        Raises:
+            RangeError: a voxel lies outside the given box, or the grid would take more than 4 GiB.
+        """
+        space = self.coords[:, 1:]
+        empty = space.new_zeros(1, 3)
+        low = _box(lower, (space if len(self) else empty).amin(dim=0))
+        high = _box(upper, (space if len(self) else empty).amax(dim=0))
+        first, last = space.new_tensor(low), space.new_tensor(high)
+        outside = ((space < first) | (space > last)).any(dim=1)
+        if bool(outside.any()):
+            raise RangeError(
+                f"{int(outside.sum())} of {len(self)} voxels lie outside the box {low} to {high}; widen it, or crop"
+            )
+        shape = tuple(b - a + 1 for a, b in zip(low, high, strict=True))
+        cells = self.batch_size * shape[0] * shape[1] * shape[2]
+        needed = cells * self.feats.shape[1] * self.feats.element_size()
+        if needed > _DENSE_BYTES:
+            raise RangeError(
+                f"a dense grid of {shape} cells needs {needed / 2**30:.1f} GiB; give a smaller box"
+            )
+        index = [self.coords[:, 0].long(), *(space - first).long().unbind(dim=1)]
+        grid = self.feats.new_zeros(self.batch_size, *shape, self.feats.shape[1])
+        return grid.index_put(tuple(index), self.feats).permute(0, 4, 1, 2, 3), low
+
+    def replace(self, feats: Tensor) -> "SparseTensor":
+        """Other features (n, *) at the same coordinates, sharing the cache."""
+        return SparseTensor(
+            feats, self.coords, stride=self.stride, batch_size=self.batch_size, cache=self.cache
+        )
+
+    def at(self, feats: Tensor, coords: Tensor, stride: Triple) -> "SparseTensor":
+        """Features at another level of the same clouds, sharing the cache."""
+        return SparseTensor(feats, coords, stride=stride, batch_size=self.batch_size, cache=self.cache)
+
+    def to(self, *args: torch.device | str | torch.dtype) -> "SparseTensor":
+        """Move to a device (the cache is built anew there) or convert the features to a dtype."""
+        feats = self.feats.to(*args)
+        coords = self.coords.to(feats.device)
+        moved = coords.device != self.coords.device
+        cache = CoordCache() if moved else self.cache
+        return SparseTensor(feats, coords, stride=self.stride, batch_size=self.batch_size, cache=cache)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features live."""
+        return self.feats.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the features."""
+        return self.feats.dtype
+
+    def __len__(self) -> int:
+        """Number of voxels."""
+        return self.feats.shape[0]
+
+    def __getitem__(self, clouds: int | slice) -> "SparseTensor":
+        """The clouds of a batch, numbered from 0; an int gives one cloud.
+
+        Raises:
+            RangeError: no such cloud.
+        """
+        if isinstance(clouds, int):
+            if not -self.batch_size <= clouds < self.batch_size:
+                raise RangeError(f"cloud {clouds} of a batch of {self.batch_size}")
+            clouds = slice(clouds % self.batch_size, clouds % self.batch_size + 1)
+        wanted = range(self.batch_size)[clouds]
+        number = torch.full((self.batch_size + 1,), -1, dtype=torch.int32, device=self.coords.device)
+        number[list(wanted)] = torch.arange(len(wanted), dtype=torch.int32, device=number.device)
+        batch = number[self.coords[:, 0].long()]
+        rows = torch.nonzero(batch >= 0).squeeze(1)
+        coords = torch.cat([batch[rows, None], self.coords[rows, 1:]], dim=1)
+        return SparseTensor(self.feats[rows], coords, stride=self.stride, batch_size=len(wanted))
+
+    def _with(self, other: "SparseTensor | Tensor | float", apply: Callable[..., Tensor]) -> "SparseTensor":
+        if isinstance(other, SparseTensor):
+            check_same_coords((self, other))
+            other = other.feats
+        return self.replace(apply(self.feats, other))
+
+    def __add__(self, other: "SparseTensor | Tensor | float") -> "SparseTensor":
+        """Row by row; both tensors must have the same coordinates."""
+        return self._with(other, torch.add)
+
+    def __sub__(self, other: "SparseTensor | Tensor | float") -> "SparseTensor":
+        """Row by row; both tensors must have the same coordinates."""
+        return self._with(other, torch.sub)
+
+    def __mul__(self, other: "SparseTensor | Tensor | float") -> "SparseTensor":
+        """Row by row; both tensors must have the same coordinates."""
+        return self._with(other, torch.mul)
+
+    def __truediv__(self, other: "SparseTensor | Tensor | float") -> "SparseTensor":
+        """Row by row; both tensors must have the same coordinates."""
+        return self._with(other, torch.div)
+
+    def __neg__(self) -> "SparseTensor":
+        """Minus the features."""
+        return self.replace(-self.feats)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        """Sizes, extent and cached maps, on one line."""
+        n, c = self.feats.shape
+        if n:
+            low, high = self.coords[:, 1:].amin(dim=0).tolist(), self.coords[:, 1:].amax(dim=0).tolist()
+            extent = " x ".join(f"[{a}, {b}]" for a, b in zip(low, high, strict=True))
+        else:
+            extent = "empty"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"SparseTensor({n} voxels x {c} channels, {dtype}, {self.device}, batch_size={self.batch_size}, "
+            f"stride={self.stride}, extent={extent}, maps={len(self.cache)})"
+        )
+
+
+def check_same_coords(tensors: Sequence[SparseTensor]) -> None:
+    """Raise ShapeError unless all tensors have the same rows.
+
+    Raises:
+        ShapeError: coordinates or strides differ.
+    """
+    first = tensors[0]
+    for other in tensors[1:]:
+        if other.stride != first.stride:
+            raise ShapeError(
+                f"strides differ: {first.stride} and {other.stride}; bring them to one level first"
+            )
+        if other.coords is not first.coords and not torch.equal(other.coords, first.coords):
+            raise ShapeError(
+                f"coordinates differ ({len(first)} and {len(other)} voxels); both must come from the same voxels"
+            )
+
+
+def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
+    """Join the channels of tensors with the same coordinates.
+
+    Raises:
+        ShapeError: no tensor, or coordinates differ.
+    """
+    if not tensors:
+        raise ShapeError("cat needs at least one SparseTensor, got none")
+    check_same_coords(tensors)
+    return tensors[0].replace(torch.cat([tensor.feats for tensor in tensors], dim=1))
+
+
+def collate(tensors: Sequence[SparseTensor]) -> SparseTensor:
+    """Stack clouds into one batch, renumbered in order.
+
+    Raises:
+        ShapeError: no tensor, or strides or channels differ.
+        DeviceError: devices differ.
+    """
+    if not tensors:
+        raise ShapeError("collate needs at least one SparseTensor, got none")
+    check_same_device(**{f"tensor {i}": tensor.feats for i, tensor in enumerate(tensors)})
+    if len({(tensor.stride, tensor.feats.shape[1]) for tensor in tensors}) > 1:
+        found = [(tensor.stride, tensor.feats.shape[1]) for tensor in tensors]
+        raise ShapeError(f"tensors must share stride and channels, got {found}")
+    coords, before = [], 0
+    for tensor in tensors:
+        coords.append(tensor.coords + tensor.coords.new_tensor([before, 0, 0, 0]))
+        before += tensor.batch_size
+    feats = torch.cat([tensor.feats for tensor in tensors])
+    return SparseTensor(feats, torch.cat(coords), stride=tensors[0].stride, batch_size=before)
+
+
+def _batch_size(coords: Tensor, given: int | None) -> int:
+    if coords.shape[0] == 0:
+        return given or 0
+    low, high = int(coords[:, 0].amin()), int(coords[:, 0].amax())
+    if low < 0 or (given is not None and high >= given):
+        raise RangeError(
+            f"batch indices span {low} to {high}, but batch_size is {given}; the first column is the batch"
+        )
+    return high + 1 if given is None else given
+
+
+def _box(given: Triple | None, found: Tensor) -> Triple:
+    x, y, z = given if given is not None else found.tolist()
+    return int(x), int(y), int(z)
