@@ -1,0 +1,100 @@
+"""What surfaces are made of: raw class, reflectivity, roughness, and how often glass swallows a pulse."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from pcsparse.data.synthetic.arrays import Floats
+
+
+class Material(IntEnum):
+    """Row of the material table below."""
+
+    ASPHALT = 0
+    PAVING = 1
+    SOIL = 2
+    PLASTER = 3
+    GLASS = 4
+    PAINT = 5
+    LEAF = 6
+    BARK = 7
+    METAL = 8
+    RETRO = 9
+    CLOTH = 10
+    RUBBER = 11
+
+
+# per material: (height of small bumps in metres, relative spread of the intensity from pulse to pulse,
+# share of pulses that a mirror-like surface sends elsewhere). The spreads are set so that the spread per class
+# comes near the one measured on a real sweep.
+_TABLE: dict[Material, tuple[float, float, float]] = {
+    Material.ASPHALT: (0.004, 0.30, 0.0),
+    Material.PAVING: (0.006, 0.22, 0.0),
+    Material.SOIL: (0.035, 0.22, 0.0),
+    Material.PLASTER: (0.004, 0.25, 0.0),
+    Material.GLASS: (0.0, 0.6, 0.75),
+    Material.PAINT: (0.0, 0.8, 0.12),
+    Material.LEAF: (0.0, 0.35, 0.0),
+    Material.BARK: (0.008, 0.30, 0.0),
+    Material.METAL: (0.0, 0.5, 0.08),
+    Material.RETRO: (0.0, 0.30, 0.0),
+    Material.CLOTH: (0.005, 0.30, 0.0),
+    Material.RUBBER: (0.0, 0.5, 0.0),
+}
+
+
+def _column(index: int) -> Floats:
+    return np.array([_TABLE[material][index] for material in Material], dtype=np.float32)
+
+
+BUMPS = _column(0)
+SPREAD = _column(1)
+MIRROR = _column(2)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What a triangle is: its raw SemanticKITTI class, its material and its reflectivity.
+
+    Args:
+        semantic: raw id of SemanticKITTI, 0 to 259.
+        material: row of the material table.
+        reflectivity: intensity at normal incidence, 0 to 1 (signs go above 1 and are clipped by the sensor).
+    """
+
+    semantic: int
+    material: Material
+    reflectivity: float
+
+    def tinted(self, factor: float) -> "Surface":
+        """The same surface, `factor` times as bright."""
+        return Surface(self.semantic, self.material, self.reflectivity * factor)
+
+    def of(self, semantic: int) -> "Surface":
+        """The same surface under another class."""
+        return Surface(semantic, self.material, self.reflectivity)
+
+
+ROAD = Surface(40, Material.ASPHALT, 0.29)
+LANE_MARK = Surface(60, Material.ASPHALT, 0.62)
+PARKING = Surface(44, Material.PAVING, 0.34)
+SIDEWALK = Surface(48, Material.PAVING, 0.42)
+OTHER_GROUND = Surface(49, Material.PAVING, 0.38)
+TERRAIN = Surface(72, Material.SOIL, 0.47)
+BUILDING = Surface(50, Material.PLASTER, 0.28)
+WINDOW = Surface(50, Material.GLASS, 0.10)
+FENCE = Surface(51, Material.PLASTER, 0.32)
+RAIL = Surface(51, Material.METAL, 0.35)
+LEAVES = Surface(70, Material.LEAF, 0.46)
+TRUNK = Surface(71, Material.BARK, 0.40)
+POLE = Surface(80, Material.METAL, 0.30)
+SIGN = Surface(81, Material.RETRO, 1.3)
+SIGN_BACK = Surface(81, Material.METAL, 0.20)
+OBJECT = Surface(99, Material.METAL, 0.30)
+SKIN = Surface(30, Material.CLOTH, 0.42)
+PAINT = Surface(10, Material.PAINT, 0.10)
+CAR_GLASS = Surface(10, Material.GLASS, 0.05)
+TYRE = Surface(10, Material.RUBBER, 0.06)
+PLATE = Surface(10, Material.RETRO, 1.2)
+FRAME = Surface(11, Material.METAL, 0.30)

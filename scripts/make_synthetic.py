@@ -1,0 +1,16 @@
+"""Make synthetic LiDAR sweeps in SemanticKITTI's layout, or print figures of sweeps.
+
+python scripts/make_synthetic.py OUT --towns 4 --sweeps 8 --seed 0 --caster auto --sensor hdl64e
+python scripts/make_synthetic.py stats ROOT_OR_SWEEP...
+"""
+
+import sys
+
+from pcsparse.errors import PcsparseError
+from pcsparse.programs.synth import main
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main(sys.argv[1:]))
+    except PcsparseError as error:
+        raise SystemExit(f"error: {error}") from error
