@@ -17,8 +17,8 @@ _DENSE_BYTES = 4 << 30
 class SparseTensor:
     """Features (n, c) at coordinates (n, 4), with a cache of kernel maps that all derived tensors share.
 
-    Coordinates are level indices: metres = origin + index * stride * voxel_size. Rows may stand in any order and
-    must be unique; they are checked when the first map is built.
+    Coordinates are level indices: metres = origin + index * stride * voxel_size. Rows may stand in any order
+    and must be unique; they are checked when the first map is built.
 
     Attributes:
         feats: (n, c) float.
@@ -130,7 +130,7 @@ class SparseTensor:
         outside = ((space < first) | (space > last)).any(dim=1)
         if bool(outside.any()):
             raise RangeError(
-                f"{int(outside.sum())} of {len(self)} voxels lie outside the box {low} to {high}; widen it, or crop"
+                f"{int(outside.sum())} of {len(self)} voxels lie outside the box {low} to {high}; widen it"
             )
         shape = tuple(b - a + 1 for a, b in zip(low, high, strict=True))
         cells = self.batch_size * shape[0] * shape[1] * shape[2]
@@ -155,7 +155,7 @@ class SparseTensor:
 
     def to(self, *args: torch.device | str | torch.dtype) -> "SparseTensor":
         """Move to a device (the cache is built anew there) or convert the features to a dtype."""
-        feats = self.feats.to(*args)
+        feats = self.feats.to(*args)  # type: ignore[call-overload]
         coords = self.coords.to(feats.device)
         moved = coords.device != self.coords.device
         cache = CoordCache() if moved else self.cache
@@ -251,7 +251,7 @@ def check_same_coords(tensors: Sequence[SparseTensor]) -> None:
             )
         if other.coords is not first.coords and not torch.equal(other.coords, first.coords):
             raise ShapeError(
-                f"coordinates differ ({len(first)} and {len(other)} voxels); both must come from the same voxels"
+                f"coordinates differ ({len(first)} and {len(other)} voxels); they must be the same voxels"
             )
 
 

@@ -1,7 +1,7 @@
 """CoordCache: coordinates and maps that the layers of a network share.
 
-A map is found by every field that shapes it: both coordinate sets, by identity and version, and the relation. So two
-clouds of equal size never share a map by accident, and an in-place edit of coordinates is noticed.
+A map is found by every field that shapes it: both coordinate sets, by identity and version, and the relation.
+So two clouds of equal size never share a map by accident, and an in-place edit of coordinates is noticed.
 """
 
 from dataclasses import dataclass, field

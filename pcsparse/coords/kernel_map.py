@@ -1,13 +1,15 @@
 """Kernel maps: which input row meets which output row at which kernel offset.
 
-Built as PointAcc does: coordinates are sorted keys; for an offset the outputs' keys, shifted, are merged with the
-inputs' keys, and equal neighbours are a hit. For a submanifold map of an odd kernel only half of the offsets is
+Built as PointAcc does: coordinates are sorted keys; for an offset the outputs' keys, shifted, are merged with
+the inputs' keys, and equal neighbours are a hit. For a submanifold map of an odd kernel only half of the
+offsets is
 searched: the centre is the identity and the other half is the first one mirrored.
 
 Source: PointAcc (MICRO 2021, arXiv 2110.07600), section 4.
 """
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -47,7 +49,8 @@ class KernelMap:
         pairs: the lists.
         symmetric: list k - 1 - i is list i with its columns swapped, and the middle list is the identity.
         reads_coarse: the map of a transposed convolution: inputs are the coarse level.
-        monotone: rows_in ascends within an offset too, as it does where both coordinate sets are sorted by key.
+        monotone: rows_in ascends within an offset too, as it does where both coordinate sets are sorted by
+            key.
     """
 
     relation: Relation
@@ -82,11 +85,11 @@ class KernelMap:
         return table
 
     def by_output(self) -> tuple[Tensor, Tensor]:
-        """The pairs grouped by output row: (order (n_pairs,) int32 into the pairs, starts (n_out + 1,) int64)."""
+        """The pairs by output row: order (n_pairs,) int32 into the pairs, starts (n_out + 1,) int64."""
         return self._grouped("by_output", self.pairs.rows_out, self.n_out)
 
     def by_input(self) -> tuple[Tensor, Tensor]:
-        """The pairs grouped by input row: (order (n_pairs,) int32 into the pairs, starts (n_in + 1,) int64)."""
+        """The pairs by input row: order (n_pairs,) int32 into the pairs, starts (n_in + 1,) int64."""
         return self._grouped("by_input", self.pairs.rows_in, self.n_in)
 
     def _grouped(self, name: str, rows: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -105,9 +108,15 @@ class KernelMap:
         if not isinstance(other, KernelMap):
             pairs = Pairs(self.pairs.rows_out, self.pairs.rows_in, self.pairs.starts)
             other = KernelMap(
-                self.relation, self.n_out, self.n_in, pairs if self.monotone else _ascending(pairs, self.n_in),
-                self.symmetric, not self.reads_coarse, self.monotone, {"transposed": self},
-            )  # fmt: skip
+                self.relation,
+                self.n_out,
+                self.n_in,
+                pairs if self.monotone else _ascending(pairs, self.n_in),
+                symmetric=self.symmetric,
+                reads_coarse=not self.reads_coarse,
+                monotone=self.monotone,
+                _derived={"transposed": self},
+            )
             self._derived["transposed"] = other
         return other
 
@@ -173,13 +182,15 @@ class KernelMap:
         numbers = header.tolist()
         kernel_size, stride, dilation, padding = (tuple(numbers[i : i + 3]) for i in (0, 3, 6, 9))
         relation = Relation(kernel_size, stride, dilation, padding)
-        n_in, n_out, *flags = numbers[12:]
+        n_in, n_out, symmetric, reads_coarse, monotone = numbers[12:]
         return KernelMap(
             relation,
             n_in,
             n_out,
             Pairs(rows_in, rows_out, starts),
-            *map(bool, flags),
+            symmetric=bool(symmetric),
+            reads_coarse=bool(reads_coarse),
+            monotone=bool(monotone),
             _derived={"header": header},
         )
 
@@ -210,8 +221,8 @@ class SortedKeys:
         if unique.numel() != keys.numel():
             row = int(_first_repeat(first, keys.numel()))
             raise RangeError(
-                f"{keys.numel() - unique.numel()} of {keys.numel()} coordinates are duplicates, first at row {row}: "
-                f"{coords[row].tolist()}; merge them with voxelize and voxel_reduce"
+                f"{keys.numel() - unique.numel()} of {keys.numel()} coordinates are duplicates, first at row "
+                f"{row}: {coords[row].tolist()}; merge them with voxelize and voxel_reduce"
             )
         return SortedKeys(unique, first.int())
 
@@ -252,8 +263,8 @@ def strided_keys(fine: Tensor, relation: Relation, coverage: str) -> Tensor:
     Args:
         fine: (n,) int64 keys.
         relation: the equation.
-        coverage: "touched" for every coarse cell that meets a fine one (the support of the dense convolution, and
-            spconv's rule), "floor" for floor(fine / stride) (MinkowskiEngine's rule).
+        coverage: "touched" for every coarse cell that meets a fine one (the support of the dense convolution,
+            and spconv's rule), "floor" for floor(fine / stride) (MinkowskiEngine's rule).
 
     Raises:
         RangeError: an unknown coverage.
@@ -291,7 +302,7 @@ def _mirrored(rows_in: Tensor, rows_out: Tensor, starts: Tensor, n: int) -> Pair
     """The whole map from its first half: half, identity, half with columns swapped in reverse order."""
     identity = torch.arange(n, dtype=torch.int32)
     bounds = starts.tolist()
-    lists = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)][::-1]
+    lists = [slice(a, b) for a, b in pairwise(bounds)][::-1]
     counts = starts.diff()
     return Pairs(
         torch.cat([rows_in, identity, *(rows_out[part] for part in lists)]),

@@ -1,9 +1,9 @@
 """(batch, x, y, z) <-> one sortable int64 key.
 
-Bits, high to low: batch 11, x 18, y 18, z 16; 63 in all, so a key is never negative and z is the low field. Fields
-are biased, and a guard of `GUARD` cells at each end makes packing additive: `pack(c) + key_delta(d) == pack(c + d)`
-for every coordinate in range and every |d| <= GUARD. At 5 cm the range is 6.5 km by 6.5 km by 1.6 km either way,
-and 2,047 clouds.
+Bits, high to low: batch 11, x 18, y 18, z 16; 63 in all, so a key is never negative and z is the low field.
+Fields are biased, and a guard of `GUARD` cells at each end makes packing additive: `pack(c) + key_delta(d) ==
+pack(c + d)` for every coordinate in range and every |d| <= GUARD. At 5 cm the range is 6.5 km by 6.5 km by
+1.6 km either way, and 2,047 clouds.
 """
 
 import torch

@@ -3,7 +3,8 @@
     fine = stride * coarse + dilation * offset[k] - padding
 
 Offsets run in C order: x slowest, z fastest. Odd kernels are centred (-1, 0, 1), even ones run 0 ... k - 1. A
-convolution reads fine and writes coarse; its transpose reads coarse and writes fine. No other file knows the order.
+convolution reads fine and writes coarse; its transpose reads coarse and writes fine. No other file knows the
+order.
 """
 
 import itertools
@@ -57,7 +58,7 @@ class Relation:
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether offset k - 1 - i is minus offset i, so that half of a submanifold map gives the other half."""
+        """Whether offset k - 1 - i is minus offset i, so that half of a submanifold map gives the rest."""
         return self.is_submanifold and all(size % 2 == 1 for size in self.kernel_size)
 
     @property

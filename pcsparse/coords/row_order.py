@@ -1,8 +1,8 @@
 """Row reordering for sorted implicit GEMM: rows with alike neighbours side by side.
 
-A tile of output rows must run every offset that any of its rows has. Rows whose bit masks are alike share offsets,
-so sorting by mask saves multiply-adds with zeros. One sort groups by the leading bits only; S splits sort S chunks
-of the offsets apart, at the price of S partial outputs.
+A tile of output rows must run every offset that any of its rows has. Rows whose bit masks are alike share
+offsets, so sorting by mask saves multiply-adds with zeros. One sort groups by the leading bits only; S splits
+sort S chunks of the offsets apart, at the price of S partial outputs.
 
 Source: TorchSparse++ (MICRO 2023, arXiv 2311.12862), section 4.2; Gray order: JeffreyXiang/FlexGEMM@6dd94a8.
 """
@@ -49,7 +49,7 @@ class RowOrder:
         return rows[:, :, 0]
 
     def redundant_share(self, tile: int) -> float:
-        """Share of multiply-adds on absent neighbours when tiles of `tile` rows run whole: 1 - useful / run."""
+        """Share of multiply-adds on absent neighbours where tiles of `tile` rows run whole."""
         run = _popcount(self.tile_masks(tile)) * tile
         useful = _popcount(self.masks)
         return 1.0 - useful / run if run else 0.0
@@ -61,7 +61,8 @@ def row_order(table: Tensor, *, splits: int = 1, order: Order = "binary") -> Row
     Args:
         table: (k, n_out) int32, `KernelMap.table`.
         splits: 1 to k chunks of offsets, arranged apart; a chunk holds at most 63 offsets.
-        order: "none" keeps the rows, "binary" sorts by mask descending, "gray" by the mask's Gray rank ascending.
+        order: "none" keeps the rows, "binary" sorts by mask descending, "gray" by the mask's Gray rank
+            ascending.
 
     Raises:
         RangeError: `splits` is out of range for the table's k, or `order` is unknown.

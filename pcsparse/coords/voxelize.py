@@ -32,7 +32,8 @@ def voxelize(
 ) -> Voxels:
     """Group points into cubic voxels.
 
-    Voxel index = floor((point - origin) / voxel_size), computed in float64, so that a point on a face belongs to the
+    Voxel index = floor((point - origin) / voxel_size), computed in float64, so that a point on a face belongs
+    to the
     voxel above it. Serial: safe in the workers of a DataLoader.
 
     Args:
@@ -47,7 +48,8 @@ def voxelize(
     Raises:
         ShapeError: `points` is not (n, 3) or `batch` not (n,).
         DtypeError: `points` is not float32 or float64, or `batch` not an integer.
-        RangeError: `voxel_size` is not positive, a point is not finite, or an index leaves the range of a key.
+        RangeError: `voxel_size` is not positive, a point is not finite, or an index leaves the range of a
+            key.
     """
     check_shape("points", points, (None, 3))
     check_dtype("points", points, torch.float32, torch.float64)
@@ -78,7 +80,7 @@ def _check_cells(points: Tensor, cells: Tensor, voxel_size: float) -> None:
     if bool(outside.any()):
         row = int(torch.nonzero(outside)[0])
         raise RangeError(
-            f"{int(outside.sum())} of {len(points)} points lie beyond the key's range at voxel_size={voxel_size} m, "
-            f"first at row {row}: {points[row].tolist()} m is voxel {cells[row].tolist()}, allowed are {COORD_MIN} to "
-            f"{COORD_MAX}; subtract an origin near the cloud, crop it, or enlarge the voxels"
+            f"{int(outside.sum())} of {len(points)} points lie beyond the key's range at "
+            f"voxel_size={voxel_size} m, first at row {row}: {points[row].tolist()} m is voxel "
+            f"{cells[row].tolist()}, allowed are {COORD_MIN} to {COORD_MAX}; subtract an origin near the cloud, crop it, or enlarge the voxels"
         )

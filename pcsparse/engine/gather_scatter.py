@@ -1,6 +1,7 @@
 """Gather-GEMM-scatter with adaptive grouping: rows are gathered once, multiplied in groups, added once.
 
-The scatter is output-stationary: each output row adds its products in the order of the offsets, without atomics.
+The scatter is output-stationary: each output row adds its products in the order of the offsets, without
+atomics.
 
 Source: TorchSparse (MLSys 2022, arXiv 2204.10319), sections 4.2 and 4.3.
 """
@@ -79,7 +80,7 @@ class GatherScatter(Dataflow[GatherScatterConfig]):
 
 
 def gather_gemm_scatter(feats: Tensor, weight: Tensor, kmap: KernelMap, groups: Sequence[Group]) -> Tensor:
-    """Convolve with a given grouping; it must name every offset with pairs once, less the centre if symmetric.
+    """Convolve with a given grouping, which names every offset with pairs once, less a symmetric centre.
 
     Args:
         feats: (n_in, c_in) float.
@@ -100,10 +101,9 @@ def gather_gemm_scatter(feats: Tensor, weight: Tensor, kmap: KernelMap, groups: 
     for group in groups:
         if group.batched:
             end = begin + len(group.offsets) * group.rows
-            shape = (len(group.offsets), group.rows)
-            torch.bmm(
-                gathered[begin:end].view(*shape, -1), weight[list(group.offsets)], out=products[begin:end].view(*shape, -1)
-            )  # fmt: skip
+            shape = (len(group.offsets), group.rows, -1)
+            batch = products[begin:end].view(shape)
+            torch.bmm(gathered[begin:end].view(shape), weight[list(group.offsets)], out=batch)
             begin = end
             continue
         for offset in group.offsets:
@@ -113,12 +113,8 @@ def gather_gemm_scatter(feats: Tensor, weight: Tensor, kmap: KernelMap, groups: 
     order, starts = kmap.by_output()
     places = position[order.long()]
     if kmap.symmetric:
-        # the centre's products were never made; its pairs are one an output row
-        kept = places >= 0
-        counts = torch.repeat_interleave(torch.arange(kmap.n_out), starts.diff())[kept].bincount(
-            minlength=kmap.n_out
-        )
-        places, starts = places[kept], torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        # the centre's products were never made; it has one pair an output row
+        places, starts = places[places >= 0], starts - torch.arange(kmap.n_out + 1)
     out = backend_of(products).segment_sum(products, places, starts)
     if kmap.symmetric:
         out += feats @ weight[kmap.volume // 2]
@@ -126,7 +122,7 @@ def gather_gemm_scatter(feats: Tensor, weight: Tensor, kmap: KernelMap, groups: 
 
 
 def _layout(kmap: KernelMap, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
-    """Where each pair stands in the buffers: (input row of each buffer row, buffer row of each pair or -1)."""
+    """Input row of each buffer row, and buffer row of each pair, -1 where it has none."""
     pairs = kmap.pairs
     bounds = pairs.starts.tolist()
     starts_of: dict[int, int] = {}

@@ -1,7 +1,7 @@
 """Which kernel offsets share one batched GEMM.
 
-Offsets of a map have different numbers of pairs. One batched GEMM for all pads every offset to the largest; one GEMM
-an offset leaves small ones to starve. Adaptive grouping batches neighbours of similar size.
+Offsets of a map have different numbers of pairs. One batched GEMM for all pads every offset to the largest;
+one GEMM an offset leaves small ones to starve. Adaptive grouping batches neighbours of similar size.
 
 Source: TorchSparse (MLSys 2022, arXiv 2204.10319), section 4.2.
 """
@@ -32,18 +32,16 @@ def adaptive_groups(
 
     Args:
         counts: pairs an offset, (k,).
-        epsilon: tolerated share of redundant rows in [0, 1]: a group is closed before an offset that would make
-            `1 - min / max` larger. 0 groups equal sizes only, 1 makes one group.
-        batch_below: S; a group whose largest member has fewer rows is batched, a larger one fills the machine by
-            single GEMMs and is not padded.
-        symmetric: visit 0, k - 1, 1, k - 2, ...: such pairs have equal counts and batch without padding. The centre
-            is left out; it is a plain GEMM of all rows.
+        epsilon: tolerated share of redundant rows in [0, 1]: a group is closed before an offset that would
+            make `1 - min / max` larger. 0 groups equal sizes only, 1 makes one group.
+        batch_below: S; a group whose largest member has fewer rows is batched, a larger one fills the machine
+            by single GEMMs and is not padded.
+        symmetric: visit 0, k - 1, 1, k - 2, ...: such pairs have equal counts and batch without padding. The
+            centre is left out; it is a plain GEMM of all rows.
     """
     k = len(counts)
-    if symmetric:
-        order = [offset for i in range(k // 2) for offset in (i, k - 1 - i)]
-    else:
-        order = list(range(k))
+    mirrored = [offset for i in range(k // 2) for offset in (i, k - 1 - i)]
+    order = mirrored if symmetric else list(range(k))
     groups: list[list[int]] = []
     low = high = 0
     for offset in (offset for offset in order if counts[offset] > 0):

@@ -71,11 +71,19 @@ class ConvProblem:
             raise ShapeError(f"weight {tuple(weight.shape)} does not take feats with {channels} channels")
         if n_in != kmap.n_in or k != kmap.volume:
             raise ShapeError(
-                f"the kernel map has {kmap.n_in} inputs and {kmap.volume} offsets, but feats has {n_in} rows and "
-                f"weight {k} offsets; build the map from the coordinates of these features"
+                f"the kernel map has {kmap.n_in} inputs and {kmap.volume} offsets, but feats has {n_in} rows "
+                f"and weight {k} offsets; build the map from the coordinates of these features"
             )
         if bias is not None and bias.shape != (c_out,):
             raise ShapeError(f"bias must have shape ({c_out},), got {tuple(bias.shape)}")
         return ConvProblem(
-            feats.device.type, feats.dtype, k, c_in, c_out, n_in, kmap.n_out, kmap.n_pairs, kmap.symmetric
+            device=feats.device.type,
+            dtype=feats.dtype,
+            k=k,
+            c_in=c_in,
+            c_out=c_out,
+            n_in=n_in,
+            n_out=kmap.n_out,
+            n_pairs=kmap.n_pairs,
+            symmetric=kmap.symmetric,
         )

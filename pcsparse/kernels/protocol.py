@@ -20,8 +20,8 @@ class Backend(Protocol):
             keys: (n,) int64, any order.
 
         Returns:
-            unique (m,) int64 ascending; inverse (n,) int64 with `unique[inverse] == keys`; first (m,) int64, the
-            smallest position of each unique key in `keys`.
+            unique (m,) int64 ascending; inverse (n,) int64 with `unique[inverse] == keys`; first (m,) int64,
+            the smallest position of each unique key in `keys`.
         """
         ...
 
@@ -34,8 +34,8 @@ class Backend(Protocol):
             deltas: (k,) int64, any order; ascending runs within one z column share a pointer.
 
         Returns:
-            rows_in, rows_out (n_pairs,) int32 grouped by k, ascending in rows_out (and so in rows_in) within a
-            group; starts (k + 1,) int64.
+            rows_in, rows_out (n_pairs,) int32 grouped by k, ascending in rows_out (and so in rows_in) within
+            a group; starts (k + 1,) int64.
 
         Source: PointAcc (MICRO 2021), section 4: mapping operations as ranking; the column pointer is Spira's
         z-delta search (MLSys 2026).
@@ -46,7 +46,8 @@ class Backend(Protocol):
         """Stable counting sort of `rows` (m,) int32 or int64 with values in [0, n).
 
         Returns:
-            order (m,) int32, positions in `rows` in ascending row, ties in input order; starts (n + 1,) int64.
+            order (m,) int32, positions in `rows` in ascending row, ties in input order; starts (n + 1,)
+            int64.
         """
         ...
 
@@ -87,8 +88,8 @@ class Backend(Protocol):
         """Largest value a segment and channel, and the row it came from.
 
         Returns:
-            out (segments, c), dtype of `values`, zero where a segment is empty; arg (segments, c) int32 row of
-            `values`, the first one in a tie, -1 where empty. A NaN wins.
+            out (segments, c), dtype of `values`, zero where a segment is empty; arg (segments, c) int32 row
+            of `values`, the first one in a tie, -1 where empty. A NaN wins.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Convolution modules. All geometry is in `coords.relation`: fine = stride * coarse + dilation * offset - padding."""
+"""Convolution modules. All geometry is that of `coords.relation`."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ class _SparseConv(nn.Module):
         c_out: output channels.
         relation: geometry of the kernel.
         bias: whether to add a bias.
-        offsets: positions of the kernel offsets to keep, ascending; all if None. A dropped offset costs nothing.
+        offsets: positions of the kernel offsets to keep, ascending; all if None. A dropped offset costs
+            nothing.
         dataflow: "auto" or a name of `engine.plan.DATAFLOWS`.
     """
 
@@ -116,7 +117,8 @@ class SparseConv3d(_SparseConv):
         kernel_size: one int or (x, y, z).
         stride: one int or (x, y, z).
         dilation: one int or (x, y, z).
-        padding: as in the relation; odd kernels are centred at padding 0, so spconv's k = 3, padding = 1 is 0 here.
+        padding: as in the relation; odd kernels are centred at padding 0, so spconv's k = 3, padding = 1 is 0
+            here.
         bias: whether to add a bias.
         coverage: "touched" writes the dense convolution's support (spconv), "floor" only floor(fine / stride)
             (MinkowskiEngine).
@@ -192,8 +194,9 @@ class SparseInverseConv3d(_SparseConv):
         fine = x.cache.finer(x.coords, self.relation)
         if fine is None:
             raise UnsupportedError(
-                f"no SparseConv3d with {self.relation} made these {len(x)} voxels of stride {x.stride}, so there is no "
-                "way back; use SparseConvTranspose3d, which makes new voxels or takes given ones"
+                f"no SparseConv3d with {self.relation} made these {len(x)} voxels of stride "
+                f"{x.stride}, so there is no way back; use SparseConvTranspose3d, "
+                "which makes new voxels or takes given ones"
             )
         return x.at(
             self._convolve(x, fine, x.coords, back=True), fine, _divided(x.stride, self.relation.stride)
@@ -246,6 +249,6 @@ def _times(stride: Triple, factor: Triple) -> Triple:
 def _divided(stride: Triple, factor: Triple) -> Triple:
     if any(a % b for a, b in zip(stride, factor, strict=True)):
         raise UnsupportedError(
-            f"a level of stride {stride} has no finer level by {factor}: the finest level has stride (1, 1, 1)"
+            f"a level of stride {stride} has no finer level by {factor}: the finest has stride (1, 1, 1)"
         )
     return stride[0] // factor[0], stride[1] // factor[1], stride[2] // factor[2]

@@ -9,8 +9,8 @@ from pcsparse.sparse_tensor import SparseTensor
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation over all voxels, channel by channel.
 
-    A batch of fewer than two voxels has no variance; in training it is normalised by the running statistics and
-    leaves them as they are.
+    A batch of fewer than two voxels has no variance; in training it is normalised by the running statistics
+    and leaves them as they are.
     """
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]

@@ -10,8 +10,8 @@ from pcsparse.sparse_tensor import SparseTensor
 def prepare(module: nn.Module, x: SparseTensor) -> SparseTensor:
     """Fill the cache of `x` with every level and map that `module(x)` will ask for.
 
-    The module runs once with features and parameters on the "meta" device: coordinates and maps are real, arithmetic
-    is not done. So map time can be measured apart, and `torch.compile` finds the maps ready.
+    The module runs once with features and parameters on the "meta" device: coordinates and maps are real,
+    arithmetic is not done. So map time can be measured apart, and `torch.compile` finds the maps ready.
 
     Args:
         module: any module that takes a SparseTensor.

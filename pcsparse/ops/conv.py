@@ -1,6 +1,7 @@
 """Sparse convolution as one typed, opaque operator with registered gradients.
 
-`torch.compile` and `torch.export` see `pcsparse::sparse_conv`; n_out is a SymInt, so one graph serves every cloud.
+`torch.compile` and `torch.export` see `pcsparse::sparse_conv`; n_out is a SymInt, so one graph serves every
+cloud.
 """
 
 from collections.abc import Sequence
@@ -88,7 +89,8 @@ def sparse_conv(
 ) -> Tensor:
     """out[j] = bias + sum over pairs (i, j) of offset k in `kmap` of feats[i] @ weight[k].
 
-    Under autocast, features and weights are cast to the autocast dtype. Sums are in float32, or float64 for float64.
+    Under autocast, features and weights are cast to the autocast dtype. Sums are in float32, or float64 for
+    float64.
 
     Args:
         feats: (n_in, c_in) float32, float64, float16 or bfloat16.

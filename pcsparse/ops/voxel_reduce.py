@@ -18,11 +18,11 @@ def voxel_reduce(values: Tensor, voxels: Voxels, how: Literal["mean", "first", "
     """Reduce the values of the points of each voxel.
 
     Args:
-        values: (n, c) float for "mean" and "max"; (n,) or (n, c) of any dtype for "first"; (n,) integer labels of at
-            least -1 for "majority".
+        values: (n, c) float for "mean" and "max"; (n,) or (n, c) of any dtype for "first"; (n,) integer
+            labels of at least -1 for "majority".
         voxels: from `voxelize`, of the same n points.
-        how: "first" takes the first point in input order. "majority" takes the commonest label; a tie takes the
-            smallest one, and -1 (ignore) is taken only where all points have it.
+        how: "first" takes the first point in input order. "majority" takes the commonest label; a tie takes
+            the smallest one, and -1 (ignore) is taken only where all points have it.
 
     Returns:
         (m,) or (m, c); differentiable for "mean", "max" and "first".
@@ -68,7 +68,8 @@ def _majority(labels: Tensor, voxels: Voxels) -> Tensor:
     if classes > 0:
         known = wide >= 0
         pair, votes = torch.unique(voxels.inverse[known] * classes + wide[known], return_counts=True)
-        # pairs ascend by voxel, then label; a stable sort by falling votes, then by voxel, leaves ties in that order
+        # pairs ascend by voxel, then label; a stable sort by falling votes, then by voxel, leaves ties in
+        # that order
         order = torch.argsort(votes, descending=True, stable=True)
         order = order[torch.argsort(pair[order] // classes, stable=True)]
         voxel = pair[order] // classes

@@ -49,7 +49,8 @@ def _columns(deltas, column_starts):
 def _match(keys, queries, deltas, column_starts, n_columns, counts, rows_in, rows_out, fill):
     """Count (fill = False) or write (fill = True) the hits of each (block, offset).
 
-    `counts` (blocks, k) holds the number of hits after the first pass and the place to write before the second.
+    `counts` (blocks, k) holds the number of hits after the first pass and the place to write before the
+    second.
     """
     n_in = keys.size
     for block in prange(counts.shape[0]):
@@ -81,8 +82,8 @@ def match_keys(keys: Tensor, queries: Tensor, deltas: Tensor) -> tuple[Tensor, T
     k, n_out = deltas.numel(), queries.numel()
     starts = np.zeros(k + 1, np.int64)
     if n_out == 0 or keys.numel() == 0 or k == 0:
-        nothing = torch.zeros(0, dtype=torch.int32)
-        return nothing, nothing.clone(), torch.from_numpy(starts)
+        empty = torch.zeros(0, dtype=torch.int32)
+        return empty, empty.clone(), torch.from_numpy(starts)
     arrays = (keys.numpy(), queries.numpy(), deltas.numpy())
     column_starts = np.empty(k + 1, np.int64)
     n_columns = _columns(arrays[2], column_starts)

@@ -1,7 +1,7 @@
 """How a Numba kernel is compiled, cached and started.
 
-Every parallel kernel has a serial copy. The serial one runs in a process that was forked from one that used the
-kernels, because GNU OpenMP aborts a parallel region there (DataLoader workers). Both give the same bits.
+Every parallel kernel has a serial copy. The serial one runs in a process that was forked from one that used
+the kernels, because GNU OpenMP aborts a parallel region there (DataLoader workers). Both give the same bits.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ import numba
 import torch
 
 _IMPORTED_IN = os.getpid()
+# numba sets these names at run time, out of the type checker's sight
+_CONFIG: Any = numba.config
 
 
 def _cache_dir() -> Path:
@@ -40,12 +42,12 @@ _CACHE_DIR = str(_cache_dir())
 
 def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     # numba reads the folder when the cache is made, that is in njit; other users of numba keep theirs
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = before or _CACHE_DIR
+    before = _CONFIG.CACHE_DIR
+    _CONFIG.CACHE_DIR = before or _CACHE_DIR
     try:
         return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
     finally:
-        numba.config.CACHE_DIR = before
+        _CONFIG.CACHE_DIR = before
 
 
 def jit_serial(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +68,7 @@ def jit_parallel(**options: Any) -> Callable[[Callable[..., Any]], Callable[...,
         def call(*args: Any) -> Any:
             if os.getpid() != _IMPORTED_IN:
                 return serial(*args)
-            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+            numba.set_num_threads(min(torch.get_num_threads(), _CONFIG.NUMBA_NUM_THREADS))
             return parallel(*args)
 
         return call

@@ -5,7 +5,8 @@ loop at less. So the loop body is emitted as vectors: MR x NV accumulators of 64
 scalar a row is broadcast against NV vectors. Where the CPU has narrower registers LLVM splits the vectors.
 
 Sizes reach an intrinsic as types: MR is the length of a tuple of addresses, NV the length of a tag tuple, the
-element type is that of a scalar. So the functions that call them stand at module level and Numba can cache them.
+element type is that of a scalar. So the functions that call them stand at module level and Numba can cache
+them.
 """
 
 from llvmlite import ir
@@ -59,7 +60,7 @@ class _Emitter:
 
 
 def _loop(builder, count, start, body):
-    """Run `body(index, accumulators) -> accumulators` for index in [0, count), count >= 1; returns the last."""
+    """Run `body(index, accumulators) -> accumulators` for index in [0, count), with count >= 1."""
     entry, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
     builder.branch(loop)
     builder.position_at_end(loop)
@@ -85,7 +86,8 @@ def _loop(builder, count, start, body):
 def rows_times_panel(typing_context, element, tag, feat_rows, out_rows, panel, c_in):
     """out_rows[r][:] += sum over c < c_in of feat_rows[r][c] * panel[c][:], for MR rows and NV vectors.
 
-    `feat_rows` and `out_rows` are tuples of MR addresses, `panel` the address of (c_in, NV vectors), contiguous.
+    `feat_rows` and `out_rows` are tuples of MR addresses, `panel` the address of (c_in, NV vectors),
+    contiguous.
     """
     mr, nv = len(feat_rows), len(tag)
 
@@ -118,9 +120,10 @@ def rows_times_panel(typing_context, element, tag, feat_rows, out_rows, panel, c
 def outer_products(
     typing_context, element, tag, grad_rows, feats, feat_step, outs, out_step, rows_in, rows_out, n
 ):
-    """grad_rows[r][:] += sum over p < n of feats[rows_in[p]][r] * outs[rows_out[p]][:], MR channels, NV vectors.
+    """grad_rows[r][:] += sum over p < n of feats[rows_in[p]][r] * outs[rows_out[p]][:].
 
-    `grad_rows` is a tuple of MR addresses; `rows_in` and `rows_out` are addresses of int32.
+    MR channels r of the input, NV vectors of the output. `grad_rows` is a tuple of MR addresses; `rows_in`
+    and `rows_out` are addresses of int32.
     """
     mr, nv = len(grad_rows), len(tag)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from pcsparse.kernels.cpu.launch import jit_parallel, jit_serial
 from pcsparse.kernels.cpu.microkernel import VECTOR_BYTES, outer_products, rows_times_panel
 
-# vectors of 64 bytes a panel of output channels, widest first; the accumulators of MR rows x NV vectors fill the
-# 32 registers of AVX-512 without spilling (measured for AVX-512: 6x4, 8x3, 12x2, 12x1; for AVX2: 6x1)
+# vectors of 64 bytes a panel of output channels, widest first; the accumulators of MR rows x NV vectors fill
+# the 32 registers of AVX-512 without spilling (measured for AVX-512: 6x4, 8x3, 12x2, 12x1; for AVX2: 6x1)
 _WIDE = llvmlite.binding.get_host_cpu_features().get("avx512f", False)
 _PANELS = (4, 3, 2, 1) if _WIDE else (1,)
 
@@ -193,22 +193,23 @@ def _partials(
             source, target = rows_in_address + 4 * begin, rows_out_address + 4 * begin
             for block in range(blocks):
                 shift = block * len(tag) * 64
+                out = outs + shift
                 c = 0
                 if tall:
                     while c + 8 <= c_in:
                         rows = _steps_8(grad + c * grad_step + shift, grad_step)
-                        outer_products(element, tag, rows, feats + c * itemsize, feat_step, outs + shift, out_step,
-                                       source, target, n)  # fmt: skip
+                        feat = feats + c * itemsize
+                        outer_products(element, tag, rows, feat, feat_step, out, out_step, source, target, n)
                         c += 8
                 while c + 4 <= c_in:
                     rows = _steps_4(grad + c * grad_step + shift, grad_step)
-                    outer_products(element, tag, rows, feats + c * itemsize, feat_step, outs + shift, out_step,
-                                   source, target, n)  # fmt: skip
+                    feat = feats + c * itemsize
+                    outer_products(element, tag, rows, feat, feat_step, out, out_step, source, target, n)
                     c += 4
                 while c < c_in:
                     rows = _steps_1(grad + c * grad_step + shift, grad_step)
-                    outer_products(element, tag, rows, feats + c * itemsize, feat_step, outs + shift, out_step,
-                                   source, target, n)  # fmt: skip
+                    feat = feats + c * itemsize
+                    outer_products(element, tag, rows, feat, feat_step, out, out_step, source, target, n)
                     c += 1
 
 

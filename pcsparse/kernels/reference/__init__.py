@@ -1,4 +1,7 @@
-"""Twins of the kernels in plain torch: slow, on any device, meant to be read. Contract: `pcsparse.kernels.protocol.Backend`."""
+"""Twins of the kernels in plain torch: slow, on any device, meant to be read.
+
+Contract: `pcsparse.kernels.protocol.Backend`.
+"""
 
 from pcsparse.kernels.reference.keys import match_keys as match_keys
 from pcsparse.kernels.reference.keys import unique_keys as unique_keys

@@ -1,5 +1,7 @@
 """Twins of the row kernels."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ def group_rows(rows: Tensor, n: int) -> tuple[Tensor, Tensor]:
 def pairs_to_table(rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int) -> Tensor:
     bounds = starts.tolist()
     table = rows_in.new_full((len(bounds) - 1, n_out), -1)
-    for k, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for k, (start, stop) in enumerate(pairwise(bounds)):
         table[k, rows_out[start:stop].long()] = rows_in[start:stop]
     return table
 
