@@ -82,6 +82,6 @@ def _check_cells(points: Tensor, cells: Tensor, voxel_size: float) -> None:
         raise RangeError(
             f"{int(outside.sum())} of {len(points)} points lie beyond the key's range at "
             f"voxel_size={voxel_size} m, first at row {row}: {points[row].tolist()} m is voxel "
-            f"{cells[row].tolist()}, allowed are {COORD_MIN} to {COORD_MAX}; subtract an origin near the cloud, "
-            f"crop it, or enlarge the voxels"
+            f"{cells[row].tolist()}, allowed are {COORD_MIN} to {COORD_MAX}; subtract an origin near the "
+            f"cloud, crop it, or enlarge the voxels"
         )
