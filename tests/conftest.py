@@ -1,0 +1,74 @@
+"""What every test may ask for: a device, seeded numbers, poisoned fresh memory, the real samples."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where the `device` fixture puts tensors"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--device") == "cpu":
+        # triton reads it when a kernel is decorated, so before any test module is imported
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+    elif not torch.cuda.is_available():
+        raise pytest.UsageError(f"--device cuda: torch {torch.__version__} sees no CUDA device here")
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig: pytest.Config) -> torch.device:
+    """The device under test: `--device cpu` (the default) or `--device cuda`."""
+    return torch.device(pytestconfig.getoption("--device"))
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    """A CPU generator with the same seed in every test; move what it draws with `.to(device)`."""
+    return torch.Generator().manual_seed(20231)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real samples, named by PCSPARSE_REAL_DATA; skips where there is none."""
+    folder = os.environ.get("PCSPARSE_REAL_DATA", "")
+    if not folder:
+        pytest.skip("PCSPARSE_REAL_DATA is not set: no real samples here")
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        pytest.fail(f"PCSPARSE_REAL_DATA={folder!r} is not a folder; unset it or mend it")
+    return path
+
+
+def _poison(fresh: torch.Tensor) -> torch.Tensor:
+    if fresh.is_floating_point() or fresh.is_complex():
+        value: float = float("nan")
+    elif fresh.dtype == torch.bool:
+        return fresh
+    else:
+        # not the maximum: that is neutral in a running minimum, and would hide there
+        value = torch.iinfo(fresh.dtype).max // 4 * 3
+    with torch.no_grad():
+        return fresh.fill_(value)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory is NaN, or a large integer: who forgets to write it is found out."""
+    empty, empty_like = torch.empty, torch.empty_like
+
+    def new_empty(self: torch.Tensor, *size, requires_grad: bool = False, **options) -> torch.Tensor:
+        # by the operator, not by the method this replaces: torch.compile traces only the former
+        shape = size[0] if len(size) == 1 and isinstance(size[0], Sequence) else size
+        fresh = _poison(torch.ops.aten.new_empty(self, shape, **options))
+        return fresh.requires_grad_() if requires_grad else fresh
+
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: _poison(empty(*args, **kwargs)))
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: _poison(empty_like(*args, **kwargs)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
