@@ -16,6 +16,9 @@ STYLES: dict[str, dict[str, float]] = {
 }
 
 
+_DISTRICTS = {"city": 0.34, "suburb": 0.38, "edge": 0.28}
+
+
 @dataclass(frozen=True)
 class Plan:
     """A block and what its sides are.
@@ -54,6 +57,13 @@ def _front_surface(rng: Generator, kind: str) -> Surface:
             return TERRAIN
 
 
+def _half_width(rng: Generator, style: str) -> float:
+    """Half the width of a road, metres: mostly 6 to 9 m wide, now and then up to 14."""
+    if _chance(rng, 0.2) and style != "suburb":
+        return float(rng.uniform(4.5, 7.0))
+    return float(rng.uniform(2.8, 4.4))
+
+
 def _side(rng: Generator, kind: str, style: str) -> tuple[Side, float, tuple[float, float]]:
     """A cross-section; the width of its parking lane; where people walk, metres beyond the road's edge."""
     rural = style == "edge" and kind in ("thicket", "meadow", "park")
@@ -73,9 +83,7 @@ def _side(rng: Generator, kind: str, style: str) -> tuple[Side, float, tuple[flo
     front_surface = _front_surface(rng, kind)
     strips.append(Strip(REACH, kerb, front_surface))
     steep = float(rng.normal(0, 1.2)) if kind in ("thicket", "meadow", "park") else float(rng.normal(0, 0.35))
-    rough = at + (2.0 if kind in ("thicket", "meadow", "park") else 30.0)
-    if kind in ("detached",):
-        rough = at + 0.5
+    rough = at + {"thicket": 1.0, "meadow": 2.0, "park": 2.0, "detached": 0.5, "walled": 2.0}.get(kind, 30.0)
     side = Side(tuple(strips), at, rough, steep, float(rng.uniform(6.0, 18.0)))
     near = parking + verge
     return side, parking, (near, near + max(walk, 1.0))
@@ -93,7 +101,7 @@ def _junction(rng: Generator, start: float, half: float, style: str) -> Plan:
     arm = float(rng.uniform(2.8, 5.5))
     width = 2 * arm + float(rng.uniform(3.0, 6.0))
     arms = [(True, True), (True, False), (False, True)][int(rng.choice(3, p=[0.5, 0.25, 0.25]))]
-    kinds = tuple("none" if has else _pick(rng, STYLES[style]) for has in arms)
+    kinds = tuple("side_street" if has else _pick(rng, STYLES[style]) for has in arms)
     walk = float(rng.uniform(1.5, 3.0))
     sides = [
         Side((Strip(walk, 0.12, SIDEWALK), Strip(REACH, 0.12, TERRAIN)), walk, 30.0, 0.0, 10.0)
@@ -110,22 +118,19 @@ def plan_blocks(rng: Generator, first: float, last: float) -> list[Plan]:
     The style of the district (city, suburb, edge of town) and the width of the road (6 to 14 m) change now and then.
     """
     plans: list[Plan] = []
-    style, half, marked = (
-        _pick(rng, {"city": 0.38, "suburb": 0.37, "edge": 0.25}),
-        float(rng.uniform(3.0, 5.5)),
-        True,
-    )
+    style = _pick(rng, _DISTRICTS)
+    half, marked = _half_width(rng, style), _chance(rng, 0.7)
     at = first
     while at < last - 10:
         end = min(at + float(rng.uniform(22, 75)), last)
         plans.append(_plan(rng, at, end, half, style, marked))
         at = end
         if _chance(rng, 0.25):
-            style = _pick(rng, {"city": 0.38, "suburb": 0.37, "edge": 0.25})
+            style = _pick(rng, _DISTRICTS)
         if _chance(rng, 0.5) and at < last - 40:
             plans.append(_junction(rng, at, half, style))
             at = plans[-1].block.end
             if _chance(rng, 0.6):
-                half = float(rng.uniform(3.0, 7.0) if style != "suburb" else rng.uniform(2.8, 4.5))
-                marked = half > 3.4 and _chance(rng, 0.7)
+                half = _half_width(rng, style)
+                marked = half > 3.0 and _chance(rng, 0.7)
     return plans

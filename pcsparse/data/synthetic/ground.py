@@ -39,7 +39,7 @@ class Side:
     run: float
 
     def lift(self, u: Floats | float) -> Floats:
-        """Metres above the road's edge at `u` metres beyond it."""
+        """Metres that kerbs lift the ground at `u` metres beyond the road's edge."""
         knots, lifts, edge, last = [-1e3, 0.0], [0.0, 0.0], 0.0, 0.0
         for strip in self.strips:
             if strip.lift != last:
@@ -49,8 +49,12 @@ class Side:
         knots.append(1e4)
         lifts.append(last)
         u = np.asarray(u, np.float64)
-        ramp = np.clip((u - self.rough) / self.run, 0.0, 1.0)
-        return np.interp(u, knots, lifts) + self.rise * ramp * ramp * (3 - 2 * ramp)
+        return np.interp(u, knots, lifts)
+
+    def ramp(self, u: Floats | float) -> Floats:
+        """Metres that the land has gained at `u` metres beyond the road's edge."""
+        share = np.clip((np.asarray(u, np.float64) - self.rough) / self.run, 0.0, 1.0)
+        return self.rise * share * share * (3 - 2 * share)
 
     def lines(self) -> tuple[Floats, list[Surface]]:
         """Edges of the cells across, metres beyond the road's edge, and the surface of each cell."""
@@ -110,7 +114,13 @@ class Block:
         if self.has_arm(sign):
             kerb = np.clip(self._off_arm(s) / _KERB_RUN, 0.0, 1.0)
             return np.minimum(lift, 0.12) * kerb
-        return lift
+        return lift + self._within(s, 9.0) * self.side(sign).ramp(u)
+
+    def _within(self, s: Floats | float, margin: float) -> Floats:
+        """0 at the ends of the block, 1 from `margin` metres on: neighbours meet on level ground."""
+        gap = np.minimum(np.asarray(s) - self.start, self.end - np.asarray(s))
+        share = np.clip(gap / margin, 0.0, 1.0)
+        return share * share * (3 - 2 * share)
 
     def height(self, street: Street, s: Floats | float, t: Floats | float) -> Floats:
         """World z of the ground at (s, t), metres."""
@@ -118,7 +128,8 @@ class Block:
         x, y = street.world(s, t)
         wild = np.clip((np.abs(np.asarray(t)) - self.half - self.side(sign).rough) / 3.0, 0.0, 1.0)
         if self.has_arm(sign):
-            wild = wild * np.clip((self._off_arm(s) - 1.0) / 3.0, 0.0, 1.0)
+            wild = 0.0 * wild
+        wild = wild * self._within(s, 5.0)
         return street.relief.height(x, y) + wild * street.bumps.height(x, y) + self.lift(s, t, sign)
 
 

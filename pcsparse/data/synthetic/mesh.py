@@ -1,6 +1,7 @@
 """Triangles that know what they are, and the few solids everything is made of."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -146,10 +147,7 @@ def blob(centre: Floats, radii: Floats, surface: Surface, sides: int = 8) -> Mes
         )
         for lat in np.linspace(-np.pi / 2, np.pi / 2, 5)
     ]
-    faces = [
-        np.stack([a, np.roll(a, -1, 0), np.roll(b, -1, 0), b], 1)
-        for a, b in zip(rings, rings[1:], strict=False)
-    ]
+    faces = [np.stack([a, np.roll(a, -1, 0), np.roll(b, -1, 0), b], 1) for a, b in pairwise(rings)]
     return quads(np.concatenate(faces) * np.asarray(radii) + np.asarray(centre), surface)
 
 

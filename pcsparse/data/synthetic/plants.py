@@ -28,7 +28,7 @@ def _in_ball(rng: Generator, count: int, hollow: float) -> Floats:
 
 def _clumps(rng: Generator, centre: Floats, radii: Floats, count: int, size: float, surface: Surface) -> Mesh:
     """A crown: leaves gathered in clumps inside an ellipsoid, with gaps between the clumps."""
-    clumps = max(3, int(count / 70))
+    clumps = max(4, int(count / 70))
     hearts = _in_ball(rng, clumps, 0.4) * (0.85 * radii)
     spread = 0.42 * float(np.cbrt(np.prod(radii))) * rng.uniform(0.6, 1.3, clumps)
     owner = rng.integers(0, clumps, count)
@@ -36,14 +36,19 @@ def _clumps(rng: Generator, centre: Floats, radii: Floats, count: int, size: flo
     return _leaves(rng, centre + hearts[owner] + inside, size, surface)
 
 
-def tree(rng: Generator) -> Mesh:
-    """A broad-leaved tree or a conifer of 4 to 14 m: trunk raw 71, crown raw 70."""
+def tree(rng: Generator, detail: float = 1.0) -> Mesh:
+    """A broad-leaved tree or a conifer of 4 to 14 m: trunk raw 71, crown raw 70.
+
+    Args:
+        rng: random numbers.
+        detail: 1 for leaves of 0.2 m; less for fewer and larger ones with the same shade.
+    """
     surface = LEAVES.tinted(float(rng.uniform(0.6, 1.3)))
     if rng.random() < 0.15:
-        return _conifer(rng, surface)
+        return _conifer(rng, surface, detail)
     height = float(rng.uniform(4.0, 14.0))
-    clear = float(np.clip(rng.normal(2.2, 0.7), 0.9, 0.5 * height))
-    trunk = float(rng.uniform(0.012, 0.024)) * height + 0.05
+    clear = float(np.clip(rng.normal(1.9, 0.8), 0.5, 0.5 * height))
+    trunk = float(rng.uniform(0.007, 0.017)) * height + 0.03
     lean = rng.normal(0, 0.03, 2) * clear
     fork = np.array([lean[0], lean[1], clear + 0.4])
     crown = np.array([1.0, 1.0, 0.0]) * float(rng.uniform(0.20, 0.34)) * height
@@ -53,30 +58,31 @@ def tree(rng: Generator) -> Mesh:
     for _ in range(int(rng.integers(3, 7))):
         tip = middle + _in_ball(rng, 1, 1.0)[0] * crown * 0.8
         parts.append(tube(fork, tip, (trunk * 0.45, 0.02), TRUNK, sides=5))
-    # the sensor looks up by 2.4 degrees only: what hangs above 6 m is seen from afar, and may be coarse
-    density = float(rng.uniform(10, 22))
     size = float(rng.uniform(0.16, 0.26))
-    count = int(np.clip(density * 4.2 * np.prod(crown), 250, 2600))
+    count = np.clip(float(rng.uniform(10, 24)) * 4.2 * np.prod(crown), 300, 2800)
+    count, size = int(count * detail), size / np.sqrt(detail)
     return join([*parts, _clumps(rng, middle, crown, count, size, surface)])
 
 
-def _conifer(rng: Generator, surface: Surface) -> Mesh:
+def _conifer(rng: Generator, surface: Surface, detail: float) -> Mesh:
     height, base = float(rng.uniform(4.0, 12.0)), float(rng.uniform(0.2, 1.5))
     radius = float(rng.uniform(0.14, 0.24)) * height
-    count = int(np.clip(220 * radius * height / 3, 400, 2400))
+    count = int(detail * np.clip(220 * radius * height / 3, 400, 2400))
     level = 1.0 - np.sqrt(rng.random(count))
     around = rng.uniform(0, 2 * np.pi, count)
     out = radius * (1.0 - level) * rng.random(count) ** 0.35
     centres = np.stack([out * np.cos(around), out * np.sin(around), base + level * (height - base)], 1)
     trunk = tube(np.array([0, 0, -0.4]), np.array([0, 0, 0.9 * height]), (0.02 * height + 0.05, 0.03), TRUNK)
-    return join([trunk, _leaves(rng, centres, 0.20, surface)])
+    return join([trunk, _leaves(rng, centres, 0.20 / float(np.sqrt(detail)), surface)])
 
 
-def bush(rng: Generator, size: float) -> Mesh:
-    """A bush about `size` metres high that stands on the ground."""
+def bush(rng: Generator, size: float, detail: float = 1.0) -> Mesh:
+    """A bush about `size` metres high that stands on the ground; `detail` as for `tree`."""
     radii = np.array([rng.uniform(0.5, 0.9), rng.uniform(0.5, 0.9), 0.55]) * size
-    count = int(np.clip(300 * size**1.6, 120, 1500))
-    mesh = _clumps(rng, np.array([0, 0, 0.5 * size]), radii, count, 0.10 + 0.04 * size, LEAVES)
+    count = int(detail * np.clip(380 * size**1.7, 140, 2200))
+    mesh = _clumps(
+        rng, np.array([0, 0, 0.5 * size]), radii, count, (0.10 + 0.04 * size) / float(np.sqrt(detail)), LEAVES
+    )
     corners = mesh.corners.copy()
     corners[..., 2] = np.abs(corners[..., 2])
     return mesh.with_corners(corners)
@@ -104,7 +110,7 @@ def hedge(rng: Generator, length: float, height: float, depth: float) -> Mesh:
 def thicket(rng: Generator, length: float, depth: float, height: float) -> Mesh:
     """Undergrowth: ragged shrubs along x and `depth` metres away from y = 0, rising towards the back."""
     area = length * depth
-    count = int(min(42 * area * np.sqrt(height), 9000))
+    count = int(min(60 * area * np.sqrt(height), 9000))
     x = rng.uniform(-length / 2, length / 2, count)
     back = rng.random(count)
     hills = np.clip(rng.normal(1.0, 0.35, max(4, int(area / 2))), 0.2, 1.8)

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.random import Generator
 
 from pcsparse.data.synthetic import people, vehicles
-from pcsparse.data.synthetic.arrays import Floats
 from pcsparse.data.synthetic.blocks import Plan, plan_blocks
-from pcsparse.data.synthetic.frontage import KINDS, Lot, kerbside
+from pcsparse.data.synthetic.frontage import KINDS
 from pcsparse.data.synthetic.ground import ground
+from pcsparse.data.synthetic.kerbside import kerbside
+from pcsparse.data.synthetic.lot import Lot
 from pcsparse.data.synthetic.mesh import EMPTY, Mesh, join
 from pcsparse.data.synthetic.street import Street, make_street
 
@@ -77,7 +78,7 @@ class Town:
     def lane(self, s: float) -> float:
         """Metres from the middle of the road at which one drives (negative: on the right), blended between blocks."""
         spots = s + np.array([-12.0, -6.0, 0.0, 6.0, 12.0])
-        return -float(np.mean([self.plan_at(float(spot)).block.half / 2 for spot in spots]))
+        return -float(np.mean([0.46 * self.plan_at(float(spot)).block.half - 0.1 for spot in spots]))
 
     def road_height(self, s: float, t: float) -> float:
         """World z of the road, metres."""
@@ -150,8 +151,7 @@ def _build_block(street: Street, plan: Plan, index: int, seed: int) -> Mesh:
     instance = 1 + index * _PER_BLOCK
     for row, sign in enumerate((1, -1)):
         lot = Lot(street, plan.block, sign, rng, instance)
-        if plan.kinds[row] != "none":
-            KINDS[plan.kinds[row]](lot)
+        KINDS[plan.kinds[row]](lot)
         if plan.block.arm == 0:
             kerbside(lot, plan.parking[row], plan.walks[row])
         parts += lot.meshes

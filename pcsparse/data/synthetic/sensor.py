@@ -72,7 +72,7 @@ class Sensor:
         turn = 2 * np.pi
         if not self.encoder_step:
             return (np.arange(self.columns) + phase) * (turn / self.columns)
-        ticks = int(round(360.0 / self.encoder_step))
+        ticks = round(360.0 / self.encoder_step)
         tick = np.floor(np.arange(self.columns) * (ticks / self.columns))
         return (tick + phase) * (turn / ticks)
 

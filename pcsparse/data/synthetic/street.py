@@ -65,7 +65,7 @@ class Street:
 
     @property
     def last(self) -> float:
-        """s of the last row."""
+        """Metres along the street of the last row."""
         return self.first + len(self.line) - 1
 
     def heading_at(self, s: Floats | float) -> Floats:

@@ -1,7 +1,6 @@
 """Writes towns as SemanticKITTI sequences: velodyne, labels, poses, calib, times, and how they were made."""
 
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping
@@ -35,7 +34,7 @@ def _replace(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and give it its own only when it is whole."""
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def _row(matrix: Floats) -> str:
