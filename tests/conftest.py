@@ -46,6 +46,12 @@ def real_data() -> Path:
     return path
 
 
+_EMPTY, _EMPTY_LIKE = torch.empty, torch.empty_like
+# torch remembers its factories at their first use under a device context: let it see the real ones
+with torch.device("cpu"):
+    _EMPTY(0)
+
+
 def _poison(fresh: torch.Tensor) -> torch.Tensor:
     if fresh.is_floating_point() or fresh.is_complex():
         value: float = float("nan")
@@ -58,17 +64,25 @@ def _poison(fresh: torch.Tensor) -> torch.Tensor:
         return fresh.fill_(value)
 
 
+# module level: torch.compile remembers functions by identity, so every test must meet the same ones
+def _poisoned_empty(*args, **kwargs) -> torch.Tensor:
+    return _poison(_EMPTY(*args, **kwargs))
+
+
+def _poisoned_empty_like(*args, **kwargs) -> torch.Tensor:
+    return _poison(_EMPTY_LIKE(*args, **kwargs))
+
+
+def _poisoned_new_empty(self: torch.Tensor, *size, requires_grad: bool = False, **options) -> torch.Tensor:
+    # by the operator, not by the method this replaces: torch.compile traces only the former
+    shape = size[0] if len(size) == 1 and isinstance(size[0], Sequence) else size
+    fresh = _poison(torch.ops.aten.new_empty(self, shape, **options))
+    return fresh.requires_grad_() if requires_grad else fresh
+
+
 @pytest.fixture(autouse=True)
-def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh memory is NaN, or a large integer: who forgets to write it is found out."""
-    empty, empty_like = torch.empty, torch.empty_like
-
-    def new_empty(self: torch.Tensor, *size, requires_grad: bool = False, **options) -> torch.Tensor:
-        # by the operator, not by the method this replaces: torch.compile traces only the former
-        shape = size[0] if len(size) == 1 and isinstance(size[0], Sequence) else size
-        fresh = _poison(torch.ops.aten.new_empty(self, shape, **options))
-        return fresh.requires_grad_() if requires_grad else fresh
-
-    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: _poison(empty(*args, **kwargs)))
-    monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: _poison(empty_like(*args, **kwargs)))
-    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+    monkeypatch.setattr(torch, "empty", _poisoned_empty)
+    monkeypatch.setattr(torch, "empty_like", _poisoned_empty_like)
+    monkeypatch.setattr(torch.Tensor, "new_empty", _poisoned_new_empty)

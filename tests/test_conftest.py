@@ -49,3 +49,8 @@ def test_compiled_and_exported_graphs_still_trace():
         x = torch.randn(rows, 3)
         torch.testing.assert_close(compiled(x), x.sum(1) + 1)
         torch.testing.assert_close(exported(x), x.sum(1) + 1)
+
+
+def test_a_device_context_still_places_fresh_memory():
+    with torch.device("meta"):
+        assert torch.empty(3).is_meta
