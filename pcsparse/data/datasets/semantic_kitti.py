@@ -1,0 +1,170 @@
+"""SemanticKITTI, and every data set in its layout: labelled sweeps by split and sequence."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+
+from pcsparse.data.files import read_labels, read_points
+from pcsparse.data.label_map import LabelMap
+from pcsparse.errors import FormatError, RangeError
+
+Split = Literal["train", "val", "test"]
+
+SEQUENCES: dict[str, tuple[str, ...]] = {
+    "train": ("00", "01", "02", "03", "04", "05", "06", "07", "09", "10"),
+    "val": ("08",),
+    "test": tuple(f"{i:02d}" for i in range(11, 22)),
+}
+"""The standard split. Source: PRBonn/semantic-kitti-api@a9c749e:config/semantic-kitti.yaml."""
+
+_log = logging.getLogger(__name__)
+_COLUMNS = 4
+_SYNTHETIC_MARK = "synthetic.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """One turn of the sensor, in the order of the file.
+
+    Attributes:
+        points: (n, 3) float32, metres, sensor frame (x forward, y left, z up). Invalid rows of the file are
+            kept, so that row i is row i of the file.
+        intensity: (n,) float32, 0-1.
+        targets: (n,) int64, 0 ... n_classes - 1 or -1; None without labels.
+        name: sequence and frame, for example `08/000123`.
+    """
+
+    points: npt.NDArray[np.float32]
+    intensity: npt.NDArray[np.float32]
+    targets: npt.NDArray[np.int64] | None
+    name: str
+
+
+class Frame(NamedTuple):
+    """Where a sweep lies; `labels` is None where there are none."""
+
+    name: str
+    points: Path
+    labels: Path | None
+
+
+class SemanticKitti(Dataset[Sweep]):
+    """Sweeps of a root in SemanticKITTI's layout (`datasets/semantickitti/README.md`), simulated ones too.
+
+    Sequences of the split that the root lacks are left out, with a log line; sequences asked for by name must
+    be there. The order is that of the names.
+
+    Args:
+        root: the folder that holds `sequences`, or the one that holds `dataset/sequences`.
+        split: `train` and `val` must have a label file for each sweep; `test` may lack them, then the sweep's
+            targets are None.
+        sequences: names such as `"08"`, in place of the split's own; None takes those.
+        label_map: None loads the one of SemanticKITTI, or of the simulator for a root with `synthetic.json`.
+
+    Attributes:
+        frames: where each sweep lies.
+        label_map: what the labels mean.
+
+    Raises:
+        FormatError: no such root, no sweep in the split, or labels missing; the text names them.
+        RangeError: unknown split.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Split = "train",
+        sequences: Sequence[str] | None = None,
+        label_map: LabelMap | None = None,
+    ) -> None:
+        if split not in SEQUENCES:
+            raise RangeError(f"split must be one of {', '.join(SEQUENCES)}, got {split!r}")
+        self.root = _sequences_folder(Path(root)).parent
+        self.split = split
+        synthetic = (self.root / _SYNTHETIC_MARK).is_file()
+        self.label_map = label_map or LabelMap.load("synthetic" if synthetic else "semantickitti")
+        names = SEQUENCES[split] if sequences is None else tuple(str(name) for name in sequences)
+        self.frames = _frames(self.root / "sequences", names, split, optional=sequences is None)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __repr__(self) -> str:
+        return f"SemanticKitti(root={str(self.root)!r}, split={self.split!r}, sweeps={len(self)})"
+
+    def __getitem__(self, index: int) -> Sweep:
+        """Sweep `index`, read from disk.
+
+        Raises:
+            FormatError: the point file is broken, the labels do not match it, or hold an unknown raw id.
+        """
+        frame = self.frames[index]
+        # rows are kept, so that labels and predictions stay aligned with the file
+        cloud = read_points(frame.points, columns=_COLUMNS, invalid="keep", intensity_scale=1.0)
+        targets = None
+        if frame.labels is not None:
+            raw = read_labels(frame.labels, cloud.n_file)
+            targets = self.label_map.to_target(raw, source=frame.labels)
+        intensity = np.zeros(0, np.float32) if cloud.intensity is None else cloud.intensity
+        n_bad = int((~(np.isfinite(cloud.points).all(axis=1) & np.isfinite(intensity))).sum())
+        if n_bad:
+            warnings.warn(
+                f"{frame.points}: {n_bad} of {cloud.n_file} points are NaN or infinite", stacklevel=2
+            )
+        return Sweep(cloud.points, intensity, targets, frame.name)
+
+
+def _sequences_folder(root: Path) -> Path:
+    for candidate in (root / "sequences", root / "dataset" / "sequences"):
+        if candidate.is_dir():
+            return candidate
+    raise FormatError(
+        f"{root} is no SemanticKITTI root: neither {root / 'sequences'} nor {root / 'dataset' / 'sequences'} "
+        "is a folder; see datasets/semantickitti/README.md, or make one with scripts/make_synthetic.py"
+    )
+
+
+def _frames(folder: Path, names: tuple[str, ...], split: Split, *, optional: bool) -> tuple[Frame, ...]:
+    missing = [name for name in names if not (folder / name / "velodyne").is_dir()]
+    if missing and not optional:
+        raise FormatError(f"{folder} lacks the sequences {', '.join(missing)}; it has {_held(folder)}")
+    frames = [frame for name in names if name not in missing for frame in _frames_of(folder / name)]
+    if not frames:
+        raise FormatError(
+            f"no sweep for split {split!r} under {folder}: looked for sequences {', '.join(names)} "
+            f"(NN/velodyne/*.bin); it has {_held(folder)}"
+        )
+    if missing:
+        _log.warning("%s: split %s goes without sequences %s", folder, split, ", ".join(missing))
+    unlabelled = [frame.name for frame in frames if frame.labels is None]
+    if unlabelled and split != "test":
+        raise FormatError(
+            f"{folder}: {len(unlabelled)} of {len(frames)} sweeps of split {split!r} have no label file "
+            f"(first: {unlabelled[0]}); unpack the labels beside velodyne/, or use split 'test'"
+        )
+    return tuple(frames)
+
+
+def _held(folder: Path) -> str:
+    held = sorted(child.parent.name for child in folder.glob("*/velodyne"))
+    return f"sequences {', '.join(held)}" if held else "no sequence with a velodyne folder"
+
+
+def _frames_of(sequence: Path) -> list[Frame]:
+    # one listing a folder: asking for each of 19,000 label files is slow on network disks
+    labelled = {path.stem for path in (sequence / "labels").glob("*.label")}
+    return [
+        Frame(
+            name=f"{sequence.name}/{path.stem}",
+            points=path,
+            labels=sequence / "labels" / f"{path.stem}.label" if path.stem in labelled else None,
+        )
+        for path in sorted((sequence / "velodyne").glob("*.bin"))
+    ]

@@ -1,0 +1,114 @@
+"""Point files of any known format: one call to read, one to list."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pcsparse.data import files_array, files_bin, files_scan, files_survey
+from pcsparse.data.label_files import read_labels as read_labels
+from pcsparse.data.label_files import write_labels as write_labels
+from pcsparse.data.point_cloud import InvalidPolicy, PointCloud, RawCloud, finish
+from pcsparse.errors import FormatError
+
+_READERS: dict[str, Callable[[Path], RawCloud]] = {
+    ".npy": files_array.read_npy,
+    ".npz": files_array.read_npz,
+    ".pcd": files_scan.read_pcd,
+    ".ply": files_scan.read_ply,
+    ".feather": files_scan.read_feather,
+    ".las": files_survey.read_las,
+    ".laz": files_survey.read_las,
+    ".e57": files_survey.read_e57,
+}
+EXTENSIONS = (".bin", *_READERS)
+"""Endings of the point files that can be read; `.pcd.bin` is nuScenes' own `.bin`."""
+
+_WILDCARDS = frozenset("*?[")
+_SHOWN_FOLDERS = 3
+
+
+def read_points(
+    path: str | Path,
+    *,
+    columns: int | None = None,
+    dtype: str | None = None,
+    invalid: InvalidPolicy = "drop",
+    intensity_scale: float | None = None,
+) -> PointCloud:
+    """Read a point file: .bin .npy .npz .pcd .ply .las .laz .e57, Argoverse 2 .feather.
+
+    Intensity is brought to 0-1: divided by what the format says full scale is (nuScenes `.pcd.bin` 255,
+    Argoverse 255, E57 header), else by 1 for floats up to 2, else by 255 or 65,535, the least that holds the
+    largest value; what was done is in `notes`. World coordinates lose a float64 origin before they become
+    float32.
+
+    Args:
+        path: the file.
+        columns: of a `.bin`, at least 3; None infers 4, 5 or 6 (`files_bin.read_bin`).
+        dtype: of a `.bin`: float32, float64 or float16; None is float32.
+        invalid: points with a NaN or infinite coordinate or intensity: `drop` leaves them out and warns with
+            their number, `raise` refuses the file, `keep` returns them. `kept` and `n_file` say what is left.
+        intensity_scale: what 1.0 is in the file's intensity; None goes by the rule above.
+
+    Returns:
+        The cloud; it has 0 points if a file with a header says so.
+
+    Raises:
+        FormatError: the file is missing, empty, truncated, of an unknown or another format.
+        UnsupportedError: the format needs the extra `io`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FormatError(f"{path} is a folder; list its point files with list_point_files")
+    if not path.is_file():
+        raise FormatError(f"{path} does not exist (looked in {path.parent.resolve()})")
+    suffix = path.suffix.lower()
+    if suffix == ".bin":
+        raw = files_bin.read_bin(path, columns, dtype)
+    elif suffix in _READERS:
+        if columns is not None or dtype is not None:
+            raise FormatError(f"{path}: columns and dtype are for .bin files, a {suffix} file says its own")
+        raw = _READERS[suffix](path)
+    else:
+        raise FormatError(f"{path} has an unknown ending {suffix!r}; known: {' '.join(EXTENSIONS)}")
+    return finish(raw, path, invalid=invalid, intensity_scale=intensity_scale)
+
+
+def list_point_files(path: str | Path) -> list[Path]:
+    """The point files that a user means by a file, a folder or a pattern, sorted by path.
+
+    Args:
+        path: a file (any ending); a folder (its point files, not those of sub folders); or a pattern with
+            `*`, `?`, `[...]` or `**` for sub folders.
+
+    Raises:
+        FormatError: nothing there, or no point file; the text says where there are some.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(child for child in path.iterdir() if _is_point_file(child))
+        if not found:
+            raise FormatError(f"no point file in {path} (known: {' '.join(EXTENSIONS)}){_below(path)}")
+        return found
+    if not _WILDCARDS & set(str(path)):
+        raise FormatError(f"{path} does not exist (looked in {path.parent.resolve()})")
+    first = next(i for i, part in enumerate(path.parts) if _WILDCARDS & set(part))
+    base, pattern = Path(*path.parts[:first]), Path(*path.parts[first:])
+    found = sorted(child for child in base.glob(str(pattern)) if _is_point_file(child))
+    if not found:
+        raise FormatError(f"the pattern {path} matches no point file (known: {' '.join(EXTENSIONS)})")
+    return found
+
+
+def _is_point_file(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
+def _below(folder: Path) -> str:
+    folders = sorted({child.parent for child in folder.glob("*/**/*") if _is_point_file(child)})
+    if not folders:
+        return ""
+    shown = ", ".join(str(f) for f in folders[:_SHOWN_FOLDERS])
+    more = f" and {len(folders) - _SHOWN_FOLDERS} more" if len(folders) > _SHOWN_FOLDERS else ""
+    return f"; there are some in {shown}{more}: name one, or use the pattern '{folder}/**/*.bin'"

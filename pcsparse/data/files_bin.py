@@ -1,0 +1,176 @@
+"""Headerless `.bin` sweeps: rows of float32, whose number of columns and dtype must be inferred or given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pcsparse.data.point_cloud import RawCloud, not_read
+from pcsparse.errors import FormatError
+
+_INFERRED_COLUMNS = (4, 5, 6)
+_DTYPES = ("float32", "float64", "float16")
+# a sensor at the origin sees a few hundred metres
+_MAX_COORDINATE_M = 1e4
+_MAX_INTENSITY = 65535.0
+_MAX_RING = 255.0
+# real sweeps have none; the bytes of integers or of float16 zeros are full of them
+_MAX_DENORMAL_SHARE = 1e-3
+# organised sweeps mark every missing return as NaN, but not most of their points
+_MAX_INVALID_SHARE = 0.5
+_NUSCENES_COLUMNS = 5
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One way to read the bytes: why it cannot be right, or how well it fits."""
+
+    columns: int
+    refusal: str | None
+    typical: bool = False
+
+
+def read_bin(path: Path, columns: int | None, dtype: str | None) -> RawCloud:
+    """Points of a `.bin`: x, y, z, then intensity, then ring (5 columns) or anything (6).
+
+    Without `columns`, 4 (KITTI), 5 (nuScenes; always for `.pcd.bin`) and 6 are tried: a reading must give
+    finite coordinates within 10 km, intensities within 0 ... 65,535, and ring numbers where it has a ring. If
+    more than one fits, one with intensities on 0-1 or whole numbers up to 255 wins; a tie is an error. What
+    was found is noted. If both `columns` and `dtype` are given, they are believed.
+
+    Raises:
+        FormatError: no reading fits, or more than one; the text names the size, what was tried, what to give.
+    """
+    size = path.stat().st_size
+    if size == 0:
+        raise FormatError(f"{path} has 0 bytes: the copy or the download broke off; fetch it again")
+    wanted = _known_dtype(path, dtype)
+    if columns is not None and columns < 3:
+        raise FormatError(f"{path}: columns must be at least 3 (x, y, z), got {columns}")
+    nuscenes = columns is None and path.name.endswith(".pcd.bin")
+    candidates = (columns,) if columns else ((_NUSCENES_COLUMNS,) if nuscenes else _INFERRED_COLUMNS)
+    if not any(size % (wanted.itemsize * c) == 0 for c in candidates):
+        raise FormatError(_width_message(path, size, wanted, candidates))
+    values = np.fromfile(path, dtype=wanted)
+    if columns is not None and dtype is not None:
+        return _columns(values, columns, nuscenes, ())
+    readings = [_judge(values, c, given=columns is not None or nuscenes) for c in candidates]
+    chosen, notes = _choose(path, size, values, readings)
+    if columns is None and not nuscenes:
+        notes = (f"read as {chosen} columns of {wanted.name}", *notes)
+    return _columns(values, chosen, nuscenes, notes)
+
+
+def _known_dtype(path: Path, dtype: str | None) -> np.dtype:
+    name = "float32" if dtype is None else str(np.dtype(dtype))
+    if name not in _DTYPES:
+        raise FormatError(f"{path}: dtype must be one of {', '.join(_DTYPES)}, got {name}")
+    return np.dtype(name).newbyteorder("<")
+
+
+def _width_message(path: Path, size: int, wanted: np.dtype, candidates: tuple[int, ...]) -> str:
+    tried = ", ".join(f"{c} ({size % (wanted.itemsize * c)} bytes left over)" for c in candidates)
+    return (
+        f"{path}: {size} bytes are no whole number of points; tried columns {tried} of {wanted.name}. "
+        "The file is truncated, has a header, or has another width: give --columns N and, if it is not "
+        "float32, --dtype"
+    )
+
+
+def _columns(values: npt.NDArray, columns: int, nuscenes: bool, notes: tuple[str, ...]) -> RawCloud:
+    table = values.reshape(-1, columns)
+    ring, used = None, min(columns, 4)
+    if columns == _NUSCENES_COLUMNS and _is_ring(table[:, 4]):
+        ring, used = table[:, 4], 5
+    notes = (*notes, *not_read(f"column {i} (from 0)" for i in range(used, columns)))
+    return RawCloud(
+        xyz=table[:, :3],
+        intensity=table[:, 3] if columns > 3 else None,
+        full_scale=255.0 if nuscenes else None,
+        ring=ring,
+        notes=notes,
+    )
+
+
+def _is_ring(values: npt.NDArray) -> bool:
+    finite = values[np.isfinite(values)]
+    return len(finite) == len(values) and bool(
+        ((finite >= 0) & (finite <= _MAX_RING) & (finite == np.floor(finite))).all()
+    )
+
+
+def _judge(values: npt.NDArray, columns: int, *, given: bool) -> _Reading:
+    """Whether the values make sense as rows of `columns`; a given one need not prove itself."""
+    if values.size % columns:
+        return _Reading(columns, f"{values.size} values do not divide by {columns}")
+    table = values.reshape(-1, columns)
+    with np.errstate(invalid="ignore", over="ignore"):
+        refusal = _refusal(table, given)
+    if refusal is not None:
+        return _Reading(columns, refusal)
+    if columns < 4:
+        return _Reading(columns, None, typical=True)
+    intensity = table[:, 3][np.isfinite(table[:, 3])]
+    whole = bool((intensity <= 255).all() and (intensity == np.floor(intensity)).all())
+    return _Reading(columns, None, typical=whole or bool((intensity <= 1).all()))
+
+
+def _refusal(table: npt.NDArray, given: bool) -> str | None:
+    finite = np.isfinite(table[:, : min(4, table.shape[1])])
+    share = 1.0 - float(finite.all(axis=1).mean())
+    if share > _MAX_INVALID_SHARE:
+        return f"{100 * share:.0f} % of the points would be NaN or infinite"
+    tiny = np.finfo(table.dtype).tiny
+    head = table[:, :4]
+    denormal = float(((np.abs(head) < tiny) & (head != 0)).mean())
+    if denormal > _MAX_DENORMAL_SHARE:
+        return f"{100 * denormal:.1f} % of the values would be denormal: these are not {table.dtype.name}"
+    xyz = np.abs(table[:, :3])[finite[:, :3]]
+    if xyz.size and xyz.max() > _MAX_COORDINATE_M:
+        return f"coordinates would reach {xyz.max():.3g} m"
+    if table.shape[1] < 4:
+        return None
+    intensity = table[:, 3][finite[:, 3]]
+    if intensity.size and not (intensity.min() >= 0 and intensity.max() <= _MAX_INTENSITY):
+        return f"intensity would lie in {intensity.min():.3g} ... {intensity.max():.3g}"
+    if table.shape[1] == _NUSCENES_COLUMNS and not given and not _is_ring(table[:, 4]):
+        return "column 4 would be no ring number"
+    return None
+
+
+def _choose(
+    path: Path, size: int, values: npt.NDArray, readings: list[_Reading]
+) -> tuple[int, tuple[str, ...]]:
+    fitting = [r for r in readings if r.refusal is None]
+    if not fitting:
+        tried = "; ".join(f"{r.columns} columns: {r.refusal}" for r in readings)
+        raise FormatError(
+            f"{path} ({size} bytes) is no sweep of {values.dtype.name}. {tried}. {_advice(values)}"
+        )
+    best = [r for r in fitting if r.typical] or fitting
+    if len(best) > 1:
+        widths = " and ".join(str(r.columns) for r in best)
+        raise FormatError(
+            f"{path} ({size} bytes) makes sense with {widths} columns; say which: --columns {best[0].columns}"
+        )
+    also = [str(r.columns) for r in fitting if r is not best[0]]
+    notes = (f"{' and '.join(also)} columns would fit less well; --columns decides",) if also else ()
+    return best[0].columns, notes
+
+
+def _advice(values: npt.NDArray) -> str:
+    """What else the bytes could be."""
+    data = values.tobytes()
+    for name in _DTYPES:
+        other = np.dtype(name).newbyteorder("<")
+        if other == values.dtype or len(data) % other.itemsize:
+            continue
+        as_other = np.frombuffer(data, dtype=other)
+        readings = [_judge(as_other, c, given=False) for c in _INFERRED_COLUMNS]
+        fits = [r for r in readings if r.refusal is None and r.typical]
+        if fits:
+            return (
+                f"As {name} with {fits[0].columns} columns it makes sense: if it is that, give --dtype {name}"
+            )
+    return "Give --columns N and --dtype if you know them; check that it is a point file at all"
