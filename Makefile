@@ -1,0 +1,64 @@
+# the verbs of the house: each does the set-up it needs, and continuous integration calls the same ones
+PYTHON ?= python3
+VENV ?= .venv
+# passed to every pip install; README.md, "Set-up", says what it is good for
+PIP_ARGS ?=
+# passed on by the verb that has a command of its own: make test PYTEST_ARGS="-k voxelize", make bench ARGS=--help
+PYTEST_ARGS ?=
+ARGS ?=
+# nothing else knows where the real samples are
+PCSPARSE_REAL_DATA ?= $(abspath $(wildcard ../shared/data))
+export PCSPARSE_REAL_DATA PIP_ARGS
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/pcsparse-setup
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup test test-slow test-gpu lint type bench docs
+
+help: ## list the verbs (what a bare `make` does)
+	@echo "usage: make VERB [PYTHON=python3.11] [PIP_ARGS=...] [PYTEST_ARGS=...] [ARGS=...]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(STAMP) ## a simulated town, a short training run, evaluation, and pictures of segmented sweeps
+	@echo "== demo: simulate, train, evaluate, segment"
+	@$(BIN)/python -m pcsparse.programs.demo $(ARGS)
+
+setup: $(STAMP) ## the virtual environment with everything in it
+	@echo "== setup: $(VENV) is ready"
+
+test: $(STAMP) ## the tests that need neither a GPU nor patience
+	@echo "== test: everything except slow and gpu"
+	@$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-slow: $(STAMP) ## the tests that take longer than 10 s each
+	@echo "== test-slow: only what is marked slow"
+	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-gpu: $(STAMP) ## the same tests on a CUDA device, and those that need one
+	@echo "== test-gpu: the tests with --device cuda"
+	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || \
+		{ echo "test-gpu: torch sees no CUDA device on this machine, so nothing was tested"; exit 1; }
+	@$(BIN)/python -m pytest -m "not slow" --device cuda $(PYTEST_ARGS)
+
+lint: $(STAMP) ## ruff, its formatter, and the direction of imports
+	@echo "== lint: ruff check, ruff format --check, lint-imports"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+type: $(STAMP) ## mypy, strict
+	@echo "== type: mypy on the package"
+	@$(BIN)/mypy
+
+bench: $(STAMP) ## verify the kernels against their twins, then time them
+	@echo "== bench: kernels, each verified before it is timed"
+	@$(BIN)/python scripts/bench_kernels.py $(ARGS)
+
+docs: $(STAMP) ## run what README.md shows, and look up every name and link in the documents
+	@echo "== docs: README blocks, names and links"
+	@$(BIN)/python -m pytest tests/test_readme.py $(PYTEST_ARGS)
+
+$(STAMP): pyproject.toml constraints.txt .ci/setup
+	@.ci/setup "$(VENV)" "$(PYTHON)"
+	@touch $@
