@@ -2,6 +2,9 @@
 
 A map is found by every field that shapes it: both coordinate sets, by identity and version, and the relation.
 So two clouds of equal size never share a map by accident, and an in-place edit of coordinates is noticed.
+
+Coordinate sets are numbered in the order in which they were first seen. So the caches of two clouds that went
+through one network have equal keys, and a compiled graph that found its maps in one finds them in the other.
 """
 
 from dataclasses import dataclass, field
@@ -13,8 +16,8 @@ from pcsparse.coords.kernel_map import KernelMap, SortedKeys, build_kernel_map, 
 from pcsparse.coords.keys import unpack
 from pcsparse.coords.relation import Relation
 
-Token = tuple[int, int]
-"""Identity and version of a coordinate tensor."""
+Token = int
+"""Number of a coordinate set within one cache."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class LevelKey:
     coverage: str
 
 
+def _kept() -> torch.inference_mode:
+    # what is built during inference may serve training later, and autograd cannot save inference tensors
+    return torch.inference_mode(False)
+
+
 @dataclass(eq=False)
 class CoordCache:
     """Shared by a tensor and all tensors computed from it; not shared between clouds."""
@@ -44,8 +52,8 @@ class CoordCache:
     _maps: dict[MapKey, KernelMap] = field(default_factory=dict)
     _levels: dict[LevelKey, Tensor] = field(default_factory=dict)
     _finer: dict[tuple[Token, Relation], Tensor] = field(default_factory=dict)
-    # a token holds an id, which is only unique while the tensor lives
-    _alive: dict[Token, Tensor] = field(default_factory=dict)
+    # coordinate sets and their versions, by token
+    _sets: list[tuple[Tensor, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Number of maps."""
@@ -56,9 +64,14 @@ class CoordCache:
         return dict(self._maps)
 
     def _token(self, coords: Tensor) -> Token:
-        token = (id(coords), coords._version)
-        self._alive[token] = coords
-        return token
+        # neither a traced tensor nor one of inference mode has a version
+        tracing = torch.compiler.is_compiling()
+        version = 0 if tracing or coords.is_inference() else coords._version
+        for token, (known, known_version) in enumerate(self._sets):
+            if known is coords and (tracing or known_version == version):
+                return token
+        self._sets.append((coords, version))
+        return len(self._sets) - 1
 
     def sorted_keys(self, coords: Tensor) -> SortedKeys:
         """The sorted keys of `coords` (n, 4) int32.
@@ -68,7 +81,8 @@ class CoordCache:
         """
         token = self._token(coords)
         if token not in self._sorted:
-            self._sorted[token] = SortedKeys.of(coords)
+            with _kept():
+                self._sorted[token] = SortedKeys.of(coords)
         return self._sorted[token]
 
     def kernel_map(
@@ -92,7 +106,8 @@ class CoordCache:
                 same = fine is coarse
                 fine_keys = self.sorted_keys(fine)
                 coarse_keys = fine_keys if same else self.sorted_keys(coarse)
-                kmap = build_kernel_map(fine_keys, coarse_keys, relation, same_coords=same)
+                with _kept():
+                    kmap = build_kernel_map(fine_keys, coarse_keys, relation, same_coords=same)
             self._maps[key] = kmap
         return self._maps[key]
 
@@ -100,8 +115,9 @@ class CoordCache:
         """Coordinates that a strided convolution of `fine` writes; the way back is remembered for `finer`."""
         key = LevelKey(self._token(fine), relation, coverage)
         if key not in self._levels:
-            keys = strided_keys(self.sorted_keys(fine).keys, relation, coverage)
-            coarse = unpack(keys)
+            with _kept():
+                keys = strided_keys(self.sorted_keys(fine).keys, relation, coverage)
+                coarse = unpack(keys)
             self._levels[key] = coarse
             token = self._token(coarse)
             self._sorted[token] = SortedKeys(keys, None)
@@ -116,7 +132,8 @@ class CoordCache:
         """Coordinates that a generative transposed convolution of `coarse` writes."""
         key = LevelKey(self._token(coarse), relation, "expanded")
         if key not in self._levels:
-            keys = expanded_keys(self.sorted_keys(coarse).keys, relation)
-            self._levels[key] = unpack(keys)
+            with _kept():
+                keys = expanded_keys(self.sorted_keys(coarse).keys, relation)
+                self._levels[key] = unpack(keys)
             self._sorted[self._token(self._levels[key])] = SortedKeys(keys, None)
         return self._levels[key]

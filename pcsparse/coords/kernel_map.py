@@ -14,10 +14,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pcsparse.coords.keys import pack, unpack
+from pcsparse.coords.keys import check_range, pack, unpack
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import RangeError, ShapeError
 from pcsparse.kernels.select import backend_of
+from pcsparse.types import Triple
 
 NO_NEIGHBOUR = -1
 """Entry of a table where an output has no input at an offset."""
@@ -107,11 +108,14 @@ class KernelMap:
         other = self._derived.get("transposed")
         if not isinstance(other, KernelMap):
             pairs = Pairs(self.pairs.rows_out, self.pairs.rows_in, self.pairs.starts)
+            if not self.monotone:
+                with torch.inference_mode(False):
+                    pairs = _ascending(pairs, self.n_in)
             other = KernelMap(
                 self.relation,
                 self.n_out,
                 self.n_in,
-                pairs if self.monotone else _ascending(pairs, self.n_in),
+                pairs,
                 symmetric=self.symmetric,
                 reads_coarse=not self.reads_coarse,
                 monotone=self.monotone,
@@ -171,7 +175,9 @@ class KernelMap:
             relation = self.relation
             fields = (*relation.kernel_size, *relation.stride, *relation.dilation, *relation.padding)
             flags = (self.symmetric, self.reads_coarse, self.monotone)
-            header = torch.tensor([*fields, self.n_in, self.n_out, *flags])
+            # autograd saves the header, and it cannot save tensors of inference mode
+            with torch.inference_mode(False):
+                header = torch.tensor([*fields, self.n_in, self.n_out, *flags])
             self._derived["header"] = header
         return [header, self.pairs.rows_in, self.pairs.rows_out, self.pairs.starts]
 
@@ -270,24 +276,39 @@ def strided_keys(fine: Tensor, relation: Relation, coverage: str) -> Tensor:
         RangeError: an unknown coverage.
     """
     coords = unpack(fine)
-    stride = coords.new_tensor([1, *relation.stride])
     if coverage == "floor":
-        candidates = torch.div(coords, stride, rounding_mode="floor")
-    elif coverage == "touched":
-        found = []
+        candidates = _floor_divided(coords, relation.stride)
+    elif coverage != "touched":
+        raise RangeError(f"coverage must be 'touched' or 'floor', got {coverage!r}")
+    elif relation.is_partition:
+        # every fine cell meets one coarse cell, at the offset that is its remainder
+        candidates = _floor_divided(coords - coords.new_tensor([0, *relation.steps()[0]]), relation.stride)
+    else:
+        stride, found = coords.new_tensor([1, *relation.stride]), []
         for step in relation.steps():
             shifted = coords - coords.new_tensor([0, *step])
             found.append((shifted // stride)[(shifted % stride == 0).all(dim=1)])
         candidates = torch.cat(found)
-    else:
-        raise RangeError(f"coverage must be 'touched' or 'floor', got {coverage!r}")
     return backend_of(fine).unique_keys(pack(candidates))[0]
 
 
+def _floor_divided(coords: Tensor, stride: Triple) -> Tensor:
+    if all(step & (step - 1) == 0 for step in stride):
+        # an arithmetic shift is a floor division, and many times faster
+        return coords >> coords.new_tensor([0, *(step.bit_length() - 1 for step in stride)])
+    return torch.div(coords, coords.new_tensor([1, *stride]), rounding_mode="floor")
+
+
 def expanded_keys(coarse: Tensor, relation: Relation) -> Tensor:
-    """Keys of the fine level that a generative transposed convolution writes, (m,) int64 ascending."""
+    """Keys of the fine level that a generative transposed convolution writes, (m,) int64 ascending.
+
+    Raises:
+        RangeError: a voxel leaves the range of a key; within the guard the next step could wrap silently.
+    """
     queries = _queries(coarse, relation)
-    return backend_of(coarse).unique_keys((queries[:, None] + relation.key_deltas()).view(-1))[0]
+    keys = backend_of(coarse).unique_keys((queries[:, None] + relation.key_deltas()).view(-1))[0]
+    check_range(unpack(keys))
+    return keys
 
 
 def _queries(coarse: Tensor, relation: Relation) -> Tensor:
