@@ -67,7 +67,8 @@ class CoordCache:
         # neither a traced tensor nor one of inference mode has a version
         tracing = torch.compiler.is_compiling()
         version = 0 if tracing or coords.is_inference() else coords._version
-        for token, (known, known_version) in enumerate(self._sets):
+        for token in reversed(range(len(self._sets))):
+            known, known_version = self._sets[token]
             if known is coords and (tracing or known_version == version):
                 return token
         self._sets.append((coords, version))
@@ -98,18 +99,21 @@ class CoordCache:
         """
         key = MapKey(self._token(fine), self._token(coarse), relation, offsets)
         if key not in self._maps:
-            if offsets is not None:
-                mask = torch.zeros(relation.volume, dtype=torch.bool)
-                mask[list(offsets)] = True
-                kmap = self.kernel_map(fine, coarse, relation).keep_offsets(mask)
-            else:
-                same = fine is coarse
-                fine_keys = self.sorted_keys(fine)
-                coarse_keys = fine_keys if same else self.sorted_keys(coarse)
-                with _kept():
-                    kmap = build_kernel_map(fine_keys, coarse_keys, relation, same_coords=same)
-            self._maps[key] = kmap
+            with _kept():
+                self._maps[key] = self._build(fine, coarse, relation, offsets)
         return self._maps[key]
+
+    def _build(
+        self, fine: Tensor, coarse: Tensor, relation: Relation, offsets: tuple[int, ...] | None
+    ) -> KernelMap:
+        if offsets is not None:
+            mask = torch.zeros(relation.volume, dtype=torch.bool)
+            mask[list(offsets)] = True
+            return self.kernel_map(fine, coarse, relation).keep_offsets(mask)
+        same = fine is coarse
+        fine_keys = self.sorted_keys(fine)
+        coarse_keys = fine_keys if same else self.sorted_keys(coarse)
+        return build_kernel_map(fine_keys, coarse_keys, relation, same_coords=same)
 
     def coarser(self, fine: Tensor, relation: Relation, coverage: str = "touched") -> Tensor:
         """Coordinates that a strided convolution of `fine` writes; the way back is remembered for `finer`."""
