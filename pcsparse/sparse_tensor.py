@@ -56,7 +56,10 @@ class SparseTensor:
         check_dtype("coords", coords, torch.int32)
         self.feats, self.coords = feats, coords
         self.stride = as_triple("stride", stride, 1)
-        self.batch_size = _batch_size(coords, batch_size) if cache is None else batch_size or 0
+        # a tensor that shares a cache and a batch size was derived from a checked one
+        if cache is None or batch_size is None:
+            batch_size = _batch_size(coords, batch_size)
+        self.batch_size: int = batch_size
         self.cache = CoordCache() if cache is None else cache
 
     @staticmethod
@@ -75,8 +78,8 @@ class SparseTensor:
             points: (n, 3) float32 or float64, metres.
             feats: (n, c).
             voxel_size: metres.
-            batch: (n,) integer cloud of each point, or None.
-            batch_size: number of clouds, empty ones included.
+            batch: (n,) integer cloud of each point; None for one cloud, which may be empty.
+            batch_size: number of clouds, empty ones included; 1 if `batch` is None.
             origin: metres.
 
         Returns:
@@ -88,6 +91,8 @@ class SparseTensor:
         """
         check_shape("feats", feats, (points.shape[0], None))
         voxels = voxelize(points, voxel_size, batch=batch, origin=origin)
+        if batch is None and batch_size is None:
+            batch_size = 1
         tensor = SparseTensor(feats[voxels.first], voxels.coords, batch_size=batch_size)
         return tensor, voxels
 
@@ -218,6 +223,14 @@ class SparseTensor:
     def __neg__(self) -> "SparseTensor":
         """Minus the features."""
         return self.replace(-self.feats)
+
+    def __rsub__(self, other: Tensor | float) -> "SparseTensor":
+        """Row by row."""
+        return self.replace(other - self.feats)
+
+    def __rtruediv__(self, other: Tensor | float) -> "SparseTensor":
+        """Row by row."""
+        return self.replace(other / self.feats)
 
     __radd__ = __add__
     __rmul__ = __mul__
