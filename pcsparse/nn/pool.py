@@ -1,12 +1,11 @@
 """Pooling modules."""
 
-import torch
 from torch import Tensor, nn
 
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.nn.conv import _times
-from pcsparse.ops.pool import max_pool, sum_pool
+from pcsparse.ops.pool import max_pool, mean_pool
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.types import Triple
 
@@ -60,8 +59,7 @@ class AvgPool3d(_Pool3d):
     def forward(self, x: SparseTensor) -> SparseTensor:
         """(n_in, c) -> (n_out, c) at the coarser level."""
         kmap, coarse, stride = self._level(x)
-        counts = torch.bincount(kmap.pairs.rows_out, minlength=kmap.n_out).clamp(min=1)
-        return x.at(sum_pool(x.feats, kmap) / counts[:, None].to(x.dtype), coarse, stride)
+        return x.at(mean_pool(x.feats, kmap), coarse, stride)
 
 
 class GlobalMaxPool(nn.Module):
@@ -77,6 +75,4 @@ class GlobalAvgPool(nn.Module):
 
     def forward(self, x: SparseTensor) -> Tensor:
         """(n, c) -> (batch_size, c); 0 for an empty cloud."""
-        counts = torch.bincount(x.coords[:, 0], minlength=x.batch_size).clamp(min=1)
-        pooled = sum_pool(x.feats, KernelMap.of_groups(x.coords[:, 0], x.batch_size))
-        return pooled / counts[:, None].to(x.dtype)
+        return mean_pool(x.feats, KernelMap.of_groups(x.coords[:, 0], x.batch_size))

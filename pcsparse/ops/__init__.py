@@ -2,5 +2,6 @@
 
 from pcsparse.ops.conv import sparse_conv as sparse_conv
 from pcsparse.ops.pool import max_pool as max_pool
+from pcsparse.ops.pool import mean_pool as mean_pool
 from pcsparse.ops.pool import sum_pool as sum_pool
 from pcsparse.ops.voxel_reduce import voxel_reduce as voxel_reduce

@@ -117,6 +117,26 @@ def sum_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
     return out
 
 
+def mean_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
+    """out[j] = mean of feats[i] over the pairs (i, j) of `kmap`; inputs that are absent do not count.
+
+    Args:
+        feats: (n_in, c) float; 16-bit ones are added and divided in float32, where neither a sum nor a count
+            overflows.
+        kmap: kernel map; the offsets play no role.
+
+    Returns:
+        (n_out, c), dtype of `feats`; 0 where an output has no pair.
+
+    Raises:
+        ShapeError: `feats` does not have n_in rows.
+    """
+    wide = feats.dtype if feats.dtype == torch.float64 else torch.float32
+    counts = torch.bincount(kmap.pairs.rows_out, minlength=kmap.n_out).clamp(min=1)
+    # features may be on the meta device, where no map lives
+    return (sum_pool(feats.to(wide), kmap) / counts.to(feats.device)[:, None]).to(feats.dtype)
+
+
 def max_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
     """out[j] = channel by channel the largest feats[i] over the pairs (i, j) of `kmap`.
 

@@ -9,7 +9,7 @@ from pcsparse.checks import check_dtype
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.voxelize import Voxels
 from pcsparse.errors import DtypeError, RangeError, ShapeError
-from pcsparse.ops.pool import max_pool, sum_pool
+from pcsparse.ops.pool import max_pool, mean_pool
 
 IGNORE = -1
 
@@ -47,10 +47,7 @@ def voxel_reduce(values: Tensor, voxels: Voxels, how: Literal["mean", "first", "
         raise DtypeError(f"{how!r} takes (n, c) floats, got {values.dtype} {tuple(values.shape)}")
     m = voxels.coords.shape[0]
     kmap = KernelMap.of_groups(voxels.inverse, m)
-    if how == "max":
-        return max_pool(values, kmap)
-    counts = torch.bincount(voxels.inverse, minlength=m)
-    return sum_pool(values, kmap) / counts[:, None].to(values.dtype)
+    return max_pool(values, kmap) if how == "max" else mean_pool(values, kmap)
 
 
 def _majority(labels: Tensor, voxels: Voxels) -> Tensor:
