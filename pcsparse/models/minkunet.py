@@ -251,6 +251,10 @@ def _check(spec: MinkUNetSpec) -> None:
             channels = block.conv2.c_out
         return channels
 
+    if not len(spec.encoder) == len(spec.decoder) == _STAGES:
+        raise RangeError(
+            f"MinkUNet has {_STAGES} stages a side, the Spec has {len(spec.encoder)} and {len(spec.decoder)}"
+        )
     meet("stem.1", spec.stem[0].c_out, spec.stem[1].c_in)
     channels, skips = spec.stem[1].c_out, []
     for i, stage in enumerate(spec.encoder):
