@@ -104,9 +104,7 @@ def run_stats(settings: StatsSettings) -> int:
     pulses = sensor.rings * sensor.columns
     ranges = " ".join(f"{f'p{p}':>6}" for p in PERCENTILES)
     voxels = " ".join(f"{f'{size} m':>8}" for size in VOXEL_SIZES)
-    print(
-        f"{'sweep':>28} {'points':>8} {'rings':>5} {'lost':>5} {ranges} {voxels} {'of 27':>5} {'intensity':>11}"
-    )
+    print(f"{'sweep':>28} {'points':>8} {'rings':>5} {'lost':>5} {ranges} {voxels} {'of 27':>5} intensity")
     rows: list[SweepStats] = []
     for path in _find(settings.sources):
         stats = sweep_stats(*read_sweep(path))
@@ -117,9 +115,8 @@ def run_stats(settings: StatsSettings) -> int:
         shares = np.array([row.shares[name] for row in labelled])
         bright = [row.brightness[name] for row in labelled if row.shares[name] > 0]
         light = f"{np.mean(bright):.2f}" if bright else "-"
-        print(
-            f"{name:>16} {shares.mean():7.2%}  (of {shares.min():.1%} to {shares.max():.1%})  intensity {light}"
-        )
+        spread = f"{shares.min():.1%} to {shares.max():.1%}"
+        print(f"{name:>16} {shares.mean():7.2%}  ({spread})  intensity {light}")
     return 0
 
 
@@ -128,7 +125,8 @@ def _line(name: str, stats: SweepStats, pulses: int) -> str:
     voxels = " ".join(f"{count:8,}" for count in stats.voxels)
     light = f"{stats.intensity[0]:.2f} +- {stats.intensity[1]:.2f}"
     lost = 1 - stats.points / pulses
-    return f"{name:>28} {stats.points:8,} {stats.rings:5d} {lost:5.1%} {ranges} {voxels} {stats.neighbours:5.2f} {light}"
+    counts = f"{stats.points:8,} {stats.rings:5d} {lost:5.1%}"
+    return f"{name:>28} {counts} {ranges} {voxels} {stats.neighbours:5.2f} {light}"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,9 +10,23 @@ from pcsparse.data.synthetic.street import REACH
 
 # how often each kind of side is drawn, per style of district
 STYLES: dict[str, dict[str, float]] = {
-    "city": {"terrace": 0.62, "detached": 0.05, "park": 0.1, "car_park": 0.08, "works": 0.07, "walled": 0.08},
-    "suburb": {"terrace": 0.1, "detached": 0.5, "park": 0.12, "thicket": 0.1, "meadow": 0.08, "walled": 0.1},
-    "edge": {"detached": 0.12, "park": 0.15, "thicket": 0.33, "meadow": 0.25, "works": 0.1, "walled": 0.05},
+    "city": {
+        "terrace": 0.52,
+        "detached": 0.06,
+        "park": 0.17,
+        "car_park": 0.08,
+        "works": 0.06,
+        "walled": 0.11,
+    },
+    "suburb": {
+        "terrace": 0.1,
+        "detached": 0.46,
+        "park": 0.12,
+        "thicket": 0.15,
+        "meadow": 0.06,
+        "walled": 0.11,
+    },
+    "edge": {"detached": 0.12, "park": 0.17, "thicket": 0.40, "meadow": 0.18, "works": 0.08, "walled": 0.05},
 }
 
 
@@ -64,10 +78,10 @@ def _half_width(rng: Generator, style: str) -> float:
     return float(rng.uniform(2.8, 4.4))
 
 
-def _side(rng: Generator, kind: str, style: str) -> tuple[Side, float, tuple[float, float]]:
+def _side(rng: Generator, kind: str, style: str, half: float) -> tuple[Side, float, tuple[float, float]]:
     """A cross-section; the width of its parking lane; where people walk, metres beyond the road's edge."""
     rural = style == "edge" and kind in ("thicket", "meadow", "park")
-    parking = float(rng.uniform(2.0, 2.5)) if not rural and _chance(rng, 0.3) else 0.0
+    parking = float(rng.uniform(2.0, 2.5)) if not rural and half > 3.3 and _chance(rng, 0.5) else 0.0
     kerb = 0.0 if rural and _chance(rng, 0.6) else float(rng.uniform(0.05, 0.15))
     verge = float(rng.uniform(0.6, 3.5)) if _chance(rng, 0.6 if rural else 0.25) else 0.0
     walk = 0.0 if rural and _chance(rng, 0.6) else float(rng.uniform(1.3, 4.5))
@@ -89,10 +103,17 @@ def _side(rng: Generator, kind: str, style: str) -> tuple[Side, float, tuple[flo
     return side, parking, (near, near + max(walk, 1.0))
 
 
+def _shades(rng: Generator) -> tuple[float, float, float]:
+    road, paved, soil = (
+        float(rng.uniform(low, high)) for low, high in ((0.7, 1.35), (0.8, 1.2), (0.75, 1.2))
+    )
+    return road, paved, soil
+
+
 def _plan(rng: Generator, start: float, end: float, half: float, style: str, marked: bool) -> Plan:
     kinds = (_pick(rng, STYLES[style]), _pick(rng, STYLES[style]))
-    sides = [_side(rng, kind, style) for kind in kinds]
-    block = Block(start, end, half, sides[0][0], sides[1][0], marked)
+    sides = [_side(rng, kind, style, half) for kind in kinds]
+    block = Block(start, end, half, sides[0][0], sides[1][0], marked, _shades(rng))
     walks = [(half + near, half + far) for _, _, (near, far) in sides]
     return Plan(block, kinds, (sides[0][1], sides[1][1]), (walks[0], walks[1]))
 
@@ -107,7 +128,7 @@ def _junction(rng: Generator, start: float, half: float, style: str) -> Plan:
         Side((Strip(walk, 0.12, SIDEWALK), Strip(REACH, 0.12, TERRAIN)), walk, 30.0, 0.0, 10.0)
         for _ in range(2)
     ]
-    block = Block(start, start + width, half, sides[0], sides[1], False, arm, arms)
+    block = Block(start, start + width, half, sides[0], sides[1], False, _shades(rng), arm, arms)
     zone = (half, half + walk)
     return Plan(block, (kinds[0], kinds[1]), (0.0, 0.0), (zone, zone))
 
@@ -115,7 +136,8 @@ def _junction(rng: Generator, start: float, half: float, style: str) -> Plan:
 def plan_blocks(rng: Generator, first: float, last: float) -> list[Plan]:
     """Blocks and junctions that fill the street from `first` to `last` metres.
 
-    The style of the district (city, suburb, edge of town) and the width of the road (6 to 14 m) change now and then.
+    Now and then the style of the district changes (city, suburb, edge of town), and so does the width of the
+    road (6 to 14 m).
     """
     plans: list[Plan] = []
     style = _pick(rng, _DISTRICTS)

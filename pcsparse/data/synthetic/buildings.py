@@ -55,7 +55,7 @@ def _openings(rng: Generator, width: float, height: float, y: float, normal: flo
 
 
 def _entrance(rng: Generator, width: float, wall: Surface) -> Mesh:
-    """Doors, steps, a garage door, a bay, a drain pipe, a porch: relief of the ground floor, where the beams are."""
+    """Doors, steps, garages, bays, pipes, porches: relief at the height of the beams."""
     parts = []
     x = float(rng.uniform(0.8, max(0.9, width - 0.8)))
     door = Surface(wall.semantic, wall.material, wall.reflectivity * float(rng.uniform(0.5, 1.2)))
@@ -138,9 +138,8 @@ def hall(rng: Generator, width: float, depth: float, height: float) -> Mesh:
     wall = BUILDING.tinted(float(rng.uniform(0.6, 1.4)))
     parts = [box((width / 2, depth / 2, (height - _FOOT) / 2), (width, depth, height + _FOOT), wall)]
     ribs = np.arange(0.5, width, max(1.0, width / 60))
-    parts.append(
-        boxes(np.stack([ribs, 0 * ribs - 0.04, 0 * ribs + height / 2], 1), np.tile([0.2, 0.08, height], (len(ribs), 1)), wall)
-    )  # fmt: skip
+    sizes = np.tile([0.2, 0.08, height], (len(ribs), 1))
+    parts.append(boxes(np.stack([ribs, 0 * ribs - 0.04, 0 * ribs + height / 2], 1), sizes, wall))
     for x in np.arange(4.0, width - 4.0, float(rng.uniform(6.0, 14.0))):
         parts.append(box((float(x), -0.1, 2.0), (3.6, 0.06, 4.0), wall.tinted(0.7)))
     return join(parts)

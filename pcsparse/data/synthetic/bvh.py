@@ -1,9 +1,11 @@
 """Ray casting by a bounding-volume hierarchy in Numba. Contract: `caster.Caster`.
 
-Nodes split at the cheapest of 16 bins by the surface-area rule (Wald, "On fast construction of SAH-based bounding
-volume hierarchies", 2007); triangles are met by the test of Möller and Trumbore (1997). One thread owns one ray, so
-the answer does not depend on the number of threads.
+Nodes split at the cheapest of 16 bins by the surface-area rule (Wald, "On fast construction of SAH-based
+bounding volume hierarchies", 2007); triangles are met by the test of Möller and Trumbore (1997). One thread
+owns one ray, so the answer does not depend on the number of threads.
 """
+
+import warnings
 
 import numba
 import numpy as np
@@ -14,7 +16,8 @@ from pcsparse.data.synthetic.mesh import Mesh
 
 _BINS = 16
 _LEAF = 4
-# the traversal keeps at most one node a level; below depth 36 the builder cuts in halves, so 64 levels hold 2^28 leaves
+# the traversal keeps at most one node a level; below depth 36 the builder cuts in halves, so 64 levels hold
+# 2^28 leaves
 _STACK = 64
 _DEEP = 36
 
@@ -84,7 +87,7 @@ def _split(order, centre, low, high, first, count, bin_low, bin_high, bin_count,
 
 @numba.njit(cache=True)
 def _build(low, high, centre):
-    """Nodes as boxes (n, 6) and links (n, 2): (first child, 0), or (first row, count) of a leaf; and the row order."""
+    """Boxes (n, 6), links (n, 2) = (first child, 0) or a leaf's (first row, count), and the order of rows."""
     n = low.shape[0]
     order = np.arange(n)
     boxes = np.empty((2 * n, 6), np.float32)
@@ -135,14 +138,17 @@ def _enter(box, ox, oy, oz, ix, iy, iz, limit):
 
 @numba.njit(cache=True)
 def _meet(tri, ox, oy, oz, dx, dy, dz):
-    """Distance at which the ray meets a triangle (corner, edge, edge), or inf."""
-    e1x, e1y, e1z, e2x, e2y, e2z = tri[3], tri[4], tri[5], tri[6], tri[7], tri[8]
+    """Distance at which the ray meets a triangle (three corners), or inf."""
+    # float64 edges of float32 corners: neighbours that share corners share them exactly, so no crack opens
+    ax, ay, az = np.float64(tri[0]), np.float64(tri[1]), np.float64(tri[2])
+    e1x, e1y, e1z = tri[3] - ax, tri[4] - ay, tri[5] - az
+    e2x, e2y, e2z = tri[6] - ax, tri[7] - ay, tri[8] - az
     px, py, pz = dy * e2z - dz * e2y, dz * e2x - dx * e2z, dx * e2y - dy * e2x
     det = e1x * px + e1y * py + e1z * pz
     if abs(det) < 1e-14:
         return np.inf
     inv = 1.0 / det
-    tx, ty, tz = ox - tri[0], oy - tri[1], oz - tri[2]
+    tx, ty, tz = ox - ax, oy - ay, oz - az
     u = (tx * px + ty * py + tz * pz) * inv
     # a hair beyond the edges, so that no ray slips between two neighbours
     if u < -1e-7 or u > 1.0 + 1e-7:
@@ -212,10 +218,7 @@ class BvhCaster:
         self._empty = len(mesh) == 0
         if not self._empty:
             self._boxes, self._links, self._rows = _build(corners.min(1), corners.max(1), corners.mean(1))
-            ordered = corners[self._rows]
-            edges = ordered[:, 1:] - ordered[:, :1]
-            tris = np.concatenate([ordered[:, :1], edges], axis=1).reshape(-1, 9)
-            self._tris = np.ascontiguousarray(tris, np.float32)
+            self._tris = np.ascontiguousarray(corners[self._rows].reshape(-1, 9), np.float32)
 
     def cast(self, origins: Floats, directions: Floats) -> Hits:
         """See `caster.Caster`."""
@@ -223,5 +226,10 @@ class BvhCaster:
         triangle = np.full(len(origins), -1, np.int32)
         if not self._empty and len(origins):
             origins, directions = np.ascontiguousarray(origins), np.ascontiguousarray(directions)
-            _cast(self._boxes, self._links, self._rows, self._tris, origins, directions, distance, triangle)
+            with warnings.catch_warnings():
+                # an old TBB on the machine is none of the caller's business: numba takes another layer
+                warnings.filterwarnings("ignore", message="The TBB threading layer")
+                _cast(
+                    self._boxes, self._links, self._rows, self._tris, origins, directions, distance, triangle
+                )
         return Hits(distance, triangle)

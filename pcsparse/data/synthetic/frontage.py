@@ -74,7 +74,7 @@ def terrace(lot: Lot) -> None:
         at += width + (lot.uniform(2.0, 5.0) if lot.chance(0.25) else 0.0)
     if setback > 1.0:
         boundary(lot, lot.block.start, lot.block.end, lot.front)
-        greenery(lot, lot.block.start, lot.block.end, lot.front + 0.8, lot.front + setback - 0.6, 0.5, 6.0)
+        greenery(lot, lot.block.start, lot.block.end, lot.front + 0.8, lot.front + setback - 0.4, 1.0, 14.0)
     backdrop(lot, lot.front + setback + 16)
 
 
@@ -97,7 +97,7 @@ def detached(lot: Lot) -> None:
             lot.thing(vehicles.car(lot.rng)[0], at + plot - 2.2, lot.front + 3.0, np.pi / 2 * lot.sign)
         if lot.chance(0.35):
             lot.put(buildings.shed(lot.rng), at + plot - 4.0, facade + lot.uniform(0.0, 5.0))
-        greenery(lot, at, at + plot, lot.front + 0.8, facade - 0.6, 1.6, 9.0)
+        greenery(lot, at, at + plot, lot.front + 0.8, facade - 0.6, 2.0, 14.0)
         greenery(lot, at, at + plot, facade + depth + 2, facade + depth + 12, 0.8, 1.5)
         at += plot
     backdrop(lot, lot.front + 28)
@@ -108,7 +108,7 @@ def park(lot: Lot) -> None:
     if lot.chance(0.5):
         boundary(lot, lot.block.start, lot.block.end, lot.front)
     near = lot.front + 1.5
-    trees, bushes = lot.uniform(0.4, 2.0), lot.uniform(0.5, 4.0)
+    trees, bushes = lot.uniform(0.4, 2.4), lot.uniform(1.5, 9.0)
     greenery(lot, lot.block.start, lot.block.end, near, near + 18, trees, bushes)
     greenery(lot, lot.block.start, lot.block.end, near + 18, near + 40, lot.uniform(0.3, 1.2), 1.0)
     backdrop(lot, near + 40)
@@ -120,7 +120,7 @@ def meadow(lot: Lot) -> None:
         boundary(lot, lot.block.start, lot.block.end, lot.front + 0.5)
     if lot.chance(0.25):
         lot.drape(furniture.guard_rail(lot.span - 1.0), lot.block.start + lot.span / 2, lot.block.half + 0.7)
-    greenery(lot, lot.block.start, lot.block.end, lot.front + 2, lot.front + 40, 0.06, 0.5)
+    greenery(lot, lot.block.start, lot.block.end, lot.front + 2, lot.front + 40, 0.08, 1.2)
     if lot.chance(0.6):
         back = lot.front + lot.uniform(15, 50)
         greenery(lot, lot.block.start, lot.block.end, back, back + 7, 5.0, 8.0)
@@ -135,7 +135,7 @@ def thicket(lot: Lot) -> None:
     while at < lot.block.end - 3.0:
         length = min(lot.uniform(5.0, 10.0), lot.block.end - at)
         if lot.chance(0.88):
-            mesh = plants.thicket(lot.rng, length, lot.uniform(2.5, 6.0), lot.uniform(1.0, 3.5))
+            mesh = plants.thicket(lot.rng, length, lot.uniform(2.5, 6.0), lot.uniform(1.0, 4.0))
             lot.drape(mesh, at + length / 2, near + lot.uniform(0, 1.0))
         at += length
     greenery(lot, lot.block.start, lot.block.end, near + 1, near + 22, 2.6, 3.0)
@@ -181,7 +181,7 @@ def works(lot: Lot) -> None:
 
 def walled(lot: Lot) -> None:
     """A long wall or a tall hedge, with trees and roofs looking over it."""
-    kind = str(lot.rng.choice(["wall", "hedge", "mesh"], p=[0.5, 0.35, 0.15]))
+    kind = str(lot.rng.choice(["wall", "hedge", "mesh"], p=[0.4, 0.45, 0.15]))
     height = lot.uniform(1.5, 2.8)
     for s in np.arange(lot.block.start + 4, lot.block.end - 3.9, 8.0):
         piece(lot, kind, float(s), lot.front + 0.3, 8.0, height)

@@ -1,4 +1,4 @@
-"""What stands along a street: poles, lamps, signs, lights, fences, walls, bins. Local frame: x along the street."""
+"""Poles, lamps, signs, lights, fences, walls, bins. Local frame: x along the street, z = 0 ground."""
 
 import numpy as np
 from numpy.random import Generator

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pcsparse.data.synthetic.arrays import Floats
-from pcsparse.data.synthetic.materials import LANE_MARK, PARKING, ROAD, SIDEWALK, TERRAIN, Surface
+from pcsparse.data.synthetic.materials import LANE_MARK, PARKING, ROAD, SIDEWALK, TERRAIN, Material, Surface
 from pcsparse.data.synthetic.mesh import Mesh, join, quads
 from pcsparse.data.synthetic.street import REACH, Street
 
@@ -66,7 +66,7 @@ class Side:
                 surfaces.append(strip.surface)
                 start = edges[-1]
             while start < strip.outer - 1e-9:
-                # cells grow with the distance: bumps are short near the road, and far ones are not seen in detail
+                # cells grow with the distance: far bumps are not seen in detail
                 start = min(strip.outer, start + max(1.0, 0.08 * start))
                 edges.append(start)
                 surfaces.append(strip.surface)
@@ -82,6 +82,7 @@ class Block:
         half: half the road's width, metres.
         left, right: the two sides.
         marked: whether lanes are painted.
+        shades: how bright road, paved and unpaved ground are, relative to their surfaces.
         arm: half the width of a crossing street, metres; 0 if none.
         arms: whether that street leaves to the left and to the right.
     """
@@ -92,12 +93,19 @@ class Block:
     left: Side
     right: Side
     marked: bool
+    shades: tuple[float, float, float]
     arm: float = 0.0
     arms: tuple[bool, bool] = (False, False)
 
     def side(self, sign: int) -> Side:
         """The side to the left (+1) or right (-1)."""
         return self.left if sign > 0 else self.right
+
+    def shaded(self, surface: Surface) -> Surface:
+        """A ground surface as bright as this block has it."""
+        road, paved, soil = self.shades
+        shade = {Material.ASPHALT: road, Material.PAVING: paved}.get(surface.material, soil)
+        return surface.tinted(shade)
 
     def has_arm(self, sign: int) -> bool:
         """Whether a crossing street leaves on that side."""
@@ -160,7 +168,7 @@ def _carriageway(street: Street, block: Block, s: Floats) -> Mesh:
     if block.marked and block.arm == 0:
         painted[:, 4] = np.arange(len(painted)) % 4 < 2
         painted[:, [1, len(t) - 3]] = block.half > 4.5
-    return join([quads(cells[~painted], ROAD), quads(cells[painted], LANE_MARK)])
+    return join([quads(cells[~painted], block.shaded(ROAD)), quads(cells[painted], LANE_MARK)])
 
 
 def ground(street: Street, block: Block) -> Mesh:
@@ -187,7 +195,7 @@ def ground(street: Street, block: Block) -> Mesh:
         solid = np.linalg.norm(cells[:, :, 2] - cells[:, :, 0], axis=-1) > 0.01
         flat = np.linalg.norm(cells[:, :, 3, :2] - cells[:, :, 0, :2], axis=-1) > 1e-4
         for semantic, surface in known.items():
-            parts.append(quads(cells[(owner == semantic) & solid & flat], surface))
+            parts.append(quads(cells[(owner == semantic) & solid & flat], block.shaded(surface)))
         for end in (grid[0], grid[-1]):
             low = end - np.array([0, 0, 4.0])
             parts.append(quads(np.stack([end[:-1], end[1:], low[1:], low[:-1]], 1), TERRAIN))

@@ -17,11 +17,11 @@ def kerbside(lot: Lot, parking: float, walk: tuple[float, float]) -> None:
     _parked(lot, parking)
     near, far = walk
     at = lot.block.start + lot.uniform(2, 20)
-    spacing = lot.uniform(22, 45)
+    spacing = lot.uniform(26, 60)
     while at < lot.block.end - 1:
         lot.put(furniture.lamp(lot.rng), at, near + 0.35, np.pi if lot.sign > 0 else 0.0)
         at += spacing
-    trees = lot.uniform(7, 16) if lot.chance(0.35) and far - near > 1.2 else 0.0
+    trees = lot.uniform(7, 16) if lot.chance(0.45) and far - near > 1.2 else 0.0
     if trees:
         for s in np.arange(lot.block.start + 3, lot.block.end - 2, trees):
             lot.put(plants.tree(lot.rng), float(s), near + 0.6, lot.uniform(0, 6.3))
@@ -35,7 +35,12 @@ def kerbside(lot: Lot, parking: float, walk: tuple[float, float]) -> None:
         )
     for _ in range(int(lot.rng.poisson(lot.span / 45))):
         lot.put(furniture.clutter(lot.rng), lot.uniform(lot.block.start + 1, lot.block.end - 1), far - 0.4)
-    if lot.chance(0.12):
+    if near > lot.block.half + 1.5 and lot.chance(0.35):
+        # a planted strip between the road and the pavement
+        depth = min(2.0, near - lot.block.half - 0.9)
+        mesh = plants.thicket(lot.rng, lot.span * 0.8, depth, lot.uniform(0.5, 1.6))
+        lot.drape(mesh, lot.block.start + lot.span / 2, near - depth - 0.2)
+    if lot.chance(0.08):
         lot.drape(furniture.bollards(lot.rng, lot.span * 0.6), lot.block.start + lot.span / 2, near + 0.25)
     _people(lot, near, far)
 
@@ -43,8 +48,8 @@ def kerbside(lot: Lot, parking: float, walk: tuple[float, float]) -> None:
 def _parked(lot: Lot, parking: float) -> None:
     middle = lot.block.half + parking / 2 if parking else lot.block.half + lot.uniform(0.1, 0.7)
     # on a narrow road without a lane for them, cars would stand in the way
-    kerbed = lot.block.half > 3.4 and lot.chance(0.3)
-    share = lot.uniform(0.25, 0.9) if parking else lot.uniform(0.1, 0.6) if kerbed else 0.0
+    kerbed = lot.block.half > 3.7 and lot.chance(0.5)
+    share = lot.uniform(0.3, 0.95) if parking else lot.uniform(0.15, 0.75) if kerbed else 0.0
     at = lot.block.start + lot.uniform(1.0, 4.0)
     while share and at < lot.block.end - 3:
         pick = float(lot.rng.random())
@@ -66,7 +71,7 @@ def _people(lot: Lot, near: float, far: float) -> None:
             near + 0.3, max(near + 0.4, far - 0.2)
         )
 
-    for _ in range(int(lot.rng.poisson(lot.span / 28))):
+    for _ in range(int(lot.rng.poisson(lot.span / 40))):
         lot.thing(people.person(lot.rng), *spot(), lot.uniform(0, 6.3))
     for make, metres in (
         (people.bicycle, 45),

@@ -7,7 +7,7 @@ from numpy.random import Generator
 
 from pcsparse.data.synthetic import furniture, plants
 from pcsparse.data.synthetic.ground import Block
-from pcsparse.data.synthetic.mesh import Mesh
+from pcsparse.data.synthetic.mesh import Mesh, yaw_rotation
 from pcsparse.data.synthetic.street import Street
 
 
@@ -90,16 +90,18 @@ class Lot:
         corners = mesh.corners - np.array([width / 2, 0, 0])
         corners = corners * np.array([1.0, float(self.sign), 1.0])
         placed = mesh.with_corners(corners)
-        c, n = np.cos(turn), np.sin(turn)
-        rotation = np.array([[c, -n, 0], [n, c, 0], [0, 0, 1]])
-        self.meshes.append(placed.moved(rotation, np.array([float(x), float(y), z])))
+        self.meshes.append(placed.moved(yaw_rotation(turn), np.array([float(x), float(y), z])))
         return True
 
 
 def boundary(lot: Lot, start: float, end: float, t: float) -> None:
-    """A hedge, a wall or a fence along the street, in pieces with gates between them."""
-    kind = str(lot.rng.choice(["hedge", "wall", "picket", "mesh", "none"], p=[0.34, 0.27, 0.18, 0.1, 0.11]))
-    height = lot.uniform(0.7, 1.9)
+    """A hedge, shrubs, a wall or a fence along the street, in pieces with gates between them."""
+    kinds, shares = (
+        ["hedge", "shrubs", "wall", "picket", "mesh", "none"],
+        [0.30, 0.24, 0.18, 0.12, 0.07, 0.09],
+    )
+    kind = str(lot.rng.choice(kinds, p=shares))
+    height = lot.uniform(0.7, 2.3)
     at = start
     while at < end - 2.0 and kind != "none":
         length = min(lot.uniform(4.0, 9.0), end - at)
@@ -114,6 +116,8 @@ def piece(lot: Lot, kind: str, s: float, t: float, length: float, height: float)
         case "hedge":
             depth = lot.uniform(0.5, 1.2)
             lot.drape(plants.hedge(lot.rng, length, height, depth), s, t + depth / 2)
+        case "shrubs":
+            lot.drape(plants.thicket(lot.rng, length, lot.uniform(0.8, 2.2), 0.9 * height), s, t)
         case "wall":
             lot.drape(furniture.wall(lot.rng, length, 0.8 * height), s, t + 0.2)
         case "picket":
@@ -125,13 +129,16 @@ def piece(lot: Lot, kind: str, s: float, t: float, length: float, height: float)
 def greenery(
     lot: Lot, start: float, end: float, near: float, far: float, trees: float, bushes: float
 ) -> None:
-    """Trees and bushes at random between `near` and `far` metres from the middle of the road.
+    """Trees and bushes at random.
 
     Args:
         lot: the side being built.
-        start, end: metres along the street.
-        near, far: metres across.
-        trees, bushes: how many per 100 square metres.
+        start: metres along the street.
+        end: metres along the street.
+        near: metres from the middle of the road.
+        far: metres from the middle of the road.
+        trees: how many per 100 square metres.
+        bushes: how many per 100 square metres.
     """
     area = max(0.0, end - start) * max(0.0, far - near) / 100.0
     for _ in range(int(lot.rng.poisson(min(trees * area, 40)))):

@@ -26,8 +26,8 @@ class Material(IntEnum):
 
 
 # per material: (height of small bumps in metres, relative spread of the intensity from pulse to pulse,
-# share of pulses that a mirror-like surface sends elsewhere). The spreads are set so that the spread per class
-# comes near the one measured on a real sweep.
+# share of pulses that a mirror-like surface sends elsewhere). The spreads are set so that the spread per
+# class comes near the one measured on a real sweep.
 _TABLE: dict[Material, tuple[float, float, float]] = {
     Material.ASPHALT: (0.004, 0.30, 0.0),
     Material.PAVING: (0.006, 0.22, 0.0),

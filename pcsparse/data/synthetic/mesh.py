@@ -42,7 +42,7 @@ class Mesh:
 
     def moved(self, rotation: Floats, shift: Floats) -> "Mesh":
         """The mesh under x -> rotation @ x + shift; rotation (3, 3), shift (3,) in metres."""
-        return self.with_corners(self.corners @ rotation.T + shift)
+        return self.with_corners(rotate(self.corners, rotation) + shift)
 
     def with_corners(self, corners: Floats) -> "Mesh":
         """The same triangles elsewhere: corners (t, 3, 3), metres."""
@@ -123,7 +123,7 @@ def boxes(centres: Floats, sizes: Floats, surface: Surface) -> Mesh:
 
 
 def tube(start: Floats, end: Floats, radii: tuple[float, float], surface: Surface, sides: int = 8) -> Mesh:
-    """A capped prism around the line from `start` to `end`, each (3,), with a radius at either end, metres."""
+    """A capped prism around the line from `start` (3,) to `end` (3,), with a radius at either end, metres."""
     start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
     axis = (end - start) / max(float(np.linalg.norm(end - start)), 1e-9)
     helper = np.array([1.0, 0.0, 0.0]) if abs(axis[0]) < 0.9 else np.array([0.0, 1.0, 0.0])
@@ -149,6 +149,17 @@ def blob(centre: Floats, radii: Floats, surface: Surface, sides: int = 8) -> Mes
     ]
     faces = [np.stack([a, np.roll(a, -1, 0), np.roll(b, -1, 0), b], 1) for a, b in pairwise(rings)]
     return quads(np.concatenate(faces) * np.asarray(radii) + np.asarray(centre), surface)
+
+
+def rotate(points: Floats, rotation: Floats) -> Floats:
+    """`rotation` (3, 3) applied to `points` (..., 3).
+
+    Three products and two sums in a fixed order: a BLAS may add in another order at another number of threads.
+    """
+    out = points[..., 0, None] * rotation[:, 0]
+    out += points[..., 1, None] * rotation[:, 1]
+    out += points[..., 2, None] * rotation[:, 2]
+    return out
 
 
 def yaw_rotation(yaw: float) -> Floats:

@@ -1,4 +1,4 @@
-"""Trees, bushes and hedges: clouds of leaf-sized triangles that rays pass through, on bark that they do not."""
+"""Trees, bushes and hedges: clouds of leaf-sized triangles that let rays through, on bark that does not."""
 
 import numpy as np
 from numpy.random import Generator
@@ -47,7 +47,10 @@ def tree(rng: Generator, detail: float = 1.0) -> Mesh:
     if rng.random() < 0.15:
         return _conifer(rng, surface, detail)
     height = float(rng.uniform(4.0, 14.0))
-    clear = float(np.clip(rng.normal(1.9, 0.8), 0.5, 0.5 * height))
+    # one in three has boughs down to the grass
+    clear = float(
+        rng.uniform(0.2, 1.0) if rng.random() < 0.35 else np.clip(rng.normal(1.9, 0.7), 0.8, 0.5 * height)
+    )
     trunk = float(rng.uniform(0.007, 0.017)) * height + 0.03
     lean = rng.normal(0, 0.03, 2) * clear
     fork = np.array([lean[0], lean[1], clear + 0.4])
@@ -91,8 +94,8 @@ def bush(rng: Generator, size: float, detail: float = 1.0) -> Mesh:
 def hedge(rng: Generator, length: float, height: float, depth: float) -> Mesh:
     """A clipped hedge along x, centred, with leaves on its skin and some within."""
     area = 2 * height * length + length * depth
-    count = int(min(90 * area, 4000))
-    size = float(np.clip(np.sqrt(1.9 * area / count), 0.10, 0.30))
+    count = int(min(120 * area, 5000))
+    size = float(np.clip(np.sqrt(2.4 * area / count), 0.10, 0.30))
     x = rng.uniform(-length / 2, length / 2, count)
     around = rng.uniform(0, 2 * height + depth, count)
     left, right = around < height, around > height + depth

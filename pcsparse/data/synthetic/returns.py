@@ -36,8 +36,8 @@ def bumped(
 ) -> Floats:
     """Distances after small bumps that the triangles do not have.
 
-    A bump of height h in front of the hit shortens the ray by h / cosine: displacement mapping to first order, which
-    leaves every point on its own beam. Soil has blades of grass besides, which shorten rays at random.
+    A bump of height h in front of the hit shortens the ray by h / cosine: displacement mapping to first
+    order, which leaves every point on its own beam. Blades of grass on soil shorten rays at random besides.
 
     Args:
         distance: (n,) metres.
@@ -61,7 +61,7 @@ def bumped(
 def lost(distance: Floats, cosine: Floats, mesh: Mesh, hit: Ints, sensor: Sensor, rng: Generator) -> Bools:
     """Which pulses never come back: too faint, mirrored away, or for no visible reason.
 
-    The power that comes back is reflectivity x cosine / distance²; half of the pulses are lost at `sensor.faint`.
+    Power is reflectivity x cosine / distance²; where it is `sensor.faint`, half of the pulses are lost.
     """
     material = mesh.material[hit]
     power = np.maximum(mesh.reflectivity[hit], 0.02) * np.maximum(cosine, 0.01) / distance**2
@@ -72,10 +72,23 @@ def lost(distance: Floats, cosine: Floats, mesh: Mesh, hit: Ints, sensor: Sensor
     return rng.random(len(distance)) >= kept
 
 
-def intensity(cosine: Floats, mesh: Mesh, hit: Ints, rng: Generator) -> Floats:
-    """(n,) float32 in 0 … 1 at steps of 0.01: range-compensated, as the real sensor gives it."""
+def intensity(
+    points: Floats, cosine: Floats, mesh: Mesh, hit: Ints, gain: float, seed: int, rng: Generator
+) -> Floats:
+    """(n,) float32 in 0 … 1 at steps of 0.01: range-compensated, as the real sensor gives it.
+
+    Args:
+        points: (n, 3) world metres; stains and repairs of some metres belong to the place.
+        cosine: (n,) of the angle of incidence.
+        mesh: the scene.
+        hit: (n,) rows of the mesh.
+        gain: of this sensor.
+        seed: of the town.
+        rng: of the sweep.
+    """
     material = mesh.material[hit]
     facing = 0.55 + 0.45 * cosine
     grain = np.maximum(0.0, 1.0 + SPREAD[material] * rng.normal(size=len(hit)))
-    value = np.clip(mesh.reflectivity[hit] * facing * grain, 0.0, 1.0)
+    stains = 1.0 + 0.15 * value_noise(points[:, 0], points[:, 1] + 0.7 * points[:, 2], 3.1, seed + 2)
+    value = np.clip(gain * mesh.reflectivity[hit] * facing * grain * stains, 0.0, 1.0)
     return (np.round(value * 100.0) / 100.0).astype(np.float32)

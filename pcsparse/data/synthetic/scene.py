@@ -76,9 +76,9 @@ class Town:
         return self.plans[-1]
 
     def lane(self, s: float) -> float:
-        """Metres from the middle of the road at which one drives (negative: on the right), blended between blocks."""
+        """Metres from the middle of the road at which one drives (negative, on the right)."""
         spots = s + np.array([-12.0, -6.0, 0.0, 6.0, 12.0])
-        return -float(np.mean([0.46 * self.plan_at(float(spot)).block.half - 0.1 for spot in spots]))
+        return -float(np.mean([self.plan_at(float(spot)).block.half / 2 for spot in spots]))
 
     def road_height(self, s: float, t: float) -> float:
         """World z of the road, metres."""
@@ -165,7 +165,7 @@ def _mover(rng: Generator, kind: str, town: "Town", when: float, instance: int) 
     half = plan.block.half
     forward = bool(rng.random() < 0.5)
     side = -1.0 if forward else 1.0
-    length, speed, across = 1.0, float(rng.uniform(3, 14)), side * half / 2
+    length, speed, across = 1.0, float(rng.uniform(3, 14)), side * half * (0.5 if forward else 0.58)
     match kind:
         case "car" | "truck" | "bus" | "trailer":
             make = {

@@ -9,19 +9,19 @@ from pcsparse.errors import UnsupportedError
 
 # degrees, top to bottom, measured on a real HDL-64E sweep: 32 beams about 0.33 apart, 32 about 0.5 apart
 _HDL64E = (
-    2.43, 2.05, 1.78, 1.34, 1.07, 0.67, 0.42, 0.05, -0.29, -0.69, -0.99, -1.31, -1.70, -2.02, -2.35, -2.71,
-    -3.01, -3.39, -3.66, -4.02, -4.32, -4.63, -4.96, -5.30, -5.66, -5.98, -6.30, -6.57, -6.95, -7.30, -7.51, -7.80,
-    -8.38, -8.89, -9.35, -9.74, -10.19, -10.80, -11.30, -11.74, -12.20, -12.64, -13.18, -13.72, -14.27, -14.68,
-    -15.17, -15.55, -16.18, -16.71, -17.26, -17.72, -18.22, -18.63, -19.06, -19.62, -20.12, -20.82, -21.29, -21.72,
-    -22.14, -22.80, -23.25, -23.75,
+    2.43, 2.05, 1.78, 1.34, 1.07, 0.67, 0.42, 0.05, -0.29, -0.69, -0.99, -1.31, -1.70,
+    -2.02, -2.35, -2.71, -3.01, -3.39, -3.66, -4.02, -4.32, -4.63, -4.96, -5.30, -5.66, -5.98,
+    -6.30, -6.57, -6.95, -7.30, -7.51, -7.80, -8.38, -8.89, -9.35, -9.74, -10.19, -10.80, -11.30,
+    -11.74, -12.20, -12.64, -13.18, -13.72, -14.27, -14.68, -15.17, -15.55, -16.18, -16.71, -17.26, -17.72,
+    -18.22, -18.63, -19.06, -19.62, -20.12, -20.82, -21.29, -21.72, -22.14, -22.80, -23.25, -23.75,
 )  # fmt: skip
 
-# degrees per 10 degrees of azimuth: below it the recording car's own roof and rack hide the road; from the rings that
-# are missing in four real sweeps
+# degrees per 10 degrees of azimuth: below it the recording car's own roof and rack hide the road; from the
+# rings that are missing in four real sweeps
 _ROOF = (
-    -20.5, -21.6, -23.0, -23.3, -23.5, -23.7, -23.7, -23.8, -23.8, -23.8, -23.8, -23.8, -22.7, -21.7, -23.0, -19.9,
-    -16.2, -16.6, -16.6, -16.3, -18.3, -23.0, -22.4, -22.2, -23.8, -23.8, -23.8, -22.8, -17.5, -17.4, -22.0, -23.6,
-    -22.9, -23.2, -21.8, -20.5,
+    -20.5, -21.6, -23.0, -23.3, -23.5, -23.7, -23.7, -23.8, -23.8, -23.8, -23.8, -23.8,
+    -22.7, -21.7, -23.0, -19.9, -16.2, -16.6, -16.6, -16.3, -18.3, -23.0, -22.4, -22.2,
+    -23.8, -23.8, -23.8, -22.8, -17.5, -17.4, -22.0, -23.6, -22.9, -23.2, -21.8, -20.5,
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ class Sensor:
         name: of the preset.
         elevations: degrees, in the order of the output rings.
         columns: firings a turn.
-        encoder_step: degrees; firings happen at multiples of it, so steps of one and of two mix; 0 for even steps.
+        encoder_step: degrees; firings happen at its multiples, so steps of one and of two mix; 0: even steps.
         period: seconds a turn.
         height: metres above the road.
         min_range: metres; nearer returns are dropped.
@@ -43,8 +43,8 @@ class Sensor:
         constant_drop: share of pulses lost for no visible reason.
         faint: relative power at which half of the pulses are lost: reflectivity x cosine / range² (1 / m²).
         softness: width of that transition, in units of ln(power).
-        roof: degrees of elevation below which the own roof is in the way, per 10 degrees of azimuth from 0 to the
-            left round; empty if nothing is in the way.
+        roof: degrees of elevation below which the own roof is in the way, for equal sectors of azimuth, from
+            straight ahead and to the left round; empty if nothing is in the way.
     """
 
     name: str

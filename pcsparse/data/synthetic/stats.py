@@ -119,7 +119,7 @@ def sweep_stats(points: Floats, intensity: Floats, semantic: Ints | None = None)
 
 
 def read_sweep(path: Path) -> tuple[Floats, Floats, Ints | None]:
-    """Points, intensity and raw ids of a SemanticKITTI-like `.bin`; ids are None where `../labels` has no file.
+    """Points, intensity and raw ids of a SemanticKITTI-like `.bin`; no ids where `../labels` has no file.
 
     Raises:
         FormatError: the size is no multiple of 16 bytes, or labels do not match points.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 
 from pcsparse.data.synthetic.arrays import Floats
-from pcsparse.data.synthetic.mesh import Mesh, yaw_rotation
+from pcsparse.data.synthetic.mesh import Mesh, rotate, yaw_rotation
 
 # metres: how far the land reaches to either side; beyond the sensor's 80 m nothing is seen
 REACH = 86.0
@@ -50,7 +50,7 @@ class Street:
     Args:
         line: (n, 2) float64 world positions at s = first + 0, 1, 2 … metres.
         heading: (n,) float64 radians at the same places, unwrapped.
-        limits: (2, n) float64: how far the land to the left (row 0) and right reaches before it would meet itself.
+        limits: (2, n) float64: how far the land to the left (row 0) and right reaches before it meets itself.
         first: s of the first row.
         relief: the lie of the land, road included.
         bumps: what is added where nobody has levelled the ground.
@@ -87,10 +87,10 @@ class Street:
     def rigid(
         self, mesh: Mesh, s: float, t: float, z: float, yaw: float = 0.0, *, tilted: bool = False
     ) -> Mesh:
-        """`mesh` set down at (s, t) and height z, turned by `yaw` from the street; `tilted`: sheared to the slope."""
+        """`mesh` at (s, t) and height z, turned by `yaw` from the street; `tilted`: sheared to the slope."""
         x, y = self.world(s, t)
         turn = float(self.heading_at(s)) + yaw
-        corners = mesh.corners @ yaw_rotation(turn).T
+        corners = rotate(mesh.corners, yaw_rotation(turn))
         if tilted:
             gx = (self.relief.height(x + 1.0, y) - self.relief.height(x - 1.0, y)) / 2
             gy = (self.relief.height(x, y + 1.0) - self.relief.height(x, y - 1.0)) / 2
@@ -99,7 +99,7 @@ class Street:
 
 
 def _limits(line: Floats, heading: Floats) -> Floats:
-    """How far one can walk away from each point of the line, left and right, and still be nearest to that point."""
+    """How far one can walk away from each point of the line, left and right, and still be nearest to it."""
     reach = np.arange(2.0, REACH + 2.0, 2.0)
     n = len(line)
     out = np.empty((2, n))

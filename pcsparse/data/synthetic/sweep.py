@@ -7,7 +7,7 @@ from numpy.random import Generator
 
 from pcsparse.data.synthetic.arrays import Floats, Ints
 from pcsparse.data.synthetic.caster import MISS, Caster, make_caster
-from pcsparse.data.synthetic.mesh import Mesh, join
+from pcsparse.data.synthetic.mesh import Mesh, join, rotate
 from pcsparse.data.synthetic.returns import bumped, intensity, lost
 from pcsparse.data.synthetic.scene import Town
 from pcsparse.data.synthetic.sensor import Sensor
@@ -41,7 +41,7 @@ class Sweep:
     stamp: float
 
     def labels(self) -> Ints:
-        """(n,) uint32, semantic in the low 16 bits and instance in the high ones, as SemanticKITTI stores them."""
+        """(n,) uint32 as SemanticKITTI has them: semantic in the low 16 bits, instance in the high ones."""
         return self.semantic.astype(np.uint32) | (self.instance.astype(np.uint32) << np.uint32(16))
 
 
@@ -68,6 +68,7 @@ class Drive:
         self.town, self.sensor, self.caster = town, sensor, caster
         rng = np.random.default_rng([town.seed, 2])
         self._mount = _Ride(*rng.normal(0, [0.004, 0.006, 0.004, 0.03]).tolist())
+        self._gain = float(np.exp(rng.normal(0.0, 0.1)))
         self._window: tuple[float, Mesh, Caster, Floats] | None = None
 
     def _static(self, s: float) -> tuple[Mesh, Caster, Floats]:
@@ -101,9 +102,8 @@ class Drive:
         frame = np.stack([x, np.cross(z, x), z], 1)
         place = np.append(np.stack(self.town.street.world(s, here)), self.town.road_height(s, here))
         pose = np.eye(4)
-        pose[:3, :3] = frame @ _tilt(
-            self._mount.roll + ride.roll, self._mount.pitch + ride.pitch, self._mount.yaw + ride.yaw
-        )
+        tilt = _tilt(self._mount.roll + ride.roll, self._mount.pitch + ride.pitch, self._mount.yaw + ride.yaw)
+        pose[:3, :3] = rotate(tilt.T, frame).T
         pose[:3, 3] = place + z * (self.sensor.height + self._mount.height + ride.height)
         return pose
 
@@ -146,11 +146,11 @@ class Drive:
         exact = np.round(exact / sensor.range_quantum) * sensor.range_quantum
         keep = ~lost(distance, cosine, mesh, hit, sensor, rng)
         keep &= (exact >= sensor.min_range) & (exact <= sensor.max_range)
-        value = intensity(cosine, mesh, hit, rng)
+        value = intensity(world, cosine, mesh, hit, self._gain, self.town.seed, rng)
 
         seen, hit = rows[keep], hit[keep]
         world = origins[seen] + exact[keep, None] * directions[seen]
-        points = (world - pose[:3, 3]) @ pose[:3, :3]
+        points = rotate(world - pose[:3, 3], pose[:3, :3].T)
         return Sweep(
             points.astype(np.float32),
             value[keep],
@@ -165,7 +165,7 @@ class Drive:
     def _cast(
         self, s: float, stamp: float, pose: Floats, origins: Floats, directions: Floats
     ) -> tuple[Mesh, Floats, Ints]:
-        """Hits in what stands still and in what moves: the joint mesh (corners meaningful for normals only)."""
+        """Hits in what stands still and in what moves: the joint mesh, distances, rows of the mesh."""
         still, caster, origin = self._static(s)
         starts, ways = (origins - origin).astype(np.float32), directions.astype(np.float32)
         hits = caster.cast(starts, ways)
@@ -181,12 +181,15 @@ class Drive:
 
 
 def _tilt(roll: float, pitch: float, yaw: float) -> Floats:
-    """(3, 3) rotation by small angles about x, y and z, in radians."""
+    """(3, 3) rotation about x, then y, then z, in radians."""
     (cr, cp, cy), (sr, sp, sy) = np.cos([roll, pitch, yaw]), np.sin([roll, pitch, yaw])
-    about_x = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
-    about_y = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
-    about_z = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
+    return np.array(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+            [-sp, cp * sr, cp * cr],
+        ]
+    )
 
 
 def _beams(sensor: Sensor, rng: Generator) -> tuple[Floats, Floats, Ints]:
@@ -204,12 +207,12 @@ def _beams(sensor: Sensor, rng: Generator) -> tuple[Floats, Floats, Ints]:
 def _roll_shutter(
     early: Floats, middle: Floats, late: Floats, phase: Floats, local: Floats
 ) -> tuple[Floats, Floats]:
-    """World origins and unit directions of rays sent at `phase` (-0.5 … 0.5) of a turn between three poses."""
+    """World origins and unit directions of rays sent at `phase` (-0.5 to 0.5) of a turn."""
     weight = np.abs(phase)[:, None] * 2.0
     other = np.where(phase[:, None] < 0, early[:3, 3], late[:3, 3])
     origins = middle[:3, 3] * (1 - weight) + other * weight
-    base = local @ middle[:3, :3].T
-    turned = np.where(phase[:, None] < 0, local @ early[:3, :3].T, local @ late[:3, :3].T)
+    base = rotate(local, middle[:3, :3])
+    turned = np.where(phase[:, None] < 0, rotate(local, early[:3, :3]), rotate(local, late[:3, :3]))
     directions = base * (1 - weight) + turned * weight
     return origins, directions / np.linalg.norm(directions, axis=1, keepdims=True)
 

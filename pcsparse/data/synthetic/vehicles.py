@@ -1,4 +1,4 @@
-"""Cars, vans, lorries, buses and trailers, as shells lofted over a side profile. Local frame: x forward, z = 0 ground."""
+"""Cars, vans, lorries, buses, trailers: shells over a side profile. Local frame: x forward, z = 0 ground."""
 
 from dataclasses import dataclass
 
@@ -101,7 +101,7 @@ def _shell(shape: _Shape, size: tuple[float, float, float], paint: Surface) -> M
     mirrored = rim[:, ::-1] * np.array([1.0, -1.0, 1.0])
     section = np.concatenate([rim, mirrored], axis=1)  # (station, 10, 3)
     faces = np.stack([section[:-1, :-1], section[1:, :-1], section[1:, 1:], section[:-1, 1:]], axis=2)
-    # side faces 2 and 6 are windows where the roof stands well above the belt at either end; steep top faces are panes
+    # side faces 2 and 6 are windows where the roof is well above the belt at both ends; steep tops are panes
     tall = (top - belt) > 0.2 * height
     window = np.zeros(faces.shape[:2], bool)
     window[:, [2, 6]] = (tall[:-1] & tall[1:])[:, None]

@@ -12,6 +12,7 @@ import numpy as np
 import pcsparse
 from pcsparse.data.synthetic.arrays import Floats
 from pcsparse.data.synthetic.caster import resolve_caster
+from pcsparse.data.synthetic.mesh import rotate
 from pcsparse.data.synthetic.scene import make_town
 from pcsparse.data.synthetic.sensor import Sensor
 from pcsparse.data.synthetic.sweep import Drive, Sweep
@@ -57,9 +58,27 @@ def camera_poses(poses: list[Floats]) -> Floats:
 
     The pose of the sensor is inverse(Tr) @ pose @ Tr, in the frame of its first sweep.
     """
-    first = np.linalg.inv(poses[0])
-    back = np.linalg.inv(_TO_CAMERA)
-    return np.stack([_TO_CAMERA @ first @ pose @ back for pose in poses])
+    first, back = _inverse(poses[0]), _inverse(_TO_CAMERA)
+    return np.stack([_chain(_TO_CAMERA, first, pose, back) for pose in poses])
+
+
+def _inverse(pose: Floats) -> Floats:
+    """The inverse of a rigid pose (4, 4)."""
+    out = np.eye(4)
+    out[:3, :3] = pose[:3, :3].T
+    out[:3, 3] = -rotate(pose[:3, 3], out[:3, :3])
+    return out
+
+
+def _chain(*poses: Floats) -> Floats:
+    """The product of rigid poses (4, 4), added in a fixed order."""
+    out = np.eye(4)
+    for pose in poses:
+        product = np.eye(4)
+        product[:3, :3] = rotate(pose[:3, :3].T, out[:3, :3]).T
+        product[:3, 3] = rotate(pose[:3, 3], out[:3, :3]) + out[:3, 3]
+        out = product
+    return out
 
 
 def write_sweep(folder: Path, name: str, sweep: Sweep) -> None:
@@ -138,8 +157,8 @@ def write_towns(
 ) -> Path:
     """Write one town a sequence, in SemanticKITTI's layout, and `synthetic.json` that says how.
 
-    The same sequences, sizes, sensor and caster give the same bytes, at any number of threads. Each sweep depends on
-    its town and its number alone, so an interrupted root can be resumed.
+    The same sequences, sizes, sensor and caster give the same bytes, at any number of threads. Each sweep
+    depends on its town and its number alone, so an interrupted root can be resumed.
 
     Args:
         root: the folder that will hold `sequences/` and `synthetic.json`.
@@ -148,8 +167,8 @@ def write_towns(
         sensor: what the ego vehicle carries.
         caster: "embree", "bvh" or "auto"; the choice is reported and recorded.
         stride_metres: metres between two sweeps.
-        existing: what to do with a root that is not empty: refuse it; resume (skip the sweeps that are there, with
-            a reported count); or replace its sequences.
+        existing: what to do with a root that is not empty: refuse it; resume (skip the sweeps that are there,
+            with a reported count); or replace its sequences.
         report: takes one line of progress at a time.
 
     Returns:

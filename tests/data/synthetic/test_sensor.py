@@ -1,0 +1,121 @@
+"""The sensor's beams against what was measured on real sweeps, and what surfaces return."""
+
+import numpy as np
+import pytest
+
+from pcsparse.data.synthetic.materials import BUILDING, ROAD, SIGN, WINDOW
+from pcsparse.data.synthetic.mesh import join, quads
+from pcsparse.data.synthetic.returns import bumped, intensity, lost, value_noise
+from pcsparse.data.synthetic.sensor import SENSORS, sensor_named
+from pcsparse.data.synthetic.sweep import _beams
+from pcsparse.errors import UnsupportedError
+
+SQUARE = np.array([[[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]])
+
+
+def test_hdl64e_has_the_measured_beams() -> None:
+    sensor = sensor_named("hdl64e")
+    gaps = -np.diff(sensor.elevations)
+    assert sensor.rings == 64
+    assert sensor.elevations[0] == 2.43
+    assert sensor.elevations[-1] == -23.75
+    assert sensor.elevations[31:33] == (-7.80, -8.38)
+    assert (gaps > 0).all()
+    # two blocks with their own pitch: a linspace would fail both
+    assert np.mean(gaps[:31]) == pytest.approx(0.33, abs=0.01)
+    assert np.mean(gaps[32:]) == pytest.approx(0.496, abs=0.01)
+
+
+def test_hdl64e_steps_are_those_of_a_real_sweep() -> None:
+    azimuth = np.degrees(sensor_named("hdl64e").azimuths(0.4))
+    steps = np.diff(azimuth)
+    assert len(azimuth) == 2160
+    assert azimuth.min() > 0
+    assert azimuth.max() < 360
+    assert np.median(steps) == pytest.approx(0.179, abs=0.001)
+    assert np.mean(steps < 0.1) == pytest.approx(0.138, abs=0.01)
+
+
+@pytest.mark.parametrize("name", SENSORS)
+def test_beams_leave_ring_by_ring_with_rising_azimuth(name: str) -> None:
+    sensor = sensor_named(name)
+    azimuth, elevation, ring = _beams(sensor, np.random.default_rng(0))
+    assert (np.diff(ring) >= 0).all()
+    wraps = np.diff(azimuth) < -np.pi
+    assert wraps.sum() == sensor.rings - 1
+    np.testing.assert_array_equal(elevation, np.radians(np.array(sensor.elevations))[ring])
+
+
+def test_the_own_roof_hides_the_steepest_rings_behind() -> None:
+    sensor = sensor_named("hdl64e")
+    azimuth, _, ring = _beams(sensor, np.random.default_rng(0))
+    behind = np.abs(azimuth - np.pi) < 0.3
+    assert not (ring[behind] == 63).any()
+    assert (ring[np.abs(azimuth - np.pi / 2) < 0.2] == 63).any()
+
+
+def test_unknown_sensors_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"'hdl128'.*hdl64e"):
+        sensor_named("hdl128")
+
+
+def _returned(surface, metres: float, cosine: float) -> float:
+    n = 20000
+    mesh = quads(SQUARE, surface)
+    gone = lost(
+        np.full(n, metres),
+        np.full(n, cosine),
+        mesh,
+        np.zeros(n, int),
+        sensor_named("hdl64e"),
+        np.random.default_rng(1),
+    )
+    return 1 - gone.mean()
+
+
+def test_near_road_returns_and_far_grazing_road_does_not() -> None:
+    # real rings on the road at 10 m are 99.5 % full
+    assert _returned(ROAD, 10.0, 0.17) > 0.985
+    assert _returned(ROAD, 79.0, 0.02) < 0.5
+    assert _returned(BUILDING, 60.0, 0.9) > 0.97
+
+
+def test_windows_swallow_most_pulses() -> None:
+    assert _returned(WINDOW, 10.0, 0.7) < 0.4
+
+
+def test_intensity_is_quantised_and_follows_reflectivity() -> None:
+    n, rng = 4000, np.random.default_rng(2)
+    mesh = join([quads(SQUARE, ROAD), quads(SQUARE, SIGN)])
+    points = rng.uniform(-50, 50, (n, 3))
+    means = []
+    for row in (0, 2):
+        value = intensity(points, np.full(n, 0.5), mesh, np.full(n, row), 1.0, 5, rng)
+        assert value.dtype == np.float32
+        assert value.min() >= 0
+        assert value.max() <= 1
+        np.testing.assert_allclose(value * 100, np.round(value * 100), atol=1e-4)
+        means.append(value.mean())
+    assert means[0] == pytest.approx(0.25, abs=0.05)
+    assert means[1] > 2 * means[0]
+
+
+def test_bumps_are_of_the_place_and_bounded() -> None:
+    rng = np.random.default_rng(3)
+    points = rng.uniform(-40, 40, (5000, 3))
+    kind = np.zeros(5000, int)
+    flat = bumped(np.full(5000, 20.0), points, np.ones(5000), kind, 9, rng)
+    again = bumped(np.full(5000, 20.0), points, np.ones(5000), kind, 9, np.random.default_rng(99))
+    np.testing.assert_array_equal(flat, again)
+    assert 0.0005 < np.std(flat) < 0.004
+    grazing = bumped(np.full(5000, 20.0), points, np.full(5000, 0.01), kind, 9, rng)
+    assert np.abs(grazing - 20.0).max() <= 0.45
+
+
+def test_noise_is_smooth_and_centred() -> None:
+    x = np.linspace(-30, 30, 20001)
+    value = value_noise(x, np.zeros_like(x), 1.1, 4)
+    assert np.abs(value).max() <= 1
+    assert np.abs(np.diff(value)).max() < 0.02
+    assert abs(value.mean()) < 0.2
+    assert value.std() > 0.2
