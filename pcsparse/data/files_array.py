@@ -51,11 +51,13 @@ def _load(path: Path) -> npt.NDArray | dict[str, npt.NDArray]:
     if path.stat().st_size == 0:
         raise FormatError(f"{path} has 0 bytes: the copy or the download broke off; fetch it again")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
+        # opened here: numpy leaves its own handle open when an archive is broken
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            with loaded:
+                return {key: loaded[key] for key in loaded.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise FormatError(
             f"{path} ({path.stat().st_size} bytes) is no readable NumPy file of numbers ({error}); "

@@ -13,6 +13,7 @@ _INFERRED_COLUMNS = (4, 5, 6)
 _DTYPES = ("float32", "float64", "float16")
 # a sensor at the origin sees a few hundred metres
 _MAX_COORDINATE_M = 1e4
+_MIN_EXTENT_M = 0.5
 _MAX_INTENSITY = 65535.0
 _MAX_RING = 255.0
 # real sweeps have none; the bytes of integers or of float16 zeros are full of them
@@ -169,7 +170,8 @@ def _advice(values: npt.NDArray) -> str:
         as_other = np.frombuffer(data, dtype=other)
         readings = [_judge(as_other, c, given=False) for c in _INFERRED_COLUMNS]
         fits = [r for r in readings if r.refusal is None and r.typical]
-        if fits:
+        # half floats make sense as doubles too, but as points a nanometre from each other
+        if fits and np.ptp(as_other.reshape(-1, fits[0].columns)[:, :2]) > _MIN_EXTENT_M:
             return (
                 f"As {name} with {fits[0].columns} columns it makes sense: if it is that, give --dtype {name}"
             )

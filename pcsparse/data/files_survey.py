@@ -14,6 +14,8 @@ from pcsparse.errors import FormatError
 _E57_FIELDS = ("cartesianX", "cartesianY", "cartesianZ")
 _E57_SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 
+_E57_FULL_SCALES = tuple(float(2**bits - 1) for bits in range(8, 17))
+
 
 def read_las(path: Path) -> RawCloud:
     """Points of a LAS, LAZ or COPC file.
@@ -84,11 +86,17 @@ def _e57_scan(file: Any, index: int) -> tuple[npt.NDArray[np.float64], npt.NDArr
 
 
 def _e57_intensity(header: Any, values: npt.NDArray | None) -> npt.NDArray[np.float64] | None:
-    """Intensity on 0-1 by the limits that the scan's header states, as it is where it states none."""
+    """Intensity on 0-1 where the header's limits are those of a sensor, else as it is.
+
+    Writers state what the sensor can give (0 ... 4095, -2047 ... 2048) or merely what occurs; the latter would
+    stretch a dark scan, so only a signed scale and maxima of 2^n - 1 are believed.
+    """
     if values is None:
         return None
     values = values.astype(np.float64)
     if "intensityLimits" not in header.scan_fields:
         return values
     low, high = float(header.intensityMinimum), float(header.intensityMaximum)
-    return (values - low) / (high - low) if high > low else values
+    if low < 0 and high > low:
+        return (values - low) / (high - low)
+    return values / high if high in _E57_FULL_SCALES else values
