@@ -46,9 +46,8 @@ def side_street(lot: Lot) -> None:
                 height = lot.uniform(4.0, 14.0)
                 mesh = buildings.house(lot.rng, length, 9.0, height)
                 # its facade looks at the crossing street
-                lot.put(
-                    mesh, edge + flank * lot.uniform(0.3, 4.0), t - flank * lot.sign * length / 2, np.pi / 2
-                )
+                corner = t + flank * lot.sign * length / 2
+                lot.put(mesh, edge + flank * lot.uniform(0.3, 4.0), corner, -flank * np.pi / 2)
             elif pick < 0.92:
                 lot.put(furniture.picket_fence(lot.rng, length, 1.2), s, t, np.pi / 2)
             if lot.chance(0.35):

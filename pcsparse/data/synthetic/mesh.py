@@ -123,7 +123,7 @@ def boxes(centres: Floats, sizes: Floats, surface: Surface) -> Mesh:
 
 
 def tube(start: Floats, end: Floats, radii: tuple[float, float], surface: Surface, sides: int = 8) -> Mesh:
-    """A capped prism around the line from `start` (3,) to `end` (3,), with a radius at either end, metres."""
+    """A capped prism around the line from `start` (3,) to `end` (3,), with a radius at either end; metres."""
     start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
     axis = (end - start) / max(float(np.linalg.norm(end - start)), 1e-9)
     helper = np.array([1.0, 0.0, 0.0]) if abs(axis[0]) < 0.9 else np.array([0.0, 1.0, 0.0])
@@ -154,12 +154,18 @@ def blob(centre: Floats, radii: Floats, surface: Surface, sides: int = 8) -> Mes
 def rotate(points: Floats, rotation: Floats) -> Floats:
     """`rotation` (3, 3) applied to `points` (..., 3).
 
-    Three products and two sums in a fixed order: a BLAS may add in another order at another number of threads.
+    Three products and two sums in a fixed order: a BLAS may add in another order at another number of
+    threads.
     """
     out = points[..., 0, None] * rotation[:, 0]
     out += points[..., 1, None] * rotation[:, 1]
     out += points[..., 2, None] * rotation[:, 2]
     return out
+
+
+def unit(vector: Floats) -> Floats:
+    """The (3,) vector at length 1; without BLAS, for the reason given at `rotate`."""
+    return vector / np.sqrt((vector * vector).sum())
 
 
 def yaw_rotation(yaw: float) -> Floats:

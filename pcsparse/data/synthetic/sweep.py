@@ -7,7 +7,7 @@ from numpy.random import Generator
 
 from pcsparse.data.synthetic.arrays import Floats, Ints
 from pcsparse.data.synthetic.caster import MISS, Caster, make_caster
-from pcsparse.data.synthetic.mesh import Mesh, join, rotate
+from pcsparse.data.synthetic.mesh import Mesh, join, rotate, unit
 from pcsparse.data.synthetic.returns import bumped, intensity, lost
 from pcsparse.data.synthetic.scene import Town
 from pcsparse.data.synthetic.sensor import Sensor
@@ -90,15 +90,14 @@ class Drive:
         back = np.append(np.stack(self.town.street.world(behind, self.town.lane(behind))), 0.0)
         front[2] = self.town.road_height(ahead, self.town.lane(ahead))
         back[2] = self.town.road_height(behind, self.town.lane(behind))
-        x = (front - back) / np.linalg.norm(front - back)
+        x = unit(front - back)
         left = np.append(
             np.stack(self.town.street.world(s, here + 0.8)), self.town.road_height(s, here + 0.8)
         )
         right = np.append(
             np.stack(self.town.street.world(s, here - 0.8)), self.town.road_height(s, here - 0.8)
         )
-        z = np.cross(x, left - right)
-        z /= np.linalg.norm(z)
+        z = unit(np.cross(x, left - right))
         frame = np.stack([x, np.cross(z, x), z], 1)
         place = np.append(np.stack(self.town.street.world(s, here)), self.town.road_height(s, here))
         pose = np.eye(4)

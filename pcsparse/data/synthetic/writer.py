@@ -39,7 +39,8 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _row(matrix: Floats) -> str:
-    return " ".join(f"{value:.12e}" for value in matrix[:3].ravel())
+    # nanometres: what lies beyond is noise of the arithmetic; + 0.0 turns -0 into 0
+    return " ".join(f"{value:.12e}" for value in np.round(matrix[:3].ravel(), 9) + 0.0)
 
 
 def calibration_text() -> str:

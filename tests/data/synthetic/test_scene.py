@@ -141,6 +141,24 @@ def test_town_meshes_are_labelled_and_bounded() -> None:
     assert len(np.unique(pairs[0])) == pairs.shape[1]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_solid_stands_in_the_lane(seed: int) -> None:
+    town = make_town(seed, 120.0)
+    mesh = town.static_mesh(60.0, 20.0)
+    s = np.arange(0.0, 130.0, 0.5)
+    lane = np.array([town.lane(float(at)) for at in s])
+    x, y = town.street.world(s, lane)
+    z = np.array([town.road_height(float(at), float(t)) for at, t in zip(s, lane, strict=True)])
+    middle = mesh.corners.mean(1)
+    solid = ~np.isin(mesh.semantic, (40, 44, 48, 49, 60, 72, 70))
+    bad = []
+    for i in range(len(s)):
+        near = np.hypot(middle[:, 0] - x[i], middle[:, 1] - y[i]) < 1.0
+        above = middle[:, 2] - z[i]
+        bad += np.unique(mesh.semantic[near & solid & (above > 0.3) & (above < 2.5)]).tolist()
+    assert not bad
+
+
 def test_movers_move_and_keep_their_instance() -> None:
     town = make_town(0, 400.0)
     pairs = 0
