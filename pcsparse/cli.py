@@ -1,0 +1,121 @@
+"""The `pcsparse` console command: parses arguments, calls a program, turns errors into one line.
+
+pcsparse train data=synthetic data.root=DIR        (Hydra: any key of TrainSettings)
+pcsparse evaluate data.root=DIR checkpoint=runs/x  (Hydra: any key of EvaluateSettings)
+pcsparse infer FILE|DIR --out out
+pcsparse synth OUT
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pcsparse import __version__
+from pcsparse.errors import PcsparseError
+
+_BAD_USE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        arguments: verb first; those of the process if None.
+
+    Returns:
+        Exit status: 0, 2 for an error that is explained on stderr, or what the program says.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="pcsparse",
+        description="Sparse 3D convolution on point clouds.",
+        epilog="`pcsparse VERB --help` tells more.",
+    )
+    parser.add_argument("verb", choices=sorted(_VERBS))
+    parser.add_argument("--version", action="version", version=f"pcsparse {__version__}")
+    # all behind the verb is the verb's own
+    verb = parser.parse_args(given[:1]).verb
+    try:
+        return _VERBS[verb](given[1:])
+    except PcsparseError as error:
+        print(f"pcsparse {verb}: {error}", file=sys.stderr)
+        return _BAD_USE
+
+
+def _train(arguments: list[str]) -> int:
+    from pcsparse.programs import train
+
+    return _with_hydra("train", arguments, train.run)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from pcsparse.programs import evaluate
+
+    return _with_hydra("evaluate", arguments, evaluate.run)
+
+
+def _with_hydra(name: str, arguments: list[str], run: Callable[[Any], int]) -> int:
+    """Let Hydra compose the settings of a program; several runs (`-m`) give the worst status."""
+    from pcsparse import config, resources
+    from pcsparse.checks import require_extra
+
+    hydra = require_extra("hydra", "train")
+    omegaconf = require_extra("omegaconf", "train")
+    config.register()
+    statuses: list[int] = []
+
+    def task(raw: Any) -> None:
+        try:
+            statuses.append(run(omegaconf.OmegaConf.to_object(raw)))
+        except PcsparseError as error:
+            # Hydra would bury the message under a traceback
+            print(f"pcsparse {name}: {error}", file=sys.stderr)
+            statuses.append(_BAD_USE)
+
+    path = str(resources.configs_dir())
+    before = sys.argv
+    sys.argv = [f"pcsparse {name}", *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=path, config_name=name)(task)()
+    finally:
+        sys.argv = before
+    return max(statuses, default=0)
+
+
+def _infer(arguments: list[str]) -> int:
+    from pcsparse.config import InferSettings
+    from pcsparse.programs import infer
+
+    parser = argparse.ArgumentParser(
+        prog="pcsparse infer",
+        description="Predict the class of every point of .bin .npy .npz .pcd .ply .las .laz files.",
+    )
+    parser.add_argument("inputs", nargs="+", help="files, folders or patterns")
+    parser.add_argument("--out", default="out", help="folder for NAME.label (raw ids) and NAME.png")
+    parser.add_argument(
+        "--checkpoint", help="folder of a run, or a .safetensors file (default: the one that pcsparse brings)"
+    )
+    parser.add_argument("--columns", type=int, help="numbers a point in .bin and .npy files")
+    parser.add_argument(
+        "--invalid", choices=("drop", "raise", "keep"), default="drop", help="what to do with NaN points"
+    )
+    parser.add_argument("--intensity-scale", type=float, help="what intensity 1.0 is in the files")
+    parser.add_argument("--voxel-size", type=float, help="metres (default: the model's own)")
+    parser.add_argument("--z-offset", type=float, default=0.0, help="metres added to every z")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-picture", dest="picture", action="store_false", help="write labels only")
+    parser.add_argument(
+        "--skip-existing", action="store_true", help="leave files alone whose outputs are there"
+    )
+    given = vars(parser.parse_args(arguments))
+    return infer.run(InferSettings(**{**given, "inputs": tuple(given["inputs"])}))
+
+
+def _synth(arguments: list[str]) -> int:
+    from pcsparse.programs import synth
+
+    return synth.main(arguments)
+
+
+_VERBS = {"train": _train, "evaluate": _evaluate, "infer": _infer, "synth": _synth}

@@ -1,0 +1,165 @@
+"""Schemas of the command-line programs. A key that is not here is an error.
+
+The classes are plain frozen dataclasses: they work without Hydra. `register` makes them Hydra's schemas.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pcsparse.checks import require_extra
+from pcsparse.data.transforms import Augmentation
+from pcsparse.train.settings import FitSettings
+
+MISSING: Any = "???"
+"""What Hydra refuses to run with: a value that the user has to give."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """A data set and its splits.
+
+    Attributes:
+        root: folder of the data set.
+        train, val, test: nodes whose `_target_` makes a source of sweeps with a `label_map`; val and test may
+            be null.
+    """
+
+    root: str = MISSING
+    train: Any = None
+    val: Any = None
+    test: Any = None
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """Augmentation of training sweeps.
+
+    Attributes:
+        steps: name -> node whose `_target_` makes a `Transform`; applied in this order. Null steps are left
+            out.
+        mix: node whose `_target_` makes a `Mix`, or null.
+    """
+
+    steps: dict[str, Any] = field(default_factory=dict)
+    mix: Any = None
+
+
+@dataclass(frozen=True)
+class TrainSettings(FitSettings):
+    """`pcsparse train`: what `fit` takes, and how to make its model and data.
+
+    Attributes:
+        name: of the run; its folder is `runs/NAME`.
+        output_dir: folder of the run.
+        model: node whose `_target_` names an nn.Module under `pcsparse.`.
+        data: see `DataSettings`.
+        augment: see `AugmentSettings`.
+        threads: of torch and numba; 0 leaves them as they are.
+    """
+
+    name: str = "run"
+    output_dir: str = MISSING
+    model: Any = MISSING
+    data: DataSettings = field(default_factory=DataSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """`pcsparse evaluate`.
+
+    Attributes:
+        data: see `DataSettings`.
+        split: train, val or test.
+        checkpoint: folder of a run or a .safetensors file; null for the default model.
+        output: JSON file of the metrics; null for none.
+        predictions: folder for raw-id label files in the layout of a submission; null for none.
+        device: where the network runs.
+        workers: loader processes.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    split: str = "val"
+    checkpoint: str | None = None
+    output: str | None = None
+    predictions: str | None = None
+    device: str = "cpu"
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class InferSettings:
+    """`pcsparse infer`.
+
+    Attributes:
+        inputs: files, folders or patterns.
+        out: folder for labels and pictures.
+        checkpoint: folder of a run or a .safetensors file; None for the default model.
+        columns: floats a point in .bin and .npy files; None to infer them.
+        invalid: drop, raise or keep points that are not finite; such rows get the raw id of *unlabelled*.
+        intensity_scale: what 1.0 is in the files; None to infer it.
+        voxel_size: metres; None for the model's own.
+        z_offset: metres added to every z, to bring the ground to the height the model knows.
+        device: where the network runs.
+        picture: draw a PNG beside each label file.
+        skip_existing: leave files alone whose outputs are there.
+    """
+
+    inputs: tuple[str, ...]
+    out: str = "out"
+    checkpoint: str | None = None
+    columns: int | None = None
+    invalid: str = "drop"
+    intensity_scale: float | None = None
+    voxel_size: float | None = None
+    z_offset: float = 0.0
+    device: str = "cpu"
+    picture: bool = True
+    skip_existing: bool = False
+
+
+def register() -> None:
+    """Make the schemas known to Hydra as `train_schema` and `evaluate_schema`.
+
+    Raises:
+        UnsupportedError: Hydra is not installed.
+    """
+    store = require_extra("hydra.core.config_store", "train").ConfigStore.instance()
+    omegaconf = require_extra("omegaconf", "train")
+    for name, schema in (("train_schema", TrainSettings), ("evaluate_schema", EvaluateSettings)):
+        node = omegaconf.OmegaConf.structured(schema)
+        _writable(node, omegaconf.DictConfig)
+        store.store(name=name, node=node)
+
+
+def _writable(node: Any, dict_config: Any) -> None:
+    """Frozen dataclasses give read-only nodes, which groups and overrides could not be merged into."""
+    node._set_flag("readonly", None)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, dict_config) and not child._is_none() and not child._is_missing():
+            _writable(child, dict_config)
+
+
+def to_yaml(settings: TrainSettings) -> str:
+    """The settings as the text of a `config.yaml`."""
+    omegaconf = require_extra("omegaconf", "train")
+    text: str = omegaconf.OmegaConf.to_yaml(omegaconf.OmegaConf.structured(settings))
+    return text
+
+
+def build(node: Mapping[str, Any]) -> Any:
+    """The object that a node with `_target_` describes. The node is the user's own and trusted, as in Hydra.
+
+    Raises:
+        UnsupportedError: Hydra is not installed.
+    """
+    return require_extra("hydra.utils", "train").instantiate(node, _convert_="all")
+
+
+def build_augmentation(settings: AugmentSettings) -> Augmentation:
+    """The augmentation that the settings describe."""
+    steps = tuple(build(node) for node in settings.steps.values() if node is not None)
+    return Augmentation(steps, None if settings.mix is None else build(settings.mix))

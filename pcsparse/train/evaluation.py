@@ -1,0 +1,73 @@
+"""Point-level evaluation: every point of every sweep counts, not every voxel."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pcsparse.data.collate import PlainSamples, SweepSource, VoxelBatch, VoxelSettings
+from pcsparse.errors import FormatError
+from pcsparse.train.loading import open_loader
+from pcsparse.train.metrics import ConfusionMatrix
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode of before comes back."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def predict_voxels(model: nn.Module, batch: VoxelBatch, device: torch.device) -> Tensor:
+    """Targets of the voxels of a batch: (m,) int64 on the CPU, the class of the highest logit."""
+    logits = model(batch.tensor(device)).feats
+    return logits.argmax(dim=1).cpu()
+
+
+def evaluate(
+    model: nn.Module,
+    source: SweepSource,
+    voxels: VoxelSettings,
+    n_classes: int,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    on_sweep: Callable[[str, Tensor], None] | None = None,
+) -> ConfusionMatrix:
+    """Run a model over a data set and count its predictions, point by point.
+
+    Args:
+        model: takes a SparseTensor, returns one whose feats are logits (m, n_classes).
+        source: sweeps; one without labels is predicted but not counted.
+        voxels: as in training.
+        n_classes: of the label set.
+        device: where the network runs.
+        workers: loader processes.
+        on_sweep: called with the name of each sweep and its predicted targets, (n,) int64, -1 for points that
+            were left out.
+
+    Returns:
+        The confusion matrix of all labelled sweeps together.
+
+    Raises:
+        FormatError: the model has another number of classes.
+    """
+    confusion = ConfusionMatrix(n_classes)
+    with evaluating(model), open_loader(PlainSamples(source, voxels), None, workers) as batches:
+        for batch in batches:
+            predicted = batch.to_points(predict_voxels(model, batch, device))[0]
+            if len(predicted) and int(predicted.max()) >= n_classes:
+                raise FormatError(
+                    f"the model predicts class {int(predicted.max())} of {n_classes}; wrong label set?"
+                )
+            if batch.point_targets is not None:
+                confusion.update(predicted, batch.point_targets)
+            if on_sweep is not None:
+                on_sweep(batch.names[0], predicted)
+    return confusion

@@ -1,0 +1,281 @@
+"""The training loop: plain torch, resumable at any step, callable from a notebook."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pcsparse.data.collate import SweepSource, TrainSamples, VoxelBatch
+from pcsparse.data.input_spec import CloudFacts, InputSpec
+from pcsparse.data.label_map import LabelMap
+from pcsparse.data.transforms import Augmentation
+from pcsparse.errors import FormatError
+from pcsparse.train.checkpoint import load_state, run_facts, save_state
+from pcsparse.train.evaluation import evaluate
+from pcsparse.train.interrupt import StopRequest
+from pcsparse.train.loading import open_loader
+from pcsparse.train.losses import class_weights
+from pcsparse.train.metrics import SemanticKittiMetrics
+from pcsparse.train.model_file import ModelCard, arch_of, save_model
+from pcsparse.train.order import BatchesFrom, SampleOrder
+from pcsparse.train.progress import Progress, Throughput, open_progress
+from pcsparse.train.run_log import CsvLog, write_whole
+from pcsparse.train.settings import FitSettings
+from pcsparse.train.stepper import StepFacts, Stepper
+from pcsparse.train.tensorboard import EventLog, open_event_log
+
+LOG_COLUMNS = (
+    "step", "epoch", "loss", "lr", "grad_norm", "sweeps", "voxels", "labelled", "skipped", "seconds",
+    "voxels_per_s",
+)  # fmt: skip
+VAL_COLUMNS = ("step", "epoch", "miou", "miou_present", "accuracy")
+
+# sweeps looked at for class shares and for the input spec, evenly spread over the set
+_N_SURVEYED = 32
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended.
+
+    Attributes:
+        step: optimiser steps done, of `n_steps`.
+        n_steps: optimiser steps of the whole run.
+        best_miou: highest validation mIoU; None where there was no validation.
+        n_skipped: network passes left out because nothing in them was labelled.
+        stopped_by: number of the signal that ended the run early; None if it is complete.
+    """
+
+    step: int
+    n_steps: int
+    best_miou: float | None
+    n_skipped: int
+    stopped_by: int | None
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What a look at the training set gives before the first step."""
+
+    counts: Tensor
+    input_spec: InputSpec
+
+
+def _survey(source: SweepSource, n_classes: int) -> _Survey:
+    counts = np.zeros(n_classes, dtype=np.int64)
+    clouds = []
+    for index in np.unique(np.linspace(0, len(source) - 1, min(_N_SURVEYED, len(source))).astype(int)):
+        sweep = source[int(index)]
+        if sweep.targets is None:
+            raise FormatError(f"{sweep.name} has no labels, and training needs them; is it a test split?")
+        counts += np.bincount(sweep.targets[sweep.targets >= 0], minlength=n_classes)
+        clouds.append(CloudFacts.of(sweep.points, sweep.intensity))
+    return _Survey(torch.from_numpy(counts), InputSpec.of(clouds))
+
+
+def fit(
+    model: nn.Module,
+    train_set: SweepSource,
+    val_set: SweepSource | None,
+    settings: FitSettings,
+    output_dir: str | Path,
+    *,
+    labels: LabelMap,
+    augmentation: Augmentation | None = None,
+    provenance: Mapping[str, str] | None = None,
+    config_text: str | None = None,
+) -> FitResult:
+    """Train a model, or go on with a run that was interrupted.
+
+    Writes into `output_dir`: log.csv, val.csv, last.pt (the state, for `resume`), model.safetensors and
+    model.json (`load_model` reads them). A run that was killed at any moment goes on from its last checkpoint
+    with the same losses, bit for bit, as if nothing had happened.
+
+    Args:
+        model: takes a SparseTensor with 4 channels, returns one whose feats are logits (m, labels.n_classes).
+            Seed torch before building it where runs are to be repeatable.
+        train_set: labelled sweeps.
+        val_set: labelled sweeps; None for no validation.
+        settings: see `FitSettings`.
+        output_dir: folder of the run; made where it is missing.
+        labels: what the targets mean.
+        augmentation: of the training sweeps; none if None.
+        provenance: what a reader of the model should know: data, licence, command.
+        config_text: content of config.yaml; None writes none.
+
+    Returns:
+        How the run ended. SIGTERM and Ctrl-C end it early, after a checkpoint.
+
+    Raises:
+        FormatError: a run is there and `settings.resume` forbids to touch it, or it is another run.
+        RangeError: the loss stopped being finite, or a sweep leaves the range of coordinates.
+    """
+    folder = Path(output_dir)
+    order = SampleOrder(
+        len(train_set), settings.batch_size, settings.accumulate, settings.epochs, settings.seed
+    )
+    augmentation = augmentation or Augmentation()
+    state_path = folder / "last.pt"
+    resuming = _resumes(state_path, settings.resume)
+    arch = arch_of(model, labels.n_classes)
+    survey = _survey(train_set, labels.n_classes)
+    weights = class_weights(survey.counts, settings.loss.class_weights, settings.loss.weight_limit)
+    facts = run_facts(
+        settings, n_train=len(train_set), arch=arch, augmentation=augmentation, labels=labels.names
+    )
+
+    torch.manual_seed(settings.seed)
+    stepper = Stepper(model, settings, order.n_steps, weights)
+    if resuming:
+        stepper.restore(load_state(state_path, facts, stepper.device))
+    folder.mkdir(parents=True, exist_ok=True)
+    if config_text is not None:
+        write_whole(folder / "config.yaml", config_text.encode())
+    card = ModelCard(
+        arch=arch,
+        label_set=labels.label_set,
+        classes=labels.names,
+        voxels=settings.voxels,
+        input_spec=survey.input_spec,
+        metrics={},
+        provenance=dict(provenance or {}),
+    )
+    samples = TrainSamples(train_set, settings.voxels, augmentation, settings.seed)
+    with ExitStack() as stack:
+        resume_step = stepper.step if resuming else None
+        outputs = _Outputs(
+            folder=folder,
+            facts=facts,
+            card=card,
+            log=stack.enter_context(CsvLog(folder / "log.csv", LOG_COLUMNS, resume_step=resume_step)),
+            val_log=stack.enter_context(CsvLog(folder / "val.csv", VAL_COLUMNS, resume_step=resume_step)),
+            events=stack.enter_context(open_event_log(folder, settings.tensorboard, resume_step)),
+            progress=stack.enter_context(open_progress(settings.progress)),
+        )
+        stop = stack.enter_context(StopRequest())
+        if resuming:
+            outputs.progress.note(f"going on from step {stepper.step} of {order.n_steps} in {folder}")
+        batches = stack.enter_context(
+            open_loader(samples, BatchesFrom(order, stepper.step), settings.workers, settings.prefetch)
+        )
+        _loop(stepper, order, batches, val_set, outputs, stop)
+    return FitResult(
+        step=stepper.step,
+        n_steps=order.n_steps,
+        best_miou=stepper.best_miou if stepper.best_miou >= 0 else None,
+        n_skipped=stepper.n_skipped,
+        stopped_by=stop.signal_number if stepper.step < order.n_steps else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    folder: Path
+    facts: dict[str, str]
+    card: ModelCard
+    log: CsvLog
+    val_log: CsvLog
+    events: EventLog
+    progress: Progress
+
+    def record(self, step: int, epoch: int, done: StepFacts, seconds: float, every: int) -> None:
+        """One row of log.csv; the columns that a clock decides come last."""
+        if step % every:
+            return
+        rate = round(done.n_voxels / max(seconds, 1e-9))
+        self.log.write(
+            step, epoch, done.loss, done.lr, done.grad_norm, done.n_sweeps, done.n_voxels, done.n_labelled,
+            done.n_skipped, round(seconds, 4), rate,
+        )  # fmt: skip
+        self.events.scalars(
+            step, {"train/loss": done.loss, "train/lr": done.lr, "train/grad_norm": done.grad_norm}
+        )
+        if done.n_skipped:
+            self.progress.note(
+                f"step {step}: {done.n_skipped} network passes left out, nothing in them is labelled"
+            )
+
+
+def _end_epoch(stepper: Stepper, epoch: int, val_set: SweepSource | None, outputs: _Outputs) -> None:
+    """Validate where it is due, and store the model where it is the one to keep."""
+    settings = stepper.settings
+    is_last = epoch + 1 == settings.epochs
+    validates = val_set is not None and settings.validate_every > 0
+    due = validates and (is_last or (epoch + 1) % settings.validate_every == 0)
+    metrics: dict[str, float] = {}
+    better = False
+    if due and val_set is not None:
+        result = _validate(stepper, val_set, outputs.card)
+        metrics = {
+            "miou": result.mean_iou,
+            "miou_present": result.mean_iou_present,
+            "accuracy": result.accuracy,
+        }
+        better = result.mean_iou > stepper.best_miou
+        stepper.best_miou = max(stepper.best_miou, result.mean_iou)
+        outputs.val_log.write(stepper.step, epoch, result.mean_iou, result.mean_iou_present, result.accuracy)
+        outputs.events.scalars(stepper.step, {f"val/{name}": value for name, value in metrics.items()})
+        outputs.progress.note(
+            f"epoch {epoch + 1}: mIoU {100 * result.mean_iou:.2f} %, over present classes "
+            f"{100 * result.mean_iou_present:.2f} %, accuracy {100 * result.accuracy:.2f} %"
+        )
+    if better or settings.keep == "last" or not validates:
+        card = replace(outputs.card, metrics={"step": float(stepper.step), **metrics})
+        save_model(outputs.folder / "model.safetensors", stepper.evaluated, card)
+
+
+def _validate(stepper: Stepper, val_set: SweepSource, card: ModelCard) -> SemanticKittiMetrics:
+    confusion = evaluate(
+        stepper.evaluated,
+        val_set,
+        card.voxels,
+        len(card.classes),
+        device=stepper.device,
+        workers=stepper.settings.workers,
+    )
+    return SemanticKittiMetrics.of(confusion)
+
+
+def _resumes(state_path: Path, resume: str) -> bool:
+    if resume == "never" and (state_path.exists() or (state_path.parent / "log.csv").exists()):
+        raise FormatError(
+            f"{state_path.parent} already holds a run; resume=auto continues it, resume=overwrite replaces it"
+        )
+    if resume == "overwrite":
+        # without this, a kill before the first checkpoint would leave the old run's state to be continued
+        state_path.unlink(missing_ok=True)
+    return resume == "auto" and state_path.is_file()
+
+
+def _loop(
+    stepper: Stepper,
+    order: SampleOrder,
+    batches: Iterator[VoxelBatch],
+    val_set: SweepSource | None,
+    outputs: _Outputs,
+    stop: StopRequest,
+) -> None:
+    settings = stepper.settings
+    throughput = Throughput(order.n_steps)
+    while stepper.step < order.n_steps and stop.signal_number is None:
+        began = time.perf_counter()
+        epoch = stepper.step // order.steps_per_epoch
+        passes = len(order.step_batches(stepper.step))
+        done = stepper.advance([next(batches) for _ in range(passes)])
+        seconds = time.perf_counter() - began
+        throughput.update(seconds, done.n_sweeps, done.n_voxels)
+        outputs.record(stepper.step, epoch, done, seconds, settings.log_every)
+        outputs.progress.step(stepper.step, epoch, done.loss, throughput)
+        ends_epoch = stepper.step % order.steps_per_epoch == 0
+        if ends_epoch:
+            _end_epoch(stepper, epoch, val_set, outputs)
+        every = settings.checkpoint_every
+        if ends_epoch or stop.signal_number is not None or (every and stepper.step % every == 0):
+            save_state(outputs.folder / "last.pt", stepper.state(outputs.facts))
+    if stop.signal_number is not None:
+        outputs.progress.note(f"stopped by signal {stop.signal_number}; step {stepper.step} is stored")

@@ -1,0 +1,117 @@
+"""Losses of per-voxel classification. A row whose target is negative never counts."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pcsparse.errors import RangeError, ShapeError, UnsupportedError
+from pcsparse.train.settings import LossSettings
+
+
+def _labelled(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    if logits.dim() != 2 or targets.shape != logits.shape[:1]:
+        raise ShapeError(
+            f"logits must be (n, classes) and targets (n,), got {tuple(logits.shape)} and "
+            f"{tuple(targets.shape)}"
+        )
+    if targets.numel() and int(targets.max()) >= logits.shape[1]:
+        raise RangeError(
+            f"targets reach {int(targets.max())}, the network has {logits.shape[1]} classes; "
+            "give the model as many classes as the label set"
+        )
+    rows = targets >= 0
+    return logits[rows].float(), targets[rows]
+
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean of -log softmax(logits)[target], each row weighted by its class.
+
+    Args:
+        logits: (n, n_classes), any float dtype; computed in float32.
+        targets: (n,) int64, 0 ... n_classes - 1, or negative for a row that never counts.
+        class_weights: (n_classes,) float32; None for equal weights.
+        label_smoothing: share of each target spread evenly over all classes.
+
+    Returns:
+        () float32; 0, with zero gradients, where no row counts.
+    """
+    logits, targets = _labelled(logits, targets)
+    if not targets.numel():
+        return logits.sum()
+    return F.cross_entropy(logits, targets, weight=class_weights, label_smoothing=label_smoothing)
+
+
+def lovasz_softmax(logits: Tensor, targets: Tensor) -> Tensor:
+    """Lovasz-softmax: a convex surrogate of 1 - mean IoU over the classes present in `targets`.
+
+    For each present class, the errors e = |[target = c] - p_c|, sorted downwards, are weighted by the growth
+    of the Jaccard loss when rows are added in that order.
+
+    Args:
+        logits: (n, n_classes), any float dtype; computed in float32.
+        targets: (n,) int64; negative rows never count.
+
+    Returns:
+        () float32, 0 ... 1; 0, with zero gradients, where no row counts.
+
+    Source: M. Berman, A. Rannen Triki, M. Blaschko, The Lovasz-Softmax loss, CVPR 2018, algorithm 1.
+    """
+    logits, targets = _labelled(logits, targets)
+    if not targets.numel():
+        return logits.sum()
+    probabilities = logits.softmax(dim=1)
+    losses = []
+    for c in torch.unique(targets).tolist():
+        inside = (targets == c).float()
+        errors, order = (inside - probabilities[:, c]).abs().sort(descending=True, stable=True)
+        inside = inside[order]
+        total = inside.sum()
+        intersection = total - inside.cumsum(0)
+        union = total + (1.0 - inside).cumsum(0)
+        jaccard = 1.0 - intersection / union
+        growth = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+        losses.append(torch.dot(errors, growth))
+    return torch.stack(losses).mean()
+
+
+def segmentation_loss(
+    logits: Tensor, targets: Tensor, settings: LossSettings, class_weights: Tensor | None
+) -> Tensor:
+    """The training loss of one network pass: () float32, finite for every finite `logits`, empty ones too."""
+    loss = cross_entropy(logits, targets, class_weights, settings.label_smoothing)
+    if settings.lovasz:
+        loss = loss + settings.lovasz * lovasz_softmax(logits, targets)
+    return loss
+
+
+def class_weights(counts: Tensor, rule: str, limit: float) -> Tensor | None:
+    """Weights that balance classes of different size.
+
+    Args:
+        counts: (n_classes,) how often each class occurs.
+        rule: none, sqrt or inverse.
+        limit: largest weight over smallest.
+
+    Returns:
+        (n_classes,) float32 whose mean, weighted by `counts`, is 1; a class without rows has the weight of
+        the rarest one that has some. None for the rule none.
+
+    Raises:
+        RangeError: no class occurs at all.
+        UnsupportedError: an unknown rule.
+    """
+    if rule == "none":
+        return None
+    if rule not in ("sqrt", "inverse"):
+        raise UnsupportedError(f"class weights follow one of none, sqrt, inverse, got {rule!r}")
+    present = counts > 0
+    if not present.any():
+        raise RangeError("class weights need labels, and not one point of the training set has any")
+    share = counts.double() / counts.sum()
+    share = share.clamp_min(share[present].min())
+    weights = share.rsqrt() if rule == "sqrt" else share.reciprocal()
+    weights = weights.clamp_max(weights.min() * limit)
+    weights = weights * counts.sum() / (weights * counts).sum()
+    return weights.float()

@@ -1,0 +1,149 @@
+"""One optimiser step: precision, accumulation, clipping, averaging; and the state they leave behind."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pcsparse.data.collate import VoxelBatch
+from pcsparse.errors import RangeError
+from pcsparse.train.checkpoint import TrainState, rng_state, set_rng_state
+from pcsparse.train.ema import ExponentialAverage
+from pcsparse.train.losses import segmentation_loss
+from pcsparse.train.schedule import build_optimizer, lr_factor, set_lr
+from pcsparse.train.settings import FitSettings
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What one step did.
+
+    Attributes:
+        loss: mean over the network passes that counted; 0 where none did.
+        lr: learning rate.
+        grad_norm: norm of all gradients together, before clipping.
+        n_sweeps, n_voxels, n_labelled: of the step; n_labelled are the voxels that counted.
+        n_skipped: network passes left out because nothing in them was labelled.
+    """
+
+    loss: float
+    lr: float
+    grad_norm: float
+    n_sweeps: int
+    n_voxels: int
+    n_labelled: int
+    n_skipped: int
+
+
+class Stepper:
+    """The moving parts of one run.
+
+    Args:
+        model: moved to the device of the settings.
+        settings: of the run.
+        n_steps: optimiser steps of the whole run.
+        weights: (n_classes,) class weights, or None.
+
+    Attributes:
+        step: optimiser steps done.
+        best_miou: highest validation mIoU so far, kept here because it is stored; -1 before the first.
+        n_skipped: network passes left out so far because nothing in them was labelled.
+    """
+
+    def __init__(self, model: nn.Module, settings: FitSettings, n_steps: int, weights: Tensor | None) -> None:
+        self.settings = settings
+        self.n_steps = n_steps
+        self.device = torch.device(settings.device)
+        self.model = model.to(self.device)
+        self.optimizer = build_optimizer(self.model, settings.optim)
+        self.average = ExponentialAverage(self.model, settings.ema_decay) if settings.ema_decay else None
+        self.weights = None if weights is None else weights.to(self.device)
+        self.step = 0
+        self.best_miou = -1.0
+        self.n_skipped = 0
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The weights that are validated and stored."""
+        return self.model if self.average is None else self.average.model
+
+    def state(self, facts: dict[str, str]) -> TrainState:
+        """All that a resumed run needs; the tensors are the live ones."""
+        return TrainState(
+            step=self.step,
+            best_miou=self.best_miou,
+            n_skipped=self.n_skipped,
+            facts=facts,
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            average={} if self.average is None else self.average.model.state_dict(),
+            rng=rng_state(self.device),
+        )
+
+    def restore(self, state: TrainState) -> None:
+        """Go back to a stored state."""
+        self.model.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        if self.average is not None:
+            self.average.model.load_state_dict(state.average)
+        self.step, self.best_miou, self.n_skipped = state.step, state.best_miou, state.n_skipped
+        set_rng_state(state.rng, self.device)
+
+    def advance(self, batches: list[VoxelBatch]) -> StepFacts:
+        """One optimiser step over some network passes; none at all where nothing in them is labelled.
+
+        Raises:
+            RangeError: the loss or a gradient is not finite.
+        """
+        useful = [batch for batch in batches if batch.n_labelled]
+        n_skipped = len(batches) - len(useful)
+        lr = self.settings.optim.lr * lr_factor(self.step, self.n_steps, self.settings.schedule)
+        set_lr(self.optimizer, lr)
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sum = 0.0
+        for batch in useful:
+            loss = self._loss(batch) / len(useful)
+            loss.backward()
+            loss_sum += loss.item()
+        grad_norm = self._update() if useful and np.isfinite(loss_sum) else 0.0
+        if not (np.isfinite(loss_sum) and np.isfinite(grad_norm)):
+            raise RangeError(
+                f"step {self.step}: loss {loss_sum}, gradient norm {grad_norm}; the weights were left as "
+                "they were and the last checkpoint is sound: lower optim.lr, or set grad_clip"
+            )
+        if self.average is not None:
+            self.average.update(self.model, self.step)
+        self.step += 1
+        self.n_skipped += n_skipped
+        return StepFacts(
+            loss=loss_sum,
+            lr=lr,
+            grad_norm=grad_norm,
+            n_sweeps=sum(len(batch.names) for batch in batches),
+            n_voxels=sum(len(batch.coords) for batch in batches),
+            n_labelled=sum(batch.n_labelled for batch in useful),
+            n_skipped=n_skipped,
+        )
+
+    def _loss(self, batch: VoxelBatch) -> Tensor:
+        # a batch without labels has been left out
+        assert batch.targets is not None
+        with self._autocast():
+            logits = self.model(batch.tensor(self.device)).feats
+        return segmentation_loss(logits, batch.targets.to(self.device), self.settings.loss, self.weights)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.settings.precision == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _update(self) -> float:
+        limit = self.settings.grad_clip or float("inf")
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        # a step with such gradients would destroy the weights
+        if np.isfinite(norm):
+            self.optimizer.step()
+        return norm
