@@ -1,0 +1,144 @@
+"""`.ci/setup` on machines that are not this one: every program it asks is a stand-in on PATH."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SONAMES = ["libusb-1.0.so.0", "libGL.so.1", "libEGL.so.1", "libX11.so.6", "libidn2.so.0", "libudev.so.1"]
+PACKAGES = "libusb-1.0-0 libgl1 libegl1 libx11-6 libidn2-0 libudev1"
+
+
+class Machine:
+    """A folder of stand-ins in front of PATH, and a virtual environment whose pip only takes notes."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.log = folder, folder / "log"
+        self.log.touch()
+        self.stand_in("getconf", "echo glibc 2.36")
+        self.stand_in(
+            "uname", 'case "$1" in -s) echo Linux ;; -m) echo x86_64 ;; *) echo Linux x86_64 ;; esac'
+        )
+        self.stand_in("id", "echo 0")
+        self.stand_in("apt-get", f'echo "apt-get $*" >>{self.log}')
+        self.has_libraries(*SONAMES)
+        self.stand_in("venv/bin/python", f'echo "$*" >>{self.log}')
+
+    def stand_in(self, name: str, script: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def has_libraries(self, *sonames: str) -> None:
+        lines = "\n".join(f"echo '\t{name} (libc6,x86-64) => /lib/{name}'" for name in sonames)
+        self.stand_in("ldconfig", lines or "true")
+
+    def set_up(self, pip_args: str = "") -> str:
+        path = f"{self.folder}:{os.environ['PATH']}"
+        done = subprocess.run(
+            [ROOT / ".ci/setup", self.folder / "venv", "python3"],
+            cwd=ROOT,
+            env=os.environ | {"PATH": path, "PIP_ARGS": pip_args},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def commands(self, word: str) -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if word in line]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_everything_is_installed_with_the_pinned_versions(machine):
+    machine.set_up()
+
+    (install,) = machine.commands("-e ")
+    assert install.endswith("-e .[all]")
+    assert "-c constraints.txt" in install
+    assert not machine.commands("apt-get")
+
+
+def test_pip_args_reach_every_pip_install(machine):
+    machine.set_up("--extra-index-url somewhere --no-cache-dir")
+
+    installs = machine.commands("pip install")
+    assert len(installs) == 3
+    assert all("pip install --extra-index-url somewhere --no-cache-dir " in line for line in installs)
+
+
+def test_root_gets_the_missing_libraries_and_only_those(machine):
+    machine.has_libraries(*(set(SONAMES) - {"libEGL.so.1", "libudev.so.1"}))
+    machine.set_up()
+
+    assert machine.commands("apt-get") == ["apt-get install -y --no-install-recommends libegl1 libudev1"]
+
+
+def test_stale_package_lists_are_fetched_once(machine):
+    machine.has_libraries()
+    lists = machine.folder / "lists"
+    fetches = f'case "$1" in update) touch {lists} ;; esac'
+    machine.stand_in("apt-get", f'echo "apt-get $1" >>{machine.log}\n{fetches}\ntest -e {lists}')
+    machine.set_up()
+
+    assert machine.commands("apt-get") == ["apt-get install", "apt-get update", "apt-get install"]
+    assert machine.commands("-e .[all]")
+
+
+def test_failing_apt_is_said_and_the_rest_goes_on(machine):
+    machine.has_libraries()
+    machine.stand_in("apt-get", "exit 100")
+
+    assert f"apt-get install -y --no-install-recommends {PACKAGES}" in machine.set_up()
+    assert machine.commands("-e .[all]")
+
+
+def test_others_than_root_are_shown_the_one_command(machine):
+    machine.has_libraries()
+    machine.stand_in("id", "echo 1000")
+
+    command = f"sudo apt-get update && sudo apt-get install -y --no-install-recommends {PACKAGES}"
+    assert command in machine.set_up()
+    assert not machine.commands("apt-get")
+
+
+def test_no_open3d_on_an_old_glibc(machine):
+    machine.has_libraries()
+    machine.stand_in("getconf", "echo glibc 2.31")
+
+    assert "open3d is left out: glibc 2.31 is older than 2.35" in machine.set_up()
+    assert machine.commands("-e .[train,io,view,dev]")
+    assert not machine.commands("apt-get")
+
+
+def test_no_open3d_on_another_c_library(machine):
+    machine.stand_in("getconf", "exit 1")
+
+    assert "open3d is left out: the C library is not glibc" in machine.set_up()
+    assert machine.commands("-e .[train,io,view,dev]")
+
+
+@pytest.mark.parametrize(
+    ("answer", "extras"),
+    [
+        ("ERROR: No matching distribution found for open3d-cpu", "train,io,view,dev"),
+        ("ERROR: the connection was reset", "all"),
+    ],
+)
+def test_only_a_missing_wheel_leaves_open3d_out(machine, answer, extras):
+    fails_on_dry_run = (
+        f'echo "$*" >>{machine.log}\ncase "$*" in *--dry-run*) echo "{answer}" >&2; exit 1 ;; esac'
+    )
+    machine.stand_in("venv/bin/python", fails_on_dry_run)
+    said = machine.set_up()
+
+    assert machine.commands(f"-e .[{extras}]")
+    assert ("open3d is left out: open3d-cpu has no wheel" in said) == (extras != "all")
