@@ -1,0 +1,69 @@
+"""Every backend has the functions of the contract, with the same signatures, and no others."""
+
+import inspect
+
+import pytest
+
+from pcsparse.errors import DeviceError, UnsupportedError
+from pcsparse.kernels import cpu, reference
+from pcsparse.kernels.protocol import Backend
+from pcsparse.kernels.select import backend_of
+from tests.kernels import test_keys, test_output_stationary, test_rows, test_segment
+
+CONTRACT = {name: member for name, member in vars(Backend).items() if inspect.isfunction(member)}
+CONTRACT = {name: member for name, member in CONTRACT.items() if not name.startswith("_")}
+# the type checker verifies these two lines, the loop below the rest
+_REFERENCE: Backend = reference
+_CPU: Backend = cpu
+
+
+def _parameters(function, *, method: bool) -> list[tuple]:
+    parameters = list(inspect.signature(function).parameters.values())[1 if method else 0 :]
+    return [(p.name, p.kind, p.default, p.annotation) for p in parameters]
+
+
+@pytest.mark.parametrize("backend", [reference, cpu], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("name", CONTRACT)
+def test_backends_have_the_signatures_of_the_contract(backend, name):
+    function, contract = getattr(backend, name), CONTRACT[name]
+
+    assert _parameters(function, method=False) == _parameters(contract, method=True)
+    assert inspect.signature(function).return_annotation == inspect.signature(contract).return_annotation
+
+
+@pytest.mark.parametrize("backend", [reference, cpu], ids=lambda module: module.__name__)
+def test_backends_have_nothing_beyond_the_contract(backend):
+    public = {name for name in vars(backend) if inspect.isfunction(getattr(backend, name))}
+
+    assert len(CONTRACT) >= 11
+    assert public == set(CONTRACT)
+
+
+def test_every_kernel_is_compared_with_its_twin():
+    modules = (test_keys, test_rows, test_segment, test_output_stationary)
+    tests = {name for module in modules for name in vars(module) if name.startswith("test_")}
+
+    missing = [name for name in CONTRACT if f"test_{name}_matches_twin" not in tests]
+    assert not missing
+    untested = [name for name in CONTRACT if f"test_twin_of_{name}" not in tests]
+    assert not untested
+
+
+def test_backend_of_picks_by_device(device):
+    import torch
+
+    assert backend_of(torch.zeros(1), torch.zeros(2)) is cpu
+    with pytest.raises(DeviceError, match="got cpu, meta"):
+        backend_of(torch.zeros(1), torch.zeros(1, device="meta"))
+    with pytest.raises(DeviceError, match="no kernels for device type 'meta'"):
+        backend_of(torch.zeros(1, device="meta"))
+    with pytest.raises(DeviceError, match="none"):
+        backend_of()
+
+
+def test_a_missing_device_says_what_to_do():
+    class OnCuda:
+        device = __import__("torch").device("cuda")
+
+    with pytest.raises(UnsupportedError, match=r"no CUDA kernels; move the tensors with \.cpu\(\)"):
+        backend_of(OnCuda())  # type: ignore[arg-type]

@@ -1,0 +1,122 @@
+"""Counting sort, tables and bit masks: twins against Python, backends against twins."""
+
+import pytest
+import torch
+
+from pcsparse.kernels import reference
+from pcsparse.kernels.select import backend_of
+from tests.kernels.random_maps import COUNTS, N_OUT, pairs
+
+ROWS = {  # rows, n
+    "none": ([], 0),
+    "none-in-five": ([], 5),
+    "one": ([0], 1),
+    "last-only": ([6, 6, 6], 7),
+    "descending": ([4, 3, 2, 1, 0], 5),
+    "mixed": ([5, 1, 1, 0, 5, 3, 1, 5], 9),
+}
+
+
+@pytest.mark.parametrize(("rows", "n"), ROWS.values(), ids=ROWS.keys())
+def test_twin_of_group_rows(rows, n):
+    order, starts = reference.group_rows(torch.tensor(rows, dtype=torch.int32), n)
+
+    groups = [[i for i, row in enumerate(rows) if row == wanted] for wanted in range(n)]
+    assert order.tolist() == [i for group in groups for i in group]
+    assert starts.tolist() == [sum(len(group) for group in groups[:row]) for row in range(n + 1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize(("rows", "n"), ROWS.values(), ids=ROWS.keys())
+def test_group_rows_matches_twin(device, rows, n, dtype):
+    rows = torch.tensor(rows, dtype=dtype, device=device)
+    expected, actual = reference.group_rows(rows, n), backend_of(rows).group_rows(rows, n)
+
+    for got, want, kind in zip(actual, expected, (torch.int32, torch.int64), strict=True):
+        assert got.dtype == want.dtype == kind
+        assert torch.equal(got, want)
+
+
+def test_group_rows_is_stable_where_it_is_large(device, rng):
+    rows = torch.randint(37, (10_007,), generator=rng).to(device)
+    expected, actual = reference.group_rows(rows, 40), backend_of(rows).group_rows(rows, 40)
+
+    assert torch.equal(actual[0], expected[0])
+    assert torch.equal(actual[1], expected[1])
+
+
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
+def test_twin_of_pairs_to_table(rng, counts):
+    rows_in, rows_out, starts = pairs(counts, rng)
+    table = reference.pairs_to_table(rows_in, rows_out, starts, N_OUT)
+
+    expected = [[-1] * N_OUT for _ in counts]
+    for k in range(len(counts)):
+        for p in range(starts[k], starts[k + 1]):
+            expected[k][rows_out[p]] = int(rows_in[p])
+    assert table.tolist() == expected
+
+
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
+def test_pairs_to_table_matches_twin(device, rng, counts):
+    lists = [part.to(device) for part in pairs(counts, rng)]
+    expected = reference.pairs_to_table(*lists, N_OUT)
+    actual = backend_of(*lists).pairs_to_table(*lists, N_OUT)
+
+    assert actual.dtype == expected.dtype == torch.int32
+    assert torch.equal(actual, expected)
+
+
+TABLES = {  # k, n_out, splits; a block of rows holds 1024
+    "no-rows": (27, 0, 1),
+    "one-row": (27, 1, 1),
+    "one-offset": (1, 5, 1),
+    "all-63-bits": (63, 300, 1),
+    "27-in-4": (27, 1025, 4),
+    "125-in-2": (125, 1023, 2),
+    "125-in-3": (125, 2100, 3),
+    "343-in-6": (343, 100, 6),
+    "last-chunk-empty": (5, 50, 4),
+}
+
+
+@pytest.mark.parametrize(("k", "n_out", "splits"), TABLES.values(), ids=TABLES.keys())
+def test_twin_of_row_masks(rng, k, n_out, splits):
+    n_out = min(n_out, 80)
+    table = torch.randint(-2, 2, (k, n_out), generator=rng, dtype=torch.int32).clamp(min=-1)
+    masks = reference.row_masks(table, splits)
+
+    chunk = -(-k // splits)
+    for row in range(n_out):
+        for s in range(splits):
+            bits = [table[o, row] >= 0 for o in range(s * chunk, min(k, (s + 1) * chunk))]
+            assert masks[s, row] == sum(1 << j for j, bit in enumerate(bits) if bit)
+    assert masks.shape == (splits, n_out)
+
+
+@pytest.mark.parametrize(("k", "n_out", "splits"), TABLES.values(), ids=TABLES.keys())
+def test_row_masks_matches_twin(device, rng, k, n_out, splits):
+    table = torch.randint(-2, 2, (k, n_out), generator=rng, dtype=torch.int32).clamp(min=-1).to(device)
+    expected, actual = reference.row_masks(table, splits), backend_of(table).row_masks(table, splits)
+
+    assert actual.dtype == expected.dtype == torch.int64
+    assert torch.equal(actual, expected)
+
+
+def test_twin_of_gray_rank():
+    # the definition: rank r has the Gray code r ^ r >> 1
+    ranks = torch.cat([torch.arange(1024), torch.tensor([(1 << 62) + 5, (1 << 63) - 1])])
+    codes = ranks ^ (ranks >> 1)
+
+    assert torch.equal(reference.gray_rank(codes), ranks)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (4, 33), (3, 0)], ids=str)
+def test_gray_rank_matches_twin(device, rng, shape):
+    masks = torch.randint((1 << 63) - 1, shape, generator=rng).to(device)
+    kept = masks.clone()
+    expected, actual = reference.gray_rank(masks), backend_of(masks).gray_rank(masks)
+
+    assert actual.dtype == expected.dtype == torch.int64
+    assert torch.equal(actual, expected)
+    assert torch.equal(masks, kept)
