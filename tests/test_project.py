@@ -15,28 +15,10 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-HEAVY = [
+HEAVY = {
     *("numba", "cupy", "triton", "open3d", "hydra", "omegaconf", "matplotlib", "PIL", "scipy"),
     *("laspy", "lazrs", "pypcd4", "plyfile", "pye57", "pyarrow", "rich", "tensorboard"),
-]
-    "numba",
-    "cupy",
-    "triton",
-    "open3d",
-    "hydra",
-    "omegaconf",
-    "matplotlib",
-    "PIL",
-    "scipy",
-    "laspy",
-    "lazrs",
-    "pypcd4",
-    "plyfile",
-    "pye57",
-    "pyarrow",
-    "rich",
-    "tensorboard",
-]
+}
 VERBS = ["demo", "setup", "test", "test-slow", "test-gpu", "lint", "type", "bench", "docs"]
 MEGABYTE = 1 << 20
 
