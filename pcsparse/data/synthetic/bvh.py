@@ -217,7 +217,9 @@ class BvhCaster:
         corners = mesh.corners.astype(np.float32).astype(np.float64)
         self._empty = len(mesh) == 0
         if not self._empty:
-            self._boxes, self._links, self._rows = _build(corners.min(1), corners.max(1), corners.mean(1))
+            a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
+            low, high = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
+            self._boxes, self._links, self._rows = _build(low, high, (a + b + c) / 3.0)
             self._tris = np.ascontiguousarray(corners[self._rows].reshape(-1, 9), np.float32)
 
     def cast(self, origins: Floats, directions: Floats) -> Hits:

@@ -30,8 +30,8 @@ class Mesh:
     def __len__(self) -> int:
         return int(self.corners.shape[0])
 
-    def select(self, keep: Bools) -> "Mesh":
-        """The triangles for which `keep` (t,) is true."""
+    def select(self, keep: Bools | Ints) -> "Mesh":
+        """The triangles for which `keep` (t,) is true, or those at the rows `keep`."""
         return Mesh(
             self.corners[keep],
             self.semantic[keep],
@@ -57,6 +57,11 @@ class Mesh:
         """The same mesh under one raw class id."""
         ids = np.full(len(self), semantic, np.uint16)
         return Mesh(self.corners, ids, self.instance, self.material, self.reflectivity)
+
+    def middles(self) -> Floats:
+        """(t, 3) centres of the triangles, metres."""
+        # three slices: numpy reduces over a short axis ten times as slowly
+        return (self.corners[:, 0] + self.corners[:, 1] + self.corners[:, 2]) / 3.0
 
     def normals(self) -> Floats:
         """(t, 3) float64 unit normals; zero for a triangle without area."""

@@ -58,13 +58,13 @@ def bumped(
     return distance - np.clip(height / np.maximum(cosine, 0.05), -_MOST_SHIFT, _MOST_SHIFT)
 
 
-def lost(distance: Floats, cosine: Floats, mesh: Mesh, hit: Ints, sensor: Sensor, rng: Generator) -> Bools:
+def lost(distance: Floats, cosine: Floats, struck: Mesh, sensor: Sensor, rng: Generator) -> Bools:
     """Which pulses never come back: too faint, mirrored away, or for no visible reason.
 
     Power is reflectivity x cosine / distance²; where it is `sensor.faint`, half of the pulses are lost.
     """
-    material = mesh.material[hit]
-    power = np.maximum(mesh.reflectivity[hit], 0.02) * np.maximum(cosine, 0.01) / distance**2
+    material = struck.material
+    power = np.maximum(struck.reflectivity, 0.02) * np.maximum(cosine, 0.01) / distance**2
     faint = 1.0 / (1.0 + np.exp((np.log(power) - np.log(sensor.faint)) / sensor.softness))
     # a mirror seen square on does answer
     mirrored = MIRROR[material] * np.clip(1.6 - 1.6 * cosine**8, 0.0, 1.0)
@@ -72,23 +72,19 @@ def lost(distance: Floats, cosine: Floats, mesh: Mesh, hit: Ints, sensor: Sensor
     return rng.random(len(distance)) >= kept
 
 
-def intensity(
-    points: Floats, cosine: Floats, mesh: Mesh, hit: Ints, gain: float, seed: int, rng: Generator
-) -> Floats:
+def intensity(points: Floats, cosine: Floats, struck: Mesh, gain: float, seed: int, rng: Generator) -> Floats:
     """(n,) float32 in 0 … 1 at steps of 0.01: range-compensated, as the real sensor gives it.
 
     Args:
         points: (n, 3) world metres; stains and repairs of some metres belong to the place.
         cosine: (n,) of the angle of incidence.
-        mesh: the scene.
-        hit: (n,) rows of the mesh.
+        struck: n triangles, the one that each pulse met.
         gain: of this sensor.
         seed: of the town.
         rng: of the sweep.
     """
-    material = mesh.material[hit]
     facing = 0.55 + 0.45 * cosine
-    grain = np.maximum(0.0, 1.0 + SPREAD[material] * rng.normal(size=len(hit)))
+    grain = np.maximum(0.0, 1.0 + SPREAD[struck.material] * rng.normal(size=len(struck)))
     stains = 1.0 + 0.15 * value_noise(points[:, 0], points[:, 1] + 0.7 * points[:, 2], 3.1, seed + 2)
-    value = np.clip(gain * mesh.reflectivity[hit] * facing * grain * stains, 0.0, 1.0)
+    value = np.clip(gain * struck.reflectivity * facing * grain * stains, 0.0, 1.0)
     return (np.round(value * 100.0) / 100.0).astype(np.float32)

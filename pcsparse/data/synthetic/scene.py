@@ -104,9 +104,9 @@ class Town:
         near = [i for i, plan in enumerate(self.plans) if plan.block.end > low and plan.block.start < high]
         whole = join([self._block(i) for i in near])
         stops = np.stack(self.street.world(np.array([s, s + slack / 2, s + slack]), np.zeros(3)), 1)
-        middle = whole.corners[:, :, :2].mean(1)
-        gap = np.linalg.norm(middle[:, None] - stops[None], axis=-1).min(1)
-        return whole.select(gap < SIGHT + slack / 4)
+        middle = whole.middles()
+        gaps = [(middle[:, 0] - x) ** 2 + (middle[:, 1] - y) ** 2 for x, y in stops]
+        return whole.select(np.minimum.reduce(gaps) < (SIGHT + slack / 4) ** 2)
 
     def moving_mesh(self, s: float, when: float, ego_yaw: float, period: float) -> Mesh:
         """What moves within sight, each posed at the moment at which the turning sensor looks at it.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 
 from pcsparse.data.synthetic.arrays import Floats, Ints
-from pcsparse.data.synthetic.caster import MISS, Caster, make_caster
+from pcsparse.data.synthetic.caster import Caster, make_caster
 from pcsparse.data.synthetic.mesh import Mesh, join, rotate, unit
 from pcsparse.data.synthetic.returns import bumped, intensity, lost
 from pcsparse.data.synthetic.scene import Town
@@ -131,30 +131,27 @@ class Drive:
         )
         early, late = (self.pose(s + side * self.town.speed * sensor.period / 2, ride) for side in (-1, 1))
         origins, directions = _roll_shutter(early, pose, late, phase, local)
-        mesh, distance, hit = self._cast(s, stamp, pose, origins, directions)
+        rows, distance, struck = self._cast(s, stamp, pose, origins, directions)
 
-        met = (hit != MISS) & (distance < sensor.max_range + 1.0)
-        rows = np.flatnonzero(met)
-        hit, distance = hit[rows], distance[rows].astype(np.float64)
-        cosine = np.abs(np.einsum("ij,ij->i", _normals(mesh, hit), directions[rows]))
+        cosine = np.abs(np.einsum("ij,ij->i", struck.normals(), directions[rows]))
         world = origins[rows] + distance[:, None] * directions[rows]
-        exact = bumped(distance, world, cosine, mesh.material[hit], self.town.seed, rng)
+        exact = bumped(distance, world, cosine, struck.material, self.town.seed, rng)
         exact = exact + rng.normal(0.0, sensor.range_noise, len(rows)) * (
             0.5 + 0.5 * np.minimum(exact / 25.0, 1.5)
         )
         exact = np.round(exact / sensor.range_quantum) * sensor.range_quantum
-        keep = ~lost(distance, cosine, mesh, hit, sensor, rng)
+        keep = ~lost(distance, cosine, struck, sensor, rng)
         keep &= (exact >= sensor.min_range) & (exact <= sensor.max_range)
-        value = intensity(world, cosine, mesh, hit, self._gain, self.town.seed, rng)
+        value = intensity(world, cosine, struck, self._gain, self.town.seed, rng)
 
-        seen, hit = rows[keep], hit[keep]
+        seen = rows[keep]
         world = origins[seen] + exact[keep, None] * directions[seen]
         points = rotate(world - pose[:3, 3], pose[:3, :3].T)
         return Sweep(
             points.astype(np.float32),
             value[keep],
-            mesh.semantic[hit],
-            mesh.instance[hit],
+            struck.semantic[keep],
+            struck.instance[keep],
             ring[seen].astype(np.uint8),
             (phase[seen] * sensor.period).astype(np.float32),
             pose,
@@ -163,20 +160,24 @@ class Drive:
 
     def _cast(
         self, s: float, stamp: float, pose: Floats, origins: Floats, directions: Floats
-    ) -> tuple[Mesh, Floats, Ints]:
-        """Hits in what stands still and in what moves: the joint mesh, distances, rows of the mesh."""
+    ) -> tuple[Ints, Floats, Mesh]:
+        """Rays that meet something within range, their distances, and the triangle that each of them met."""
         still, caster, origin = self._static(s)
         starts, ways = (origins - origin).astype(np.float32), directions.astype(np.float32)
         hits = caster.cast(starts, ways)
         yaw = float(np.arctan2(pose[1, 0], pose[0, 0]))
         moving = self.town.moving_mesh(s, stamp, yaw, self.sensor.period)
-        if len(moving) == 0:
-            return still, hits.distance, hits.triangle
         moving = moving.with_corners(moving.corners - origin)
         other = make_caster(self.caster, moving).cast(starts, ways)
+
         nearer = other.distance < hits.distance
-        triangle = np.where(nearer, other.triangle + len(still), hits.triangle)
-        return join([still, moving]), np.where(nearer, other.distance, hits.distance), triangle
+        distance = np.where(nearer, other.distance, hits.distance)
+        rows = np.flatnonzero(distance < self.sensor.max_range + 1.0)
+        first, second = rows[~nearer[rows]], rows[nearer[rows]]
+        struck = join([still.select(hits.triangle[first]), moving.select(other.triangle[second])])
+        # back into the order of the rays
+        order = np.argsort(np.concatenate([first, second]), kind="stable")
+        return rows, distance[rows].astype(np.float64), struck.select(order)
 
 
 def _tilt(roll: float, pitch: float, yaw: float) -> Floats:
@@ -214,10 +215,3 @@ def _roll_shutter(
     turned = np.where(phase[:, None] < 0, rotate(local, early[:3, :3]), rotate(local, late[:3, :3]))
     directions = base * (1 - weight) + turned * weight
     return origins, directions / np.linalg.norm(directions, axis=1, keepdims=True)
-
-
-def _normals(mesh: Mesh, hit: Ints) -> Floats:
-    """(n, 3) unit normals of the triangles that were hit."""
-    corners = mesh.corners[hit]
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)

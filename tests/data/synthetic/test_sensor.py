@@ -7,7 +7,7 @@ from pcsparse.data.synthetic.materials import BUILDING, ROAD, SIGN, WINDOW
 from pcsparse.data.synthetic.mesh import join, quads
 from pcsparse.data.synthetic.returns import bumped, intensity, lost, value_noise
 from pcsparse.data.synthetic.sensor import SENSORS, sensor_named
-from pcsparse.data.synthetic.sweep import _beams
+from pcsparse.data.synthetic.sweep import _beams, _roll_shutter
 from pcsparse.errors import UnsupportedError
 
 SQUARE = np.array([[[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]])
@@ -61,12 +61,11 @@ def test_unknown_sensors_are_refused() -> None:
 
 def _returned(surface, metres: float, cosine: float) -> float:
     n = 20000
-    mesh = quads(SQUARE, surface)
+    struck = quads(SQUARE, surface).select(np.zeros(n, int))
     gone = lost(
         np.full(n, metres),
         np.full(n, cosine),
-        mesh,
-        np.zeros(n, int),
+        struck,
         sensor_named("hdl64e"),
         np.random.default_rng(1),
     )
@@ -90,7 +89,7 @@ def test_intensity_is_quantised_and_follows_reflectivity() -> None:
     points = rng.uniform(-50, 50, (n, 3))
     means = []
     for row in (0, 2):
-        value = intensity(points, np.full(n, 0.5), mesh, np.full(n, row), 1.0, 5, rng)
+        value = intensity(points, np.full(n, 0.5), mesh.select(np.full(n, row)), 1.0, 5, rng)
         assert value.dtype == np.float32
         assert value.min() >= 0
         assert value.max() <= 1
@@ -119,3 +118,17 @@ def test_noise_is_smooth_and_centred() -> None:
     assert np.abs(np.diff(value)).max() < 0.02
     assert abs(value.mean()) < 0.2
     assert value.std() > 0.2
+
+
+def test_rays_leave_from_where_the_car_is_at_their_moment() -> None:
+    early, middle, late = np.eye(4), np.eye(4), np.eye(4)
+    early[0, 3], late[0, 3] = -1.0, 1.0
+    # a quarter turn between the middle and the end
+    late[:2, :2] = [[0, -1], [1, 0]]
+    phase = np.array([-0.5, -0.25, 0.0, 0.25, 0.5])
+    local = np.tile([1.0, 0.0, 0.0], (5, 1))
+    origins, directions = _roll_shutter(early, middle, late, phase, local)
+    np.testing.assert_allclose(origins[:, 0], [-1.0, -0.5, 0.0, 0.5, 1.0])
+    np.testing.assert_allclose(directions[:3], local[:3])
+    np.testing.assert_allclose(directions[3], [0.5**0.5, 0.5**0.5, 0.0])
+    np.testing.assert_allclose(directions[4], [0.0, 1.0, 0.0], atol=1e-12)
