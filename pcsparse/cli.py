@@ -91,7 +91,7 @@ def _infer(arguments: list[str]) -> int:
         prog="pcsparse infer",
         description="Predict the class of every point of .bin .npy .npz .pcd .ply .las .laz files.",
     )
-    parser.add_argument("inputs", nargs="+", help="files, folders or patterns")
+    parser.add_argument("sources", nargs="+", help="files, folders or patterns")
     parser.add_argument("--out", default="out", help="folder for NAME.label (raw ids) and NAME.png")
     parser.add_argument(
         "--checkpoint", help="folder of a run, or a .safetensors file (default: the one that pcsparse brings)"
@@ -109,7 +109,7 @@ def _infer(arguments: list[str]) -> int:
         "--skip-existing", action="store_true", help="leave files alone whose outputs are there"
     )
     given = vars(parser.parse_args(arguments))
-    return infer.run(InferSettings(**{**given, "inputs": tuple(given["inputs"])}))
+    return infer.run(InferSettings(**{**given, "sources": tuple(given["sources"])}))
 
 
 def _synth(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ The classes are plain frozen dataclasses: they work without Hydra. `register` ma
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pcsparse.checks import require_extra
@@ -94,7 +95,7 @@ class InferSettings:
     """`pcsparse infer`.
 
     Attributes:
-        inputs: files, folders or patterns.
+        sources: files, folders or patterns.
         out: folder for labels and pictures.
         checkpoint: folder of a run or a .safetensors file; None for the default model.
         columns: floats a point in .bin and .npy files; None to infer them.
@@ -107,8 +108,8 @@ class InferSettings:
         skip_existing: leave files alone whose outputs are there.
     """
 
-    inputs: tuple[str, ...]
-    out: str = "out"
+    sources: tuple[str | Path, ...]
+    out: str | Path = "out"
     checkpoint: str | None = None
     columns: int | None = None
     invalid: str = "drop"

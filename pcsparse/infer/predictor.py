@@ -36,8 +36,7 @@ class Predictor:
     """Semantic segmentation of clouds of any size, the empty one included.
 
     Args:
-        model: takes a SparseTensor with 4 channels, returns one whose feats are logits; it is put into evaluation
-            mode.
+        model: takes a SparseTensor with 4 channels, returns one whose feats are logits; set to evaluation.
         voxels: as in training.
         device: where the network runs.
     """
@@ -58,8 +57,8 @@ class Predictor:
             name: of the cloud, for messages.
 
         Raises:
-            RangeError: a point lies beyond the range of coordinates at this voxel size, or the network returned
-                a value that is not finite.
+            RangeError: a point lies beyond the range of coordinates at this voxel size, or the network
+                returned a value that is not finite.
             FormatError: points and intensity differ in number.
         """
         began = time.perf_counter()

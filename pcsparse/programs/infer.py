@@ -1,0 +1,161 @@
+"""`pcsparse infer`: a class for every point of files without labels."""
+
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from pcsparse.config import InferSettings
+from pcsparse.data.files import list_point_files, read_points, write_labels
+from pcsparse.data.input_spec import CloudFacts
+from pcsparse.data.label_map import IGNORE, LabelMap
+from pcsparse.data.point_cloud import InvalidPolicy, PointCloud
+from pcsparse.errors import PcsparseError, RangeError
+from pcsparse.infer.predictor import Prediction, Predictor
+from pcsparse.programs.default_model import checkpoint_or_default
+from pcsparse.train.model_file import ModelCard, load_model
+from pcsparse.view.raster import draw_classes, save_png
+
+_POLICIES = ("drop", "raise", "keep")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One file and where its outputs go."""
+
+    source: Path
+    labels: Path
+    picture: Path | None
+
+    @property
+    def done(self) -> bool:
+        return self.labels.is_file() and (self.picture is None or self.picture.is_file())
+
+
+def run(settings: InferSettings) -> int:
+    """Write a label file, and a picture unless declined, for every input.
+
+    A file that cannot be read does not stop the others; it is named, and named again at the end.
+
+    Returns:
+        Exit status: 0, or 1 if a file failed.
+
+    Raises:
+        FormatError: no such input or checkpoint, or the checkpoint is broken.
+        RangeError: a setting has no meaning.
+    """
+    if settings.invalid not in _POLICIES:
+        raise RangeError(f"invalid must be one of {', '.join(_POLICIES)}, got {settings.invalid!r}")
+    jobs = _jobs(settings)
+    checkpoint = checkpoint_or_default(settings.checkpoint)
+    model, card = load_model(checkpoint)
+    labels = LabelMap.load(card.label_set)
+    voxels = card.voxels
+    if settings.voxel_size is not None:
+        print(
+            f"warning: voxels of {settings.voxel_size:g} m, the model was trained on {voxels.voxel_size:g} m"
+        )
+        voxels = replace(voxels, voxel_size=settings.voxel_size)
+    predictor = Predictor(model, voxels, settings.device)
+    print(f"model {checkpoint}, {voxels.voxel_size:g} m voxels, {labels.n_classes} classes")
+    failed = []
+    for job in jobs:
+        if settings.skip_existing and job.done:
+            print(f"{job.source}: skipped, {job.labels} is there")
+            continue
+        try:
+            _process(job, settings, predictor, card, labels)
+        except (PcsparseError, OSError) as error:
+            failed.append(job.source)
+            print(f"error: {error}")
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} files failed: {', '.join(map(str, failed))}")
+    return 1 if failed else 0
+
+
+def _jobs(settings: InferSettings) -> list[_Job]:
+    """Outputs are named by the stem; files that share one keep their ending: a.bin.label and a.npy.label."""
+    sources = list(dict.fromkeys(path for given in settings.sources for path in list_point_files(given)))
+    stems = Counter(path.stem for path in sources)
+    names = [path.stem if stems[path.stem] == 1 else path.name for path in sources]
+    doubled = sorted(name for name, n in Counter(names).items() if n > 1)
+    if doubled:
+        raise RangeError(
+            f"several inputs would write {doubled[0]}.label; give them to separate runs with other --out"
+        )
+    out = Path(settings.out)
+    return [
+        _Job(source, out / f"{name}.label", out / f"{name}.png" if settings.picture else None)
+        for source, name in zip(sources, names, strict=True)
+    ]
+
+
+def _process(
+    job: _Job, settings: InferSettings, predictor: Predictor, card: ModelCard, labels: LabelMap
+) -> None:
+    began = time.perf_counter()
+    cloud = _read(job.source, settings)
+    read_s = time.perf_counter() - began
+    print(f"{job.source}: {cloud.n_file} points")
+    for note in cloud.notes:
+        print(f"  note: {note}")
+    for difference in card.input_spec.differences(CloudFacts.of(cloud.points, cloud.intensity)):
+        print(f"  warning: {difference}")
+    prediction = predictor(cloud.points, cloud.intensity, str(job.source))
+    began = time.perf_counter()
+    write_labels(job.labels, cloud.to_file_rows(labels.to_raw(prediction.targets), labels.ignore_raw))
+    write_s = time.perf_counter() - began
+    began = time.perf_counter()
+    if job.picture is not None:
+        _draw(job.picture, cloud, prediction.targets, labels)
+    draw_s = time.perf_counter() - began
+    _report(job, cloud, prediction, labels)
+    print(
+        f"  read {read_s:.2f} s, voxelise {prediction.voxelize_s:.2f} s, network {prediction.network_s:.2f} s"
+        f" ({prediction.n_voxels} voxels), write {write_s:.2f} s, draw {draw_s:.2f} s"
+    )
+
+
+def _read(source: Path, settings: InferSettings) -> PointCloud:
+    with warnings.catch_warnings():
+        # what was dropped is among the notes of the cloud, which are printed
+        warnings.simplefilter("ignore", UserWarning)
+        cloud = read_points(
+            source,
+            columns=settings.columns,
+            invalid=cast(InvalidPolicy, settings.invalid),
+            intensity_scale=settings.intensity_scale,
+        )
+    if settings.z_offset:
+        shift = np.array([0.0, 0.0, settings.z_offset], dtype=np.float32)
+        cloud = replace(cloud, points=cloud.points + shift)
+    return cloud
+
+
+def _report(job: _Job, cloud: PointCloud, prediction: Prediction, labels: LabelMap) -> None:
+    """The share of each class, and what got none."""
+    outputs = f"{job.labels}" if job.picture is None else f"{job.labels}, {job.picture}"
+    if not cloud.n_file:
+        print(f"  the file has no points: {outputs} hold none either")
+        return
+    counts = np.bincount(prediction.targets[prediction.targets != IGNORE], minlength=labels.n_classes)
+    for target in np.argsort(-counts, kind="stable"):
+        if counts[target]:
+            share = 100 * counts[target] / cloud.n_file
+            print(f"  {labels.names[target]:<16} {counts[target]:>9} {share:6.2f} %")
+    n_none = cloud.n_file - int(counts.sum())
+    if n_none:
+        print(
+            f"  {'(unlabelled)':<16} {n_none:>9} {100 * n_none / cloud.n_file:6.2f} %  not finite or cropped"
+        )
+    print(f"  wrote {outputs}")
+
+
+def _draw(path: Path, cloud: PointCloud, targets: npt.NDArray[np.int64], labels: LabelMap) -> None:
+    image = draw_classes(cloud.points, targets, labels.names, labels.colors, title=cloud.source.name)
+    save_png(path, image)
