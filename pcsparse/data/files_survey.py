@@ -88,8 +88,8 @@ def _e57_scan(file: Any, index: int) -> tuple[npt.NDArray[np.float64], npt.NDArr
 def _e57_intensity(header: Any, values: npt.NDArray | None) -> npt.NDArray[np.float64] | None:
     """Intensity on 0-1 where the header's limits are those of a sensor, else as it is.
 
-    Writers state what the sensor can give (0 ... 4095, -2047 ... 2048) or merely what occurs; the latter would
-    stretch a dark scan, so only a signed scale and maxima of 2^n - 1 are believed.
+    Writers state what the sensor can give (0 ... 4095, -2047 ... 2048) or merely what occurs. The latter
+    would stretch a dark scan, so only a signed scale and maxima of 2^n - 1 are believed.
     """
     if values is None:
         return None
