@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class Geometry:
     dilation: Triple = (1, 1, 1)
     padding: Triple = (0, 0, 0)
 
-    @property
+    @cached_property
     def offsets(self) -> list[Triple]:
         def along(size: int) -> list[int]:
             first = -(size - 1) // 2 if size % 2 else 0

@@ -39,6 +39,14 @@ class LevelKey:
     coverage: str
 
 
+_EDITED = -1
+
+
+def _version(coords: Tensor) -> int:
+    # tensors of inference mode have none
+    return 0 if coords.is_inference() else coords._version
+
+
 def _kept() -> torch.inference_mode:
     # what is built during inference may serve training later, and autograd cannot save inference tensors
     return torch.inference_mode(False)
@@ -63,10 +71,19 @@ class CoordCache:
         """A copy of the table of maps, to look at."""
         return dict(self._maps)
 
+    def __getstate__(self) -> dict[str, object]:
+        """The tables; a copy's tensors count their versions anew, so only edited ones are marked."""
+        sets = [(known, 0 if version == _version(known) else _EDITED) for known, version in self._sets]
+        return self.__dict__ | {"_sets": sets}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """From a copy or another process, such as a loader worker: maps are found again."""
+        self.__dict__.update(state)
+        self._sets = [(known, version or _version(known)) for known, version in self._sets]
+
     def _token(self, coords: Tensor) -> Token:
-        # neither a traced tensor nor one of inference mode has a version
         tracing = torch.compiler.is_compiling()
-        version = 0 if tracing or coords.is_inference() else coords._version
+        version = 0 if tracing else _version(coords)
         for token in reversed(range(len(self._sets))):
             known, known_version = self._sets[token]
             if known is coords and (tracing or known_version == version):

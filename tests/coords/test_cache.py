@@ -1,0 +1,184 @@
+"""CoordCache: a map is found by every field that shapes it, and by nothing less."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.relation import Relation
+from tests import oracle
+from tests.clouds import CLUMPED, PLANE, TWO_BATCHES, UNSORTED
+from tests.coords.test_kernel_map import check_map
+from tests.oracle import Geometry
+
+K3 = Relation.of(3)
+
+
+def test_the_same_map_is_built_once(device):
+    cache, coords = CoordCache(), UNSORTED.coords.to(device)
+    first = cache.kernel_map(coords, coords, K3)
+
+    assert cache.kernel_map(coords, coords, Relation((3, 3, 3))) is first
+    assert len(cache) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Relation.of((3, 3, 5)),
+        Relation.of(3, (1, 1, 2)),
+        Relation.of(3, dilation=(2, 1, 1)),
+        Relation.of(3, padding=(0, 1, 0)),
+    ],
+    ids=["kernel_size", "stride", "dilation", "padding"],
+)
+def test_each_field_of_the_relation_has_its_own_map(other):
+    cache, coords = CoordCache(), UNSORTED.coords
+    first, second = cache.kernel_map(coords, coords, K3), cache.kernel_map(coords, coords, other)
+
+    assert (first.relation, second.relation) == (K3, other)
+    assert len(cache) == 2
+    geometry = Geometry(other.kernel_size, other.stride, other.dilation, other.padding)
+    check_map(second, oracle.kernel_map(coords, coords, geometry), len(coords), len(coords))
+
+
+def test_kept_offsets_have_their_own_map():
+    cache, coords = CoordCache(), UNSORTED.coords
+    whole = cache.kernel_map(coords, coords, K3)
+    some = cache.kernel_map(coords, coords, K3, (0, 13, 20))
+
+    assert (whole.volume, some.volume) == (27, 3)
+    assert cache.kernel_map(coords, coords, K3, (0, 13, 20)) is some
+    assert cache.kernel_map(coords, coords, K3, (0, 13, 21)) is not some
+    starts = whole.pairs.starts
+    assert torch.equal(some.pairs.rows_in[: starts[1]], whole.pairs.rows_in[: starts[1]])
+    assert some.pairs.starts.diff().tolist() == whole.pairs.starts.diff()[[0, 13, 20]].tolist()
+
+
+def test_two_clouds_of_equal_size_never_share_a_map():
+    cache, first, second = CoordCache(), UNSORTED.coords, UNSORTED.coords + 1
+    second = second.clone()
+    second[:, 1] *= 2
+    second[:, 0] = 0
+    first_map = cache.kernel_map(first, first, K3)
+    second_map = cache.kernel_map(second, second, K3)
+
+    assert second_map is not first_map
+    check_map(second_map, oracle.kernel_map(second, second, Geometry((3, 3, 3))), len(second), len(second))
+
+
+def test_fine_and_coarse_are_not_interchangeable():
+    cache, fine, coarse = CoordCache(), PLANE.coords, CLUMPED.coords
+    for a, b in ((fine, coarse), (coarse, fine), (fine, fine), (coarse, coarse)):
+        kmap = cache.kernel_map(a, b, Relation.of((2, 3, 4)))
+        check_map(kmap, oracle.kernel_map(a, b, Geometry((2, 3, 4))), len(a), len(b))
+    assert len(cache) == 4
+
+
+def test_an_edit_in_place_is_noticed():
+    cache, coords = CoordCache(), UNSORTED.coords.clone()
+    before = cache.kernel_map(coords, coords, K3)
+    coarse = cache.coarser(coords, Relation.of(2, 2))
+    coords[:, 1] *= 3
+    after = cache.kernel_map(coords, coords, K3)
+
+    assert after is not before
+    check_map(after, oracle.kernel_map(coords, coords, Geometry((3, 3, 3))), len(coords), len(coords))
+    assert not torch.equal(cache.coarser(coords, Relation.of(2, 2)), coarse)
+
+
+def test_a_dead_tensor_leaves_no_map_to_its_successor():
+    cache = CoordCache()
+    for shift in range(20):
+        # freed memory and ids are used again
+        coords = UNSORTED.coords.clone()
+        coords[:, 1:] *= 1 + shift % 2
+        kmap = cache.kernel_map(coords, coords, K3)
+        assert kmap.n_pairs == len(oracle.kernel_map(coords, coords, Geometry((3, 3, 3))))
+        del coords
+
+
+COPIES = {"copy": copy.deepcopy, "pickle": lambda thing: pickle.loads(pickle.dumps(thing))}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES.keys())
+def test_a_copy_finds_its_own_maps(copied):
+    cache, coords = CoordCache(), TWO_BATCHES.coords.clone()
+    cache.kernel_map(coords, coords, K3)
+    coarse = cache.coarser(coords, Relation.of(2, 2))
+    other, other_coords, other_coarse = copied((cache, coords, coarse))
+
+    kmap = other.kernel_map(other_coords, other_coords, K3)
+    assert len(other) == 1
+    check_map(kmap, oracle.kernel_map(coords, coords, Geometry((3, 3, 3))), len(coords), len(coords))
+    assert other.finer(other_coarse, Relation.of(2, 2)) is other_coords
+    # the original's coordinates are strangers there
+    other.kernel_map(coords, coords, K3)
+    assert len(other) == 2
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES.keys())
+def test_a_copy_forgets_maps_of_coordinates_edited_before(copied):
+    cache, coords = CoordCache(), TWO_BATCHES.coords.clone()
+    cache.kernel_map(coords, coords, K3)
+    coords[:, 1] *= 2
+    other, other_coords = copied((cache, coords))
+
+    kmap = other.kernel_map(other_coords, other_coords, K3)
+    check_map(kmap, oracle.kernel_map(coords, coords, Geometry((3, 3, 3))), len(coords), len(coords))
+
+
+def test_levels_are_made_once_and_know_the_way_back():
+    cache, coords = CoordCache(), TWO_BATCHES.coords
+    halve = Relation.of(2, 2)
+    coarse = cache.coarser(coords, halve)
+
+    assert cache.coarser(coords, halve) is coarse
+    assert cache.coarser(coords, halve, "floor") is not coarse
+    assert cache.coarser(coords, Relation.of(3, 2)) is not coarse
+    assert cache.finer(coarse, halve) is coords
+    assert cache.finer(coarse, Relation.of(3, 2)) is None
+    assert cache.finer(coords, halve) is None
+    assert cache.finer(coarse.clone(), halve) is None
+    assert cache.expanded(coarse, halve) is cache.expanded(coarse, halve)
+
+
+def test_caches_of_two_clouds_have_equal_keys():
+    tables = []
+    for cloud in (UNSORTED, PLANE):
+        cache = CoordCache()
+        coarse = cache.coarser(cloud.coords, Relation.of(2, 2))
+        cache.kernel_map(cloud.coords, cloud.coords, K3)
+        cache.kernel_map(cloud.coords, coarse, Relation.of(2, 2))
+        tables.append(cache.maps())
+
+    assert list(tables[0]) == list(tables[1])
+    tables[0].clear()
+    assert len(cache) == 2
+
+
+def test_maps_of_inference_mode_serve_training():
+    cache = CoordCache()
+    with torch.inference_mode():
+        coords = UNSORTED.coords.clone()
+        coarse = cache.coarser(coords, Relation.of(2, 2))
+        some = cache.kernel_map(coords, coords, K3, (1, 13))
+        down = cache.kernel_map(coords, coarse, Relation.of(2, 2))
+        up = cache.expanded(coarse, Relation.of(2, 2))
+    assert coords.is_inference()
+
+    assert not coarse.is_inference()
+    assert not up.is_inference()
+    for kmap in (some, down, down.transposed()):
+        assert not any(tensor.is_inference() for tensor in kmap.tensors())
+
+
+def test_inference_mode_reaches_no_form_that_is_derived_in_it():
+    coords = UNSORTED.coords
+    kmap = CoordCache().kernel_map(coords, coords, K3)
+    with torch.inference_mode():
+        tensors = [*kmap.tensors(), *kmap.transposed().tensors()]
+
+    assert not any(tensor.is_inference() for tensor in tensors)

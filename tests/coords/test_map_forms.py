@@ -1,0 +1,151 @@
+"""Forms of one map: lists, table, groups, subsets, tensors."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.kernel_map import NO_NEIGHBOUR, KernelMap
+from pcsparse.coords.relation import Relation
+from pcsparse.errors import ShapeError
+from tests import oracle
+from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED
+from tests.oracle import Geometry
+
+
+@pytest.fixture(
+    params=[UNSORTED, TWO_BATCHES, CLOUDS["one"], CLOUDS["empty"]], ids=["unsorted", "two", "one", "none"]
+)
+def kmap(request) -> KernelMap:
+    coords = request.param.coords
+    return CoordCache().kernel_map(coords, coords, Relation.of(3))
+
+
+def _triples(kmap: KernelMap) -> list[tuple[int, int, int]]:
+    pairs = kmap.pairs
+    offset = torch.repeat_interleave(torch.arange(kmap.volume), pairs.starts.diff()).tolist()
+    return list(zip(pairs.rows_in.tolist(), pairs.rows_out.tolist(), offset, strict=True))
+
+
+def test_table_and_pairs_say_the_same(kmap):
+    table = kmap.table
+    assert table.shape == (27, kmap.n_out)
+    assert table.dtype == torch.int32
+    assert NO_NEIGHBOUR == -1
+
+    from_table = [
+        (int(table[k, j]), j, k) for k in range(27) for j in range(kmap.n_out) if table[k, j] != NO_NEIGHBOUR
+    ]
+    assert from_table == _triples(kmap)
+    assert kmap.table is table
+
+
+def test_groups_by_output_and_by_input(kmap):
+    triples = _triples(kmap)
+    for (order, starts), column, n in (
+        (kmap.by_output(), 1, kmap.n_out),
+        (kmap.by_input(), 0, kmap.n_in),
+    ):
+        for row in range(n):
+            group = order[starts[row] : starts[row + 1]].tolist()
+            assert group == [p for p, triple in enumerate(triples) if triple[column] == row]
+    assert kmap.by_output()[0] is kmap.by_output()[0]
+
+
+@pytest.mark.parametrize("kept", ["none", "all", "some", "mirrored", "mirrored-without-centre"])
+def test_keep_offsets(kmap, kept):
+    mask = torch.zeros(27, dtype=torch.bool)
+    positions = {
+        "none": [],
+        "all": list(range(27)),
+        "some": [0, 5, 13, 14],
+        "mirrored": [2, 13, 24],
+        "mirrored-without-centre": [2, 24],
+    }[kept]
+    mask[positions] = True
+    smaller = kmap.keep_offsets(mask)
+
+    number = {k: i for i, k in enumerate(positions)}
+    assert _triples(smaller) == [(i, j, number[k]) for i, j, k in _triples(kmap) if k in number]
+    assert smaller.volume == len(positions)
+    assert smaller.symmetric == (kept in ("all", "mirrored"))
+    assert (smaller.n_in, smaller.n_out) == (kmap.n_in, kmap.n_out)
+    # derived forms are those of the smaller map
+    assert smaller.table.shape == (len(positions), kmap.n_out)
+    swapped = sorted((j, i, k) for i, j, k in _triples(smaller))
+    assert sorted(_triples(smaller.transposed())) == swapped
+
+
+def test_keep_outputs(kmap):
+    # derived forms of the whole map must not be taken over
+    kmap.table, kmap.transposed(), kmap.by_output()
+    mask = torch.arange(kmap.n_out) % 3 != 0
+    smaller = kmap.keep_outputs(mask)
+
+    kept = [triple for triple in _triples(kmap) if mask[triple[1]]]
+    assert _triples(smaller) == kept
+    assert (smaller.n_in, smaller.n_out, smaller.volume) == (kmap.n_in, kmap.n_out, 27)
+    assert not smaller.symmetric
+    assert bool((smaller.table[:, ~mask] == NO_NEIGHBOUR).all())
+    assert sorted(_triples(smaller.transposed())) == sorted((j, i, k) for i, j, k in kept)
+
+
+def test_subsets_refuse_masks_of_another_length(kmap):
+    with pytest.raises(ShapeError, match=r"mask must have shape \(27,\), got \(26,\)"):
+        kmap.keep_offsets(torch.ones(26, dtype=torch.bool))
+    with pytest.raises(ShapeError, match=rf"\({kmap.n_out},\), got \({kmap.n_out + 1},\)"):
+        kmap.keep_outputs(torch.ones(kmap.n_out + 1, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("form", ["whole", "transposed", "some-offsets"])
+def test_tensors_round_trip(kmap, form):
+    if form == "transposed":
+        kmap = kmap.transposed()
+    if form == "some-offsets":
+        kmap = kmap.keep_offsets(torch.arange(27) < 10)
+    again = KernelMap.from_tensors([tensor.clone() for tensor in kmap.tensors()])
+
+    for name in ("relation", "n_in", "n_out", "symmetric", "reads_coarse", "monotone", "volume", "n_pairs"):
+        assert getattr(again, name) == getattr(kmap, name), name
+    assert _triples(again) == _triples(kmap)
+    assert all(torch.equal(a, b) for a, b in zip(again.tensors(), kmap.tensors(), strict=True))
+
+
+def test_tensors_carry_every_field_of_the_relation():
+    relation = Relation((1, 2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12))
+    coords = UNSORTED.coords
+    again = KernelMap.from_tensors(CoordCache().kernel_map(coords, coords, relation).tensors())
+
+    assert again.relation == relation
+
+
+def test_monotone_says_when_no_sort_is_needed():
+    ascending, shuffled = TWO_BATCHES.coords, UNSORTED.coords
+    cache, relation = CoordCache(), Relation.of(3)
+    coarse = cache.coarser(ascending, Relation.of(2, 2))
+
+    assert cache.kernel_map(ascending, ascending, relation).monotone
+    assert cache.kernel_map(ascending, coarse, Relation.of(2, 2)).transposed().monotone
+    assert not cache.kernel_map(shuffled, shuffled, relation).monotone
+    assert not cache.kernel_map(ascending, shuffled, relation).monotone
+    assert not cache.kernel_map(shuffled, ascending, relation).monotone
+
+
+def test_of_groups_leads_every_row_to_its_group():
+    group = torch.tensor([3, 0, 3, 3, 1])
+    kmap = KernelMap.of_groups(group, 5)
+
+    assert sorted(_triples(kmap)) == sorted((i, int(g), 0) for i, g in enumerate(group))
+    assert (kmap.n_in, kmap.n_out, kmap.volume) == (5, 5, 1)
+    order, starts = kmap.by_output()
+    members = kmap.pairs.rows_in[order.long()]
+    assert [members[a:b].tolist() for a, b in pairwise(starts.tolist())] == [
+        [1], [4], [], [0, 2, 3], [],
+    ]  # fmt: skip
+
+
+def test_counts_of_macs(kmap):
+    coords = UNSORTED.coords
+    whole = CoordCache().kernel_map(coords, coords, Relation.of(3))
+    assert whole.n_pairs == len(oracle.kernel_map(coords, coords, Geometry((3, 3, 3))))
