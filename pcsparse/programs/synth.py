@@ -1,10 +1,10 @@
 """Makes synthetic data, and compares its figures with those of real sweeps."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -95,7 +95,7 @@ def _find(sources: Sequence[Path]) -> list[Path]:
 
 
 def run_stats(settings: StatsSettings) -> int:
-    """Print one line of figures a sweep, and the mean over labelled sweeps per class.
+    """Print one line of figures a sweep, their mean and range, and the mean per class over labelled sweeps.
 
     Raises:
         FormatError: nothing there, or a file that is no sweep.
@@ -110,6 +110,9 @@ def run_stats(settings: StatsSettings) -> int:
         stats = sweep_stats(*read_sweep(path))
         rows.append(stats)
         print(_line("/".join(path.parts[-3:])[-28:], stats, pulses))
+    if len(rows) > 1:
+        for word, fold in (("mean", np.mean), ("least", np.min), ("most", np.max)):
+            print(_line(word, _folded(rows, fold), pulses))
     labelled = [row for row in rows if row.shares]
     for name in labelled[0].shares if labelled else ():
         shares = np.array([row.shares[name] for row in labelled])
@@ -118,6 +121,25 @@ def run_stats(settings: StatsSettings) -> int:
         spread = f"{shares.min():.1%} to {shares.max():.1%}"
         print(f"{name:>16} {shares.mean():7.2%}  ({spread})  intensity {light}")
     return 0
+
+
+def _folded(rows: list[SweepStats], fold: Callable[..., Any]) -> SweepStats:
+    """The figures of many sweeps folded column by column (mean, least, most); class shares apart."""
+
+    def column(values: list[tuple[float, ...]]) -> tuple[float, ...]:
+        return tuple(float(value) for value in fold(np.array(values), axis=0))
+
+    intensity = column([row.intensity for row in rows])
+    return SweepStats(
+        int(fold([row.points for row in rows])),
+        int(fold([row.rings for row in rows])),
+        column([row.ranges for row in rows]),
+        tuple(int(count) for count in column([row.voxels for row in rows])),
+        float(fold([row.neighbours for row in rows])),
+        (intensity[0], intensity[1]),
+        {},
+        {},
+    )
 
 
 def _line(name: str, stats: SweepStats, pulses: int) -> str:
