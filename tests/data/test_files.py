@@ -128,6 +128,25 @@ def test_pcd_encodings(tmp_path, encoding, n):
     np.testing.assert_allclose(read_points(tmp_path / "a.pcd").points, street(n)[:, :3], atol=1e-5)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "binary"])
+def test_pcd_cut_between_two_points(tmp_path, encoding):
+    path = tmp_path / "a.pcd"
+    _pcd(path, street(60), encoding)
+    whole = path.read_bytes()
+    cut = whole[: whole.rindex(b"\n", 0, -1) + 1] if encoding == "ascii" else whole[:-16]
+    path.write_bytes(cut)
+    with pytest.raises(FormatError, match="header promises 60 points, 59 are there; the file is truncated"):
+        read_points(path)
+
+
+def test_las_cut_between_two_points(tmp_path):
+    _las(tmp_path / "a.las", street(60))
+    # a point of format 3 has 34 bytes
+    (tmp_path / "a.las").write_bytes((tmp_path / "a.las").read_bytes()[:-34])
+    with pytest.raises(FormatError, match="header promises 60 points, 59 are there; the file is truncated"):
+        read_points(tmp_path / "a.las")
+
+
 def test_broken_pcd_header(tmp_path):
     (tmp_path / "a.pcd").write_text("# .PCD v.7 - Point Cloud Data file format\nVERSION .7\nFIEL")
     with pytest.raises(FormatError, match=r"a\.pcd \(57 bytes\) is no readable PCD.*check the header"):

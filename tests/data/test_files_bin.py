@@ -35,10 +35,10 @@ def test_five_columns_bring_rings_and_six_say_what_was_not_read(tmp_path):
 
 def test_nuscenes_is_five_columns_with_intensity_to_255(tmp_path):
     rows = street(60, columns=5)
-    rows[:, 3] = np.arange(60)
+    # a dark sweep: only the format can know that 1 is not full scale
+    rows[:, 3] = np.arange(60) % 2
     cloud = read_points(_write(tmp_path / "a.pcd.bin", rows))
-    # 59 is the brightest: only the format can know that 255 is full scale
-    np.testing.assert_array_equal(cloud.intensity, (np.arange(60) / 255).astype(np.float32))
+    np.testing.assert_array_equal(cloud.intensity, (np.arange(60) % 2 / 255).astype(np.float32))
     np.testing.assert_array_equal(cloud.ring, rows[:, 4].astype(np.int32))
 
 
@@ -117,6 +117,15 @@ def test_a_tie_is_not_guessed(tmp_path):
     with pytest.raises(FormatError, match=r"makes sense with 4 and 6 columns; say which: --columns 4"):
         read_points(path)
     assert len(read_points(path, columns=4)) == 6
+
+
+def test_the_typical_reading_wins_and_the_other_is_told(tmp_path):
+    # all coordinates positive: as six columns the intensities would be those and some y, odd but possible
+    rows = np.abs(street(60)) + np.float32(0.125)
+    rows[:, 3] = np.arange(60) / 60
+    cloud = read_points(_write(tmp_path / "a.bin", rows))
+    np.testing.assert_array_equal(cloud.points, rows[:, :3])
+    assert "6 columns would fit less well; --columns decides" in cloud.notes
 
 
 def test_columns_and_dtype_together_are_believed(tmp_path):
