@@ -24,7 +24,7 @@ class Machine:
         self.stand_in("id", "echo 0")
         self.stand_in("apt-get", f'echo "apt-get $*" >>{self.log}')
         self.has_libraries(*SONAMES)
-        self.stand_in("venv/bin/python", f'echo "$*" >>{self.log}')
+        self.has_venv()
 
     def stand_in(self, name: str, script: str) -> None:
         path = self.folder / name
@@ -36,16 +36,22 @@ class Machine:
         lines = "\n".join(f"echo '\t{name} (libc6,x86-64) => /lib/{name}'" for name in sonames)
         self.stand_in("ldconfig", lines or "true")
 
-    def set_up(self, pip_args: str = "") -> str:
-        path = f"{self.folder}:{os.environ['PATH']}"
-        done = subprocess.run(
+    def has_venv(self, version: str = "3.11", pip: str = "true") -> None:
+        answers = f'case "$*" in -c*) echo {version} ;; "-m pip install"*) {pip} ;; esac'
+        self.stand_in("venv/bin/python", f'echo "$*" >>{self.log}\n{answers}')
+
+    def try_set_up(self, pip_args: str = "") -> subprocess.CompletedProcess:
+        return subprocess.run(
             [ROOT / ".ci/setup", self.folder / "venv", "python3"],
             cwd=ROOT,
-            env=os.environ | {"PATH": path, "PIP_ARGS": pip_args},
+            env=os.environ | {"PATH": f"{self.folder}:{os.environ['PATH']}", "PIP_ARGS": pip_args},
             capture_output=True,
             text=True,
             check=False,
         )
+
+    def set_up(self, pip_args: str = "") -> str:
+        done = self.try_set_up(pip_args)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -132,13 +138,34 @@ def test_no_open3d_on_another_c_library(machine):
         ("ERROR: No matching distribution found for open3d-cpu", "train,io,view,dev"),
         ("ERROR: the connection was reset", "all"),
     ],
+    ids=["no-wheel", "no-connection"],
 )
 def test_only_a_missing_wheel_leaves_open3d_out(machine, answer, extras):
-    fails_on_dry_run = (
-        f'echo "$*" >>{machine.log}\ncase "$*" in *--dry-run*) echo "{answer}" >&2; exit 1 ;; esac'
-    )
-    machine.stand_in("venv/bin/python", fails_on_dry_run)
+    machine.has_venv(pip=f'case "$*" in *--dry-run*) echo "{answer}" >&2; exit 1 ;; esac')
     said = machine.set_up()
 
     assert machine.commands(f"-e .[{extras}]")
     assert ("open3d is left out: open3d-cpu has no wheel" in said) == (extras != "all")
+
+
+def test_a_failing_installation_fails_the_set_up(machine):
+    machine.has_venv(pip='case "$*" in *-e*) exit 1 ;; esac')
+
+    assert machine.try_set_up().returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("3.10", "is Python 3.10, and pcsparse needs 3.11 or newer; remove "),
+        ("", "does not run, and pcsparse needs Python 3.11 or newer; remove "),
+    ],
+    ids=["old", "silent"],
+)
+def test_an_environment_of_no_use_is_refused_with_its_mend(machine, version, said):
+    machine.has_venv(version)
+    done = machine.try_set_up()
+
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert not machine.commands("pip install")
