@@ -58,7 +58,7 @@ class GatherScatter(Dataflow[GatherScatterConfig]):
         self, feats: Tensor, grad_out: Tensor, kmap: KernelMap, config: GatherScatterConfig
     ) -> Tensor:
         """See the base class."""
-        wide = _accumulator(feats.dtype)
+        dtype, wide = feats.dtype, _accumulator(feats.dtype)
         grad = torch.zeros(kmap.volume, feats.shape[1], grad_out.shape[1], dtype=wide)
         feats, grad_out = feats.to(wide), grad_out.to(wide)
         bounds = kmap.pairs.starts.tolist()
@@ -69,7 +69,7 @@ class GatherScatter(Dataflow[GatherScatterConfig]):
             elif part.start < part.stop:
                 gathered = feats[kmap.pairs.rows_in[part].long()]
                 grad[k] = gathered.T @ grad_out[kmap.pairs.rows_out[part].long()]
-        return grad.to(feats.dtype)
+        return grad.to(dtype)
 
     @staticmethod
     def _groups(kmap: KernelMap, config: GatherScatterConfig) -> tuple[Group, ...]:

@@ -68,7 +68,11 @@ def jit_parallel(**options: Any) -> Callable[[Callable[..., Any]], Callable[...,
         def call(*args: Any) -> Any:
             if os.getpid() != _IMPORTED_IN:
                 return serial(*args)
-            numba.set_num_threads(min(torch.get_num_threads(), _CONFIG.NUMBA_NUM_THREADS))
+            threads = torch.get_num_threads()
+            numba.set_num_threads(min(threads, _CONFIG.NUMBA_NUM_THREADS))
+            # at its first use numba sets the threads of OpenMP, and they are torch's too
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
             return parallel(*args)
 
         return call
