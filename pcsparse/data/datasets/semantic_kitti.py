@@ -1,5 +1,6 @@
 """SemanticKITTI, and every data set in its layout: labelled sweeps by split and sequence."""
 
+import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -88,7 +89,7 @@ class SemanticKitti(Dataset[Sweep]):
             raise RangeError(f"split must be one of {', '.join(SEQUENCES)}, got {split!r}")
         self.root = _sequences_folder(Path(root)).parent
         self.split = split
-        synthetic = (self.root / _SYNTHETIC_MARK).is_file()
+        synthetic = _is_synthetic(self.root)
         self.label_map = label_map or LabelMap.load("synthetic" if synthetic else "semantickitti")
         names = SEQUENCES[split] if sequences is None else tuple(str(name) for name in sequences)
         self.frames = _frames(self.root / "sequences", names, split, optional=sequences is None)
@@ -129,6 +130,19 @@ def _sequences_folder(root: Path) -> Path:
         f"{root} is no SemanticKITTI root: neither {root / 'sequences'} nor {root / 'dataset' / 'sequences'} "
         "is a folder; see datasets/semantickitti/README.md, or make one with scripts/make_synthetic.py"
     )
+
+
+def _is_synthetic(root: Path) -> bool:
+    mark = root / _SYNTHETIC_MARK
+    if not mark.is_file():
+        return False
+    try:
+        complete = json.loads(mark.read_text(encoding="utf-8")).get("complete", True)
+    except (ValueError, AttributeError) as error:
+        raise FormatError(f"{mark} is no record of the simulator ({error}); make the root again") from error
+    if not complete:
+        _log.warning("%s is unfinished: resume it with scripts/make_synthetic.py for all its sweeps", root)
+    return True
 
 
 def _frames(folder: Path, names: tuple[str, ...], split: Split, *, optional: bool) -> tuple[Frame, ...]:

@@ -134,6 +134,17 @@ def test_synthetic_root_has_its_own_label_map(root, monkeypatch):
     assert data[0].targets.max() == 14
 
 
+def test_unfinished_synthetic_root_is_told(root, caplog):
+    mark = root / "dataset" / "synthetic.json"
+    mark.write_text('{"complete": false}')
+    with caplog.at_level(logging.WARNING):
+        assert len(SemanticKitti(root, "val")) == 1
+    assert "dataset is unfinished" in caplog.text
+    mark.write_text("[")
+    with pytest.raises(FormatError, match=r"synthetic\.json is no record of the simulator"):
+        SemanticKitti(root, "val")
+
+
 def test_two_workers_give_what_one_process_gives(root):
     data = SemanticKitti(root, "train")
     loader = DataLoader(data, batch_size=1, num_workers=2, collate_fn=lambda sweeps: sweeps[0])
