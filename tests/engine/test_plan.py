@@ -1,0 +1,127 @@
+"""Plans: text round trip, the rule, refusals with reasons."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pcsparse.engine import plan as plan_module
+from pcsparse.engine.gather_scatter import GatherScatterConfig
+from pcsparse.engine.output_stationary import OutputStationaryConfig
+from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, explain, plan_for
+from pcsparse.engine.problem import ConvProblem
+from pcsparse.errors import FormatError, UnsupportedError
+
+PROBLEM = ConvProblem("cpu", torch.float32, 27, 16, 32, 1000, 1000, 5000, symmetric=True)
+CHOICES = [Choice(name, config) for name, flow in DATAFLOWS.items() for config in flow.configs(PROBLEM)]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=Choice.encode)
+def test_every_choice_survives_its_text(choice):
+    assert Choice.decode(choice.encode()) == choice
+    assert type(Choice.decode(choice.encode()).config) is DATAFLOWS[choice.dataflow].config_class
+
+
+def test_numbers_keep_their_value_and_type():
+    config = GatherScatterConfig(epsilon=1 / 3, batch_below=12_345)
+    again = Choice.decode(Choice("gather_scatter", config).encode()).config
+
+    assert again == config
+    assert isinstance(again.batch_below, int)
+    whole = Choice.decode("gather_scatter(epsilon=0,batch_below=3)").config
+    assert isinstance(whole.epsilon, float)
+
+
+def test_a_plan_of_three_different_passes():
+    plan = Plan(
+        Choice("output_stationary", OutputStationaryConfig(512, 4096)),
+        Choice("gather_scatter", GatherScatterConfig(0.3, 0)),
+        Choice("output_stationary", OutputStationaryConfig(2048, 100)),
+    )
+    text = plan.encode()
+
+    assert Plan.decode(text) == plan
+    assert "\n" not in text
+    assert text == (
+        "output_stationary(tile=512,chunk=4096)|gather_scatter(epsilon=0.3,batch_below=0)|"
+        "output_stationary(tile=2048,chunk=100)"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "nothing(tile=3)", "output_stationary(tile=x)", "output_stationary(width=3)", "output_stationary",
+     "output_stationary(tile)", "output_stationary(tile=1=2)"],
+)  # fmt: skip
+def test_broken_choices_are_named(text):
+    with pytest.raises(FormatError, match="is not a dataflow choice such as") as error:
+        Choice.decode(text)
+    assert repr(text) in str(error.value)
+
+
+def test_broken_plans_are_named():
+    one = CHOICES[0].encode()
+    for text in (one, f"{one}|{one}", f"{one}|{one}|{one}|{one}"):
+        with pytest.raises(FormatError, match="is not a plan of three passes"):
+            Plan.decode(text)
+    with pytest.raises(FormatError, match="'nonsense' is not a dataflow choice"):
+        Plan.decode(f"{one}|nonsense|{one}")
+
+
+@pytest.mark.parametrize("name", DATAFLOWS)
+def test_a_dataflow_can_be_forced(name):
+    plan = plan_for(PROBLEM, name)
+
+    assert [choice.dataflow for choice in (plan.forward, plan.grad_feats, plan.grad_weight)] == [name] * 3
+    assert plan.forward.config == DATAFLOWS[name].configs(PROBLEM)[0]
+
+
+def test_the_rule_takes_the_first_that_does_not_refuse():
+    assert plan_for(PROBLEM).forward.dataflow == "output_stationary"
+    assert plan_for(replace(PROBLEM, device="cuda")).forward.dataflow == "gather_scatter"
+    # the rule reads the problem only
+    assert plan_for(PROBLEM) == plan_for(replace(PROBLEM))
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(
+        UnsupportedError, match="no dataflow 'winograd'; known: auto, output_stationary, gather_scatter"
+    ):
+        plan_for(PROBLEM, "winograd")
+
+
+def test_a_refusal_gives_its_reason():
+    on_cuda = replace(PROBLEM, device="cuda")
+    with pytest.raises(UnsupportedError, match="output_stationary: it has no kernel on cuda") as error:
+        plan_for(on_cuda, "output_stationary")
+    assert "device='cuda'" in str(error.value)
+    assert "gather_scatter" not in str(error.value)
+
+
+def test_where_all_refuse_all_reasons_are_given(monkeypatch):
+    class Never(type(DATAFLOWS["gather_scatter"])):  # type: ignore[misc]
+        def refuses(self, problem):
+            return f"{problem.c_in} channels are too many"
+
+    refusing = {"first": DATAFLOWS["output_stationary"], "second": Never()}
+    monkeypatch.setattr(plan_module, "DATAFLOWS", refusing)
+    with pytest.raises(
+        UnsupportedError, match="first: it has no kernel on cuda; second: 16 channels are too many"
+    ):
+        plan_for(replace(PROBLEM, device="cuda"))
+
+
+def test_explain_tells_the_choice_and_every_refusal():
+    text = explain(replace(PROBLEM, device="cuda"))
+
+    assert "c_in=16" in text
+    assert f"plan: {plan_for(replace(PROBLEM, device='cuda')).encode()}" in text
+    assert "output_stationary: refuses: it has no kernel on cuda" in text
+    assert "gather_scatter: can run it" in text
+
+
+def test_configs_start_with_the_rule_and_do_not_repeat():
+    for flow in DATAFLOWS.values():
+        configs = flow.configs(PROBLEM)
+        assert len(set(configs)) == len(configs) > 1
+        assert isinstance(configs[0], flow.config_class)
