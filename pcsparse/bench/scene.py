@@ -1,0 +1,99 @@
+"""A voxelised cloud with what the cases share: maps by the package and maps by the twins."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pcsparse.bench.cases import VOXEL_SIZE
+from pcsparse.bench.clouds import Cloud
+from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.kernel_map import KernelMap, Pairs
+from pcsparse.coords.keys import pack
+from pcsparse.coords.relation import Relation
+from pcsparse.kernels import reference
+from pcsparse.sparse_tensor import SparseTensor
+
+_SEED = 20231
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One cloud at one voxel size.
+
+    Attributes:
+        name: of the cloud.
+        n_points: points before voxelisation.
+        voxel_size: metres.
+        tensor: coordinates ascending by key, features (n, 4).
+    """
+
+    name: str
+    n_points: int
+    voxel_size: float
+    tensor: SparseTensor
+
+    @staticmethod
+    def of(cloud: Cloud, voxel_size: float = VOXEL_SIZE) -> "Scene":
+        """Voxelise a cloud.
+
+        Raises:
+            RangeError: a point is not finite or beyond the range of a key.
+        """
+        tensor, _ = SparseTensor.from_points(cloud.points, cloud.feats, voxel_size)
+        return Scene(cloud.name, len(cloud.points), voxel_size, tensor)
+
+    @property
+    def coords(self) -> Tensor:
+        """(n, 4) int32."""
+        return self.tensor.coords
+
+    def fresh(self) -> SparseTensor:
+        """The input of a network, without any map."""
+        return SparseTensor(self.tensor.feats, self.coords, batch_size=1)
+
+    @cached_property
+    def cache(self) -> CoordCache:
+        """Maps that are built once, for cases that time the convolution alone."""
+        return CoordCache()
+
+    def coarse(self, relation: Relation) -> Tensor:
+        """Coordinates of the outputs: those of the inputs for a submanifold relation."""
+        return self.coords if relation.is_submanifold else self.cache.coarser(self.coords, relation)
+
+    def kernel_map(self, relation: Relation) -> KernelMap:
+        """The package's map from the cloud to `coarse(relation)`."""
+        return self.cache.kernel_map(self.coords, self.coarse(relation), relation)
+
+
+def build_map(coords: Tensor, relation: Relation) -> tuple[Tensor, KernelMap]:
+    """What is timed as "map": from int coordinates alone to output coordinates and pairs."""
+    cache = CoordCache()
+    coarse = coords if relation.is_submanifold else cache.coarser(coords, relation)
+    return coarse, cache.kernel_map(coords, coarse, relation)
+
+
+def twin_map(coords: Tensor, relation: Relation) -> tuple[Tensor, Pairs]:
+    """The same by the twins: every offset searched, no symmetry; coarse cells by brute force.
+
+    Args:
+        coords: (n, 4) int32, ascending by key.
+        relation: the equation.
+    """
+    if relation.is_submanifold:
+        return coords, Pairs(*reference.match_keys(pack(coords), pack(coords), relation.key_deltas()))
+    stride = coords.new_tensor([1, *relation.stride])
+    cells = []
+    for step in relation.steps():
+        scaled = coords - coords.new_tensor([0, *step])
+        cells.append((scaled // stride)[(scaled % stride == 0).all(dim=1)])
+    coarse = torch.unique(torch.cat(cells), dim=0)
+    queries = pack(coarse * stride)
+    return coarse, Pairs(*reference.match_keys(pack(coords), queries, relation.key_deltas()))
+
+
+def draw(*shape: int, scale: float = 1.0) -> Tensor:
+    """The same normal numbers for the same shape, float32."""
+    generator = torch.Generator().manual_seed(_SEED + sum(shape))
+    return scale * torch.randn(*shape, generator=generator)

@@ -1,0 +1,64 @@
+"""Agreement with the twins, without which nothing is timed."""
+
+from dataclasses import dataclass
+from math import inf, sqrt
+
+import torch
+from torch import Tensor
+
+# room above the random walk of rounding errors
+_FACTOR = 8.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far a result is from its twin's.
+
+    Attributes:
+        what: the result.
+        error: largest difference as a share of the twin's largest value, or what the check says instead; inf
+            if shapes differ, nan if the result is.
+        limit: the largest error allowed.
+    """
+
+    what: str
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is a number and within its limit."""
+        return self.error <= self.limit
+
+
+def check_close(what: str, actual: Tensor, expected: Tensor, terms: float) -> Check:
+    """Compare a float32 result with its float64 twin.
+
+    Args:
+        what: name of the result.
+        actual: float32.
+        expected: float64.
+        terms: products summed into one value; the limit is eps * sqrt(terms) * 8, because rounding errors
+            walk at random.
+    """
+    limit = _FACTOR * torch.finfo(torch.float32).eps * sqrt(max(terms, 1.0))
+    if actual.shape != expected.shape:
+        return Check(what, inf, limit)
+    if expected.numel() == 0:
+        return Check(what, 0.0, limit)
+    difference = (actual.double() - expected).abs().max()
+    return Check(what, float(difference / expected.abs().max()), limit)
+
+
+def check_norm(what: str, actual: Tensor, expected: Tensor, limit: float) -> Check:
+    """Compare by length: the error is |actual - expected| / |expected|."""
+    if actual.shape != expected.shape:
+        return Check(what, inf, limit)
+    return Check(what, float((actual.double() - expected).norm() / expected.norm()), limit)
+
+
+def check_equal(what: str, actual: Tensor, expected: Tensor) -> Check:
+    """Compare integers: the error is the number of entries that differ."""
+    if actual.shape != expected.shape:
+        return Check(what, inf, 0.0)
+    return Check(what, float((actual != expected).sum()), 0.0)

@@ -1,0 +1,67 @@
+"""The clock: order of runs, what is summed up, what the header says. No real time is asserted."""
+
+import re
+
+import pytest
+import torch
+
+from pcsparse import timing
+from pcsparse.errors import RangeError
+from pcsparse.timing import Timing, environment, time_in_turns, time_one
+
+
+def test_quartiles_of_known_seconds():
+    assert Timing.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Timing(median=3.0, q1=2.0, q3=4.0, runs=5)
+    with pytest.raises(RangeError, match="at least one run"):
+        Timing.of([])
+
+
+def test_candidates_take_turns_and_warm_up_first():
+    calls: list[str] = []
+    candidates = {name: lambda name=name: calls.append(name) for name in "abc"}
+
+    timings = time_in_turns(candidates, runs=3, warmup=2)
+
+    assert "".join(calls) == "aabbcc" + "abc" + "cba" + "abc"
+    assert {name: timing.runs for name, timing in timings.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_only_measured_runs_count(monkeypatch):
+    now, costs = [0.0], iter([100.0, 1.0, 2.0, 9.0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def run() -> None:
+        now[0] += next(costs)
+
+    assert time_one(run, runs=3, warmup=1).median == 2.0
+
+
+def test_a_gpu_is_synchronised_before_and_after(monkeypatch):
+    events: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append(str(device)))
+
+    time_one(lambda: events.append("run"), runs=1, warmup=0, device="cuda:1")
+
+    assert events == ["cuda:1", "run", "cuda:1"]
+
+
+@pytest.mark.parametrize(("runs", "warmup"), [(0, 1), (1, -1)])
+def test_senseless_counts_are_refused(runs, warmup):
+    with pytest.raises(RangeError, match=f"runs={runs}, warmup={warmup}"):
+        time_one(int, runs=runs, warmup=warmup)
+
+
+def test_environment_names_machine_and_versions():
+    found = environment()
+
+    assert found.threads == torch.get_num_threads()
+    assert ("torch", torch.__version__) in found.versions
+    assert re.fullmatch(r"none|unknown|[0-9a-f]{10,}(\+changes)?", found.commit)
+    header = found.header()
+    for part in (found.cpu, found.commit, found.date, f"{found.threads} threads", torch.__version__):
+        assert part in header
+
+
+def test_an_installed_package_does_not_borrow_a_commit(monkeypatch, tmp_path):
+    monkeypatch.setattr(timing, "_ROOT", tmp_path)
+    assert environment().commit == "none"
