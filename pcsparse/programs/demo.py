@@ -72,7 +72,7 @@ class DemoSettings:
     out: Path = Path("demo-out")
     checkpoint: str | None = None
     real_data: Path | None = None
-    epochs: int = 6
+    epochs: int = 16
 
 
 @dataclass
@@ -111,7 +111,7 @@ def run(settings: DemoSettings) -> int:
     write_towns(town, towns, _SWEEPS, sensor_named("hdl64e"), existing="replace", report=print)
     held_out = SemanticKitti(town, "val", sequences=list(_HELD_OUT_TOWNS), label_map=labels)
 
-    _say(began, "2/5 train a small network from scratch, for about two minutes")
+    _say(began, "2/5 train a small network from scratch, a minute or two")
     _train(settings, town, labels, verdict)
 
     _say(began, f"3/5 evaluate the default model on {len(held_out)} sweeps of held-out streets")

@@ -5,14 +5,13 @@ bounding volume hierarchies", 2007); triangles are met by the test of Möller an
 owns one ray, so the answer does not depend on the number of threads.
 """
 
-import warnings
-
-import numba
 import numpy as np
+from numba import prange
 
 from pcsparse.data.synthetic.arrays import Floats
 from pcsparse.data.synthetic.caster import Hits
 from pcsparse.data.synthetic.mesh import Mesh
+from pcsparse.kernels.cpu.launch import jit_parallel, jit_serial
 
 _BINS = 16
 _LEAF = 4
@@ -22,13 +21,13 @@ _STACK = 64
 _DEEP = 36
 
 
-@numba.njit(cache=True)
+@jit_serial
 def _half_area(low, high):
     x, y, z = high[0] - low[0], high[1] - low[1], high[2] - low[2]
     return x * y + y * z + z * x
 
 
-@numba.njit(cache=True)
+@jit_serial
 def _split(order, centre, low, high, first, count, bin_low, bin_high, bin_count, suffix):
     """Partition rows [first, first + count) of `order` in place; returns how many went left."""
     axis, widest = 0, -1.0
@@ -85,7 +84,7 @@ def _split(order, centre, low, high, first, count, bin_low, bin_high, bin_count,
     return i - first
 
 
-@numba.njit(cache=True)
+@jit_serial
 def _build(low, high, centre):
     """Boxes (n, 6), links (n, 2) = (first child, 0) or a leaf's (first row, count), and the order of rows."""
     n = low.shape[0]
@@ -124,7 +123,7 @@ def _build(low, high, centre):
     return boxes[:used].copy(), links[:used].copy(), order
 
 
-@numba.njit(cache=True)
+@jit_serial
 def _enter(box, ox, oy, oz, ix, iy, iz, limit):
     """Distance at which the ray enters the box, or inf."""
     a, b = (box[0] - ox) * ix, (box[3] - ox) * ix
@@ -136,7 +135,7 @@ def _enter(box, ox, oy, oz, ix, iy, iz, limit):
     return near if near <= far and far >= 0.0 and near <= limit else np.inf
 
 
-@numba.njit(cache=True)
+@jit_serial
 def _meet(tri, ox, oy, oz, dx, dy, dz):
     """Distance at which the ray meets a triangle (three corners), or inf."""
     # float64 edges of float32 corners: neighbours that share corners share them exactly, so no crack opens
@@ -161,14 +160,14 @@ def _meet(tri, ox, oy, oz, dx, dy, dz):
     return t if t > 0.0 else np.inf
 
 
-@numba.njit(cache=True)
+@jit_serial
 def _inverse(d):
     return 1.0 / d if abs(d) > 1e-12 else (1e12 if d >= 0.0 else -1e12)
 
 
-@numba.njit(parallel=True, cache=True)
+@jit_parallel()
 def _cast(boxes, links, rows, tris, origins, directions, distance, triangle):
-    for ray in numba.prange(origins.shape[0]):
+    for ray in prange(origins.shape[0]):
         ox, oy, oz = np.float64(origins[ray, 0]), np.float64(origins[ray, 1]), np.float64(origins[ray, 2])
         dx, dy, dz = (
             np.float64(directions[ray, 0]),
@@ -228,10 +227,5 @@ class BvhCaster:
         triangle = np.full(len(origins), -1, np.int32)
         if not self._empty and len(origins):
             origins, directions = np.ascontiguousarray(origins), np.ascontiguousarray(directions)
-            with warnings.catch_warnings():
-                # an old TBB on the machine is none of the caller's business: numba takes another layer
-                warnings.filterwarnings("ignore", message="The TBB threading layer")
-                _cast(
-                    self._boxes, self._links, self._rows, self._tris, origins, directions, distance, triangle
-                )
+            _cast(self._boxes, self._links, self._rows, self._tris, origins, directions, distance, triangle)
         return Hits(distance, triangle)

@@ -19,6 +19,9 @@ import torch
 _IMPORTED_IN = os.getpid()
 # numba sets these names at run time, out of the type checker's sight
 _CONFIG: Any = numba.config
+if not os.environ.get("NUMBA_THREADING_LAYER_PRIORITY"):
+    # GNU OpenMP first: torch uses it too, and two pools of threads would fight for the cores
+    _CONFIG.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 
 
 def _cache_dir() -> Path:
