@@ -198,3 +198,14 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
         read_sweep(bin_file)
     with pytest.raises(FormatError, match="no sweep"):
         main(["stats", str(tmp_path / "nothing")])
+
+
+def test_neighbours_are_those_of_a_dense_grid() -> None:
+    index = np.random.default_rng(0).integers(0, 5, (60, 3))
+    dense = np.zeros((7, 7, 7), int)
+    dense[tuple((index + 1).T)] = 1
+    around = sum(
+        np.roll(dense, (x, y, z), (0, 1, 2)) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)
+    )
+    stats = sweep_stats((index * 0.05 + 0.02).astype(np.float32), np.zeros(60, np.float32))
+    assert stats.neighbours == pytest.approx(around[dense == 1].mean())
