@@ -87,7 +87,7 @@ class _Verdict:
         met = value >= least
         self.passed &= met
         mark = "ok  " if met else "FAIL"
-        self.lines.append(f"  {mark} {what:<58} {100 * value:6.1f} %   at least {100 * least:.0f} %")
+        self.lines.append(f"  {mark} {what:<80} {100 * value:6.1f} %   at least {100 * least:.0f} %")
 
 
 def run(settings: DemoSettings) -> int:
@@ -118,16 +118,16 @@ def run(settings: DemoSettings) -> int:
     _evaluate(checkpoint, held_out, labels, verdict)
 
     _say(began, "4/5 segment sweeps without labels, and draw them")
-    files = [town / "sequences" / "08" / "velodyne" / "000000.bin", *_real_files(settings.real_data)]
+    simulated = {"simulated-08-000000": town / "sequences" / "08" / "velodyne" / "000000.bin"}
+    real = _real_files(settings.real_data)
     pictures = settings.out / "pictures"
-    for file in files:
-        out = str(pictures / _name_of(file))
-        infer.run(InferSettings((str(file),), out=out, checkpoint=str(checkpoint)))
+    for name, file in (simulated | real).items():
+        infer.run(InferSettings((str(file),), out=str(pictures / name), checkpoint=str(checkpoint)))
 
     _say(began, "5/5 the verdict")
-    for file in files[1:]:
-        _judge_real(file, pictures / _name_of(file) / f"{file.stem}.label", labels, verdict)
-    if len(files) == 1:
+    for name, file in real.items():
+        _judge_real(name, file, pictures / name / f"{file.stem}.label", labels, verdict)
+    if not real:
         verdict.lines.append(
             "  --   no real sweep is here (PCSPARSE_REAL_DATA is not set), so none was judged"
         )
@@ -181,13 +181,12 @@ def _evaluate(checkpoint: Path, held_out: SemanticKitti, labels: LabelMap, verdi
         verdict.bar(f"default model, held-out streets: IoU of {name}", iou, _CLASS_IOU)
 
 
-def _real_files(folder: Path | None) -> list[Path]:
-    return [] if folder is None else [folder / name for name in _REAL_SWEEPS if (folder / name).is_file()]
-
-
-def _name_of(file: Path) -> str:
-    """A folder name that tells sweeps of the same file name apart."""
-    return "-".join((*file.parts[-4:-1], file.stem))
+def _real_files(folder: Path | None) -> dict[str, Path]:
+    """The real sweeps that are there, by a name that tells them apart."""
+    if folder is None:
+        return {}
+    found = (name for name in _REAL_SWEEPS if (folder / name).is_file())
+    return {name.removesuffix(".bin").replace("/", "-"): folder / name for name in found}
 
 
 def ground_shares(points: npt.NDArray[np.float32], is_ground: npt.NDArray[np.bool_]) -> tuple[float, float]:
@@ -209,12 +208,11 @@ def ground_shares(points: npt.NDArray[np.float32], is_ground: npt.NDArray[np.boo
     )
 
 
-def _judge_real(file: Path, label_file: Path, labels: LabelMap, verdict: _Verdict) -> None:
+def _judge_real(name: str, file: Path, label_file: Path, labels: LabelMap, verdict: _Verdict) -> None:
     cloud = read_points(file)
     raw = read_labels(label_file, cloud.n_file)[cloud.kept]
     ground = labels.to_raw(np.array([labels.names.index(name) for name in _GROUND]))
     low, high = ground_shares(cloud.points, np.isin(raw, ground))
-    name = _name_of(file)
     verdict.bar(f"{name}: ground where it is low", low, _SHARE)
     verdict.bar(f"{name}: no ground where it is high", high, _SHARE)
 
