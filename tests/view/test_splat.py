@@ -35,6 +35,13 @@ def test_a_far_point_fills_what_the_near_one_leaves():
     assert image[10, 16].tolist() == [9, 9, 9]
 
 
+@pytest.mark.parametrize(("column", "row"), [(8, 10), (12, 10), (10, 8), (10, 12)])
+def test_a_far_disc_does_not_cover_a_near_point(column, row):
+    image = _painted(_projection([10, column], [10, row], [1.0, 5.0], [0.8, 4]), [RED, BLUE])
+    assert image[10, 10].tolist() == list(RED)
+    assert image[row, column, 2] > 0
+
+
 @pytest.mark.parametrize("radius", [0.8, 2, 5])
 def test_points_are_discs_of_their_radius(radius):
     image = _painted(_projection([10.5], [10.5], [1.0], [radius]), [RED])
