@@ -118,4 +118,13 @@ def _synth(arguments: list[str]) -> int:
     return synth.main(arguments)
 
 
-_VERBS = {"train": _train, "evaluate": _evaluate, "infer": _infer, "synth": _synth}
+def _bench(arguments: list[str]) -> int:
+    from pcsparse.programs import bench
+
+    return bench.main(arguments)
+
+
+_VERBS = {"bench": _bench, "train": _train, "evaluate": _evaluate, "infer": _infer, "synth": _synth}
+
+if __name__ == "__main__":
+    sys.exit(main())

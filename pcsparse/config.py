@@ -10,6 +10,7 @@ from typing import Any
 
 from pcsparse.checks import require_extra
 from pcsparse.data.transforms import Augmentation
+from pcsparse.errors import FormatError, PcsparseError
 from pcsparse.train.settings import FitSettings
 
 MISSING: Any = "???"
@@ -156,8 +157,17 @@ def build(node: Mapping[str, Any]) -> Any:
 
     Raises:
         UnsupportedError: Hydra is not installed.
+        FormatError: the node names nothing that exists, or takes no such arguments.
+        PcsparseError: what the object's own construction raised.
     """
-    return require_extra("hydra.utils", "train").instantiate(node, _convert_="all")
+    instantiate = require_extra("hydra.utils", "train").instantiate
+    failure = require_extra("hydra.errors", "train").InstantiationException
+    try:
+        return instantiate(node, _convert_="all")
+    except failure as error:
+        if isinstance(error.__cause__, PcsparseError):
+            raise error.__cause__ from None
+        raise FormatError(f"cannot build {node.get('_target_')}: {error}") from error
 
 
 def build_augmentation(settings: AugmentSettings) -> Augmentation:

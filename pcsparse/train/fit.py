@@ -120,24 +120,10 @@ def fit(
         len(train_set), settings.batch_size, settings.accumulate, settings.epochs, settings.seed
     )
     augmentation = augmentation or Augmentation()
-    state_path = folder / "last.pt"
-    resuming = _resumes(state_path, settings.resume)
-    arch = arch_of(model, labels.n_classes)
+    resuming = _resumes(folder, settings.resume)
     survey = _survey(train_set, labels.n_classes)
-    weights = class_weights(survey.counts, settings.loss.class_weights, settings.loss.weight_limit)
-    facts = run_facts(
-        settings, n_train=len(train_set), arch=arch, augmentation=augmentation, labels=labels.names
-    )
-
-    torch.manual_seed(settings.seed)
-    stepper = Stepper(model, settings, order.n_steps, weights)
-    if resuming:
-        stepper.restore(load_state(state_path, facts, stepper.device))
-    folder.mkdir(parents=True, exist_ok=True)
-    if config_text is not None:
-        write_whole(folder / "config.yaml", config_text.encode())
     card = ModelCard(
-        arch=arch,
+        arch=arch_of(model, labels.n_classes),
         label_set=labels.label_set,
         classes=labels.names,
         voxels=settings.voxels,
@@ -145,18 +131,24 @@ def fit(
         metrics={},
         provenance=dict(provenance or {}),
     )
+    facts = run_facts(
+        settings, n_train=len(train_set), arch=card.arch, augmentation=augmentation, labels=labels.names
+    )
+    torch.manual_seed(settings.seed)
+    weights = class_weights(survey.counts, settings.loss.class_weights, settings.loss.weight_limit)
+    stepper = Stepper(model, settings, order.n_steps, weights)
+    if resuming:
+        stepper.restore(load_state(folder / "last.pt", facts, stepper.device))
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resuming:
+        # a kill before the first checkpoint must leave neither the state nor the model of an earlier run
+        for name in ("last.pt", "model.safetensors", "model.json"):
+            (folder / name).unlink(missing_ok=True)
+    if config_text is not None:
+        write_whole(folder / "config.yaml", config_text.encode())
     samples = TrainSamples(train_set, settings.voxels, augmentation, settings.seed)
     with ExitStack() as stack:
-        resume_step = stepper.step if resuming else None
-        outputs = _Outputs(
-            folder=folder,
-            facts=facts,
-            card=card,
-            log=stack.enter_context(CsvLog(folder / "log.csv", LOG_COLUMNS, resume_step=resume_step)),
-            val_log=stack.enter_context(CsvLog(folder / "val.csv", VAL_COLUMNS, resume_step=resume_step)),
-            events=stack.enter_context(open_event_log(folder, settings.tensorboard, resume_step)),
-            progress=stack.enter_context(open_progress(settings.progress)),
-        )
+        outputs = _open_outputs(stack, folder, settings, stepper.step if resuming else None, facts, card)
         stop = stack.enter_context(StopRequest())
         if resuming:
             outputs.progress.note(f"going on from step {stepper.step} of {order.n_steps} in {folder}")
@@ -185,6 +177,10 @@ class _Outputs:
 
     def record(self, step: int, epoch: int, done: StepFacts, seconds: float, every: int) -> None:
         """One row of log.csv; the columns that a clock decides come last."""
+        if done.n_skipped:
+            self.progress.note(
+                f"step {step}: {done.n_skipped} network passes left out, nothing in them is labelled"
+            )
         if step % every:
             return
         rate = round(done.n_voxels / max(seconds, 1e-9))
@@ -195,10 +191,64 @@ class _Outputs:
         self.events.scalars(
             step, {"train/loss": done.loss, "train/lr": done.lr, "train/grad_norm": done.grad_norm}
         )
-        if done.n_skipped:
-            self.progress.note(
-                f"step {step}: {done.n_skipped} network passes left out, nothing in them is labelled"
-            )
+
+
+def _open_outputs(
+    stack: ExitStack,
+    folder: Path,
+    settings: FitSettings,
+    resume_step: int | None,
+    facts: dict[str, str],
+    card: ModelCard,
+) -> _Outputs:
+    return _Outputs(
+        folder=folder,
+        facts=facts,
+        card=card,
+        log=stack.enter_context(CsvLog(folder / "log.csv", LOG_COLUMNS, resume_step=resume_step)),
+        val_log=stack.enter_context(CsvLog(folder / "val.csv", VAL_COLUMNS, resume_step=resume_step)),
+        events=stack.enter_context(open_event_log(folder, settings.tensorboard, resume_step)),
+        progress=stack.enter_context(open_progress(settings.progress)),
+    )
+
+
+def _resumes(folder: Path, resume: str) -> bool:
+    """Whether a run is there to be continued."""
+    state, log = folder / "last.pt", folder / "log.csv"
+    if resume == "never" and (state.exists() or log.exists()):
+        raise FormatError(
+            f"{folder} already holds a run; resume=auto continues it, resume=overwrite replaces it"
+        )
+    return resume == "auto" and state.is_file()
+
+
+def _loop(
+    stepper: Stepper,
+    order: SampleOrder,
+    batches: Iterator[VoxelBatch],
+    val_set: SweepSource | None,
+    outputs: _Outputs,
+    stop: StopRequest,
+) -> None:
+    settings = stepper.settings
+    throughput = Throughput(order.n_steps)
+    while stepper.step < order.n_steps and stop.signal_number is None:
+        began = time.perf_counter()
+        epoch = stepper.step // order.steps_per_epoch
+        passes = len(order.step_batches(stepper.step))
+        done = stepper.advance([next(batches) for _ in range(passes)])
+        seconds = time.perf_counter() - began
+        throughput.update(seconds, done.n_sweeps, done.n_voxels)
+        outputs.record(stepper.step, epoch, done, seconds, settings.log_every)
+        outputs.progress.step(stepper.step, epoch, done.loss, throughput)
+        ends_epoch = stepper.step % order.steps_per_epoch == 0
+        if ends_epoch:
+            _end_epoch(stepper, epoch, val_set, outputs)
+        every = settings.checkpoint_every
+        if ends_epoch or stop.signal_number is not None or (every and stepper.step % every == 0):
+            save_state(outputs.folder / "last.pt", stepper.state(outputs.facts))
+    if stop.signal_number is not None:
+        outputs.progress.note(f"stopped by signal {stop.signal_number}; step {stepper.step} is stored")
 
 
 def _end_epoch(stepper: Stepper, epoch: int, val_set: SweepSource | None, outputs: _Outputs) -> None:
@@ -239,43 +289,3 @@ def _validate(stepper: Stepper, val_set: SweepSource, card: ModelCard) -> Semant
         workers=stepper.settings.workers,
     )
     return SemanticKittiMetrics.of(confusion)
-
-
-def _resumes(state_path: Path, resume: str) -> bool:
-    if resume == "never" and (state_path.exists() or (state_path.parent / "log.csv").exists()):
-        raise FormatError(
-            f"{state_path.parent} already holds a run; resume=auto continues it, resume=overwrite replaces it"
-        )
-    if resume == "overwrite":
-        # without this, a kill before the first checkpoint would leave the old run's state to be continued
-        state_path.unlink(missing_ok=True)
-    return resume == "auto" and state_path.is_file()
-
-
-def _loop(
-    stepper: Stepper,
-    order: SampleOrder,
-    batches: Iterator[VoxelBatch],
-    val_set: SweepSource | None,
-    outputs: _Outputs,
-    stop: StopRequest,
-) -> None:
-    settings = stepper.settings
-    throughput = Throughput(order.n_steps)
-    while stepper.step < order.n_steps and stop.signal_number is None:
-        began = time.perf_counter()
-        epoch = stepper.step // order.steps_per_epoch
-        passes = len(order.step_batches(stepper.step))
-        done = stepper.advance([next(batches) for _ in range(passes)])
-        seconds = time.perf_counter() - began
-        throughput.update(seconds, done.n_sweeps, done.n_voxels)
-        outputs.record(stepper.step, epoch, done, seconds, settings.log_every)
-        outputs.progress.step(stepper.step, epoch, done.loss, throughput)
-        ends_epoch = stepper.step % order.steps_per_epoch == 0
-        if ends_epoch:
-            _end_epoch(stepper, epoch, val_set, outputs)
-        every = settings.checkpoint_every
-        if ends_epoch or stop.signal_number is not None or (every and stepper.step % every == 0):
-            save_state(outputs.folder / "last.pt", stepper.state(outputs.facts))
-    if stop.signal_number is not None:
-        outputs.progress.note(f"stopped by signal {stop.signal_number}; step {stepper.step} is stored")

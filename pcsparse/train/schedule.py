@@ -50,8 +50,10 @@ def build_optimizer(model: nn.Module, settings: OptimSettings) -> Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     if settings.name == "sgd":
-        return SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
-    return AdamW(groups, lr=settings.lr)
+        return SGD(
+            groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True
+        )
+    return AdamW(groups, lr=settings.lr, fused=True)
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

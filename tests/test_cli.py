@@ -1,0 +1,48 @@
+"""The console command: verbs, versions, and errors in one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pcsparse import __version__
+from pcsparse.cli import main
+
+
+def test_version_and_help(capsys):
+    for option, said in (("--version", __version__), ("--help", "infer")):
+        with pytest.raises(SystemExit) as ended:
+            main([option])
+        assert ended.value.code == 0
+        assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["segment"]])
+def test_an_unknown_verb_is_bad_use(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "verb" in capsys.readouterr().err
+
+
+def test_an_error_of_a_program_is_one_line(tmp_path, capsys):
+    assert main(["infer", str(tmp_path / "nowhere.bin")]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("pcsparse infer: ")
+    assert "nowhere.bin" in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_a_missing_hydra_names_the_extra(verb, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hydra", None)
+    monkeypatch.setitem(sys.modules, "hydra.core.config_store", None)
+    assert main([verb]) == 2
+    assert "pcsparse[train]" in capsys.readouterr().err
+
+
+def test_the_module_runs_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "pcsparse.cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"pcsparse {__version__}"

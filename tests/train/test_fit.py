@@ -1,0 +1,273 @@
+"""The loop in one process: it learns, it goes on with the same bits, it survives sweeps without content."""
+
+import csv
+import json
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pcsparse.data.collate import VoxelSettings
+from pcsparse.data.label_map import LabelMap
+from pcsparse.data.transforms import Augmentation, IntensityJitter, RandomYaw, SectorMix
+from pcsparse.errors import FormatError, RangeError, UnsupportedError
+from pcsparse.train.fit import fit
+from pcsparse.train.model_file import load_model
+from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
+from tests.streets import ROAD, TinyStreets, tiny_model
+
+LABELS = LabelMap.load("semantickitti")
+SETTINGS = FitSettings(
+    epochs=2,
+    batch_size=2,
+    voxels=VoxelSettings(0.5),
+    optim=OptimSettings(lr=5e-3),
+    checkpoint_every=0,
+    workers=0,
+    progress="none",
+)
+AUGMENTATION = Augmentation((RandomYaw(), IntensityJitter()), SectorMix())
+
+
+def run(folder, settings=SETTINGS, train_set=None, val_set=None, **kwargs):
+    torch.manual_seed(0)
+    kwargs.setdefault("augmentation", AUGMENTATION)
+    return fit(tiny_model(), train_set or TinyStreets(6), val_set, settings, folder, labels=LABELS, **kwargs)
+
+
+def column(folder, name, file="log.csv"):
+    with (folder / file).open() as rows:
+        return [row[name] for row in csv.DictReader(rows)]
+
+
+class Failing(TinyStreets):
+    """Calls `action` when a sweep is read for the nth time."""
+
+    def __init__(self, n, reads, action):
+        super().__init__(n)
+        self.left, self.action = reads, action
+
+    def __getitem__(self, index):
+        self.left -= 1
+        if self.left == 0:
+            self.action()
+        return super().__getitem__(index)
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing in the loop may catch it and tidy up."""
+
+
+def kill():
+    raise Killed
+
+
+def test_a_short_run_learns_and_stores_a_model_that_loads(tmp_path):
+    settings = replace(SETTINGS, epochs=12, loss=LossSettings(lovasz=1.0))
+    result = run(tmp_path, settings, val_set=TinyStreets(2, first_seed=90), augmentation=Augmentation())
+    assert (result.step, result.n_steps, result.stopped_by, result.n_skipped) == (36, 36, None, 0)
+    losses = [float(v) for v in column(tmp_path, "loss")]
+    assert len(losses) == 36
+    assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])
+    # three classes of nineteen; chance is far below
+    assert result.best_miou > 0.5 * 3 / 19
+    assert max(map(float, column(tmp_path, "miou", "val.csv"))) == result.best_miou
+    model, card = load_model(tmp_path)
+    assert card.metrics["miou"] == result.best_miou
+    assert card.classes == LABELS.names
+    assert card.voxels == SETTINGS.voxels
+    assert card.input_spec.ground_height == pytest.approx(-1.7, abs=0.1)
+    assert model.spec.n_classes == 19
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "last.pt", "log.csv", "model.json", "model.safetensors", "val.csv",
+    ]  # fmt: skip
+
+
+VARIANTS = {
+    "plain": {},
+    "accumulate": {"accumulate": 2, "batch_size": 1},
+    "ema-lovasz": {"ema_decay": 0.9, "loss": LossSettings(lovasz=0.5)},
+    "bfloat16": {"precision": "bfloat16"},
+    "sgd": {"optim": OptimSettings("sgd", lr=0.1)},
+    "last-without-validation": {"keep": "last", "validate_every": 0},
+    "workers": {"workers": 2},
+}
+
+
+@pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS.keys())
+def test_a_resumed_run_repeats_the_unbroken_one_bit_for_bit(tmp_path, change):
+    settings = replace(SETTINGS, checkpoint_every=2, **change)
+    val = TinyStreets(1, first_seed=90)
+    run(tmp_path / "whole", settings, val_set=val)
+    # the survey reads 6 sweeps, each sample up to 2; so this dies after a checkpoint and before the end
+    with pytest.raises(Killed):
+        run(tmp_path / "broken", replace(settings, workers=0), Failing(6, 6 + 16, kill), val_set=val)
+    done = column(tmp_path / "broken", "step")
+    assert 0 < len(done) < len(column(tmp_path / "whole", "step"))
+    # another generator state than the one that was left
+    torch.rand(17)
+    result = run(tmp_path / "broken", settings, val_set=val)
+    assert result.step == result.n_steps
+    for name in ("step", "epoch", "loss", "lr", "grad_norm", "voxels"):
+        assert column(tmp_path / "broken", name) == column(tmp_path / "whole", name)
+    assert (tmp_path / "broken/val.csv").read_bytes() == (tmp_path / "whole/val.csv").read_bytes()
+    models = [load_model(tmp_path / name)[0].state_dict() for name in ("broken", "whole")]
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[1])
+
+
+def test_losses_do_not_depend_on_the_loader(tmp_path):
+    for workers in (0, 1, 2):
+        run(tmp_path / str(workers), replace(SETTINGS, workers=workers))
+    assert column(tmp_path / "0", "loss") == column(tmp_path / "1", "loss") == column(tmp_path / "2", "loss")
+
+
+def test_the_seed_matters(tmp_path):
+    run(tmp_path / "a")
+    run(tmp_path / "b", replace(SETTINGS, seed=1))
+    assert column(tmp_path / "a", "loss")[1:] != column(tmp_path / "b", "loss")[1:]
+
+
+def test_accumulating_is_one_step_of_the_same_sweeps(tmp_path):
+    result = run(tmp_path, replace(SETTINGS, batch_size=1, accumulate=3))
+    assert result.n_steps == 4
+    assert column(tmp_path, "sweeps") == ["3"] * 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path, number):
+    before = signal.getsignal(number)
+    stopping = Failing(6, 6 + 5, lambda: os.kill(os.getpid(), number))
+    result = run(tmp_path / "run", train_set=stopping, augmentation=Augmentation())
+    assert result.stopped_by == number
+    assert 0 < result.step < result.n_steps
+    assert signal.getsignal(number) is before
+    again = run(tmp_path / "run", augmentation=Augmentation())
+    assert (again.step, again.stopped_by) == (again.n_steps, None)
+    run(tmp_path / "whole", augmentation=Augmentation())
+    assert column(tmp_path / "run", "loss") == column(tmp_path / "whole", "loss")
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    run(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert run(tmp_path).step == 6
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_resume_says_what_it_will_not_do(tmp_path):
+    run(tmp_path)
+    with pytest.raises(FormatError, match="already holds a run"):
+        run(tmp_path, replace(SETTINGS, resume="never"))
+    with pytest.raises(FormatError, match=r"another run \(epochs: 2 then, 3 now\)"):
+        run(tmp_path, replace(SETTINGS, epochs=3))
+    with pytest.raises(FormatError, match="n_train: 6 then, 5 now"):
+        run(tmp_path, train_set=TinyStreets(5))
+    run(tmp_path, replace(SETTINGS, epochs=1, resume="overwrite"))
+    assert column(tmp_path, "step") == ["1", "2", "3"]
+
+
+class Odd(TinyStreets):
+    """Some sweeps are empty, without any label that counts, or a single point."""
+
+    def __getitem__(self, index):
+        sweep = super().__getitem__(index)
+        match index:
+            case 0:
+                return replace(
+                    sweep, points=sweep.points[:0], intensity=sweep.intensity[:0], targets=sweep.targets[:0]
+                )
+            case 1:
+                return replace(sweep, targets=np.full_like(sweep.targets, -1))
+            case 2:
+                rows = slice(0, 1)
+                return replace(
+                    sweep,
+                    points=sweep.points[rows],
+                    intensity=sweep.intensity[rows],
+                    targets=np.array([ROAD]),
+                )
+        return sweep
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_empty_and_unlabelled_sweeps_are_counted_and_harmless(tmp_path, batch_size):
+    settings = replace(SETTINGS, batch_size=batch_size, loss=LossSettings(lovasz=1.0), ema_decay=0.5)
+    result = run(tmp_path, settings, Odd(6), val_set=Odd(3), augmentation=Augmentation((RandomYaw(),)))
+    assert np.isfinite([float(v) for v in column(tmp_path, "loss")]).all()
+    if batch_size == 1:
+        assert result.n_skipped == 4
+        assert sum(map(int, column(tmp_path, "skipped"))) == 4
+        rows = zip(column(tmp_path, "loss"), column(tmp_path, "skipped"), strict=True)
+        assert [loss for loss, skipped in rows if skipped == "1"] == ["0.0"] * 4
+    model, _ = load_model(tmp_path)
+    assert all(bool(torch.isfinite(t).all()) for t in model.state_dict().values())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_are_hurt(tmp_path):
+    run(tmp_path, replace(SETTINGS, epochs=1))
+    torch.manual_seed(0)
+    model = tiny_model()
+    with torch.no_grad():
+        model.classifier.weight.fill_(float("inf"))
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(RangeError, match=r"step 0: loss nan.*lower optim\.lr"):
+        fit(model, TinyStreets(6), None, replace(SETTINGS, resume="overwrite"), tmp_path, labels=LABELS)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_training_without_any_label_is_refused(tmp_path):
+    class Unlabelled(TinyStreets):
+        def __getitem__(self, index):
+            sweep = super().__getitem__(index)
+            return replace(sweep, targets=np.full_like(sweep.targets, -1))
+
+    class Bare(TinyStreets):
+        def __getitem__(self, index):
+            return replace(super().__getitem__(index), targets=None)
+
+    with pytest.raises(RangeError, match="not one point"):
+        run(tmp_path, train_set=Unlabelled(2))
+    with pytest.raises(FormatError, match="has no labels"):
+        run(tmp_path, train_set=Bare(2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_in_a_loader_process_comes_through_and_ends_the_run(tmp_path):
+    class Far(TinyStreets):
+        def __getitem__(self, index):
+            sweep = super().__getitem__(index)
+            return replace(sweep, points=sweep.points * np.float32(1e6)) if index == 5 else sweep
+
+    with pytest.raises(RangeError, match="street/000005"):
+        run(tmp_path, replace(SETTINGS, workers=2), Far(6), augmentation=Augmentation())
+
+
+def test_tensorboard_curves_are_written_where_asked_for(tmp_path):
+    pytest.importorskip("tensorboard")
+    run(tmp_path, replace(SETTINGS, epochs=1, tensorboard=True))
+    events = list((tmp_path / "tensorboard").glob("events.*"))
+    assert len(events) == 1
+    assert b"train/loss" in events[0].read_bytes()
+
+
+def test_a_missing_tensorboard_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
+    with pytest.raises(UnsupportedError, match=r"pcsparse\[train\]"):
+        run(tmp_path, replace(SETTINGS, tensorboard=True))
+
+
+def test_averaged_weights_are_the_ones_that_are_stored(tmp_path):
+    run(tmp_path / "average", replace(SETTINGS, ema_decay=0.9))
+    run(tmp_path / "plain")
+    average, plain = (load_model(tmp_path / name)[0].state_dict() for name in ("average", "plain"))
+    assert column(tmp_path / "average", "loss") == column(tmp_path / "plain", "loss")
+    assert not torch.equal(average["classifier.weight"], plain["classifier.weight"])
+
+
+def test_provenance_and_config_are_written(tmp_path):
+    run(tmp_path, replace(SETTINGS, epochs=1), provenance={"data": "tiny"}, config_text="epochs: 1\n")
+    assert json.loads((tmp_path / "model.json").read_text())["provenance"] == {"data": "tiny"}
+    assert (tmp_path / "config.yaml").read_text() == "epochs: 1\n"
