@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from pcsparse.bench.cases import BATCH_BELOW, EPSILONS
-from pcsparse.bench.limits import Limits, conv_work
+from pcsparse.bench.limits import Work, conv_work
 from pcsparse.bench.scene import Scene, draw, twin_map
 from pcsparse.bench.verify import Check, check_close
 from pcsparse.coords.kernel_map import KernelMap
@@ -52,7 +52,7 @@ class GroupingResult:
         padding: share of the multiplied rows that are padding.
         check: agreement with the twin.
         time: seconds, None where the check failed.
-        floor: seconds.
+        work: of the convolution, whatever the grouping.
     """
 
     name: str
@@ -64,7 +64,7 @@ class GroupingResult:
     padding: float
     check: Check
     time: Timing | None
-    floor: float
+    work: Work
 
 
 def groupings(kmap: KernelMap) -> tuple[Grouping, ...]:
@@ -98,13 +98,12 @@ def _adaptive(counts: Sequence[int], epsilon: float, batch_below: int) -> Groupi
     return Grouping(f"adaptive epsilon={epsilon:g} S={batch_below}", groups, epsilon, batch_below)
 
 
-def run_groupings(scene: Scene, channels: int, limits: Limits, runs: int) -> tuple[GroupingResult, ...]:
+def run_groupings(scene: Scene, channels: int, runs: int) -> tuple[GroupingResult, ...]:
     """Verify and time every grouping on the submanifold 3^3 map; equal groups are timed once.
 
     Args:
         scene: the cloud.
         channels: in and out.
-        limits: of the machine.
         runs: runs of each.
     """
     relation = Relation.of(3)
@@ -126,9 +125,7 @@ def run_groupings(scene: Scene, channels: int, limits: Limits, runs: int) -> tup
                 if checks[key].passed:
                     candidates[key] = run
         timings = time_in_turns(candidates, runs=runs, warmup=1)
-    floor = conv_work(
-        kmap.n_in, kmap.n_out, kmap.n_pairs, kmap.volume, channels, channels, backward=False
-    ).floor(limits)
+    work = conv_work(kmap.n_in, kmap.n_out, kmap.n_pairs, kmap.volume, channels, channels, backward=False)
     counts = kmap.pairs.starts.diff().tolist()
     return tuple(
         GroupingResult(
@@ -141,7 +138,7 @@ def run_groupings(scene: Scene, channels: int, limits: Limits, runs: int) -> tup
             padding_share(grouping.groups, counts),
             checks[repr(grouping.groups)],
             timings.get(repr(grouping.groups)),
-            floor,
+            work,
         )
         for grouping in wanted
     )

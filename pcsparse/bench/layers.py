@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.bench.cases import ConvCase, MapCase
-from pcsparse.bench.limits import Limits, Work, conv_work, map_work
+from pcsparse.bench.limits import Work, conv_work, map_work
 from pcsparse.bench.peer import Convolve, PlainTorch, plain_strided_map, plain_submanifold_map
 from pcsparse.bench.scene import Scene, build_map, draw, twin_map
 from pcsparse.bench.verify import Check, check_close, check_equal
@@ -28,14 +28,14 @@ class Result:
         checks: agreement of both candidates with the twin.
         ours: seconds, None where a check failed.
         peer: seconds of plain torch, None where a check failed or the peer does not do it.
-        floor: seconds below which the machine cannot do it.
+        works: what cannot be done without, one piece after the other; empty where no floor is known.
     """
 
     case: str
     checks: tuple[Check, ...]
     ours: Timing | None
     peer: Timing | None
-    floor: float
+    works: tuple[Work, ...]
 
     @property
     def passed(self) -> bool:
@@ -47,19 +47,17 @@ def verified_then_timed(
     case: str,
     checks: tuple[Check, ...],
     candidates: Mapping[str, Callable[[], object]],
-    work: Work,
-    limits: Limits,
+    works: tuple[Work, ...],
     runs: int,
 ) -> Result:
     """Time the candidates in turns if all checks passed; else no timing exists."""
-    floor = work.floor(limits)
     if not all(check.passed for check in checks):
-        return Result(case, checks, None, None, floor)
+        return Result(case, checks, None, None, works)
     timings = time_in_turns(candidates, runs=runs)
-    return Result(case, checks, timings[OURS], timings.get(PEER), floor)
+    return Result(case, checks, timings[OURS], timings.get(PEER), works)
 
 
-def run_map_case(case: MapCase, scene: Scene, limits: Limits, runs: int) -> Result:
+def run_map_case(case: MapCase, scene: Scene, runs: int) -> Result:
     """A kernel map, end to end from int coordinates."""
     coords, relation = scene.coords, case.relation
     coarse, expected = twin_map(coords, relation)
@@ -77,7 +75,7 @@ def run_map_case(case: MapCase, scene: Scene, limits: Limits, runs: int) -> Resu
             checks.append(check_equal(f"{name}: {field}", actual, wanted))
     n_made = 0 if relation.is_submanifold else len(coarse)
     work = map_work(len(coords), n_made, expected.rows_in.numel())
-    return verified_then_timed(case.name, tuple(checks), candidates, work, limits, runs)
+    return verified_then_timed(case.name, tuple(checks), candidates, (work,), runs)
 
 
 def _our_map(scene: Scene, case: MapCase) -> tuple[Tensor, Pairs]:
@@ -85,7 +83,7 @@ def _our_map(scene: Scene, case: MapCase) -> tuple[Tensor, Pairs]:
     return coarse, kmap.pairs
 
 
-def run_conv_case(case: ConvCase, scene: Scene, limits: Limits, runs: int) -> Result:
+def run_conv_case(case: ConvCase, scene: Scene, runs: int) -> Result:
     """A convolution: output, and gradients where the case has them, against the float64 twin."""
     kmap = _directed(scene.kernel_map(case.relation), case)
     feats = draw(kmap.n_in, case.c_in)
@@ -107,7 +105,7 @@ def run_conv_case(case: ConvCase, scene: Scene, limits: Limits, runs: int) -> Re
         # the pairs are in the work of the convolution already
         made = map_work(len(scene.coords), kmap.n_out, 0)
         work = Work(work.operations, work.bytes + made.bytes)
-    return verified_then_timed(case.name, checks, candidates, work, limits, runs)
+    return verified_then_timed(case.name, checks, candidates, (work,), runs)
 
 
 def _directed(kmap: KernelMap, case: ConvCase) -> KernelMap:

@@ -5,7 +5,7 @@ measured in the same run as the layers, so that a throttled or shared machine lo
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,9 @@ import torch
 from pcsparse.kernels.cpu.probe import fma_rounds
 
 _COPY_BYTES = 256 << 20
-_FMA_STEPS = 4_000_000
-_TRIES = 9
+# 3 ms: a busy machine rarely gives longer stretches undisturbed
+_FMA_STEPS = 2_000_000
+_TRIES = 15
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Limits:
 
     bandwidth: float
     fma: float
+
+    def or_better(self, other: "Limits") -> "Limits":
+        """The larger of both for each peak: a disturbed measurement can only be too low."""
+        return Limits(max(self.bandwidth, other.bandwidth), max(self.fma, other.fma))
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,11 @@ class Work:
     def floor(self, limits: Limits) -> float:
         """Seconds below which the work cannot be done."""
         return max(self.operations / limits.fma, self.bytes / limits.bandwidth)
+
+
+def floor_of(works: Iterable[Work], limits: Limits) -> float:
+    """Seconds for pieces of work one after the other."""
+    return sum(work.floor(limits) for work in works)
 
 
 def conv_work(n_in: int, n_out: int, n_pairs: int, k: int, c_in: int, c_out: int, backward: bool) -> Work:

@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from pcsparse.bench.cases import NetCase
 from pcsparse.bench.layers import OURS, PEER, Result, verified_then_timed
-from pcsparse.bench.limits import Limits, Work
 from pcsparse.bench.peer import PlainTorch
 from pcsparse.bench.scene import Scene
 from pcsparse.bench.swap import network_work, swapped, twin_conv
@@ -24,7 +23,7 @@ _SEED = 20231
 _GRADIENT_LIMIT = 0.02
 
 
-def run_net_case(case: NetCase, scene: Scene, limits: Limits, runs: int) -> tuple[Result, ...]:
+def run_net_case(case: NetCase, scene: Scene, runs: int) -> tuple[Result, ...]:
     """A forward pass or a training step from coordinates to logits or updated weights, maps included.
 
     The peer runs on the package's maps, so the ratio counts convolutions only. A forward case gives a second
@@ -34,11 +33,10 @@ def run_net_case(case: NetCase, scene: Scene, limits: Limits, runs: int) -> tupl
     models = {OURS: model, PEER: swapped(model, PlainTorch())}
     twin = swapped(model, twin_conv).double()
     works = network_work(model, scene.fresh(), training=case.training)
-    floor = Work(0.0, limits.bandwidth * sum(work.floor(limits) for work in works))
     if case.training:
         checks = tuple(_training_checks(models, twin, scene))
         steps = {name: _step(net, scene) for name, net in models.items()}
-        return (verified_then_timed(case.name, checks, steps, floor, limits, runs),)
+        return (verified_then_timed(case.name, checks, steps, works, runs),)
     with torch.no_grad():
         expected = twin(scene.fresh().to(torch.float64)).feats
         terms = _terms(model)
@@ -47,9 +45,9 @@ def run_net_case(case: NetCase, scene: Scene, limits: Limits, runs: int) -> tupl
             for name, net in models.items()
         )
     forward = {name: _forward(net, scene) for name, net in models.items()}
-    result = verified_then_timed(case.name, checks, forward, floor, limits, runs)
+    result = verified_then_timed(case.name, checks, forward, works, runs)
     maps = {OURS: lambda: prepare(model, scene.fresh())}
-    return result, verified_then_timed(case.name + MAPS, checks, maps, Work(0.0, 0.0), limits, runs)
+    return result, verified_then_timed(case.name + MAPS, checks, maps, (), runs)
 
 
 def _calibrated(case: NetCase, scene: Scene) -> MinkUNet:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pcsparse.bench.groupings import GroupingResult
 from pcsparse.bench.layers import Result
-from pcsparse.bench.limits import Limits
+from pcsparse.bench.limits import Limits, floor_of
 from pcsparse.bench.redundancy import RedundancyResult
 from pcsparse.bench.verify import Check
 from pcsparse.timing import Environment, Timing
@@ -87,11 +87,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def result_table(results: Sequence[Result]) -> str:
+def result_table(results: Sequence[Result], limits: Limits) -> str:
     """Cases in rows: ours beside the peer and the floor. A failed case shows its errors and no time."""
     columns = ("case", "pcsparse ms", "quartiles", "torch ms", "quartiles", "torch/ours", "floor ms",
                "ours/floor", "error/limit", "runs")  # fmt: skip
-    return table(columns, [_row(result) for result in results if result.passed]) + "".join(
+    return table(columns, [_row(result, limits) for result in results if result.passed]) + "".join(
         f"\nFAILED  {result.case}: {_failure(check)}"
         for result in results
         for check in result.checks
@@ -99,8 +99,8 @@ def result_table(results: Sequence[Result]) -> str:
     )
 
 
-def _row(result: Result) -> tuple[str, ...]:
-    ours, peer = result.ours, result.peer
+def _row(result: Result, limits: Limits) -> tuple[str, ...]:
+    ours, peer, floor = result.ours, result.peer, floor_of(result.works, limits)
     if ours is None:
         return (result.case, *("-" for _ in range(9)))
     worst = max((check.error / check.limit for check in result.checks if check.limit), default=0.0)
@@ -111,8 +111,8 @@ def _row(result: Result) -> tuple[str, ...]:
         "-" if peer is None else _ms(peer.median),
         "-" if peer is None else _quartiles(peer),
         "-" if peer is None else f"{peer.median / ours.median:.2f}",
-        _ms(result.floor) if result.floor else "-",
-        f"{ours.median / result.floor:.1f}" if result.floor else "-",
+        _ms(floor) if floor else "-",
+        f"{ours.median / floor:.1f}" if floor else "-",
         f"{worst:.3f}" if any(check.limit for check in result.checks) else "equal",
         str(ours.runs),
     )
@@ -130,7 +130,7 @@ def _quartiles(timing: Timing) -> str:
     return f"{_ms(timing.q1)}-{_ms(timing.q3)}"
 
 
-def grouping_table(results: Sequence[GroupingResult]) -> str:
+def grouping_table(results: Sequence[GroupingResult], limits: Limits) -> str:
     """Fixed groupings, the grid's best and the default in rows; then padding and ms for each (epsilon, S)."""
     rows = [(result.name, result) for result in results if result.epsilon is None]
     grid = [result for result in results if result.epsilon is not None]
@@ -138,7 +138,13 @@ def grouping_table(results: Sequence[GroupingResult]) -> str:
         best = min(grid, key=lambda result: math.inf if result.time is None else result.time.median)
         rows += [(f"best: {best.name}", best), (f"default: {grid[-1].name}", grid[-1])]
     lines = [
-        (name, str(result.n_groups), str(result.n_batched), f"{result.padding:.1%}", *_grouping_time(result))
+        (
+            name,
+            str(result.n_groups),
+            str(result.n_batched),
+            f"{result.padding:.1%}",
+            *_grouping_time(result, limits),
+        )
         for name, result in rows
     ]
     text = table(("grouping", "groups", "batched", "padding", "ms", "quartiles", "ms/floor"), lines)
@@ -149,13 +155,13 @@ def grouping_table(results: Sequence[GroupingResult]) -> str:
     )
 
 
-def _grouping_time(result: GroupingResult) -> tuple[str, str, str]:
+def _grouping_time(result: GroupingResult, limits: Limits) -> tuple[str, str, str]:
     if result.time is None:
         return "FAILED", "-", "-"
     return (
         _ms(result.time.median),
         _quartiles(result.time),
-        f"{result.time.median / result.floor:.1f}",
+        f"{result.time.median / result.work.floor(limits):.1f}",
     )
 
 

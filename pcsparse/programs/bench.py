@@ -2,9 +2,10 @@
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -19,8 +20,8 @@ from pcsparse.bench.cases import (
 )
 from pcsparse.bench.clouds import Cloud, file_cloud, real_cloud, simulated_cloud, small_cloud
 from pcsparse.bench.groupings import run_groupings
-from pcsparse.bench.layers import Result, run_conv_case, run_map_case
-from pcsparse.bench.limits import measure_limits
+from pcsparse.bench.layers import run_conv_case, run_map_case
+from pcsparse.bench.limits import Limits, measure_limits
 from pcsparse.bench.nets import run_net_case
 from pcsparse.bench.redundancy import run_redundancy
 from pcsparse.bench.report import Report, grouping_table, redundancy_table, result_table
@@ -99,39 +100,82 @@ def _measure(settings: BenchSettings) -> Report:
         f"{scene.voxel_size} m, {n_pairs / max(len(scene.coords), 1):.2f} of 27 neighbours a voxel"
     )
     limits = measure_limits()
+    _print_limits(limits)
+    report = Report(where, scene.name, scene.n_points, len(scene.coords), n_pairs, scene.voxel_size, limits)
+    for section in (name for name in SECTIONS if name in settings.sections):
+        report = _RUN[section](report, scene, settings)
+    if report.limits != limits:
+        _print_limits(report.limits)
+    return report
+
+
+def _print_limits(limits: Limits) -> None:
     print(
         f"limits: {limits.fma / 1e9:.0f} GFLOP/s float32 multiply-add, {limits.bandwidth / 1e9:.1f} GB/s "
-        "copy; floor = the larger of operations and bytes over these"
+        "copy; floor = the larger of operations and bytes over these",
+        flush=True,
     )
-    report = Report(where, scene.name, scene.n_points, len(scene.coords), n_pairs, scene.voxel_size, limits)
-    tags: tuple[Tag, ...] = ("ci",) if settings.quick else settings.tags
-    if "maps" in settings.sections:
-        cases = tagged(MAP_CASES, tags)
-        maps = tuple(run_map_case(case, scene, limits, settings.runs) for case in cases)
-        report = replace(report, maps=maps)
-        _show("Kernel maps, from int coordinates to pairs", result_table(maps))
-    if "layers" in settings.sections:
-        conv_cases = tagged(CONV_CASES, tags)
-        layers = tuple(run_conv_case(case, scene, limits, settings.runs) for case in conv_cases)
-        report = replace(report, layers=layers)
-        _show("Convolutions, float32, map ready unless said", result_table(layers))
-    if "nets" in settings.sections:
-        nets: tuple[Result, ...] = ()
-        for case in tagged(NET_CASES, tags):
-            if settings.train or not case.training:
-                nets += run_net_case(case, scene, limits, settings.net_runs)
-        report = replace(report, nets=nets)
-        _show("Networks, float32, maps included (plain torch uses pcsparse's maps)", result_table(nets))
-    if "groupings" in settings.sections:
-        for channels in GROUPING_CHANNELS[:1] if settings.quick else GROUPING_CHANNELS:
-            found = run_groupings(scene, channels, limits, max(settings.runs // 2, 1))
-            report = replace(report, groupings=report.groupings + found)
-            _show(f"Gather-GEMM-scatter, submanifold 3^3, C={channels}", grouping_table(found))
-    if "redundancy" in settings.sections:
-        report = replace(report, redundancy=run_redundancy(scene))
-        title = "Redundant multiply-adds of a sorted implicit GEMM, submanifold 3^3"
-        _show(title, redundancy_table(report.redundancy))
+
+
+def _limits_again(report: Report) -> Report:
+    """Peaks are measured before and after what they are compared with: a busy moment must not hide them."""
+    return replace(report, limits=report.limits.or_better(measure_limits()))
+
+
+def _maps(report: Report, scene: Scene, settings: BenchSettings) -> Report:
+    cases = tagged(MAP_CASES, _tags(settings))
+    maps = tuple(run_map_case(case, scene, settings.runs) for case in cases)
+    report = replace(_limits_again(report), maps=maps)
+    _show("Kernel maps, from int coordinates to pairs", result_table(maps, report.limits))
     return report
+
+
+def _layers(report: Report, scene: Scene, settings: BenchSettings) -> Report:
+    cases = tagged(CONV_CASES, _tags(settings))
+    layers = tuple(run_conv_case(case, scene, settings.runs) for case in cases)
+    report = replace(_limits_again(report), layers=layers)
+    _show("Convolutions, float32, map ready unless said", result_table(layers, report.limits))
+    return report
+
+
+def _nets(report: Report, scene: Scene, settings: BenchSettings) -> Report:
+    cases = [case for case in tagged(NET_CASES, _tags(settings)) if settings.train or not case.training]
+    nets = tuple(result for case in cases for result in run_net_case(case, scene, settings.net_runs))
+    report = replace(_limits_again(report), nets=nets)
+    title = "Networks, float32, maps included (plain torch uses pcsparse's maps)"
+    _show(title, result_table(nets, report.limits))
+    return report
+
+
+def _groupings(report: Report, scene: Scene, settings: BenchSettings) -> Report:
+    for channels in GROUPING_CHANNELS[:1] if settings.quick else GROUPING_CHANNELS:
+        found = run_groupings(scene, channels, max(settings.runs // 2, 1))
+        report = replace(_limits_again(report), groupings=report.groupings + found)
+        title = f"Gather-GEMM-scatter, submanifold 3^3, C={channels}"
+        _show(title, grouping_table(found, report.limits))
+    return report
+
+
+def _redundancy(report: Report, scene: Scene, settings: BenchSettings) -> Report:
+    report = replace(report, redundancy=run_redundancy(scene))
+    title = "Redundant multiply-adds of a sorted implicit GEMM, submanifold 3^3"
+    _show(title, redundancy_table(report.redundancy))
+    return report
+
+
+_RUN: Mapping[str, Callable[[Report, Scene, BenchSettings], Report]] = MappingProxyType(
+    {
+        "maps": _maps,
+        "layers": _layers,
+        "nets": _nets,
+        "groupings": _groupings,
+        "redundancy": _redundancy,
+    }
+)
+
+
+def _tags(settings: BenchSettings) -> tuple[Tag, ...]:
+    return ("ci",) if settings.quick else settings.tags
 
 
 def _show(title: str, text: str) -> None:

@@ -7,7 +7,7 @@ from pcsparse.bench.groupings import groupings, run_groupings
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.grouping import padding_share
 from pcsparse.kernels import cpu
-from tests.bench.scenes import LIMITS, small_scene
+from tests.bench.scenes import small_scene
 
 
 def _counts(scene):
@@ -38,7 +38,7 @@ def test_padding_of_the_hand_made_groupings():
 
 
 def test_all_are_right_and_equal_groups_share_a_time():
-    results = run_groupings(small_scene(), 16, LIMITS, runs=1)
+    results = run_groupings(small_scene(), 16, runs=1)
     assert all(result.check.passed and result.time is not None for result in results)
     # S = 0 never batches, so epsilon changes nothing but the cut
     unbatched = [result for result in results if result.batch_below == 0]
@@ -54,6 +54,6 @@ def test_a_wrong_scatter_has_no_time(monkeypatch):
         return out
 
     monkeypatch.setattr(cpu, "segment_sum", wrong)
-    results = run_groupings(small_scene(), 16, LIMITS, runs=1)
+    results = run_groupings(small_scene(), 16, runs=1)
     assert not any(result.check.passed for result in results)
     assert all(result.time is None for result in results)

@@ -6,7 +6,7 @@ import torch
 from pcsparse.bench.cases import CONV_CASES, MAP_CASES, tagged
 from pcsparse.bench.layers import run_conv_case, run_map_case
 from pcsparse.kernels import cpu
-from tests.bench.scenes import LIMITS, small_scene
+from tests.bench.scenes import small_scene
 
 CI_MAPS = {case.name: case for case in tagged(MAP_CASES, ["ci", "stress"])}
 CI_CONVS = {case.name: case for case in tagged(CONV_CASES, ["ci"])}
@@ -14,7 +14,7 @@ CI_CONVS = {case.name: case for case in tagged(CONV_CASES, ["ci"])}
 
 @pytest.mark.parametrize("case", CI_MAPS.values(), ids=CI_MAPS.keys())
 def test_a_right_map_is_timed(case):
-    result = run_map_case(case, small_scene(), LIMITS, runs=2)
+    result = run_map_case(case, small_scene(), runs=2)
     assert result.passed
     assert result.ours is not None
     assert result.ours.runs == 2
@@ -24,7 +24,7 @@ def test_a_right_map_is_timed(case):
 
 @pytest.mark.parametrize("case", CI_CONVS.values(), ids=CI_CONVS.keys())
 def test_a_right_layer_is_timed(case):
-    result = run_conv_case(case, small_scene(), LIMITS, runs=2)
+    result = run_conv_case(case, small_scene(), runs=2)
     assert result.passed, result.checks
     assert len(result.checks) == 2 * (3 if case.backward else 1)
     assert result.ours is not None
@@ -43,7 +43,7 @@ def _one_value_off(kernel):
 @pytest.mark.parametrize("case", CI_CONVS.values(), ids=CI_CONVS.keys())
 def test_one_wrong_value_of_the_forward_kernel_costs_the_time(case, monkeypatch):
     monkeypatch.setattr(cpu, "output_stationary", _one_value_off(cpu.output_stationary))
-    result = run_conv_case(case, small_scene(), LIMITS, runs=1)
+    result = run_conv_case(case, small_scene(), runs=1)
     failed = {check.what for check in result.checks if not check.passed}
     assert "pcsparse: out" in failed
     assert not any(what.startswith("plain torch") for what in failed)
@@ -55,7 +55,7 @@ def test_one_wrong_value_of_the_weight_gradient_costs_the_time(monkeypatch):
         cpu, "output_stationary_grad_weight", _one_value_off(cpu.output_stationary_grad_weight)
     )
     case = CI_CONVS["submanifold 3^3 C=32 forward+backward"]
-    result = run_conv_case(case, small_scene(), LIMITS, runs=1)
+    result = run_conv_case(case, small_scene(), runs=1)
     failed = {check.what for check in result.checks if not check.passed}
     assert failed == {"pcsparse: grad_weight"}
     assert result.ours is None
@@ -65,7 +65,7 @@ def test_a_wrong_peer_is_not_timed_either(monkeypatch):
     monkeypatch.setattr(
         "pcsparse.bench.peer._forward", lambda feats, weight, plain: feats.new_ones(plain.n_out, 32)
     )
-    result = run_conv_case(CI_CONVS["submanifold 3^3 C=32"], small_scene(), LIMITS, runs=1)
+    result = run_conv_case(CI_CONVS["submanifold 3^3 C=32"], small_scene(), runs=1)
     assert {check.what for check in result.checks if not check.passed} == {"plain torch: out"}
     assert (result.ours, result.peer) == (None, None)
 
@@ -81,7 +81,7 @@ def test_a_wrong_pair_costs_the_maps_time(case, monkeypatch):
         return rows_in, rows_out, starts
 
     monkeypatch.setattr(cpu, "match_keys", neighbour_row)
-    result = run_map_case(case, small_scene(), LIMITS, runs=1)
+    result = run_map_case(case, small_scene(), runs=1)
     assert not result.passed
     assert (result.ours, result.peer) == (None, None)
 
@@ -96,7 +96,7 @@ def test_a_wrong_map_fails_the_layers_on_it(monkeypatch):
         return rows_in[first:], rows_out[first:], torch.cat([starts[:1], starts[1:] - first])
 
     monkeypatch.setattr(cpu, "match_keys", lost_offset)
-    result = run_conv_case(CI_CONVS["submanifold 3^3 C=16"], small_scene(), LIMITS, runs=1)
+    result = run_conv_case(CI_CONVS["submanifold 3^3 C=16"], small_scene(), runs=1)
     assert {check.what for check in result.checks if not check.passed} == {
         "pcsparse: out",
         "plain torch: out",

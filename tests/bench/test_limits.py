@@ -4,13 +4,19 @@ import pytest
 import torch
 
 from pcsparse.bench import limits
-from pcsparse.bench.limits import Limits, Work, conv_work, map_work, measure_limits
+from pcsparse.bench.limits import Limits, Work, conv_work, floor_of, map_work, measure_limits
 
 
 def test_the_floor_is_the_larger_of_arithmetic_and_movement():
     machine = Limits(bandwidth=10.0, fma=100.0)
     assert Work(operations=200.0, bytes=10.0).floor(machine) == 2.0
     assert Work(operations=200.0, bytes=50.0).floor(machine) == 5.0
+    # one after the other: what one leaves idle the other cannot use
+    assert floor_of((Work(200.0, 10.0), Work(200.0, 50.0)), machine) == 7.0
+
+
+def test_the_better_of_two_measurements_of_each_peak_stays():
+    assert Limits(10.0, 90.0).or_better(Limits(8.0, 100.0)) == Limits(10.0, 100.0)
 
 
 def test_work_of_a_convolution_counted_by_hand():
