@@ -25,7 +25,7 @@ def test_one_wrong_entry_fails(rng, wrong):
 
 
 def test_other_shapes_fail():
-    one, two = torch.zeros(3, 2), torch.zeros(3, 1)
+    one, two = torch.ones(3, 2), torch.ones(3, 1)
     assert not check_close("x", one, two.double(), TERMS).passed
     assert not check_norm("x", one, two.double(), 1.0).passed
     assert not check_equal("x", one.int(), two.int()).passed
