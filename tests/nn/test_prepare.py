@@ -1,0 +1,109 @@
+"""prepare fills exactly the maps that forward asks for, and changes nothing else."""
+
+import pytest
+import torch
+from torch import nn as torch_nn
+
+from pcsparse import SparseTensor, cat, nn
+from pcsparse.coords import cache as cache_module
+from pcsparse.models import MinkUNet, MinkUNetSpec
+from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED, Cloud
+
+
+def _tensor(cloud: Cloud, channels: int = 4) -> SparseTensor:
+    feats = torch.randn(len(cloud.coords), channels, generator=torch.Generator().manual_seed(0))
+    return SparseTensor(feats, cloud.coords, batch_size=cloud.batch_size)
+
+
+class Everything(torch_nn.Module):
+    """Each kind of layer that asks for coordinates or maps, and a batch norm with a state to spoil."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch_nn.Sequential(nn.SubmanifoldConv3d(4, 8, 5, offsets=[0, 60, 62]), nn.BatchNorm(8))
+        self.down = nn.SparseConv3d(8, 8, 3, 2, coverage="floor")
+        self.avg, self.max = nn.AvgPool3d(2), nn.MaxPool3d(3, 1)
+        self.dropout = nn.Dropout(0.5)
+        self.up, self.grow = nn.SparseInverseConv3d(8, 8, 3, 2), nn.SparseConvTranspose3d(8, 8)
+        self.heads = nn.GlobalAvgPool(), nn.GlobalMaxPool()
+        self.scale = torch_nn.Parameter(torch.ones(8))
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        x = self.dropout(self.stem(x)) * self.scale
+        coarse = self.down(x)
+        self.heads[0](coarse), self.heads[1](coarse)
+        pooled = self.max(self.avg(x))
+        return cat([self.up(coarse), self.grow(pooled, like=x)])
+
+
+NETWORKS = {
+    "everything": Everything,
+    "minkunet": lambda: MinkUNet(MinkUNetSpec.minkunet14(width=1 / 16)),
+    "generative": lambda: torch_nn.Sequential(
+        nn.SparseConv3d(4, 4, 2, 2), nn.SparseConvTranspose3d(4, 4, 3, 2)
+    ),
+    "block": lambda: nn.ResidualBlock(4, 4, 6),
+}
+CLOUDS_HERE = {
+    "unsorted": UNSORTED,
+    "two-batches": TWO_BATCHES,
+    "one": CLOUDS["one"],
+    "empty": CLOUDS["empty"],
+}
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS.keys())
+@pytest.mark.parametrize("cloud", CLOUDS_HERE.values(), ids=CLOUDS_HERE.keys())
+@pytest.mark.parametrize("training", [True, False])
+def test_forward_finds_every_map_and_every_level(monkeypatch, make, cloud, training):
+    network, x = make().train(training), _tensor(cloud)
+    plain = _tensor(cloud)
+    torch.manual_seed(5)
+    expected = network(plain)
+
+    assert nn.prepare(network, x) is x
+    prepared = set(x.cache.maps())
+    assert prepared == set(plain.cache.maps())
+    assert len(prepared) > 0
+
+    def no_more(*arguments, **options):
+        raise AssertionError("forward built something that prepare had not")
+
+    for name in ("build_kernel_map", "strided_keys", "expanded_keys"):
+        monkeypatch.setattr(cache_module, name, no_more)
+    torch.manual_seed(5)
+    actual = network(x)
+    assert set(x.cache.maps()) == prepared
+    if not training:
+        assert torch.equal(actual.feats, expected.feats)
+    actual.feats.sum().backward()
+
+
+def test_nothing_but_the_cache_changes():
+    network, x = Everything(), _tensor(TWO_BATCHES)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    feats, version = x.feats.clone(), x.coords._version
+    torch.manual_seed(7)
+    random = torch.get_rng_state()
+    nn.prepare(network, x)
+
+    assert torch.equal(x.feats, feats)
+    assert x.feats.device.type == "cpu"
+    assert x.coords._version == version
+    assert network.training
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert all(
+        parameter.device.type == "cpu" and parameter.grad is None for parameter in network.parameters()
+    )
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_prepare_takes_tied_weights_and_doubles():
+    network = torch_nn.Sequential(nn.SubmanifoldConv3d(4, 4), nn.SubmanifoldConv3d(4, 4)).double()
+    network[1].weight = network[0].weight
+    x = _tensor(UNSORTED)
+    x = x.replace(x.feats.double())
+    nn.prepare(network, x)
+
+    assert len(x.cache) == 1
+    assert network(x).feats.isfinite().all()
