@@ -1,0 +1,68 @@
+"""Loader workers forked after their parent ran parallel kernels: they do not abort, and give the same bits."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pcsparse import SparseTensor, voxel_reduce
+from pcsparse.coords.relation import Relation
+from pcsparse.kernels.cpu import launch
+from pcsparse.nn import SubmanifoldConv3d
+
+SUBMANIFOLD, HALVE = Relation.of(3), Relation.of(2, 2)
+
+
+class _Clouds(Dataset):
+    """Everything a worker may do: voxels, majority, levels, maps, a convolution."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        rng = torch.Generator().manual_seed(index)
+        points = torch.randn(4000, 3, generator=rng)
+        x, voxels = SparseTensor.from_points(points, torch.randn(4000, 5, generator=rng), 0.2)
+        coarse = x.cache.coarser(x.coords, HALVE)
+        torch.manual_seed(index)
+        return {
+            "x": x,
+            "inverse": voxels.inverse,
+            "labels": voxel_reduce(torch.randint(4, (4000,), generator=rng), voxels, "majority"),
+            "maps": [
+                *x.cache.kernel_map(x.coords, x.coords, SUBMANIFOLD).tensors(),
+                *x.cache.kernel_map(x.coords, coarse, HALVE).transposed().tensors(),
+            ],
+            "out": SubmanifoldConv3d(5, 7)(x).feats.detach(),
+        }
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_give_the_bits_of_their_parent(start):
+    clouds = _Clouds()
+    here = [clouds[index] for index in range(len(clouds))]
+    loader = DataLoader(clouds, batch_size=None, num_workers=2, timeout=120, multiprocessing_context=start)
+    there = list(loader)
+
+    for mine, theirs in zip(here, there, strict=True):
+        assert torch.equal(theirs["x"].coords, mine["x"].coords)
+        assert torch.equal(theirs["x"].feats, mine["x"].feats)
+        assert torch.equal(theirs["inverse"], mine["inverse"])
+        assert torch.equal(theirs["labels"], mine["labels"])
+        assert all(torch.equal(a, b) for a, b in zip(theirs["maps"], mine["maps"], strict=True))
+        assert torch.equal(theirs["out"], mine["out"])
+        # maps that a worker built are found here
+        maps = set(theirs["x"].cache.maps())
+        torch.manual_seed(0)
+        SubmanifoldConv3d(5, 7)(theirs["x"])
+        assert set(theirs["x"].cache.maps()) == maps
+        assert len(maps) == 2
+
+
+def test_serial_copies_of_the_kernels_give_the_bits_of_the_parallel_ones(monkeypatch, rng):
+    index = _Clouds()
+    parallel = index[0]
+    monkeypatch.setattr(launch, "_IMPORTED_IN", -1)
+    serial = index[0]
+
+    assert all(torch.equal(a, b) for a, b in zip(serial["maps"], parallel["maps"], strict=True))
+    assert torch.equal(serial["out"], parallel["out"])

@@ -1,0 +1,125 @@
+"""The Spec: JSON round trip, published widths, and what it refuses."""
+
+import json
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from pcsparse.errors import FormatError, RangeError
+from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.models.minkunet import BlockSpec, ConvSpec, StageSpec
+
+SMALL = MinkUNetSpec.minkunet14(width=1 / 16)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        MinkUNetSpec.minkunet14(),
+        MinkUNetSpec.minkunet18(in_channels=5, n_classes=2, width=0.3),
+        MinkUNetSpec.minkunet34(),
+        replace(SMALL, stem=(replace(SMALL.stem[0], offsets=(1, 5, 13)), SMALL.stem[1])),
+    ],
+    ids=["14", "18-odd", "34", "dropped-offsets"],
+)
+def test_json_round_trip(spec):
+    again = MinkUNetSpec.from_json(spec.to_json())
+
+    assert again == spec
+    assert hash(again) == hash(spec)
+    assert json.loads(spec.to_json()) == json.loads(again.to_json())
+
+
+def test_the_layer_table_of_minkunet18():
+    spec = MinkUNetSpec.minkunet18()
+
+    def table(stages):
+        return [
+            (
+                stage.resample.c_in,
+                stage.resample.c_out,
+                *(b.conv1.c_in for b in stage.blocks),
+                stage.blocks[-1].conv2.c_out,
+            )
+            for stage in stages
+        ]
+
+    assert spec.stem == (ConvSpec(4, 32), ConvSpec(32, 32))
+    assert table(spec.encoder) == [
+        (32, 32, 32, 32, 32),
+        (32, 32, 32, 64, 64),
+        (64, 64, 64, 128, 128),
+        (128, 128, 128, 256, 256),
+    ]
+    assert table(spec.decoder) == [
+        (256, 256, 384, 256, 256),
+        (256, 128, 192, 128, 128),
+        (128, 96, 128, 96, 96),
+        (96, 96, 128, 96, 96),
+    ]
+    assert spec.n_classes == 19
+    assert spec.with_classes(3) == replace(spec, n_classes=3)
+
+
+def test_it_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        SMALL.n_classes = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "{}", "3", "null",
+        SMALL.to_json().replace("n_classes", "classes"),
+        SMALL.to_json().replace("c_in", "c_inn", 1),
+        json.dumps(json.loads(SMALL.to_json()) | {"stem": []}),
+        json.dumps(json.loads(SMALL.to_json()) | {"encoder": [3]}),
+        json.dumps(json.loads(SMALL.to_json()) | {"n_classes": None}),
+    ],
+)  # fmt: skip
+def test_text_that_is_no_spec(text):
+    with pytest.raises(FormatError, match="not a MinkUNetSpec"):
+        MinkUNetSpec.from_json(text)
+
+
+def test_widths_that_vanish():
+    with pytest.raises(RangeError, match=r"width=0\.01 leaves a layer of 0 channels; use a larger width"):
+        MinkUNetSpec.minkunet18(width=0.01)
+    with pytest.raises(RangeError, match="MinkUNet has 4 stages a side"):
+        MinkUNetSpec.of(4, 19, encoder_blocks=(1, 1, 1))
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [(3, 4), (5, 4), (4, 3), (4, 5), (3, 3)])
+def test_another_number_of_stages_is_refused(encoder, decoder):
+    def stages(present, n):
+        # widths that fit each other, so that only the number is wrong
+        last = present[-1].blocks[-1].conv2.c_out
+        block = BlockSpec(ConvSpec(last, last), ConvSpec(last, last))
+        return (*present, StageSpec(ConvSpec(last, last), (block,)))[:n]
+
+    spec = replace(SMALL, encoder=stages(SMALL.encoder, encoder), decoder=stages(SMALL.decoder, decoder))
+    with pytest.raises(RangeError, match=f"4 stages a side, the Spec has {encoder} and {decoder}"):
+        MinkUNet(spec)
+
+
+def _wrong(part: str) -> MinkUNetSpec:
+    data = json.loads(SMALL.to_json())
+    where = {
+        "stem.1": data["stem"][1],
+        "down.2": data["encoder"][2]["resample"],
+        "encoder.1.0.conv1": data["encoder"][1]["blocks"][0]["conv1"],
+        "encoder.1.0.conv2": data["encoder"][1]["blocks"][0]["conv2"],
+        "up.0": data["decoder"][0]["resample"],
+        "decoder.3.0.conv1": data["decoder"][3]["blocks"][0]["conv1"],
+    }[part]
+    where["c_in"] += 1
+    return MinkUNetSpec.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    "part", ["stem.1", "down.2", "encoder.1.0.conv1", "encoder.1.0.conv2", "up.0", "decoder.3.0.conv1"]
+)
+def test_widths_that_do_not_meet_are_named(part):
+    spec = _wrong(part)
+    with pytest.raises(RangeError, match=rf"{part} of the Spec reads \d+ channels, but \d+ arrive"):
+        MinkUNet(spec)
