@@ -1,4 +1,4 @@
-"""Loader workers forked after their parent ran parallel kernels: they do not abort, and give the same bits."""
+"""Loader workers forked after their parent ran parallel kernels: no abort, and the same bits."""
 
 import pytest
 import torch
