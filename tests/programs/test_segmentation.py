@@ -11,7 +11,7 @@ import torch
 from pcsparse.cli import main
 from pcsparse.config import InferSettings
 from pcsparse.data.collate import VoxelSettings
-from pcsparse.data.files import read_labels
+from pcsparse.data.files import read_labels, read_points
 from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.data.label_map import LabelMap
 from pcsparse.programs import infer
@@ -284,3 +284,23 @@ def test_a_wrong_policy_is_refused(model_file, tmp_path):
         infer_with(model_file, tmp_path, tmp_path, invalid="ignore")
     settings = InferSettings((tmp_path,), checkpoint=str(model_file))
     assert replace(settings, invalid="keep").invalid == "keep"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "semantickitti/dataset/sequences/00/velodyne/000000.bin",
+        "kitti/training/velodyne/000000.bin",
+        "kitti_odometry/000049.bin",
+        "pcd/binary_compressed.pcd",
+        "las/simple.laz",
+    ],
+)
+def test_real_files_get_a_label_for_every_row(real_data, model_file, tmp_path, name):
+    source = real_data / name
+    if not source.is_file():
+        pytest.skip(f"no {name} among the real samples")
+    assert infer_with(model_file, tmp_path, source, picture=False) == 0
+    n_rows = read_points(source, invalid="keep").n_file
+    labels = read_labels(tmp_path / f"{source.stem}.label", n_rows)
+    assert set(labels.tolist()) <= {0, *LABELS.raw_ids.tolist()}

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from pcsparse.data.collate import VoxelSettings
+from pcsparse.data.collate import VoxelSettings, voxel_batch
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.transforms import Augmentation, IntensityJitter, RandomYaw, SectorMix
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.train.fit import fit
+from pcsparse.train.losses import segmentation_loss
 from pcsparse.train.model_file import load_model
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
 from tests.streets import ROAD, TinyStreets, tiny_model
@@ -36,6 +37,19 @@ def run(folder, settings=SETTINGS, train_set=None, val_set=None, **kwargs):
     torch.manual_seed(0)
     kwargs.setdefault("augmentation", AUGMENTATION)
     return fit(tiny_model(), train_set or TinyStreets(6), val_set, settings, folder, labels=LABELS, **kwargs)
+
+
+def noisy(folder, settings, train_set=None):
+    """A run whose network draws random numbers, as dropout does."""
+    torch.manual_seed(0)
+    model = tiny_model()
+
+    def perturb(module, inputs):
+        (x,) = inputs
+        return (x.replace(x.feats + 0.1 * torch.rand_like(x.feats)),) if module.training else None
+
+    model.register_forward_pre_hook(perturb)
+    return fit(model, train_set or TinyStreets(6), TinyStreets(1), settings, folder, labels=LABELS)
 
 
 def column(folder, name, file="log.csv"):
@@ -116,6 +130,17 @@ def test_a_resumed_run_repeats_the_unbroken_one_bit_for_bit(tmp_path, change):
     assert (tmp_path / "broken/val.csv").read_bytes() == (tmp_path / "whole/val.csv").read_bytes()
     models = [load_model(tmp_path / name)[0].state_dict() for name in ("broken", "whole")]
     assert all(torch.equal(models[0][key], models[1][key]) for key in models[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_network_that_draws_random_numbers_goes_on_with_the_same_ones(tmp_path, workers):
+    settings = replace(SETTINGS, checkpoint_every=2, workers=workers)
+    noisy(tmp_path / "whole", settings)
+    with pytest.raises(Killed):
+        noisy(tmp_path / "broken", replace(settings, workers=0), Failing(6, 6 + 10, kill))
+    torch.rand(17)
+    noisy(tmp_path / "broken", settings)
+    assert column(tmp_path / "broken", "loss") == column(tmp_path / "whole", "loss")
 
 
 def test_losses_do_not_depend_on_the_loader(tmp_path):
@@ -204,6 +229,19 @@ def test_empty_and_unlabelled_sweeps_are_counted_and_harmless(tmp_path, batch_si
         assert [loss for loss, skipped in rows if skipped == "1"] == ["0.0"] * 4
     model, _ = load_model(tmp_path)
     assert all(bool(torch.isfinite(t).all()) for t in model.state_dict().values())
+
+
+def test_a_batch_without_voxels_goes_forward_and_backward():
+    empty = Odd(1)[0]
+    batch = voxel_batch(empty, VoxelSettings())
+    model = tiny_model().train()
+    logits = model(batch.tensor()).feats
+    assert logits.shape == (0, 19)
+    loss = segmentation_loss(logits, batch.targets, LossSettings(lovasz=1.0), None)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    assert all(bool(torch.isfinite(b).all()) for b in model.buffers())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_are_hurt(tmp_path):
