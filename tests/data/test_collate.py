@@ -98,6 +98,7 @@ def test_an_empty_sweep_between_others_keeps_its_place():
     assert sorted(both.coords[:, 0].unique().tolist()) == [0, 2]
     points = both.to_points(both.targets)
     assert [len(p) for p in points] == [50, 0, 50]
+    assert collate([full, empty]).tensor().batch_size == 2
 
 
 def test_an_empty_sweep_has_no_voxels():

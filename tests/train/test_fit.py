@@ -103,7 +103,7 @@ def test_a_short_run_learns_and_stores_a_model_that_loads(tmp_path):
 VARIANTS = {
     "plain": {},
     "accumulate": {"accumulate": 2, "batch_size": 1},
-    "ema-lovasz": {"ema_decay": 0.9, "loss": LossSettings(lovasz=0.5)},
+    "ema-lovasz": {"ema_decay": 0.9, "loss": LossSettings(lovasz=0.5), "keep": "last"},
     "bfloat16": {"precision": "bfloat16"},
     "sgd": {"optim": OptimSettings("sgd", lr=0.1)},
     "last-without-validation": {"keep": "last", "validate_every": 0},
@@ -244,15 +244,21 @@ def test_a_batch_without_voxels_goes_forward_and_backward():
     assert all(bool(torch.isfinite(b).all()) for b in model.buffers())
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_are_hurt(tmp_path):
-    run(tmp_path, replace(SETTINGS, epochs=1))
+@pytest.mark.parametrize(
+    ("name", "said"), [("weight", "loss nan"), ("bias", "loss inf, gradient norm [0-9]")]
+)
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_are_hurt(tmp_path, name, said):
     torch.manual_seed(0)
     model = tiny_model()
     with torch.no_grad():
-        model.classifier.weight.fill_(float("inf"))
+        if name == "weight":
+            model.classifier.weight.fill_(float("inf"))
+        else:
+            # the loss is infinite, its gradients are not
+            model.classifier.bias[ROAD] = float("-inf")
     before = [p.clone() for p in model.parameters()]
-    with pytest.raises(RangeError, match=r"step 0: loss nan.*lower optim\.lr"):
-        fit(model, TinyStreets(6), None, replace(SETTINGS, resume="overwrite"), tmp_path, labels=LABELS)
+    with pytest.raises(RangeError, match=rf"step 0: {said}.*lower optim\.lr"):
+        fit(model, TinyStreets(6), None, SETTINGS, tmp_path, labels=LABELS)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
