@@ -20,6 +20,8 @@ import torch
 from pcsparse.errors import RangeError
 
 _ROOT = Path(__file__).resolve().parent.parent
+# spinning threads of two programs on the same cores have slowed plain torch tenfold and more, and uneven
+_BUSY = 0.25
 _PACKAGES = ("pcsparse", "torch", "numpy", "numba", "llvmlite", "triton", "cupy-cuda12x", "cupy-cuda13x")
 
 
@@ -132,6 +134,11 @@ class Environment:
     commit: str
     date: str
 
+    @property
+    def busy(self) -> bool:
+        """Whether other work took more than a quarter of the cores, so that no timing is worth quoting."""
+        return self.load is not None and self.load > _BUSY * self.cores
+
     def header(self) -> str:
         """A few lines of text for the top of a report."""
         load = "unknown" if self.load is None else f"{self.load:.2f}"
@@ -141,6 +148,7 @@ class Environment:
             f"{self.cpu}, {self.cores} cores, {self.threads} threads, load before the start {load}; "
             f"GPU: {self.gpu}\n"
             f"{self.system}; {packages}"
+            + ("\nthe machine is BUSY with other work: do not quote the times below" if self.busy else "")
         )
 
 

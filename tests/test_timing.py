@@ -1,6 +1,7 @@
 """The clock: order of runs, what is summed up, what the header says. No real time is asserted."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,6 +61,13 @@ def test_environment_names_machine_and_versions():
     header = found.header()
     for part in (found.cpu, found.commit, found.date, f"{found.threads} threads", torch.__version__):
         assert part in header
+
+
+@pytest.mark.parametrize(("load", "busy"), [(None, False), (0.4, False), (0.6, True)])
+def test_a_busy_machine_says_so(load, busy):
+    found = replace(environment(), cores=2, load=load)
+    assert found.busy == busy
+    assert ("do not quote" in found.header()) == busy
 
 
 def test_an_installed_package_does_not_borrow_a_commit(monkeypatch, tmp_path):
