@@ -1,6 +1,7 @@
 """Generic argument checks and their messages."""
 
 import importlib
+import operator
 from types import ModuleType
 
 from torch import Tensor
@@ -50,7 +51,10 @@ def check_same_device(**tensors: Tensor) -> None:
 
 def as_triple(name: str, value: int | tuple[int, ...] | list[int], minimum: int) -> tuple[int, int, int]:
     """Widen an int to three equal ints; check that three are given and that each is at least `minimum`."""
-    triple = (value,) * 3 if isinstance(value, int) else tuple(int(item) for item in value)
+    given = value if isinstance(value, (tuple, list)) else (value,) * 3
+    if any(isinstance(item, bool) or not hasattr(item, "__index__") for item in given):
+        raise ShapeError(f"{name} must be one int or three (x, y, z), got {value!r}")
+    triple = tuple(operator.index(item) for item in given)
     if len(triple) != 3:
         raise ShapeError(f"{name} must be one int or three (x, y, z), got {value!r}")
     if min(triple) < minimum:

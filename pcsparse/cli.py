@@ -96,7 +96,10 @@ def _infer(arguments: list[str]) -> int:
     parser.add_argument(
         "--checkpoint", help="folder of a run, or a .safetensors file (default: the one that pcsparse brings)"
     )
-    parser.add_argument("--columns", type=int, help="numbers a point in .bin and .npy files")
+    parser.add_argument("--columns", type=int, help="numbers a point in .bin files (default: inferred)")
+    parser.add_argument(
+        "--dtype", help="type of the numbers in .bin files, such as float16 (default: float32)"
+    )
     parser.add_argument(
         "--invalid", choices=("drop", "raise", "keep"), default="drop", help="what to do with NaN points"
     )

@@ -99,7 +99,8 @@ class InferSettings:
         sources: files, folders or patterns.
         out: folder for labels and pictures.
         checkpoint: folder of a run or a .safetensors file; None for the default model.
-        columns: floats a point in .bin and .npy files; None to infer them.
+        columns: numbers a point in .bin files; None to infer them.
+        dtype: type of the numbers in .bin files; None for float32.
         invalid: drop, raise or keep points that are not finite; such rows get the raw id of *unlabelled*.
         intensity_scale: what 1.0 is in the files; None to infer it.
         voxel_size: metres; None for the model's own.
@@ -113,6 +114,7 @@ class InferSettings:
     out: str | Path = "out"
     checkpoint: str | None = None
     columns: int | None = None
+    dtype: str | None = None
     invalid: str = "drop"
     intensity_scale: float | None = None
     voxel_size: float | None = None

@@ -1,6 +1,7 @@
 """SparseTensor: features at the occupied voxels of a batch of clouds."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,10 +57,7 @@ class SparseTensor:
         check_dtype("coords", coords, torch.int32)
         self.feats, self.coords = feats, coords
         self.stride = as_triple("stride", stride, 1)
-        # a tensor that shares a cache and a batch size was derived from a checked one
-        if cache is None or batch_size is None:
-            batch_size = _batch_size(coords, batch_size)
-        self.batch_size: int = batch_size
+        self.batch_size = _batch_size(coords, batch_size)
         self.cache = CoordCache() if cache is None else cache
 
     @staticmethod
@@ -125,7 +123,8 @@ class SparseTensor:
             (batch_size, c, x, y, z), dtype of `feats`, and the coordinate of its first cell.
 
         Raises:
-            RangeError: a voxel lies outside the given box, or the grid would take more than 4 GiB.
+            RangeError: a voxel lies outside the given box, two rows share a cell, or the grid would take more
+                than 4 GiB.
         """
         space = self.coords[:, 1:]
         empty = space.new_zeros(1, 3)
@@ -133,6 +132,8 @@ class SparseTensor:
         high = _box(upper, (space if len(self) else empty).amax(dim=0))
         first, last = space.new_tensor(low), space.new_tensor(high)
         outside = ((space < first) | (space > last)).any(dim=1)
+        # two rows in one cell would leave only the last one
+        self.cache.sorted_keys(self.coords)
         if bool(outside.any()):
             raise RangeError(
                 f"{int(outside.sum())} of {len(self)} voxels lie outside the box {low} to {high}; widen it"
@@ -149,22 +150,59 @@ class SparseTensor:
         return grid.index_put(tuple(index), self.feats).permute(0, 4, 1, 2, 3), low
 
     def replace(self, feats: Tensor) -> "SparseTensor":
-        """Other features (n, *) at the same coordinates, sharing the cache."""
-        return SparseTensor(
-            feats, self.coords, stride=self.stride, batch_size=self.batch_size, cache=self.cache
-        )
+        """Other features (n, *) at the same coordinates, sharing the cache.
+
+        Raises:
+            ShapeError: `feats` has another number of rows.
+        """
+        return self.at(feats, self.coords, self.stride)
 
     def at(self, feats: Tensor, coords: Tensor, stride: Triple) -> "SparseTensor":
-        """Features at another level of the same clouds, sharing the cache."""
-        return SparseTensor(feats, coords, stride=stride, batch_size=self.batch_size, cache=self.cache)
+        """Features at another level of the same clouds, sharing the cache.
 
-    def to(self, *args: torch.device | str | torch.dtype) -> "SparseTensor":
-        """Move to a device (the cache is built anew there) or convert the features to a dtype."""
-        feats = self.feats.to(*args)  # type: ignore[call-overload]
-        coords = self.coords.to(feats.device)
-        moved = coords.device != self.coords.device
-        cache = CoordCache() if moved else self.cache
-        return SparseTensor(feats, coords, stride=self.stride, batch_size=self.batch_size, cache=cache)
+        Args:
+            feats: (m, c).
+            coords: (m, 4) int32, a level that the cache derived from this one's; its batch column is not
+                checked.
+            stride: of that level.
+
+        Raises:
+            ShapeError: `feats` and `coords` differ in rows.
+        """
+        check_shape("feats", feats, (None, None))
+        check_shape("coords", coords, (feats.shape[0], 4))
+        other = object.__new__(SparseTensor)
+        other.feats, other.coords, other.stride = feats, coords, stride
+        other.batch_size, other.cache = self.batch_size, self.cache
+        return other
+
+    def to(self, *args: Any, **kwargs: Any) -> "SparseTensor":
+        """Move to a device (the cache is built anew there) or convert the features, as `torch.Tensor.to`."""
+        feats = self.feats.to(*args, **kwargs)
+        other = self.at(feats, self.coords.to(feats.device), self.stride)
+        if other.coords.device != self.coords.device:
+            other.cache = CoordCache()
+        return other
+
+    def cpu(self) -> "SparseTensor":
+        """On the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device: torch.device | str = "cuda") -> "SparseTensor":
+        """On a CUDA device."""
+        return self.to(device)
+
+    def float(self) -> "SparseTensor":
+        """With float32 features."""
+        return self.to(torch.float32)
+
+    def half(self) -> "SparseTensor":
+        """With float16 features."""
+        return self.to(torch.float16)
+
+    def detach(self) -> "SparseTensor":
+        """Features out of the graph."""
+        return self.replace(self.feats.detach())
 
     @property
     def device(self) -> torch.device:
@@ -198,25 +236,25 @@ class SparseTensor:
         coords = torch.cat([batch[rows, None], self.coords[rows, 1:]], dim=1)
         return SparseTensor(self.feats[rows], coords, stride=self.stride, batch_size=len(wanted))
 
-    def _with(self, other: "SparseTensor | Tensor | float", apply: Callable[..., Tensor]) -> "SparseTensor":
+    def _with(self, other: "SparseTensor | Tensor | complex", apply: Callable[..., Tensor]) -> "SparseTensor":
         if isinstance(other, SparseTensor):
             check_same_coords((self, other))
             other = other.feats
         return self.replace(apply(self.feats, other))
 
-    def __add__(self, other: "SparseTensor | Tensor | float") -> "SparseTensor":
+    def __add__(self, other: "SparseTensor | Tensor | complex") -> "SparseTensor":
         """Row by row; both tensors must have the same coordinates."""
         return self._with(other, torch.add)
 
-    def __sub__(self, other: "SparseTensor | Tensor | float") -> "SparseTensor":
+    def __sub__(self, other: "SparseTensor | Tensor | complex") -> "SparseTensor":
         """Row by row; both tensors must have the same coordinates."""
         return self._with(other, torch.sub)
 
-    def __mul__(self, other: "SparseTensor | Tensor | float") -> "SparseTensor":
+    def __mul__(self, other: "SparseTensor | Tensor | complex") -> "SparseTensor":
         """Row by row; both tensors must have the same coordinates."""
         return self._with(other, torch.mul)
 
-    def __truediv__(self, other: "SparseTensor | Tensor | float") -> "SparseTensor":
+    def __truediv__(self, other: "SparseTensor | Tensor | complex") -> "SparseTensor":
         """Row by row; both tensors must have the same coordinates."""
         return self._with(other, torch.div)
 
@@ -224,11 +262,11 @@ class SparseTensor:
         """Minus the features."""
         return self.replace(-self.feats)
 
-    def __rsub__(self, other: Tensor | float) -> "SparseTensor":
+    def __rsub__(self, other: Tensor | complex) -> "SparseTensor":
         """Row by row."""
         return self.replace(other - self.feats)
 
-    def __rtruediv__(self, other: Tensor | float) -> "SparseTensor":
+    def __rtruediv__(self, other: Tensor | complex) -> "SparseTensor":
         """Row by row."""
         return self.replace(other / self.feats)
 
@@ -266,6 +304,8 @@ def check_same_coords(tensors: Sequence[SparseTensor]) -> None:
             raise ShapeError(
                 f"coordinates differ ({len(first)} and {len(other)} voxels); they must be the same voxels"
             )
+        if other.batch_size != first.batch_size:
+            raise ShapeError(f"batch sizes differ: {first.batch_size} and {other.batch_size}")
 
 
 def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
@@ -302,6 +342,8 @@ def collate(tensors: Sequence[SparseTensor]) -> SparseTensor:
 
 
 def _batch_size(coords: Tensor, given: int | None) -> int:
+    if given is not None and given < 0:
+        raise RangeError(f"batch_size must be at least 0, got {given}")
     if coords.shape[0] == 0:
         return given or 0
     low, high = int(coords[:, 0].amin()), int(coords[:, 0].amax())

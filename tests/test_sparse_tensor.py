@@ -360,3 +360,36 @@ def test_a_copy_takes_its_maps_along(rng, copied):
     assert torch.equal(module(y).feats, expected)
     assert (len(y.cache), y.stride, y.batch_size) == (1, (2, 2, 2), 3)
     assert y.cache is not x.cache
+
+
+def test_a_shared_cache_does_not_spare_the_check_of_the_batch_column():
+    x = SparseTensor(torch.zeros(2, 1), torch.tensor([[0, 0, 0, 0], [7, 0, 0, 0]], dtype=torch.int32))
+    with pytest.raises(RangeError, match="batch indices span 0 to 7, but batch_size is 2"):
+        SparseTensor(x.feats, x.coords, batch_size=2, cache=x.cache)
+
+
+def test_a_negative_batch_size_is_refused():
+    with pytest.raises(RangeError, match="batch_size must be at least 0, got -5"):
+        SparseTensor(torch.zeros(0, 1), torch.zeros(0, 4, dtype=torch.int32), batch_size=-5)
+
+
+def test_dense_refuses_two_rows_in_one_cell():
+    coords = torch.zeros(2, 4, dtype=torch.int32)
+    with pytest.raises(RangeError, match="1 of 2 coordinates are duplicates"):
+        SparseTensor(torch.ones(2, 1), coords).dense()
+
+
+def test_arithmetic_refuses_other_batch_sizes():
+    coords = torch.zeros(1, 4, dtype=torch.int32)
+    one, three = (SparseTensor(torch.ones(1, 1), coords, batch_size=size) for size in (1, 3))
+    with pytest.raises(ShapeError, match="batch sizes differ: 1 and 3"):
+        one + three
+
+
+def test_conversions_are_those_of_a_tensor():
+    x = SparseTensor(torch.ones(1, 1, requires_grad=True), torch.zeros(1, 4, dtype=torch.int32))
+    assert x.half().dtype == torch.float16
+    assert x.to(dtype=torch.float64).dtype == torch.float64
+    assert x.half().float().dtype == torch.float32
+    assert not x.detach().feats.requires_grad
+    assert x.cpu().cache is x.cache

@@ -8,6 +8,7 @@ searched: the centre is the identity and the other half is the first one mirrore
 Source: PointAcc (MICRO 2021, arXiv 2110.07600), section 4.
 """
 
+import weakref
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -23,6 +24,8 @@ from pcsparse.types import Triple
 NO_NEIGHBOUR = -1
 """Entry of a table where an output has no input at an offset."""
 
+_MOST_PAIRS = 2**31 - 1
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -37,6 +40,19 @@ class Pairs:
     rows_in: Tensor
     rows_out: Tensor
     starts: Tensor
+
+
+class _Owner:
+    """A weak reference that a copy or another process gets empty: no cycle keeps a dropped map alive."""
+
+    def __init__(self, kmap: "KernelMap | None" = None) -> None:
+        self._reference = None if kmap is None else weakref.ref(kmap)
+
+    def __call__(self) -> "KernelMap | None":
+        return None if self._reference is None else self._reference()
+
+    def __reduce__(self) -> tuple[type["_Owner"], tuple[()]]:
+        return _Owner, ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +78,19 @@ class KernelMap:
     reads_coarse: bool = False
     monotone: bool = False
     _derived: dict[str, object] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Make the header of `tensors()`, which leads a custom op back to this map."""
+        if "header" in self._derived:
+            return
+        relation = self.relation
+        fields = (*relation.kernel_size, *relation.stride, *relation.dilation, *relation.padding)
+        flags = (self.symmetric, self.reads_coarse, self.monotone)
+        # autograd saves the header, and it cannot save tensors of inference mode
+        with torch.inference_mode(False):
+            header = torch.tensor([*fields, self.n_in, self.n_out, *flags])
+        header.kernel_map = _Owner(self)  # type: ignore[attr-defined]
+        self._derived["header"] = header
 
     @property
     def n_pairs(self) -> int:
@@ -106,6 +135,8 @@ class KernelMap:
         Made at the first call and kept; `kmap.transposed().transposed() is kmap`.
         """
         other = self._derived.get("transposed")
+        if isinstance(other, _Owner):
+            other = other()
         if not isinstance(other, KernelMap):
             pairs = Pairs(self.pairs.rows_out, self.pairs.rows_in, self.pairs.starts)
             if not self.monotone:
@@ -119,7 +150,7 @@ class KernelMap:
                 symmetric=self.symmetric,
                 reads_coarse=not self.reads_coarse,
                 monotone=self.monotone,
-                _derived={"transposed": self},
+                _derived={"transposed": _Owner(self)},
             )
             self._derived["transposed"] = other
         return other
@@ -170,21 +201,17 @@ class KernelMap:
 
     def tensors(self) -> list[Tensor]:
         """What a custom op takes: [header, rows_in, rows_out, starts]. `from_tensors` reads them back."""
-        header = self._derived.get("header")
-        if not isinstance(header, Tensor):
-            relation = self.relation
-            fields = (*relation.kernel_size, *relation.stride, *relation.dilation, *relation.padding)
-            flags = (self.symmetric, self.reads_coarse, self.monotone)
-            # autograd saves the header, and it cannot save tensors of inference mode
-            with torch.inference_mode(False):
-                header = torch.tensor([*fields, self.n_in, self.n_out, *flags])
-            self._derived["header"] = header
+        header = self._derived["header"]
+        assert isinstance(header, Tensor)
         return [header, self.pairs.rows_in, self.pairs.rows_out, self.pairs.starts]
 
     @staticmethod
     def from_tensors(tensors: list[Tensor]) -> "KernelMap":
-        """The map whose `tensors()` these are."""
+        """The map whose `tensors()` these are: that very map while it lives, with its derived forms."""
         header, rows_in, rows_out, starts = tensors
+        owner = getattr(header, "kernel_map", _Owner())()
+        if isinstance(owner, KernelMap) and owner.pairs.rows_in.data_ptr() == rows_in.data_ptr():
+            return owner
         numbers = header.tolist()
         kernel_size, stride, dilation, padding = (tuple(numbers[i : i + 3]) for i in (0, 3, 6, 9))
         relation = Relation(kernel_size, stride, dilation, padding)
@@ -257,6 +284,11 @@ def build_kernel_map(
     else:
         pairs = Pairs(*backend.match_keys(fine.keys, _queries(coarse.keys, relation), deltas))
     n_in, n_out = fine.keys.numel(), coarse.keys.numel()
+    if pairs.rows_in.numel() > _MOST_PAIRS:
+        raise RangeError(
+            f"{pairs.rows_in.numel()} pairs of {n_in} and {n_out} voxels at {relation.volume} offsets are "
+            f"more than 32-bit positions can tell apart ({_MOST_PAIRS}); use a smaller kernel or batch"
+        )
     monotone = fine.order is None and coarse.order is None
     if not monotone:
         pairs = _renumbered(pairs, fine.order, coarse.order, n_out)

@@ -35,14 +35,15 @@ class GatherScatterConfig:
 
 @final
 class GatherScatter(Dataflow[GatherScatterConfig]):
-    """Runs anywhere: gather and GEMM are torch's, the scatter is `segment_sum`."""
+    """Gather and GEMM are torch's, the scatter is `segment_sum`."""
 
     name = "gather_scatter"
     config_class = GatherScatterConfig
 
     def refuses(self, problem: ConvProblem) -> str | None:
-        """Never."""
-        return None
+        """Only a CPU runs it."""
+        cpu = problem.device in ("cpu", "meta")
+        return None if cpu else f"it lays out its buffers for a CPU, not {problem.device}"
 
     def configs(self, problem: ConvProblem) -> tuple[GatherScatterConfig, ...]:
         """A grid over epsilon and S around the default."""

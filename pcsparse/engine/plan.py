@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -61,6 +62,7 @@ class Plan:
         return "|".join(choice.encode() for choice in (self.forward, self.grad_feats, self.grad_weight))
 
     @staticmethod
+    @cache
     def decode(text: str) -> "Plan":
         """Inverse of `encode`.
 
@@ -94,16 +96,19 @@ def plan_for(problem: ConvProblem, dataflow: str = "auto") -> Plan:
     reasons = {name: DATAFLOWS[name].refuses(problem) for name in names}
     for name, reason in reasons.items():
         if reason is None:
-            choice = Choice(name, DATAFLOWS[name].configs(problem)[0])
-            return Plan(choice, choice, choice)
+            forward = Choice(name, DATAFLOWS[name].configs(problem)[0])
+            # the input gradient is a forward pass that writes c_in channels
+            grad_feats = Choice(name, DATAFLOWS[name].configs(problem.transposed())[0])
+            return Plan(forward, grad_feats, forward)
     listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     raise UnsupportedError(f"no dataflow runs {problem}: {listed}")
 
 
 def explain(problem: ConvProblem) -> str:
     """What `plan_for` takes for `problem` and what every dataflow says to it, without running anything."""
-    lines = [f"problem: {problem}", f"plan: {plan_for(problem).encode()}"]
-    for name, dataflow in DATAFLOWS.items():
-        reason = dataflow.refuses(problem)
+    reasons = {name: dataflow.refuses(problem) for name, dataflow in DATAFLOWS.items()}
+    plan = "none" if all(reasons.values()) else plan_for(problem).encode()
+    lines = [f"problem: {problem}", f"plan: {plan}"]
+    for name, reason in reasons.items():
         lines.append(f"  {name}: " + ("can run it" if reason is None else f"refuses: {reason}"))
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """ConvProblem: the checked, hashable fact of one convolution. An unchecked problem cannot exist."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,10 @@ class ConvProblem:
     n_out: int
     n_pairs: int
     symmetric: bool
+
+    def transposed(self) -> "ConvProblem":
+        """The problem of the input gradient: channels and rows swap."""
+        return replace(self, c_in=self.c_out, c_out=self.c_in, n_in=self.n_out, n_out=self.n_in)
 
     @staticmethod
     def of(feats: Tensor, weight: Tensor, kmap: KernelMap, bias: Tensor | None = None) -> "ConvProblem":

@@ -235,11 +235,19 @@ class SparseConvTranspose3d(_SparseConv):
         super().__init__(c_in, c_out, relation, bias, offsets, dataflow)
 
     def forward(self, x: SparseTensor, like: SparseTensor | None = None) -> SparseTensor:
-        """(n_in, c_in) -> (n_out, c_out) at the finer level; at the voxels of `like` if given."""
+        """(n_in, c_in) -> (n_out, c_out) at the finer level; at the voxels of `like` if given.
+
+        Raises:
+            ShapeError: `like` is not at the finer level, or has another batch size.
+        """
+        stride = _divided(x.stride, self.relation.stride)
+        if like is not None and (like.stride, like.batch_size) != (stride, x.batch_size):
+            raise ShapeError(
+                f"like has stride {like.stride} and batch size {like.batch_size}, the output has "
+                f"{stride} and {x.batch_size}; give a tensor of that level of the same clouds"
+            )
         fine = x.cache.expanded(x.coords, self.relation) if like is None else like.coords
-        return x.at(
-            self._convolve(x, fine, x.coords, back=True), fine, _divided(x.stride, self.relation.stride)
-        )
+        return x.at(self._convolve(x, fine, x.coords, back=True), fine, stride)
 
 
 def _times(stride: Triple, factor: Triple) -> Triple:

@@ -7,6 +7,7 @@ Exits with 1 unless the short training run learns and the default checkpoint mee
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from pcsparse.data.label_map import LabelMap
 from pcsparse.data.synthetic.sensor import sensor_named
 from pcsparse.data.synthetic.writer import write_towns
 from pcsparse.data.transforms import Augmentation, RandomFlip, RandomYaw
-from pcsparse.errors import PcsparseError
+from pcsparse.errors import FormatError, PcsparseError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.programs import infer
 from pcsparse.programs.default_model import checkpoint_or_default
@@ -121,8 +122,11 @@ def run(settings: DemoSettings) -> int:
     simulated = {"simulated-08-000000": town / "sequences" / "08" / "velodyne" / "000000.bin"}
     real = _real_files(settings.real_data)
     pictures = settings.out / "pictures"
+    # what an earlier demo left must not be judged, nor shown
+    shutil.rmtree(pictures, ignore_errors=True)
     for name, file in (simulated | real).items():
-        infer.run(InferSettings((str(file),), out=str(pictures / name), checkpoint=str(checkpoint)))
+        if infer.run(InferSettings((str(file),), out=str(pictures / name), checkpoint=str(checkpoint))):
+            raise FormatError(f"inference on {file} failed, see above")
 
     _say(began, "5/5 the verdict")
     for name, file in real.items():

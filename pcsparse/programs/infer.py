@@ -122,12 +122,15 @@ def _process(
 
 
 def _read(source: Path, settings: InferSettings) -> PointCloud:
+    # other formats say themselves what they hold
+    of_bin = source.suffix.lower() == ".bin"
     with warnings.catch_warnings():
         # what was dropped is among the notes of the cloud, which are printed
         warnings.simplefilter("ignore", UserWarning)
         cloud = read_points(
             source,
-            columns=settings.columns,
+            columns=settings.columns if of_bin else None,
+            dtype=settings.dtype if of_bin else None,
             invalid=cast(InvalidPolicy, settings.invalid),
             intensity_scale=settings.intensity_scale,
         )

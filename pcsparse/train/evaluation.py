@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pcsparse.data.collate import PlainSamples, SweepSource, VoxelBatch, VoxelSettings
-from pcsparse.errors import FormatError
+from pcsparse.errors import FormatError, RangeError
 from pcsparse.train.loading import open_loader
 from pcsparse.train.metrics import ConfusionMatrix
 
@@ -25,8 +25,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def predict_voxels(model: nn.Module, batch: VoxelBatch, device: torch.device) -> Tensor:
-    """Targets of the voxels of a batch: (m,) int64 on the CPU, the class of the highest logit."""
+    """Targets of the voxels of a batch: (m,) int64 on the CPU, the class of the highest logit.
+
+    Raises:
+        RangeError: a logit is not finite.
+    """
     logits = model(batch.tensor(device)).feats
+    if not bool(torch.isfinite(logits).all()):
+        raise RangeError(
+            f"the network returned values that are not finite for {', '.join(batch.names)}; did its training "
+            "diverge, are intensities 0-1?"
+        )
     return logits.argmax(dim=1).cpu()
 
 

@@ -78,7 +78,8 @@ def test_a_dataflow_can_be_forced(name):
 
 def test_the_rule_takes_the_first_that_does_not_refuse():
     assert plan_for(PROBLEM).forward.dataflow == "output_stationary"
-    assert plan_for(replace(PROBLEM, device="cuda")).forward.dataflow == "gather_scatter"
+    with pytest.raises(UnsupportedError, match=r"output_stationary: .* cuda; gather_scatter: .* cuda"):
+        plan_for(replace(PROBLEM, device="cuda"))
     # the rule reads the problem only
     assert plan_for(PROBLEM) == plan_for(replace(PROBLEM))
 
@@ -112,12 +113,20 @@ def test_where_all_refuse_all_reasons_are_given(monkeypatch):
 
 
 def test_explain_tells_the_choice_and_every_refusal():
-    text = explain(replace(PROBLEM, device="cuda"))
-
+    text = explain(PROBLEM)
     assert "c_in=16" in text
-    assert f"plan: {plan_for(replace(PROBLEM, device='cuda')).encode()}" in text
-    assert "output_stationary: refuses: it has no kernel on cuda" in text
+    assert f"plan: {plan_for(PROBLEM).encode()}" in text
     assert "gather_scatter: can run it" in text
+
+    text = explain(replace(PROBLEM, device="cuda"))
+    assert "plan: none" in text
+    assert "output_stationary: refuses: it has no kernel on cuda" in text
+    assert "gather_scatter: refuses: it lays out its buffers for a CPU, not cuda" in text
+
+
+def test_the_input_gradient_is_planned_for_the_channels_it_writes():
+    plan = plan_for(replace(PROBLEM, c_in=256, c_out=16))
+    assert (plan.forward.config.tile, plan.grad_feats.config.tile) == (2048, 1024)
 
 
 def test_configs_start_with_the_rule_and_do_not_repeat():

@@ -144,11 +144,21 @@ def test_transposed_writes_every_voxel_it_touches(rng, cloud, options):
 
 def test_transposed_onto_given_voxels(rng):
     x, like = tensor_of(UNSORTED, rng, stride=2), tensor_of(TWO_BATCHES, rng)
+    x = SparseTensor(x.feats, x.coords, stride=2, batch_size=2)
     module = SparseConvTranspose3d(C_IN, C_OUT, 3, 2, bias=True).double()
     y = module(x, like)
 
     assert y.coords is like.coords
     check(module, SparseTensor(x.feats, x.coords, batch_size=2), y, rng, transposed=True)
+
+
+def test_transposed_onto_voxels_of_another_level_or_batch_is_refused(rng):
+    x = tensor_of(UNSORTED, rng, stride=4)
+    module = SparseConvTranspose3d(C_IN, C_OUT, 3, 2).double()
+    with pytest.raises(ShapeError, match=r"like has stride \(1, 1, 1\) .* the output has \(2, 2, 2\)"):
+        module(x, tensor_of(UNSORTED, rng, stride=1))
+    with pytest.raises(ShapeError, match=r"batch size 2, the output has \(2, 2, 2\) and 1"):
+        module(x, tensor_of(TWO_BATCHES, rng, stride=2))
 
 
 def test_transposed_below_the_finest_level_is_refused(rng):

@@ -1,6 +1,8 @@
 """The demo's bars: what they measure, and that they can fail."""
 
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,10 +48,26 @@ def test_a_missing_checkpoint_is_told_before_anything_is_written(tmp_path, capsy
     assert not (tmp_path / "demo").exists()
 
 
+def test_a_failed_inference_is_no_verdict_on_what_an_earlier_demo_left(tmp_path, monkeypatch, capsys):
+    stale = tmp_path / "pictures/simulated-08-000000/000000.png"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"old")
+    monkeypatch.setattr(demo, "write_towns", lambda *args, **kwargs: None)
+    monkeypatch.setattr(demo, "SemanticKitti", lambda *args, **kwargs: [])
+    monkeypatch.setattr(demo, "_train", lambda *args: None)
+    monkeypatch.setattr(demo, "_evaluate", lambda *args: None)
+    monkeypatch.setattr(demo.infer, "run", lambda settings: 1)
+    assert demo.main(["--out", str(tmp_path)]) == 2
+    assert "000000.bin failed" in capsys.readouterr().err
+    assert not stale.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", [True, False])
-def test_the_default_checkpoint_passes_and_random_weights_do_not(tmp_path, monkeypatch, capsys, trained):
-    monkeypatch.delenv("PCSPARSE_REAL_DATA", raising=False)
+def test_the_default_checkpoint_passes_and_random_weights_do_not(tmp_path, capsys, trained):
+    real = demo._real_files(
+        Path(os.environ["PCSPARSE_REAL_DATA"]) if "PCSPARSE_REAL_DATA" in os.environ else None
+    )
     model, card = load_model(checkpoint_or_default(None))
     torch.manual_seed(0)
     path = tmp_path / "judged.safetensors"
@@ -57,6 +75,9 @@ def test_the_default_checkpoint_passes_and_random_weights_do_not(tmp_path, monke
     status = demo.main(["--out", str(tmp_path / "demo"), "--checkpoint", str(path)])
     said = capsys.readouterr().out
     assert status == (0 if trained else 1), said
+    failed = [line for line in said.splitlines() if line.startswith("  FAIL ")]
     # four classes and their mean; the short training run does not depend on the checkpoint
-    assert said.count("FAIL ") == (0 if trained else 5)
+    assert sum("held-out" in line for line in failed) == (0 if trained else 5)
+    for name in real:
+        assert any(name in line for line in failed) != trained
     assert list((tmp_path / "demo/pictures").rglob("*.png"))

@@ -1,0 +1,59 @@
+"""An operator works on the very map it was given, so that what is derived of it is derived once."""
+
+import copy
+import gc
+import pickle
+import weakref
+
+import torch
+
+from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.coords.relation import Relation
+from pcsparse.ops.conv import sparse_conv
+from pcsparse.ops.pool import max_pool
+from pcsparse.sparse_tensor import SparseTensor
+
+
+def shuffled_map(rng):
+    coords = torch.unique(torch.randint(-4, 4, (90, 3), generator=rng), dim=0).int()
+    coords = torch.nn.functional.pad(coords, (1, 0))[torch.randperm(len(coords), generator=rng)]
+    x = SparseTensor(torch.zeros(len(coords), 1), coords)
+    return x.cache, x.cache.kernel_map(coords, coords, Relation.of(3))
+
+
+def test_a_map_comes_back_from_its_tensors_as_itself(rng):
+    _, kmap = shuffled_map(rng)
+    assert KernelMap.from_tensors(kmap.tensors()) is kmap
+    other = copy.deepcopy(kmap)
+    assert KernelMap.from_tensors(other.tensors()) is not kmap
+
+
+def test_copied_maps_still_come_back_whole(rng):
+    _, kmap = shuffled_map(rng)
+    kmap.transposed()
+    for other in (copy.deepcopy(kmap), pickle.loads(pickle.dumps(kmap))):
+        read = KernelMap.from_tensors(other.tensors())
+        torch.testing.assert_close(read.table, kmap.table)
+        torch.testing.assert_close(read.transposed().table, kmap.transposed().table)
+
+
+def test_forward_and_backward_leave_their_forms_on_the_map(rng):
+    _, kmap = shuffled_map(rng)
+    feats = torch.randn(kmap.n_in, 3, generator=rng, requires_grad=True)
+    weight = torch.randn(27, 3, 2, generator=rng)
+    sparse_conv(feats, weight, kmap).sum().backward()
+    assert "transposed" in kmap._derived
+    max_pool(feats, kmap).sum().backward()
+    assert {"by_output", "by_input"} <= set(kmap._derived)
+
+
+def test_a_dropped_map_leaves_no_cycle_behind(rng):
+    gc.disable()
+    try:
+        cache, kmap = shuffled_map(rng)
+        kmap.transposed()
+        ghost = weakref.ref(kmap)
+        del cache, kmap
+        assert ghost() is None
+    finally:
+        gc.enable()
