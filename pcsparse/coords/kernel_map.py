@@ -2,8 +2,7 @@
 
 Built as PointAcc does: coordinates are sorted keys; for an offset the outputs' keys, shifted, are merged with
 the inputs' keys, and equal neighbours are a hit. For a submanifold map of an odd kernel only half of the
-offsets is
-searched: the centre is the identity and the other half is the first one mirrored.
+offsets is searched: the centre is the identity and the other half is the first one mirrored.
 
 Source: PointAcc (MICRO 2021, arXiv 2110.07600), section 4.
 """

@@ -33,8 +33,7 @@ def voxelize(
     """Group points into cubic voxels.
 
     Voxel index = floor((point - origin) / voxel_size), computed in float64, so that a point on a face belongs
-    to the
-    voxel above it. Serial: safe in the workers of a DataLoader.
+    to the voxel above it. Serial: safe in the workers of a DataLoader.
 
     Args:
         points: (n, 3) float32 or float64, metres. Must be finite.

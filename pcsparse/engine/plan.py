@@ -79,9 +79,8 @@ def plan_for(problem: ConvProblem, dataflow: str = "auto") -> Plan:
     """The plan for a problem.
 
     Rule: the first dataflow of `DATAFLOWS` that does not refuse, with its first config, for all three passes.
-        On a
-    CPU that is output-stationary: its microkernel beats BLAS with gather and scatter at every size measured
-    (`make bench`). The rule reads the problem only, so the same problem has the same bits everywhere.
+    On a CPU that is output-stationary: its microkernel beats BLAS with gather and scatter at every size
+    measured (`make bench`). The rule reads the problem only, so the same problem has the same bits everywhere.
 
     Args:
         problem: the convolution.
