@@ -80,7 +80,7 @@ def plan_for(problem: ConvProblem, dataflow: str = "auto") -> Plan:
 
     Rule: the first dataflow of `DATAFLOWS` that does not refuse, with its first config, for all three passes.
     On a CPU that is output-stationary: its microkernel beats BLAS with gather and scatter at every size
-    measured (`make bench`). The rule reads the problem only, so the same problem has the same bits everywhere.
+    measured (`make bench`). The rule reads the problem only: the same problem has the same bits everywhere.
 
     Args:
         problem: the convolution.

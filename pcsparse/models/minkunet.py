@@ -3,8 +3,9 @@
 Stem of two 3^3 convolutions, four times (2^3 stride-2 convolution, residual blocks), four times (2^3 inverse
 convolution, concatenation with the encoder, residual blocks), a linear classifier.
 
-Source: Choy et al., CVPR 2019 (arXiv 1904.08755); layer table of mit-han-lab/spvnas@5c53224:
-core/models/semantic_kitti/minkunet.py, which mmdetection3d configs/minkunet follows: 21.7 M parameters at 18 layers and width 1.0.
+Source: Choy et al., CVPR 2019 (arXiv 1904.08755). Layer table: core/models/semantic_kitti/minkunet.py of
+mit-han-lab/spvnas@5c53224, which mmdetection3d configs/minkunet follows: 21.7 M parameters at 18 layers and
+width 1.0.
 """
 
 import json

@@ -304,3 +304,16 @@ def test_real_files_get_a_label_for_every_row(real_data, model_file, tmp_path, n
     n_rows = read_points(source, invalid="keep").n_file
     labels = read_labels(tmp_path / f"{source.stem}.label", n_rows)
     assert set(labels.tolist()) <= {0, *LABELS.raw_ids.tolist()}
+
+
+def test_dtype_and_columns_are_for_bin_files_alone(model_file, tmp_path, capsys):
+    rows = rows_of(5)
+    rows.astype(np.float16).tofile(tmp_path / "half.bin")
+    np.save(tmp_path / "whole.npy", rows)
+    out = tmp_path / "out"
+    arguments = ["infer", str(tmp_path / "half.bin"), str(tmp_path / "whole.npy"), "--out", str(out)]
+    arguments += ["--checkpoint", str(model_file), "--no-picture"]
+    assert main([*arguments, "--columns", "4"]) == 1
+    assert "--dtype float16" in capsys.readouterr().out
+    assert main([*arguments, "--columns", "4", "--dtype", "float16"]) == 0
+    assert len(read_labels(out / "half.label", N_POINTS)) == len(read_labels(out / "whole.label", N_POINTS))
