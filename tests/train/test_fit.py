@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pcsparse.data.label_map import LabelMap
 from pcsparse.data.transforms import Augmentation, IntensityJitter, RandomYaw, SectorMix
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.train.fit import fit
+from pcsparse.train.interrupt import StopRequest
 from pcsparse.train.losses import segmentation_loss
 from pcsparse.train.model_file import load_model
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
@@ -169,10 +171,40 @@ def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path, number):
     assert result.stopped_by == number
     assert 0 < result.step < result.n_steps
     assert signal.getsignal(number) is before
+    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["step"] == result.step
     again = run(tmp_path / "run", augmentation=Augmentation())
     assert (again.step, again.stopped_by) == (again.n_steps, None)
     run(tmp_path / "whole", augmentation=Augmentation())
     assert column(tmp_path / "run", "loss") == column(tmp_path / "whole", "loss")
+
+
+def test_a_second_signal_ends_the_process_as_usual():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal_number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_come_back_where_no_signal_came():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with StopRequest():
+        assert signal.getsignal(signal.SIGINT) is not before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("best", 6.0), ("last", 9.0)])
+def test_the_model_that_is_kept(tmp_path, monkeypatch, keep, kept):
+    mious = iter([0.25, 0.5, 0.375])
+
+    def validate(*_):
+        return SimpleNamespace(mean_iou=next(mious), mean_iou_present=0.0, accuracy=0.0)
+
+    monkeypatch.setattr("pcsparse.train.fit._validate", validate)
+    result = run(tmp_path, replace(SETTINGS, epochs=3, keep=keep), val_set=TinyStreets(1))
+    assert result.best_miou == 0.5
+    assert load_model(tmp_path)[1].metrics["step"] == kept
+    assert column(tmp_path, "miou", "val.csv") == ["0.25", "0.5", "0.375"]
 
 
 def test_a_finished_run_is_left_alone(tmp_path):
