@@ -20,8 +20,9 @@ import torch
 from pcsparse.errors import RangeError
 
 _ROOT = Path(__file__).resolve().parent.parent
-# spinning threads of two programs on the same cores have slowed plain torch tenfold and more, and uneven
-_BUSY = 0.25
+# beyond it, spinning threads of two programs on the same cores have slowed one tenfold and the other twofold
+_BUSY = 0.15
+_BUSY_SECONDS = 0.3
 _PACKAGES = ("pcsparse", "torch", "numpy", "numba", "llvmlite", "triton", "cupy-cuda12x", "cupy-cuda13x")
 
 
@@ -116,7 +117,7 @@ class Environment:
         cpu: model name.
         cores: logical cores this process may use.
         threads: threads torch and the kernels use.
-        load: processes that wanted a core over the last minute, before the measurement; None if unknown.
+        others: share of all cores busy with other work just before, 0 to 1; None if unknown.
         gpu: name and driver-visible memory of the first CUDA device, or "none".
         system: operating system and Python.
         versions: (package, version), those installed.
@@ -127,7 +128,7 @@ class Environment:
     cpu: str
     cores: int
     threads: int
-    load: float | None
+    others: float | None
     gpu: str
     system: str
     versions: tuple[tuple[str, str], ...]
@@ -136,16 +137,16 @@ class Environment:
 
     @property
     def busy(self) -> bool:
-        """Whether other work took more than a quarter of the cores, so that no timing is worth quoting."""
-        return self.load is not None and self.load > _BUSY * self.cores
+        """Whether other work keeps the cores so busy that no timing is worth quoting."""
+        return self.others is not None and self.others > _BUSY
 
     def header(self) -> str:
         """A few lines of text for the top of a report."""
-        load = "unknown" if self.load is None else f"{self.load:.2f}"
+        others = "unknown" if self.others is None else f"{self.others:.0%}"
         packages = ", ".join(f"{name} {number}" for name, number in self.versions)
         return (
             f"{self.date}  commit {self.commit}\n"
-            f"{self.cpu}, {self.cores} cores, {self.threads} threads, load before the start {load}; "
+            f"{self.cpu}, {self.cores} cores, {self.threads} threads, other work before the start {others}; "
             f"GPU: {self.gpu}\n"
             f"{self.system}; {packages}"
             + ("\nthe machine is BUSY with other work: do not quote the times below" if self.busy else "")
@@ -153,13 +154,13 @@ class Environment:
 
 
 def environment() -> Environment:
-    """Look at the machine, the installed packages and the checkout."""
+    """Look at the machine (for a third of a second), the installed packages and the checkout."""
     affinity = getattr(os, "sched_getaffinity", None)
     return Environment(
         cpu=_cpu_model(),
         cores=len(affinity(0)) if affinity else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
-        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        others=_busy_share(),
         gpu=_gpu(),
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         versions=tuple((name, found) for name in _PACKAGES if (found := _version(name)) is not None),
@@ -175,6 +176,28 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _busy_share() -> float | None:
+    # the load average still counts what ended a minute ago
+    before = _cpu_ticks()
+    if before is None:
+        return None
+    time.sleep(_BUSY_SECONDS)
+    after = _cpu_ticks()
+    if after is None or after[1] <= before[1]:
+        return None
+    return (after[0] - before[0]) / (after[1] - before[1])
+
+
+def _cpu_ticks() -> tuple[int, int] | None:
+    """Busy ticks of all cores, and all their ticks; what a virtual machine was denied counts as busy."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return None
+    user, nice, system, idle, waiting, irq, softirq, stolen = map(int, stat.read_text().split()[1:9])
+    busy = user + nice + system + irq + softirq + stolen
+    return busy, busy + idle + waiting
 
 
 def _gpu() -> str:

@@ -63,11 +63,30 @@ def test_environment_names_machine_and_versions():
         assert part in header
 
 
-@pytest.mark.parametrize(("load", "busy"), [(None, False), (0.4, False), (0.6, True)])
-def test_a_busy_machine_says_so(load, busy):
-    found = replace(environment(), cores=2, load=load)
+@pytest.mark.parametrize(("others", "busy"), [(None, False), (0.1, False), (0.3, True)])
+def test_a_busy_machine_says_so(others, busy):
+    found = replace(environment(), others=others)
     assert found.busy == busy
     assert ("do not quote" in found.header()) == busy
+
+
+@pytest.mark.parametrize(
+    ("later", "share"),
+    [("60 0 0 140 0 0 0 0", 0.5), ("10 0 0 190 0 0 0 0", 0.0), ("10 5 5 145 5 0 0 30", 0.4)],
+    ids=["half", "idle", "stolen"],
+)
+def test_share_of_busy_cores_by_hand(monkeypatch, tmp_path, later, share):
+    texts = iter([f"cpu  {ticks} 0 0\ncpu0 1 1\n" for ticks in ("10 0 0 90 0 0 0 0", later)])
+    stat = tmp_path / "stat"
+
+    def path(name: str):
+        if name == "/proc/stat":
+            stat.write_text(next(texts))
+        return stat
+
+    monkeypatch.setattr(timing, "Path", path)
+    monkeypatch.setattr(timing.time, "sleep", lambda seconds: None)
+    assert timing._busy_share() == pytest.approx(share)
 
 
 def test_an_installed_package_does_not_borrow_a_commit(monkeypatch, tmp_path):
