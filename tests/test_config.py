@@ -114,7 +114,7 @@ def test_a_misspelt_key_of_a_built_node_is_an_error():
 
 
 def test_what_a_built_object_raises_comes_through(tmp_path):
-    with pytest.raises(FormatError, match="^nowhere is no SemanticKITTI root"):
+    with pytest.raises(FormatError, match=r"^nowhere is no SemanticKITTI root"):
         build(compose().data.train)
     with pytest.raises(FormatError, match=r"cannot build pcsparse\.models\.Nothing"):
         build({"_target_": "pcsparse.models.Nothing"})

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pcsparse
-from pcsparse import DtypeError, RangeError, ShapeError, SparseTensor, cat, collate
+from pcsparse import DtypeError, RangeError, ShapeError, SparseTensor, cat, collate, nn
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.relation import Relation
 from tests import oracle
@@ -86,7 +86,7 @@ def test_duplicated_voxels_are_named_when_a_map_is_built():
     with pytest.raises(
         RangeError, match=r"1 of 3 coordinates are duplicates, first at row 2: \[0, 1, 2, 3\]"
     ):
-        pcsparse.nn.SubmanifoldConv3d(4, 4)(x)
+        nn.SubmanifoldConv3d(4, 4)(x)
 
 
 def test_repr_is_one_line_that_says_what_is_inside(rng):
@@ -353,7 +353,7 @@ def test_to_changes_the_features_only(rng):
 )
 def test_a_copy_takes_its_maps_along(rng, copied):
     x = _tensor(EMPTY_BETWEEN, rng, stride=2)
-    module = pcsparse.nn.SubmanifoldConv3d(3, 4)
+    module = nn.SubmanifoldConv3d(3, 4)
     expected = module(x).feats
     y = copied(x)
 
