@@ -166,7 +166,7 @@ def test_accumulating_is_one_step_of_the_same_sweeps(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path, number):
     before = signal.getsignal(number)
-    stopping = Failing(6, 6 + 5, lambda: os.kill(os.getpid(), number))
+    stopping = Failing(6, 6 + 3, lambda: os.kill(os.getpid(), number))
     result = run(tmp_path / "run", train_set=stopping, augmentation=Augmentation())
     assert result.stopped_by == number
     assert 0 < result.step < result.n_steps
