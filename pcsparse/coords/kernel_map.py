@@ -113,6 +113,25 @@ class KernelMap:
             self._derived["table"] = table
         return table
 
+    def tile_spans(self, tile: int) -> Tensor:
+        """(ceil(n_out / tile) + 1, k) int64: where the pairs of each tile of output rows begin, an offset.
+
+        Tile t of offset k owns the pairs [spans[t, k], spans[t + 1, k]). Made once a tile height and kept.
+
+        Raises:
+            RangeError: `tile` is not at least 1.
+        """
+        if tile < 1:
+            raise RangeError(f"a tile holds at least 1 output row, got tile={tile}")
+        spans = self._derived.get(f"tile_spans {tile}")
+        if not isinstance(spans, Tensor):
+            pairs = self.pairs
+            # derived in inference mode, but used in training too
+            with torch.inference_mode(False):
+                spans = backend_of(pairs.rows_out).tile_spans(pairs.rows_out, pairs.starts, self.n_out, tile)
+            self._derived[f"tile_spans {tile}"] = spans
+        return spans
+
     def by_output(self) -> tuple[Tensor, Tensor]:
         """The pairs by output row: order (n_pairs,) int32 into the pairs, starts (n_out + 1,) int64."""
         return self._grouped("by_output", self.pairs.rows_out, self.n_out)

@@ -55,6 +55,22 @@ class Backend(Protocol):
         """Kernel map as a table (k, n_out) int32: the input row, or NO_NEIGHBOUR (-1)."""
         ...
 
+    def tile_spans(self, rows_out: Tensor, starts: Tensor, n_out: int, tile: int) -> Tensor:
+        """Where the pairs of each tile of `tile` output rows begin, in the list of each offset.
+
+        Args:
+            rows_out: (n_pairs,) int32, ascending within an offset.
+            starts: (k + 1,) int64.
+            n_out: output rows.
+            tile: at least 1.
+
+        Returns:
+            (ceil(n_out / tile) + 1, k) int64; entry (t, k) is the position of the first pair of offset k
+            whose output row is at least t * tile, so tile t owns [spans[t, k], spans[t + 1, k]). The last
+            row is starts[1:].
+        """
+        ...
+
     def row_masks(self, table: Tensor, splits: int) -> Tensor:
         """Bit j of mask (s, m) says that output m has a neighbour at offset `s * ceil(k / splits) + j`.
 

@@ -8,7 +8,7 @@ import torch
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kernel_map import NO_NEIGHBOUR, KernelMap
 from pcsparse.coords.relation import Relation
-from pcsparse.errors import ShapeError
+from pcsparse.errors import RangeError, ShapeError
 from tests import oracle
 from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED
 from tests.oracle import Geometry
@@ -154,3 +154,25 @@ def test_counts_of_macs(kmap):
     coords = UNSORTED.coords
     whole = CoordCache().kernel_map(coords, coords, Relation.of(3))
     assert whole.n_pairs == len(oracle.kernel_map(coords, coords, Geometry((3, 3, 3))))
+
+
+@pytest.mark.parametrize("tile", [1, 7, 64, 1000])
+def test_tile_spans_cut_the_lists_at_every_tile(kmap, tile):
+    for form in (kmap, kmap.transposed(), kmap.keep_offsets(torch.arange(27) % 3 == 0)):
+        spans, pairs = form.tile_spans(tile), form.pairs
+        assert spans.shape == (-(-form.n_out // tile) + 1, form.volume)
+        assert spans[0].tolist() == pairs.starts[:-1].tolist()
+        assert spans[-1].tolist() == pairs.starts[1:].tolist()
+        for t in range(len(spans) - 1):
+            for k in range(form.volume):
+                rows = pairs.rows_out[spans[t, k] : spans[t + 1, k]]
+                assert bool((rows // tile == t).all())
+
+
+def test_tile_spans_are_kept_for_each_height(kmap):
+    assert kmap.tile_spans(8) is kmap.tile_spans(8)
+    assert kmap.tile_spans(9) is not kmap.tile_spans(8)
+    with pytest.raises(RangeError, match="a tile holds at least 1 output row, got tile=0"):
+        kmap.tile_spans(0)
+    with torch.inference_mode():
+        assert not kmap.tile_spans(10).is_inference()

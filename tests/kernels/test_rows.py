@@ -67,6 +67,42 @@ def test_pairs_to_table_matches_twin(device, rng, counts):
     assert torch.equal(actual, expected)
 
 
+TILES = [1, 2, 7, N_OUT - 1, N_OUT, N_OUT + 1, 10 * N_OUT]
+
+
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
+@pytest.mark.parametrize("tile", TILES)
+def test_twin_of_tile_spans(rng, counts, tile):
+    _, rows_out, starts = pairs(counts, rng)
+    spans = reference.tile_spans(rows_out, starts, N_OUT, tile)
+
+    assert spans.shape == (-(-N_OUT // tile) + 1, len(counts))
+    for t in range(len(spans)):
+        for k in range(len(counts)):
+            before = [p for p in range(starts[k], starts[k + 1]) if rows_out[p] < t * tile]
+            assert spans[t, k] == starts[k] + len(before)
+
+
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
+@pytest.mark.parametrize("tile", TILES)
+def test_tile_spans_matches_twin(device, rng, counts, tile):
+    _, rows_out, starts = (part.to(device) for part in pairs(counts, rng))
+    expected = reference.tile_spans(rows_out, starts, N_OUT, tile)
+    actual = backend_of(rows_out).tile_spans(rows_out, starts, N_OUT, tile)
+
+    assert actual.dtype == expected.dtype == torch.int64
+    assert torch.equal(actual, expected)
+    assert torch.equal(actual[-1], starts[1:])
+
+
+def test_tile_spans_without_rows(device):
+    nothing = torch.zeros(0, dtype=torch.int32, device=device)
+    for k in (0, 27):
+        spans = backend_of(nothing).tile_spans(nothing, torch.zeros(k + 1, dtype=torch.int64), 0, 64)
+        assert spans.shape == (1, k)
+        assert spans.tolist() == [[0] * k]
+
+
 TABLES = {  # k, n_out, splits; a block of rows holds 1024
     "no-rows": (27, 0, 1),
     "one-row": (27, 1, 1),

@@ -40,6 +40,27 @@ def pairs_to_table(rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int
     return torch.from_numpy(table)
 
 
+@jit_serial
+def _tile_spans(rows_out, starts, tile, spans):
+    for k in range(starts.size - 1):
+        low = starts[k]
+        for t in range(spans.shape[0]):
+            edge, high = t * tile, starts[k + 1]
+            while low < high:
+                middle = (low + high) >> 1
+                if rows_out[middle] < edge:
+                    low = middle + 1
+                else:
+                    high = middle
+            spans[t, k] = low
+
+
+def tile_spans(rows_out: Tensor, starts: Tensor, n_out: int, tile: int) -> Tensor:
+    spans = np.empty((-(-n_out // tile) + 1, starts.numel() - 1), np.int64)
+    _tile_spans(rows_out.numpy(), starts.numpy(), tile, spans)
+    return torch.from_numpy(spans)
+
+
 @jit_parallel()
 def _row_masks(table, chunk, masks):
     blocks = (table.shape[1] + 1023) // 1024

@@ -13,6 +13,7 @@ from pcsparse.kernels.reference.rows import gray_rank as gray_rank
 from pcsparse.kernels.reference.rows import group_rows as group_rows
 from pcsparse.kernels.reference.rows import pairs_to_table as pairs_to_table
 from pcsparse.kernels.reference.rows import row_masks as row_masks
+from pcsparse.kernels.reference.rows import tile_spans as tile_spans
 from pcsparse.kernels.reference.segment import segment_max as segment_max
 from pcsparse.kernels.reference.segment import segment_max_grad as segment_max_grad
 from pcsparse.kernels.reference.segment import segment_sum as segment_sum

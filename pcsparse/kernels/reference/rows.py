@@ -21,6 +21,15 @@ def pairs_to_table(rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int
     return table
 
 
+def tile_spans(rows_out: Tensor, starts: Tensor, n_out: int, tile: int) -> Tensor:
+    edges = torch.arange(-(-n_out // tile) + 1, dtype=torch.int32, device=rows_out.device) * tile
+    spans = [
+        start + torch.searchsorted(rows_out[start:stop].contiguous(), edges)
+        for start, stop in pairwise(starts.tolist())
+    ]
+    return torch.stack(spans, dim=1) if spans else starts.new_zeros(edges.numel(), 0)
+
+
 def row_masks(table: Tensor, splits: int) -> Tensor:
     chunk = -(-table.shape[0] // splits)
     masks = torch.zeros(splits, table.shape[1], dtype=torch.int64, device=table.device)
