@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pcsparse.coords.kernel_map import KernelMap, SortedKeys, build_kernel_map, expanded_keys, strided_keys
-from pcsparse.coords.keys import unpack
+from pcsparse.coords.build import Level, SortedKeys, build_kernel_map, expanded_level, strided_level
+from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 
 Token = int
@@ -58,6 +58,7 @@ class CoordCache:
 
     _sorted: dict[Token, SortedKeys] = field(default_factory=dict)
     _maps: dict[MapKey, KernelMap] = field(default_factory=dict)
+    _ready: dict[MapKey, KernelMap] = field(default_factory=dict)
     _levels: dict[LevelKey, Tensor] = field(default_factory=dict)
     _finer: dict[tuple[Token, Relation], Tensor] = field(default_factory=dict)
     # coordinate sets and their versions, by token
@@ -117,7 +118,8 @@ class CoordCache:
         key = MapKey(self._token(fine), self._token(coarse), relation, offsets)
         if key not in self._maps:
             with _kept():
-                self._maps[key] = self._build(fine, coarse, relation, offsets)
+                ready = self._ready.pop(key, None)
+                self._maps[key] = ready or self._build(fine, coarse, relation, offsets)
         return self._maps[key]
 
     def _build(
@@ -137,13 +139,19 @@ class CoordCache:
         key = LevelKey(self._token(fine), relation, coverage)
         if key not in self._levels:
             with _kept():
-                keys = strided_keys(self.sorted_keys(fine).keys, relation, coverage)
-                coarse = unpack(keys)
-            self._levels[key] = coarse
-            token = self._token(coarse)
-            self._sorted[token] = SortedKeys(keys, None)
+                level = strided_level(self.sorted_keys(fine), relation, coverage)
+            token = self._keep(key, level)
             self._finer[token, relation] = fine
+            if level.kmap is not None:
+                # a map that came with its level; it counts as a map once it is asked for
+                self._ready[MapKey(key.source, token, relation, None)] = level.kmap
         return self._levels[key]
+
+    def _keep(self, key: LevelKey, level: Level) -> Token:
+        self._levels[key] = level.coords
+        token = self._token(level.coords)
+        self._sorted[token] = level.keys
+        return token
 
     def finer(self, coarse: Tensor, relation: Relation) -> Tensor | None:
         """The coordinates from which `coarser(., relation)` made `coarse`, or None."""
@@ -154,7 +162,6 @@ class CoordCache:
         key = LevelKey(self._token(coarse), relation, "expanded")
         if key not in self._levels:
             with _kept():
-                keys = expanded_keys(self.sorted_keys(coarse).keys, relation)
-                self._levels[key] = unpack(keys)
-            self._sorted[self._token(self._levels[key])] = SortedKeys(keys, None)
+                level = expanded_level(self.sorted_keys(coarse), relation)
+            self._keep(key, level)
         return self._levels[key]

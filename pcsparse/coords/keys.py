@@ -10,17 +10,15 @@ import torch
 from torch import Tensor
 
 from pcsparse.errors import RangeError
+from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, SHIFTS
+from pcsparse.kernels.select import backend_of
 from pcsparse.types import Triple
 
 GUARD = 256
-_BATCH_MAX = 2**11 - 2
-_BITS = (18, 18, 16)
-_SHIFTS = (34, 16, 0)
-_BATCH_SHIFT = 52
-_BIAS = tuple(1 << (bits - 1) for bits in _BITS)
-COORD_MIN: Triple = (GUARD - _BIAS[0], GUARD - _BIAS[1], GUARD - _BIAS[2])
+_BATCH_MAX = 2 ** (63 - BATCH_SHIFT) - 2
+COORD_MIN: Triple = (GUARD - BIAS[0], GUARD - BIAS[1], GUARD - BIAS[2])
 """Smallest coordinate an axis that a key can hold."""
-COORD_MAX: Triple = (_BIAS[0] - 1 - GUARD, _BIAS[1] - 1 - GUARD, _BIAS[2] - 1 - GUARD)
+COORD_MAX: Triple = (BIAS[0] - 1 - GUARD, BIAS[1] - 1 - GUARD, BIAS[2] - 1 - GUARD)
 """Largest coordinate an axis that a key can hold."""
 
 
@@ -30,14 +28,17 @@ def check_range(coords: Tensor) -> None:
     Raises:
         RangeError: the text names the field, the values found and the values allowed.
     """
-    if coords.shape[0] == 0:
-        return
-    low, high = coords.amin(dim=0).tolist(), coords.amax(dim=0).tolist()
+    if coords.shape[0]:
+        _check_extent(coords.amin(dim=0), coords.amax(dim=0))
+
+
+def _check_extent(low: Tensor, high: Tensor) -> None:
     limits = zip(("batch", "x", "y", "z"), (0, *COORD_MIN), (_BATCH_MAX, *COORD_MAX), strict=True)
-    for axis, (name, smallest, largest) in enumerate(limits):
-        if low[axis] < smallest or high[axis] > largest:
+    found = zip(limits, low.tolist(), high.tolist(), strict=True)
+    for (name, smallest, largest), lowest, highest in found:
+        if lowest < smallest or highest > largest:
             raise RangeError(
-                f"{name} of the coordinates spans {low[axis]} to {high[axis]}, but a key holds {smallest} to "
+                f"{name} of the coordinates spans {lowest} to {highest}, but a key holds {smallest} to "
                 f"{largest}; move the origin nearer, enlarge the voxels, or split the batch"
             )
 
@@ -54,19 +55,22 @@ def pack(coords: Tensor) -> Tensor:
     Raises:
         RangeError: a coordinate leaves the range of a key.
     """
-    check_range(coords)
-    batch, x, y, z = coords.long().unbind(dim=1)
-    # biases sit in the fields' top bits, so one addition places all three
-    bias = sum(value << shift for value, shift in zip(_BIAS, _SHIFTS, strict=True))
-    return (batch << _BATCH_SHIFT) + (x << _SHIFTS[0]) + (y << _SHIFTS[1]) + z + bias
+    return pack_and_compare(coords)[0]
+
+
+def pack_and_compare(coords: Tensor) -> tuple[Tensor, bool]:
+    """`pack`, and whether every key is larger than the one before."""
+    if coords.dtype != torch.int32:
+        # before the cast, where a large value would wrap silently
+        check_range(coords)
+    keys, low, high, ascending = backend_of(coords).pack_rows(coords.int().contiguous())
+    _check_extent(low, high)
+    return keys, ascending
 
 
 def unpack(keys: Tensor) -> Tensor:
     """Coordinates (n, 4) int32 of keys (n,) int64: the inverse of `pack`."""
-    columns = [keys >> _BATCH_SHIFT]
-    for bits, shift, bias in zip(_BITS, _SHIFTS, _BIAS, strict=True):
-        columns.append(((keys >> shift) & ((1 << bits) - 1)) - bias)
-    return torch.stack(columns, dim=1).int()
+    return backend_of(keys).unpack_keys(keys)
 
 
 def key_delta(step: Triple) -> int:
@@ -79,4 +83,4 @@ def key_delta(step: Triple) -> int:
         raise RangeError(
             f"a kernel offset of {step} cells is beyond {GUARD}; use a smaller dilation or kernel"
         )
-    return (step[0] << _SHIFTS[0]) + (step[1] << _SHIFTS[1]) + step[2]
+    return (step[0] << SHIFTS[0]) + (step[1] << SHIFTS[1]) + step[2]

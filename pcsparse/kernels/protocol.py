@@ -9,12 +9,30 @@ from typing import Protocol
 
 from torch import Tensor
 
+from pcsparse.types import Triple
+
 
 class Backend(Protocol):
     """Everything a device must be able to do."""
 
+    def pack_rows(self, coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
+        """Keys of coordinates, by the layout of `kernels.key_layout`, and all that is to be checked of them.
+
+        Args:
+            coords: (n, 4) int32, columns (batch, x, y, z).
+
+        Returns:
+            keys (n,) int64, without meaning where a field is out of range; low and high (4,) int64, the
+            smallest and largest value a column, 0 if n = 0; whether each key is larger than the one before.
+        """
+        ...
+
+    def unpack_keys(self, keys: Tensor) -> Tensor:
+        """Coordinates (n, 4) int32 of keys (n,) int64: the inverse of `pack_rows`."""
+        ...
+
     def unique_keys(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sort keys and drop repeats.
+        """Sort keys, drop repeats, and say where each key went.
 
         Args:
             keys: (n,) int64, any order.
@@ -25,20 +43,106 @@ class Backend(Protocol):
         """
         ...
 
-    def match_keys(self, keys: Tensor, queries: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All (i, j, k) with `keys[i] == queries[j] + deltas[k]`: a merge of sorted lists, one a delta.
+    def distinct_keys(self, keys: Tensor) -> Tensor:
+        """Keys (n,) int64 sorted and without repeats, (m,) int64: `unique_keys` without the way back."""
+        ...
+
+    def partition_keys(
+        self, keys: Tensor, stride: Triple, first: Triple
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The coarse level and the whole map where each fine cell lies in exactly one coarse cell.
+
+        fine = stride * coarse + first + offset, with offset in [0, stride) an axis; offsets in C order.
+
+        Args:
+            keys: (n,) int64, ascending, unique.
+            stride: (x, y, z), k = their product.
+            first: (x, y, z), at most 256 cells either way.
+
+        Returns:
+            coarse keys (m,) int64, ascending, unique; rows_in, rows_out (n,) int32 grouped by offset,
+            ascending in both within a group; starts (k + 1,) int64.
+        """
+        ...
+
+    def touched_keys(
+        self, keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple
+    ) -> Tensor:
+        """The coarse cells that a kernel of `size` writes.
+
+        An axis: fine = stride * coarse + first + dilation * o.
+
+        Args:
+            keys: (n,) int64, ascending, unique.
+            size: (x, y, z); o runs from 0 to size - 1.
+            stride: (x, y, z).
+            dilation: (x, y, z).
+            first: (x, y, z); every first + dilation * o is at most 256 cells either way.
+
+        Returns:
+            (m,) int64, ascending, unique.
+        """
+        ...
+
+    def match_keys(
+        self, keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All (i, j, k) with `keys[i] == queries[j] + deltas[k]`: a merge of sorted lists.
 
         Args:
             keys: (n_in,) int64, ascending, unique.
             queries: (n_out,) int64, ascending, unique.
-            deltas: (k,) int64, any order; ascending runs within one z column share a pointer.
+            deltas: (k,) int64, any order; runs of equal steps that ascend are cheapest.
+            mirrored: `queries` are `keys`, and `deltas` are the first half of a symmetric kernel: the centre
+                and the second half, which is the first with rows swapped, are added, so that k becomes
+                2 k + 1.
 
         Returns:
             rows_in, rows_out (n_pairs,) int32 grouped by k, ascending in rows_out (and so in rows_in) within
             a group; starts (k + 1,) int64.
 
-        Source: PointAcc (MICRO 2021), section 4: mapping operations as ranking; the column pointer is Spira's
-        z-delta search (MLSys 2026).
+        Raises:
+            RangeError: more pairs than `key_layout.MOST_PAIRS`; nothing was allocated for them.
+
+        Source: PointAcc (MICRO 2021), section 4: mapping operations as ranking; the pointer that a column of
+        offsets shares is Spira's z-delta search (MLSys 2026), here shared by a slab of columns.
+        """
+        ...
+
+    def renumber_pairs(
+        self,
+        rows_in: Tensor,
+        rows_out: Tensor,
+        starts: Tensor,
+        order_in: Tensor | None,
+        order_out: Tensor | None,
+        n_out: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Rename the rows of a map, and let every list ascend in the output row again.
+
+        Args:
+            rows_in: (n_pairs,) int32.
+            rows_out: (n_pairs,) int32, any order.
+            starts: (k + 1,) int64.
+            order_in: (n_in,) int32, the new name of each input row, or None where names stay.
+            order_out: (n_out,) int32, the same for outputs.
+            n_out: output rows.
+
+        Returns:
+            rows_in, rows_out (n_pairs,) int32; pairs of one offset and output keep their order.
+        """
+        ...
+
+    def keep_outputs(
+        self, rows_in: Tensor, rows_out: Tensor, starts: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The pairs whose output is kept: rows_in, rows_out, starts, as they are given.
+
+        Args:
+            rows_in: (n_pairs,) int32.
+            rows_out: (n_pairs,) int32.
+            starts: (k + 1,) int64.
+            mask: (n_out,) bool.
         """
         ...
 

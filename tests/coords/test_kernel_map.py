@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pcsparse.coords.build import SortedKeys, build_kernel_map
 from pcsparse.coords.cache import CoordCache
-from pcsparse.coords.kernel_map import KernelMap, SortedKeys, build_kernel_map
+from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.keys import COORD_MAX, COORD_MIN
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import RangeError

@@ -1,16 +1,80 @@
-"""Sorting and matching of keys: twins against Python, backends against twins."""
+"""Packing and sorting of keys: twins against Python, backends against twins."""
 
 from itertools import pairwise
 
 import pytest
 import torch
 
+from pcsparse.coords.keys import COORD_MIN
 from pcsparse.kernels import reference
 from pcsparse.kernels.select import backend_of
 
+COORDS = {
+    "none": torch.zeros(0, 4),
+    "one": torch.tensor([[2046, -130_000, 130_000, -32_000]]),
+    "corners": torch.cartesian_prod(
+        torch.tensor([0, 2046]), *(torch.tensor([low, 0, -low - 1]) for low in COORD_MIN)
+    ),
+    "equal-rows": torch.tensor([[0, 1, 2, 3], [0, 1, 2, 3]]),
+    "last-row-falls": torch.tensor([[0, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 9, 9]]),
+}  # fmt: skip
+# blocks of rows that ascend, but not where two blocks meet
+COORDS["falls-between-blocks"] = (
+    torch.cat([torch.arange(4096), torch.arange(100)])[:, None].repeat(1, 4) % 2000
+)
+COORDS["ascending-blocks"] = torch.arange(10_000)[:, None] // torch.tensor([5000, 100, 10, 1]) + COORD_MIN[2]
+COORDS["ascending-blocks"][:, 0] += -COORD_MIN[2]
 
-def _sorted_keys(rng, n, high):
-    return torch.randperm(high, generator=rng)[:n].sort().values
+
+@pytest.mark.parametrize("coords", COORDS.values(), ids=COORDS.keys())
+def test_twin_of_pack_rows(coords):
+    keys, low, high, ascending = reference.pack_rows(coords.int())
+
+    rows = coords.tolist()
+    assert keys.tolist() == [
+        (int(b) << 52) + (int(x) + 131072 << 34) + (int(y) + 131072 << 16) + int(z) + 32768
+        for b, x, y, z in rows
+    ]
+    assert low.tolist() == ([min(column) for column in zip(*rows, strict=True)] or [0] * 4)
+    assert high.tolist() == ([max(column) for column in zip(*rows, strict=True)] or [0] * 4)
+    assert ascending == all(a < b for a, b in pairwise(rows))
+
+
+@pytest.mark.parametrize("coords", COORDS.values(), ids=COORDS.keys())
+def test_pack_rows_matches_twin(device, coords):
+    coords = coords.int().to(device)
+    actual, expected = backend_of(coords).pack_rows(coords), reference.pack_rows(coords)
+
+    for got, want in zip(actual[:3], expected[:3], strict=True):
+        assert got.dtype == torch.int64
+        assert torch.equal(got, want)
+    assert type(actual[3]) is bool
+    assert actual[3] == expected[3]
+
+
+def test_pack_rows_finds_what_is_out_of_range_in_any_row(device, rng):
+    coords = torch.zeros(9000, 4, dtype=torch.int32)
+    for row, column in ((0, 0), (4095, 1), (4096, 2), (8999, 3)):
+        coords[row, column] = 2**31 - 1
+        coords[row - 1, column] = -(2**31)
+    _, low, high, _ = backend_of(coords.to(device)).pack_rows(coords.to(device))
+
+    assert low.tolist() == [-(2**31)] * 4
+    assert high.tolist() == [2**31 - 1] * 4
+
+
+@pytest.mark.parametrize("coords", COORDS.values(), ids=COORDS.keys())
+def test_twin_of_unpack_keys(coords):
+    assert torch.equal(reference.unpack_keys(reference.pack_rows(coords.int())[0]), coords.int())
+
+
+@pytest.mark.parametrize("coords", COORDS.values(), ids=COORDS.keys())
+def test_unpack_keys_matches_twin(device, coords):
+    keys = reference.pack_rows(coords.int())[0].to(device)
+    actual = backend_of(keys).unpack_keys(keys)
+
+    assert actual.dtype == torch.int32
+    assert torch.equal(actual, reference.unpack_keys(keys))
 
 
 KEYS = {
@@ -44,65 +108,18 @@ def test_unique_keys_matches_twin(device, rng, keys):
     assert torch.equal(keys, kept)
 
 
-# a z column is 1 apart, the next column 1000 or more, as with packed coordinates
-DELTAS = {
-    "none": [],
-    "zero": [0],
-    "columns": [x * 100_000 + y * 1000 + z for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)],
-    "descending": [2, 1, 0, -1],
-    "repeated": [0, 0, 3, 3],
-    "far": [-(1 << 40), -(1 << 15), 1 << 15, 1 << 40],
-    "gaps": [-512, -256, 0, 256, 512],
-}
-SIZES = {  # n_in, n_out; a block of queries holds 2048
-    "nothing": (0, 0),
-    "no-keys": (0, 5),
-    "no-queries": (5, 0),
-    "one": (1, 1),
-    "block-less-one": (2047, 2047),
-    "block-and-one": (3000, 2049),
-    "blocks": (6500, 6145),
-}
+@pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS.keys())
+def test_twin_of_distinct_keys(rng, keys):
+    keys = keys(rng)
+    assert reference.distinct_keys(keys).tolist() == sorted(set(keys.tolist()))
 
 
-def _same_range(rng, sizes):
-    high = max(4, 2 * max(sizes))
-    return _sorted_keys(rng, sizes[0], high) + (1 << 50), _sorted_keys(rng, sizes[1], high) + (1 << 50)
+@pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS.keys())
+def test_distinct_keys_matches_twin(device, rng, keys):
+    keys = keys(rng).to(device)
+    kept = keys.clone()
+    actual = backend_of(keys).distinct_keys(keys)
 
-
-@pytest.mark.parametrize("deltas", DELTAS.values(), ids=DELTAS.keys())
-def test_twin_of_match_keys(rng, deltas):
-    keys, queries = _same_range(rng, (90, 70))
-    rows_in, rows_out, starts = reference.match_keys(keys, queries, torch.tensor(deltas, dtype=torch.int64))
-
-    row_of = {key: i for i, key in enumerate(keys.tolist())}
-    expected = [
-        [(row_of[q + delta], j) for j, q in enumerate(queries.tolist()) if q + delta in row_of]
-        for delta in deltas
-    ]
-    found = list(zip(rows_in.tolist(), rows_out.tolist(), strict=True))
-    assert [found[a:b] for a, b in pairwise(starts.tolist())] == expected
-    assert len(found) == starts[-1]
-
-
-@pytest.mark.parametrize("deltas", DELTAS.values(), ids=DELTAS.keys())
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-def test_match_keys_matches_twin(device, rng, sizes, deltas):
-    keys, queries = _same_range(rng, sizes)
-    inputs = [keys.to(device), queries.to(device), torch.tensor(deltas, dtype=torch.int64, device=device)]
-
-    expected = reference.match_keys(*inputs)
-    actual = backend_of(*inputs).match_keys(*inputs)
-
-    for got, want, dtype in zip(actual, expected, (torch.int32, torch.int32, torch.int64), strict=True):
-        assert got.dtype == want.dtype == dtype
-        assert torch.equal(got, want)
-
-
-def test_match_keys_with_queries_outside_all_keys(device):
-    keys = torch.arange(1000, 1100, device=device)
-    for first in (0, 5000):
-        queries = torch.arange(first, first + 50, device=device)
-        rows_in, rows_out, starts = backend_of(keys).match_keys(keys, queries, torch.tensor([-1, 0, 1]))
-        assert rows_in.numel() == rows_out.numel() == 0
-        assert starts.tolist() == [0, 0, 0, 0]
+    assert actual.dtype == torch.int64
+    assert torch.equal(actual, reference.distinct_keys(keys))
+    assert torch.equal(keys, kept)

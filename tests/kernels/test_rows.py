@@ -1,11 +1,13 @@
 """Counting sort, tables and bit masks: twins against Python, backends against twins."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from pcsparse.kernels import reference
 from pcsparse.kernels.select import backend_of
-from tests.kernels.random_maps import COUNTS, N_OUT, pairs
+from tests.kernels.random_maps import COUNTS, N_IN, N_OUT, pairs
 
 ROWS = {  # rows, n
     "none": ([], 0),
@@ -65,6 +67,91 @@ def test_pairs_to_table_matches_twin(device, rng, counts):
 
     assert actual.dtype == expected.dtype == torch.int32
     assert torch.equal(actual, expected)
+
+
+def _orders(rng, n_in: int = N_IN, n_out: int = N_OUT) -> dict[str, tuple]:
+    order_in, order_out = (torch.randperm(n, generator=rng).int() for n in (n_in, n_out))
+    return {
+        "both": (order_in, order_out),
+        "in": (order_in, None),
+        "out": (None, order_out),
+        "none": (None, None),
+    }
+
+
+def _mixed(counts: list[int], rng, twice: bool = False) -> tuple:
+    """Pairs whose lists do not ascend; with outputs that occur more than once if `twice`."""
+    rows_in, rows_out, starts = pairs(counts, rng)
+    for start, stop in pairwise(starts.tolist()):
+        rows_out[start:stop] = rows_out[start:stop].flip(0)
+    return rows_in, rows_out // 2 if twice else rows_out, starts
+
+
+@pytest.mark.parametrize("which", ["both", "in", "out", "none"])
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
+@pytest.mark.parametrize("twice", [False, True])
+def test_twin_of_renumber_pairs(rng, counts, which, twice):
+    rows_in, rows_out, starts = _mixed(counts, rng, twice)
+    order_in, order_out = _orders(rng)[which]
+    new_in, new_out = reference.renumber_pairs(rows_in, rows_out, starts, order_in, order_out, N_OUT)
+
+    for start, stop in pairwise(starts.tolist()):
+        renamed = [
+            (i if order_in is None else int(order_in[i]), j if order_out is None else int(order_out[j]))
+            for i, j in zip(rows_in[start:stop].tolist(), rows_out[start:stop].tolist(), strict=True)
+        ]
+        # sorted is stable
+        expected = sorted(renamed, key=lambda pair: pair[1])
+        assert list(zip(new_in[start:stop].tolist(), new_out[start:stop].tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("which", ["both", "in", "out", "none"])
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
+@pytest.mark.parametrize("twice", [False, True])
+def test_renumber_pairs_matches_twin(device, rng, counts, which, twice):
+    lists = [part.to(device) for part in _mixed(counts, rng, twice)]
+    kept = [part.clone() for part in lists]
+    orders = [None if order is None else order.to(device) for order in _orders(rng)[which]]
+    expected = reference.renumber_pairs(*lists, *orders, N_OUT)
+    actual = backend_of(*lists).renumber_pairs(*lists, *orders, N_OUT)
+
+    for got, want in zip(actual, expected, strict=True):
+        assert got.dtype == want.dtype == torch.int32
+        assert torch.equal(got, want)
+    assert all(torch.equal(a, b) for a, b in zip(lists, kept, strict=True))
+
+
+MASKS = {
+    "none": torch.zeros(N_OUT, dtype=torch.bool),
+    "all": torch.ones(N_OUT, dtype=torch.bool),
+    "third": torch.arange(N_OUT) % 3 == 1,
+    "last": torch.arange(N_OUT) == N_OUT - 1,
+}
+
+
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+def test_twin_of_keep_outputs(rng, counts, mask):
+    rows_in, rows_out, starts = pairs(counts, rng)
+    new_in, new_out, new_starts = reference.keep_outputs(rows_in, rows_out, starts, mask)
+
+    found = list(zip(new_in.tolist(), new_out.tolist(), strict=True))
+    assert len(new_starts) == len(counts) + 1
+    for k, (start, stop) in enumerate(pairwise(starts.tolist())):
+        expected = [(int(rows_in[p]), int(rows_out[p])) for p in range(start, stop) if mask[rows_out[p]]]
+        assert found[new_starts[k] : new_starts[k + 1]] == expected
+    assert new_starts[-1] == len(found)
+
+
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+def test_keep_outputs_matches_twin(device, rng, counts, mask):
+    inputs = [*(part.to(device) for part in pairs(counts, rng)), mask.to(device)]
+    expected, actual = reference.keep_outputs(*inputs), backend_of(*inputs).keep_outputs(*inputs)
+
+    for got, want, dtype in zip(actual, expected, (torch.int32, torch.int32, torch.int64), strict=True):
+        assert got.dtype == want.dtype == dtype
+        assert torch.equal(got, want)
 
 
 TILES = [1, 2, 7, N_OUT - 1, N_OUT, N_OUT + 1, 10 * N_OUT]

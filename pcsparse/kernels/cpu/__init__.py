@@ -1,14 +1,21 @@
 """The kernels on a CPU, by Numba. Contract: `pcsparse.kernels.protocol.Backend`."""
 
-from pcsparse.kernels.cpu.keys import match_keys as match_keys
+from pcsparse.kernels.cpu.keys import distinct_keys as distinct_keys
+from pcsparse.kernels.cpu.keys import pack_rows as pack_rows
 from pcsparse.kernels.cpu.keys import unique_keys as unique_keys
+from pcsparse.kernels.cpu.keys import unpack_keys as unpack_keys
+from pcsparse.kernels.cpu.levels import partition_keys as partition_keys
+from pcsparse.kernels.cpu.levels import touched_keys as touched_keys
+from pcsparse.kernels.cpu.match import match_keys as match_keys
 from pcsparse.kernels.cpu.output_stationary import output_stationary as output_stationary
 from pcsparse.kernels.cpu.output_stationary import (
     output_stationary_grad_weight as output_stationary_grad_weight,
 )
 from pcsparse.kernels.cpu.rows import gray_rank as gray_rank
 from pcsparse.kernels.cpu.rows import group_rows as group_rows
+from pcsparse.kernels.cpu.rows import keep_outputs as keep_outputs
 from pcsparse.kernels.cpu.rows import pairs_to_table as pairs_to_table
+from pcsparse.kernels.cpu.rows import renumber_pairs as renumber_pairs
 from pcsparse.kernels.cpu.rows import row_masks as row_masks
 from pcsparse.kernels.cpu.rows import tile_spans as tile_spans
 from pcsparse.kernels.cpu.segment import segment_max as segment_max

@@ -5,6 +5,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
+from pcsparse.kernels.cpu.bits import lowest_one
 from pcsparse.kernels.cpu.launch import jit_parallel, jit_serial
 
 
@@ -38,6 +39,89 @@ def pairs_to_table(rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int
     table = np.empty((starts.numel() - 1, n_out), np.int32)
     _pairs_to_table(rows_in.numpy(), rows_out.numpy(), starts.numpy(), table)
     return torch.from_numpy(table)
+
+
+# each worker has a column of its own to scatter into; the result does not depend on their number
+_WORKERS = 8
+
+
+@jit_parallel()
+def _renumber(rows_in, rows_out, starts, order_in, order_out, values, bits, heads, new_in, new_out):
+    for worker in prange(values.shape[0]):
+        for k in range(worker, starts.size - 1, values.shape[0]):
+            for p in range(starts[k], starts[k + 1]):
+                j = order_out[rows_out[p]] if order_out.size else rows_out[p]
+                values[worker, j] = order_in[rows_in[p]] if order_in.size else rows_in[p]
+                bits[worker, j >> 6] |= np.int64(1) << (j & 63)
+            place = starts[k]
+            for word in range(bits.shape[1]):
+                left = bits[worker, word]
+                bits[worker, word] = 0
+                while left != 0:
+                    j = (word << 6) + lowest_one(left)
+                    left &= left - 1
+                    new_in[place], new_out[place] = values[worker, j], j
+                    place += 1
+            if place == starts[k + 1]:
+                continue
+            # an output occurs twice, as in a map of groups: count instead of setting bits
+            heads[worker, :] = 0
+            for p in range(starts[k], starts[k + 1]):
+                heads[worker, (order_out[rows_out[p]] if order_out.size else rows_out[p]) + 1] += 1
+            for j in range(values.shape[1]):
+                heads[worker, j + 1] += heads[worker, j]
+            for p in range(starts[k], starts[k + 1]):
+                j = order_out[rows_out[p]] if order_out.size else rows_out[p]
+                place = starts[k] + heads[worker, j]
+                heads[worker, j] += 1
+                new_in[place], new_out[place] = order_in[rows_in[p]] if order_in.size else rows_in[p], j
+
+
+def renumber_pairs(
+    rows_in: Tensor,
+    rows_out: Tensor,
+    starts: Tensor,
+    order_in: Tensor | None,
+    order_out: Tensor | None,
+    n_out: int,
+) -> tuple[Tensor, Tensor]:
+    workers = min(_WORKERS, max(1, starts.numel() - 1))
+    # numba has one type for an array and none: an empty one stands for "as it is"
+    orders = [np.empty(0, np.int32) if order is None else order.numpy() for order in (order_in, order_out)]
+    values, bits = np.empty((workers, n_out), np.int32), np.zeros((workers, -(-n_out // 64)), np.int64)
+    # torch, as most often none of it is touched
+    heads = torch.empty(workers, n_out + 1, dtype=torch.int64).numpy()
+    new_in, new_out = np.empty(rows_in.numel(), np.int32), np.empty(rows_in.numel(), np.int32)
+    _renumber(
+        rows_in.numpy(), rows_out.numpy(), starts.numpy(), *orders, values, bits, heads, new_in, new_out
+    )
+    return torch.from_numpy(new_in), torch.from_numpy(new_out)
+
+
+@jit_parallel()
+def _keep(rows_in, rows_out, starts, mask, counts, places, new_in, new_out):
+    """Count (`new_out` is empty) or copy the pairs of kept outputs."""
+    for k in prange(counts.size):
+        n = np.int64(0)
+        for p in range(starts[k], starts[k + 1]):
+            if mask[rows_out[p]]:
+                if new_out.size:
+                    new_in[places[k] + n], new_out[places[k] + n] = rows_in[p], rows_out[p]
+                n += 1
+        counts[k] = n
+
+
+def keep_outputs(
+    rows_in: Tensor, rows_out: Tensor, starts: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    arrays = (rows_in.numpy(), rows_out.numpy(), starts.numpy(), mask.numpy())
+    places, counts = np.zeros_like(arrays[2]), np.empty(starts.numel() - 1, np.int64)
+    nothing = np.empty(0, np.int32)
+    _keep(*arrays, counts, places, nothing, nothing)
+    np.cumsum(counts, out=places[1:])
+    new_in, new_out = np.empty(places[-1], np.int32), np.empty(places[-1], np.int32)
+    _keep(*arrays, counts, places, new_in, new_out)
+    return torch.from_numpy(new_in), torch.from_numpy(new_out), torch.from_numpy(places)
 
 
 @jit_serial

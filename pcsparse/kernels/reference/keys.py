@@ -3,6 +3,25 @@
 import torch
 from torch import Tensor
 
+from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS
+
+
+def pack_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
+    keys = coords[:, 0].long() << BATCH_SHIFT
+    for axis, (shift, bias) in enumerate(zip(SHIFTS, BIAS, strict=True), start=1):
+        keys = keys + ((coords[:, axis].long() + bias) << shift)
+    nothing = coords.new_zeros(4, dtype=torch.int64)
+    low = coords.amin(dim=0).long() if len(coords) else nothing
+    high = coords.amax(dim=0).long() if len(coords) else nothing
+    return keys, low, high, bool((keys[1:] > keys[:-1]).all())
+
+
+def unpack_keys(keys: Tensor) -> Tensor:
+    columns = [keys >> BATCH_SHIFT]
+    for bits, shift, bias in zip(FIELD_BITS, SHIFTS, BIAS, strict=True):
+        columns.append(((keys >> shift) & ((1 << bits) - 1)) - bias)
+    return torch.stack(columns, dim=1).int()
+
 
 def unique_keys(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     unique, inverse = torch.unique(keys, return_inverse=True)
@@ -11,17 +30,5 @@ def unique_keys(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return unique, inverse, first
 
 
-def match_keys(keys: Tensor, queries: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    rows_in, rows_out, counts = [], [], [0]
-    for delta in deltas.tolist():
-        wanted = queries + delta
-        found = torch.searchsorted(keys, wanted)
-        inside = found < keys.numel()
-        hit = inside.clone()
-        hit[inside] = keys[found[inside]] == wanted[inside]
-        rows_in.append(found[hit].int())
-        rows_out.append(torch.nonzero(hit).squeeze(1).int())
-        counts.append(rows_out[-1].numel())
-    nothing = keys.new_zeros(0, dtype=torch.int32)
-    starts = torch.tensor(counts, device=keys.device).cumsum(0)
-    return torch.cat([nothing, *rows_in]), torch.cat([nothing, *rows_out]), starts
+def distinct_keys(keys: Tensor) -> Tensor:
+    return torch.unique(keys)

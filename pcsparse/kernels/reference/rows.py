@@ -21,6 +21,32 @@ def pairs_to_table(rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int
     return table
 
 
+def renumber_pairs(
+    rows_in: Tensor,
+    rows_out: Tensor,
+    starts: Tensor,
+    order_in: Tensor | None,
+    order_out: Tensor | None,
+    n_out: int,
+) -> tuple[Tensor, Tensor]:
+    rows_in = rows_in if order_in is None else order_in[rows_in.long()]
+    rows_out = rows_out if order_out is None else order_out[rows_out.long()]
+    nothing = torch.zeros(0, dtype=torch.int64, device=rows_in.device)
+    parts = [
+        start + torch.argsort(rows_out[start:stop], stable=True) for start, stop in pairwise(starts.tolist())
+    ]
+    order = torch.cat([nothing, *parts])
+    return rows_in[order], rows_out[order]
+
+
+def keep_outputs(
+    rows_in: Tensor, rows_out: Tensor, starts: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    kept = mask[rows_out.long()]
+    before = torch.cat([starts.new_zeros(1), kept.cumsum(0)])
+    return rows_in[kept], rows_out[kept], before[starts]
+
+
 def tile_spans(rows_out: Tensor, starts: Tensor, n_out: int, tile: int) -> Tensor:
     edges = torch.arange(-(-n_out // tile) + 1, dtype=torch.int32, device=rows_out.device) * tile
     spans = [

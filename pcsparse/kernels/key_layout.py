@@ -1,0 +1,34 @@
+"""The bits of a packed key, and how many pairs a map may have: facts that all kernels share.
+
+High to low: batch 11, x 18, y 18, z 16 bits; 63 in all, so a key is never negative. Fields are biased.
+"""
+
+from pcsparse.errors import RangeError
+
+SHIFTS = (34, 16, 0)
+BATCH_SHIFT = 52
+FIELD_BITS = (18, 18, 16)
+BIAS = tuple(1 << (bits - 1) for bits in FIELD_BITS)
+NO_KEY = (1 << 63) - 1
+"""Larger than every key."""
+
+MOST_PAIRS = 2**31 - 1
+
+
+def check_pair_count(n_pairs: int, n_in: int, n_out: int, k: int) -> None:
+    """Raise RangeError where positions in the lists of a map would not fit into int32.
+
+    Args:
+        n_pairs: counted in 64 bits, before anything is allocated for them.
+        n_in: input rows.
+        n_out: output rows.
+        k: kernel offsets.
+
+    Raises:
+        RangeError: more than `MOST_PAIRS` pairs.
+    """
+    if n_pairs > MOST_PAIRS:
+        raise RangeError(
+            f"{n_pairs} pairs of {n_in} and {n_out} voxels at {k} offsets are more than 32-bit positions can "
+            f"tell apart ({MOST_PAIRS}); use a smaller kernel or batch"
+        )

@@ -1,0 +1,32 @@
+"""Twins of the level kernels."""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from pcsparse.kernels.reference.keys import pack_rows, unpack_keys
+from pcsparse.types import Triple
+
+
+def partition_keys(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    coords = unpack_keys(keys)
+    steps, shifted = coords.new_tensor(stride), coords[:, 1:] - coords.new_tensor(first)
+    cells = torch.div(shifted, steps, rounding_mode="floor")
+    place = shifted - cells * steps
+    offset = (place[:, 0] * stride[1] + place[:, 1]) * stride[2] + place[:, 2]
+    coarse, row = torch.unique(pack_rows(torch.cat([coords[:, :1], cells], dim=1))[0], return_inverse=True)
+    order = torch.argsort(offset, stable=True)
+    counts = torch.bincount(offset, minlength=stride[0] * stride[1] * stride[2])
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return coarse, order.int(), row[order].int(), starts
+
+
+def touched_keys(keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple) -> Tensor:
+    coords = unpack_keys(keys)
+    steps, found = coords.new_tensor([1, *stride]), [keys.new_zeros(0)]
+    for offset in itertools.product(*map(range, size)):
+        step = [start + gap * o for start, gap, o in zip(first, dilation, offset, strict=True)]
+        shifted = coords - coords.new_tensor([0, *step])
+        found.append(pack_rows((shifted // steps)[(shifted % steps == 0).all(dim=1)])[0])
+    return torch.unique(torch.cat(found))
