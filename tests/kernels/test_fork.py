@@ -1,4 +1,9 @@
-"""Loader workers forked after their parent ran parallel kernels: no abort, and the same bits."""
+"""Loader workers of every kind, their parent having run kernels too: no abort, one thread, equal bits."""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +14,7 @@ from pcsparse.coords.relation import Relation
 from pcsparse.kernels.cpu import launch
 from pcsparse.nn import SubmanifoldConv3d
 
+_TASKS = Path("/proc/self/task")
 SUBMANIFOLD, HALVE = Relation.of(3), Relation.of(2, 2)
 
 
@@ -24,6 +30,7 @@ class _Clouds(Dataset):
         x, voxels = SparseTensor.from_points(points, torch.randn(4000, 5, generator=rng), 0.2)
         coarse = x.cache.coarser(x.coords, HALVE)
         torch.manual_seed(index)
+        out = SubmanifoldConv3d(5, 7)(x).feats.detach()
         return {
             "x": x,
             "inverse": voxels.inverse,
@@ -32,18 +39,50 @@ class _Clouds(Dataset):
                 *x.cache.kernel_map(x.coords, x.coords, SUBMANIFOLD).tensors(),
                 *x.cache.kernel_map(x.coords, coarse, HALVE).transposed().tensors(),
             ],
-            "out": SubmanifoldConv3d(5, 7)(x).feats.detach(),
+            "out": out,
+            "process": os.getpid(),
+            "threads": _threads(),
         }
 
 
-@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+class _IdleFirst(_Clouds):
+    """Two items a worker without any kernel, to see the threads it has anyway; then the clouds."""
+
+    idle = 4
+
+    def __len__(self) -> int:
+        return self.idle + super().__len__()
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        if index < self.idle:
+            time.sleep(0.1)
+            # numba loads scipy's BLAS where there is one, and that starts its threads
+            with suppress(ImportError):
+                import scipy.linalg  # noqa: F401
+            # torch starts a thread to send tensors
+            return {"threads": _threads(), "tensor": torch.zeros(3)}
+        return super().__getitem__(index - self.idle)
+
+
+def _threads() -> int:
+    return len(list(_TASKS.iterdir())) if _TASKS.is_dir() else 0
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
 def test_workers_give_the_bits_of_their_parent(start):
     clouds = _Clouds()
     here = [clouds[index] for index in range(len(clouds))]
-    loader = DataLoader(clouds, batch_size=None, num_workers=2, timeout=120, multiprocessing_context=start)
-    there = list(loader)
+    # torch warns of more workers than cores
+    workers = min(2, torch.get_num_threads())
+    loader = DataLoader(
+        _IdleFirst(), batch_size=None, num_workers=workers, timeout=120, multiprocessing_context=start
+    )
+    items = list(loader)
+    idle, there = items[: _IdleFirst.idle], items[_IdleFirst.idle :]
 
+    assert os.getpid() not in {item["process"] for item in there}
     for mine, theirs in zip(here, there, strict=True):
+        assert theirs["threads"] <= max(item["threads"] for item in idle)
         assert torch.equal(theirs["x"].coords, mine["x"].coords)
         assert torch.equal(theirs["x"].feats, mine["x"].feats)
         assert torch.equal(theirs["inverse"], mine["inverse"])

@@ -1,20 +1,22 @@
-"""How a Numba kernel is compiled, cached and started.
+"""How a Numba kernel is compiled and started.
 
-Every parallel kernel has a serial copy. The serial one runs in a process that was forked from one that used
-the kernels, because GNU OpenMP aborts a parallel region there (DataLoader workers). Both give the same bits.
+Every parallel kernel has a serial copy, compiled only where it is called: in a process that was forked from
+one that had imported the kernels, because GNU OpenMP aborts a parallel region there (DataLoader workers).
+Both give the same bits.
 """
 
-import hashlib
+import contextlib
 import os
-import sys
+import threading
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import llvmlite
 import numba
 import torch
+from numba.np.ufunc.parallel import threading_layer
+
+from pcsparse.kernels.cpu.code_cache import CodeCache
 
 _IMPORTED_IN = os.getpid()
 # numba sets these names at run time, out of the type checker's sight
@@ -22,35 +24,13 @@ _CONFIG: Any = numba.config
 if not os.environ.get("NUMBA_THREADING_LAYER_PRIORITY"):
     # GNU OpenMP first: torch uses it too, and two pools of threads would fight for the cores
     _CONFIG.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
-
-
-def _cache_dir() -> Path:
-    """A folder named by everything that shapes the machine code: Numba looks at one source file only."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    for version in (
-        sys.version,
-        numba.__version__,
-        llvmlite.__version__,
-        os.environ.get("NUMBA_CPU_NAME", ""),
-    ):
-        digest.update(version.encode())
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "pcsparse" / "numba" / digest.hexdigest()[:16]
-
-
-_CACHE_DIR = str(_cache_dir())
+_TURNS = threading.Lock()
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    # numba reads the folder when the cache is made, that is in njit; other users of numba keep theirs
-    before = _CONFIG.CACHE_DIR
-    _CONFIG.CACHE_DIR = before or _CACHE_DIR
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
-    finally:
-        _CONFIG.CACHE_DIR = before
+    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    dispatcher._cache = CodeCache(function)
+    return dispatcher
 
 
 def jit_serial(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,10 +39,14 @@ def jit_serial(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def jit_parallel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile twice, with prange as threads and as a plain loop; a call picks one."""
+    """Compile twice, with prange as threads and as a plain loop; a call picks one.
+
+    A call uses as many threads as torch would, but never more than Numba has: as many as the process had
+    cores when it was loaded, or `NUMBA_NUM_THREADS`.
+    """
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-        # numba's cache files are named by the qualified name, and both versions must have their own
+        # cache files are named by the qualified name, and both versions must have their own
         copy = types.FunctionType(function.__code__, function.__globals__, function.__name__ + "_serial")
         copy.__qualname__ = function.__qualname__ + "_serial"
         copy.__module__ = function.__module__
@@ -76,8 +60,14 @@ def jit_parallel(**options: Any) -> Callable[[Callable[..., Any]], Callable[...,
             # at its first use numba sets the threads of OpenMP, and they are torch's too
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
-            return parallel(*args)
+            with _turn():
+                return parallel(*args)
 
         return call
 
     return wrap
+
+
+def _turn() -> contextlib.AbstractContextManager[Any]:
+    """Numba's own pool ends the process when two threads use it at once; there they queue."""
+    return _TURNS if threading_layer() == "workqueue" else contextlib.nullcontext()

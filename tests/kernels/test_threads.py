@@ -1,0 +1,103 @@
+"""Kernels called from several Python threads, and the number of threads they use."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.relation import Relation
+from pcsparse.ops.conv import sparse_conv
+from tests.clouds import lidar_like
+
+
+def _layer(seed: int) -> list[torch.Tensor]:
+    """Levels, maps, a convolution and its gradients, of a cloud of its own."""
+    rng = torch.Generator().manual_seed(seed)
+    coords = lidar_like(1500 + 100 * seed, batch_size=2)
+    cache = CoordCache()
+    coarse = cache.coarser(coords, Relation.of(2, 2))
+    results = [coarse]
+    for target, relation in ((coords, Relation.of(3)), (coarse, Relation.of(2, 2))):
+        kmap = cache.kernel_map(coords, target, relation)
+        feats = torch.randn(kmap.n_in, 24, generator=rng).requires_grad_()
+        weight = torch.randn(kmap.volume, 24, 33, generator=rng).requires_grad_()
+        out = sparse_conv(feats, weight, kmap)
+        out.backward(torch.randn(out.shape, generator=rng))
+        results += [*kmap.tensors(), out.detach(), feats.grad, weight.grad]
+    return results
+
+
+def _check_concurrent_calls() -> None:
+    seeds = [0, 1, 2, 3] * 6
+    alone = {seed: _layer(seed) for seed in set(seeds)}
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(_layer, seeds))
+    for seed, results in zip(seeds, together, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(results, alone[seed], strict=True)), seed
+
+
+def test_concurrent_calls_give_the_bits_of_calls_one_by_one():
+    _check_concurrent_calls()
+
+
+def _run(program: str, **environment: str) -> str:
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | paths | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_concurrent_calls_on_the_pool_that_does_not_take_them():
+    # numba's own pool, all there is where neither OpenMP nor TBB can be loaded, aborts on concurrent calls
+    program = """
+import numba
+from tests.kernels.test_threads import _check_concurrent_calls
+_check_concurrent_calls()
+print(numba.threading_layer())
+"""
+    assert _run(program, NUMBA_THREADING_LAYER="workqueue", NUMBA_NUM_THREADS="2") == "workqueue\n"
+
+
+_COUNT = """
+import os, sys
+import torch
+from pcsparse.kernels import cpu
+
+# torch fills large tensors with threads of the same pool
+torch.set_num_threads(1)
+table = torch.zeros(27, 300_000, dtype=torch.int32)
+
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+def use(threads):
+    torch.set_num_threads(threads)
+    before = tasks()
+    masks = cpu.row_masks(table, 1)
+    grown = tasks() - before
+    assert torch.get_num_threads() == threads
+    assert bool((masks == 2**27 - 1).all())
+    return grown
+
+cpu.row_masks(table[:, :2000].contiguous(), 1)
+# the calling thread works too, and OpenMP keeps or ends the others
+print(use(1), use(2), use(4), use(3) <= 0, use(1) <= 0)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
+@pytest.mark.parametrize(("most", "grown"), [("4", "0 1 2 True True"), ("2", "0 1 0 True True")])
+def test_kernels_use_as_many_threads_as_torch_but_no_more_than_numba_has(most, grown):
+    assert _run(_COUNT, NUMBA_NUM_THREADS=most, NUMBA_THREADING_LAYER="omp").strip() == grown
