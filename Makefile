@@ -51,9 +51,9 @@ type: $(STAMP) ## mypy, strict
 	@echo "== type: mypy on the package"
 	@$(BIN)/mypy
 
-bench: $(STAMP) ## verify the kernels against their twins, then time them
-	@echo "== bench: kernels, each verified before it is timed"
-	@$(BIN)/python scripts/bench_kernels.py $(ARGS)
+bench: $(STAMP) ## verify maps, layers and networks against their twins, then time them
+	@echo "== bench: maps, layers and networks, each verified before it is timed"
+	@$(BIN)/python -m pcsparse.cli bench $(ARGS)
 
 docs: $(STAMP) ## run what README.md shows, and look up every name and link in the documents
 	@echo "== docs: README blocks, names and links"

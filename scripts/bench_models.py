@@ -1,7 +1,9 @@
-"""Verify whole networks against their twins, then time them beside plain torch.
+"""Verify whole networks against their twins, then time them beside the peers; measure peak memory.
 
-python scripts/bench_models.py                       # MinkUNet-14, -18 and -34, forward
-python scripts/bench_models.py --train --tags paper  # MinkUNet-18: forward and a training step
+python scripts/bench_models.py                       # MinkUNet-18: forward, training step, float32, bf16
+python scripts/bench_models.py --sections nets --tags paper stress  # MinkUNet-14, -18 and -34, forward
+python scripts/bench_models.py --profile             # shares: maps, batch norm, passes of convolutions
+python scripts/bench_models.py --quick               # miniature cloud, seconds
 """
 
 import sys
@@ -11,6 +13,6 @@ from pcsparse.programs.bench import main
 
 if __name__ == "__main__":
     try:
-        raise SystemExit(main(sys.argv[1:], sections=("nets",), tags=("paper", "stress")))
+        raise SystemExit(main(sys.argv[1:], sections=("nets", "steps", "memory"), name="models"))
     except PcsparseError as error:
         raise SystemExit(f"error: {error}") from error

@@ -8,8 +8,13 @@ from torch import Tensor
 
 from pcsparse.errors import FormatError
 
-REAL_SWEEP = Path("semantickitti/dataset/sequences/00/velodyne/000000.bin")
-"""The sweep taken from a folder of real samples."""
+REAL_SWEEPS = (
+    (Path("semantickitti/dataset/sequences/00/velodyne/000000.bin"), "SemanticKITTI 00/000000"),
+    (Path("kitti_odometry/000049.bin"), "KITTI odometry 000049"),
+    (Path("kitti/training/velodyne/000000.bin"), "KITTI object 000000"),
+    (Path("kitti/training/velodyne/000001.bin"), "KITTI object 000001"),
+)
+"""HDL-64E sweeps in a folder of real samples and their names; the first one there is taken."""
 _SEED = 1
 _STRIDE = 10.0
 
@@ -44,19 +49,20 @@ def file_cloud(path: Path) -> Cloud:
 
 
 def real_cloud(samples: Path) -> Cloud:
-    """The HDL-64E sweep among the real samples.
+    """The first HDL-64E sweep of `REAL_SWEEPS` that the folder of real samples has.
 
     Raises:
-        FormatError: the folder does not have it.
+        FormatError: it has none of them.
     """
-    path = samples / REAL_SWEEP
-    if not path.is_file():
-        raise FormatError(
-            f"{samples} has no {REAL_SWEEP}; name a sweep with --cloud, or unset PCSPARSE_REAL_DATA to "
-            "simulate one"
-        )
-    found = file_cloud(path)
-    return Cloud("SemanticKITTI 00/000000 (real HDL-64E sweep)", found.points, found.feats)
+    for path, name in REAL_SWEEPS:
+        if (samples / path).is_file():
+            found = file_cloud(samples / path)
+            return Cloud(f"{name} (real HDL-64E sweep)", found.points, found.feats)
+    listed = ", ".join(str(path) for path, _ in REAL_SWEEPS)
+    raise FormatError(
+        f"{samples} has none of {listed}; name a sweep with --cloud, or unset PCSPARSE_REAL_DATA to "
+        "simulate one"
+    )
 
 
 def simulated_cloud() -> Cloud:

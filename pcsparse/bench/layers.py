@@ -1,169 +1,137 @@
-"""Kernel maps and single convolutions: verified against the twins, then timed beside the peer."""
+"""Kernel maps and single convolutions: verified against the twins, then timed beside the peers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pcsparse.bench.cases import ConvCase, MapCase
+from pcsparse.bench.library import Library, LibraryConv
 from pcsparse.bench.limits import Work, conv_work, map_work
-from pcsparse.bench.peer import Convolve, PlainTorch, plain_strided_map, plain_submanifold_map
-from pcsparse.bench.scene import Scene, build_map, draw, twin_map
+from pcsparse.bench.ours import Ours
+from pcsparse.bench.outcome import Candidate, Result, verified_then_timed
+from pcsparse.bench.scene import Scene, draw, twin_map
 from pcsparse.bench.verify import Check, check_close, check_equal
-from pcsparse.coords.kernel_map import KernelMap, Pairs
+from pcsparse.coords.kernel_map import Pairs
+from pcsparse.coords.keys import pack
+from pcsparse.errors import UnsupportedError
 from pcsparse.kernels import reference
-from pcsparse.ops.conv import sparse_conv
-from pcsparse.timing import Timing, time_in_turns
-
-OURS, PEER = "pcsparse", "plain torch"
 
 
-@dataclass(frozen=True)
-class Result:
-    """One case: the checks, and timings only if all of them passed.
-
-    Attributes:
-        case: its name.
-        checks: agreement of both candidates with the twin.
-        ours: seconds, None where a check failed.
-        peer: seconds of plain torch, None where a check failed or the peer does not do it.
-        works: what cannot be done without, one piece after the other; empty where no floor is known.
-    """
-
-    case: str
-    checks: tuple[Check, ...]
-    ours: Timing | None
-    peer: Timing | None
-    works: tuple[Work, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether everything agreed with the twin."""
-        return all(check.passed for check in self.checks)
-
-
-def verified_then_timed(
-    case: str,
-    checks: tuple[Check, ...],
-    candidates: Mapping[str, Callable[[], object]],
-    works: tuple[Work, ...],
-    runs: int,
-) -> Result:
-    """Time the candidates in turns if all checks passed; else no timing exists."""
-    if not all(check.passed for check in checks):
-        return Result(case, checks, None, None, works)
-    timings = time_in_turns(candidates, runs=runs)
-    return Result(case, checks, timings[OURS], timings.get(PEER), works)
-
-
-def run_map_case(case: MapCase, scene: Scene, runs: int) -> Result:
+def run_map_case(case: MapCase, scene: Scene, peers: Sequence[Library], runs: int) -> Result:
     """A kernel map, end to end from int coordinates."""
-    coords, relation = scene.coords, case.relation
-    coarse, expected = twin_map(coords, relation)
-    candidates: dict[str, Callable[[], tuple[Tensor, Pairs]]] = {OURS: lambda: _our_map(scene, case)}
-    if relation.is_symmetric:
-        candidates[PEER] = lambda: (coords, plain_submanifold_map(coords, relation))
-    elif relation.is_partition:
-        candidates[PEER] = lambda: plain_strided_map(coords, relation)
-    checks = []
-    for name, build in candidates.items():
-        made, pairs = build()
-        checks.append(check_equal(f"{name}: coordinates", made, coarse))
-        for field in ("rows_in", "rows_out", "starts"):
-            actual, wanted = getattr(pairs, field), getattr(expected, field)
-            checks.append(check_equal(f"{name}: {field}", actual, wanted))
-    n_made = 0 if relation.is_submanifold else len(coarse)
-    work = map_work(len(coords), n_made, expected.rows_in.numel())
-    return verified_then_timed(case.name, tuple(checks), candidates, (work,), runs)
+    coarse, expected = twin_map(scene.coords, case.relation)
+    candidates = [_map_candidate(lib, case, scene, coarse, expected) for lib in (Ours(), *peers)]
+    n_made = 0 if case.relation.is_submanifold else len(coarse)
+    n_pairs = expected.rows_in.numel()
+    work = map_work(len(scene.coords), n_made, n_pairs)
+    goal = None if case.goal is None else (case.goal, float(n_pairs))
+    return verified_then_timed(case.name, candidates, (work,), runs, goal)
 
 
-def _our_map(scene: Scene, case: MapCase) -> tuple[Tensor, Pairs]:
-    coarse, kmap = build_map(scene.coords, case.relation)
-    return coarse, kmap.pairs
-
-
-def run_conv_case(case: ConvCase, scene: Scene, runs: int) -> Result:
-    """A convolution: output, and gradients where the case has them, against the float64 twin."""
-    kmap = _directed(scene.kernel_map(case.relation), case)
-    feats = draw(kmap.n_in, case.c_in)
-    weight = draw(kmap.volume, case.c_in, case.c_out, scale=(kmap.volume * case.c_in) ** -0.5)
-    grad_out = draw(kmap.n_out, case.c_out)
-    plain = PlainTorch()
-    candidates = {
-        OURS: lambda: _run(case, scene, sparse_conv, kmap, feats, weight, grad_out),
-        PEER: lambda: _run_plain(case, scene, plain, kmap, feats, weight, grad_out),
-    }
-    expected = _twin(case, scene, feats, weight, grad_out)
-    checks = tuple(
-        check_close(f"{name}: {what}", actual, wanted, terms)
-        for name, run in candidates.items()
-        for actual, (what, wanted, terms) in zip(run(), expected, strict=True)
+def _map_candidate(
+    library: Library, case: MapCase, scene: Scene, coarse: Tensor, expected: Pairs
+) -> Candidate:
+    geometry = library.geometry(scene.coords)
+    run = library.at_its_threads(lambda: library.make_map(geometry, case.relation))
+    try:
+        made = run()
+    except UnsupportedError as error:
+        return Candidate(library.name, None, refusal=str(error))
+    coords, pairs = library.read_map(made)
+    if isinstance(library, Ours):
+        return Candidate(library.name, run, tuple(_equal_maps(coords, pairs, coarse, expected)))
+    return Candidate(
+        library.name, run, tuple(_equal_maps(*_sorted_map(coords, pairs), coarse, _sorted(expected)))
     )
-    work = conv_work(kmap.n_in, kmap.n_out, kmap.n_pairs, kmap.volume, case.c_in, case.c_out, case.backward)
+
+
+def _equal_maps(coords: Tensor, pairs: Pairs, coarse: Tensor, expected: Pairs) -> list[Check]:
+    checks = [check_equal("coordinates", coords, coarse)]
+    for name in ("rows_in", "rows_out", "starts"):
+        checks.append(check_equal(name, getattr(pairs, name), getattr(expected, name)))
+    return checks
+
+
+def _sorted_map(coords: Tensor, pairs: Pairs) -> tuple[Tensor, Pairs]:
+    """The same map with output rows in the order of keys, whatever order a library has."""
+    order = torch.argsort(pack(coords))
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    rows_out = rank[pairs.rows_out.long()].int()
+    return coords[order], _sorted(Pairs(pairs.rows_in, rows_out, pairs.starts))
+
+
+def _sorted(pairs: Pairs) -> Pairs:
+    offset = torch.repeat_interleave(torch.arange(len(pairs.starts) - 1), pairs.starts.diff())
+    n_out = int(pairs.rows_out.max()) + 1 if pairs.rows_out.numel() else 1
+    n_in = int(pairs.rows_in.max()) + 1 if pairs.rows_in.numel() else 1
+    order = torch.argsort((offset * n_out + pairs.rows_out) * n_in + pairs.rows_in)
+    return Pairs(pairs.rows_in[order], pairs.rows_out[order], pairs.starts)
+
+
+def run_conv_case(case: ConvCase, scene: Scene, peers: Sequence[Library], runs: int) -> Result:
+    """A convolution: output, and gradients where the case has them, against the float64 twin.
+
+    Every library runs its own module on its own tensor, with its map ready unless the case includes it.
+    """
+    data = _Data.of(case, scene)
+    candidates = [_conv_candidate(library, case, scene, data) for library in (Ours(), *peers)]
+    k, n_pairs = case.relation.volume, data.pairs.rows_in.numel()
+    work = conv_work(data.n_in, data.n_out, n_pairs, k, case.c_in, case.c_out, case.backward, case.dtype)
     if case.with_map:
         # the pairs are in the work of the convolution already
-        made = map_work(len(scene.coords), kmap.n_out, 0)
-        work = Work(work.operations, work.bytes + made.bytes)
-    return verified_then_timed(case.name, checks, candidates, (work,), runs)
+        made = map_work(len(scene.coords), data.n_out, 0)
+        work = Work(work.operations, work.bytes + made.bytes, work.narrow)
+    goal = None if case.goal is None else (case.goal, float(n_pairs))
+    return verified_then_timed(case.name, candidates, (work,), runs, goal)
 
 
-def _directed(kmap: KernelMap, case: ConvCase) -> KernelMap:
-    return kmap.transposed() if case.layer == "inverse" else kmap
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """What a case computes with, rows in the order of keys, and what must come out."""
 
+    feats: Tensor
+    weight: Tensor
+    grad_out: Tensor
+    coords_in: Tensor
+    coords_out: Tensor
+    pairs: Pairs
+    expected: list[tuple[str, Tensor, float]]
 
-def _run(
-    case: ConvCase,
-    scene: Scene,
-    convolve: Convolve,
-    kmap: KernelMap,
-    feats: Tensor,
-    weight: Tensor,
-    grad_out: Tensor,
-) -> tuple[Tensor, ...]:
-    if case.with_map:
-        kmap = _directed(build_map(scene.coords, case.relation)[1], case)
-    return _convolved(case, convolve, kmap, feats, weight, grad_out)
+    @property
+    def n_in(self) -> int:
+        return len(self.coords_in)
 
+    @property
+    def n_out(self) -> int:
+        return len(self.coords_out)
 
-def _run_plain(
-    case: ConvCase,
-    scene: Scene,
-    plain: PlainTorch,
-    kmap: KernelMap,
-    feats: Tensor,
-    weight: Tensor,
-    grad_out: Tensor,
-) -> tuple[Tensor, ...]:
-    if case.with_map:
-        coarse, pairs = plain_strided_map(scene.coords, case.relation)
-        kmap = _directed(KernelMap(case.relation, len(scene.coords), len(coarse), pairs), case)
-    return _convolved(case, plain, kmap, feats, weight, grad_out)
-
-
-def _convolved(
-    case: ConvCase, convolve: Convolve, kmap: KernelMap, feats: Tensor, weight: Tensor, grad_out: Tensor
-) -> tuple[Tensor, ...]:
-    if not case.backward:
-        with torch.no_grad():
-            return (convolve(feats, weight, kmap),)
-    feats, weight = feats.detach().requires_grad_(), weight.detach().requires_grad_()
-    out = convolve(feats, weight, kmap)
-    grads = torch.autograd.grad(out, (feats, weight), grad_out)
-    return (out.detach(), *grads)
+    @staticmethod
+    def of(case: ConvCase, scene: Scene) -> "_Data":
+        fine, (coarse, pairs) = scene.coords, twin_map(scene.coords, case.relation)
+        if case.layer == "inverse":
+            fine, coarse = coarse, fine
+            pairs = Pairs(pairs.rows_out, pairs.rows_in, pairs.starts)
+        k = case.relation.volume
+        feats = draw(len(fine), case.c_in).to(case.dtype)
+        weight = draw(k, case.c_in, case.c_out, scale=(k * case.c_in) ** -0.5).to(case.dtype)
+        grad_out = draw(len(coarse), case.c_out).to(case.dtype)
+        expected = _twin(case, feats, weight, grad_out, pairs, len(coarse))
+        return _Data(feats, weight, grad_out, fine, coarse, pairs, expected)
 
 
 def _twin(
-    case: ConvCase, scene: Scene, feats: Tensor, weight: Tensor, grad_out: Tensor
+    case: ConvCase, feats: Tensor, weight: Tensor, grad_out: Tensor, pairs: Pairs, n_out: int
 ) -> list[tuple[str, Tensor, float]]:
     """What is computed, its float64 values by the twins on the twins' own map, and products a value."""
-    coarse, pairs = twin_map(scene.coords, case.relation)
-    rows_in, rows_out, n_out = pairs.rows_in, pairs.rows_out, len(coarse)
-    if case.layer == "inverse":
-        rows_in, rows_out, n_out = rows_out, rows_in, len(scene.coords)
     feats, weight = feats.double().requires_grad_(), weight.double().requires_grad_()
     with torch.set_grad_enabled(case.backward):
-        out = reference.output_stationary(feats, weight, rows_in, rows_out, pairs.starts, n_out, 0)
+        out = reference.output_stationary(
+            feats, weight, pairs.rows_in, pairs.rows_out, pairs.starts, n_out, 0
+        )
     k = weight.shape[0]
     found = [("out", out.detach(), float(k * case.c_in))]
     if case.backward:
@@ -175,3 +143,83 @@ def _twin(
             ("grad_weight", grad_weight, longest),
         ]
     return found
+
+
+def _conv_candidate(library: Library, case: ConvCase, scene: Scene, data: _Data) -> Candidate:
+    refusal = library.refuses(backward=case.backward, dtype=case.dtype)
+    if refusal is None and case.layer == "strided" and not case.with_map and not library.keeps_strided_maps:
+        refusal = "a strided layer refuses a map that is there"
+    if refusal is not None:
+        return Candidate(library.name, None, refusal=refusal)
+    kernel, stride = case.relation.kernel_size[0], case.relation.stride[0]
+    conv = library.conv(case.layer, kernel, stride, case.c_in, case.c_out, 0).to(case.dtype)
+    conv.load(data.weight)
+    with torch.no_grad():
+        x, order_in, order_out = library.at_its_threads(lambda: _input(library, case, scene, data, conv))()
+    run, read = _runner(library, case, scene, data, conv, x, order_out)
+    run = library.at_its_threads(run)
+    found = read(run())
+    # rows of the library in the order of keys
+    rows = {"out": order_out, "grad_feats": order_in}
+    checks = tuple(
+        check_close(what, actual[rows[what]] if what in rows else actual, wanted, terms, case.dtype)
+        for actual, (what, wanted, terms) in zip(found, data.expected, strict=True)
+    )
+    return Candidate(library.name, run, checks)
+
+
+def _input(
+    library: Library, case: ConvCase, scene: Scene, data: _Data, conv: LibraryConv
+) -> tuple[Any, Tensor, Tensor]:
+    """The input with all maps ready; which rows of input and output come first, second, ... by key."""
+    kernel, stride = case.relation.kernel_size[0], case.relation.stride[0]
+    ones = torch.ones(len(scene.coords), 1, dtype=case.dtype)
+    x = library.tensor(library.geometry(scene.coords), ones)
+    stride_in, stride_out = (stride, 1) if case.layer == "inverse" else (1, stride)
+    if case.layer == "inverse":
+        x = library.conv("strided", kernel, stride, 1, 1, 0).to(case.dtype)(x)
+    order_in = torch.argsort(pack(library.coords(x, stride_in)))
+    feats = torch.empty_like(data.feats)
+    feats[order_in] = data.feats
+    x = library.replace(x, feats)
+    y = conv(x)
+    library.keep_maps(x, y)
+    return x, order_in, torch.argsort(pack(library.coords(y, stride_out)))
+
+
+def _runner(
+    library: Library,
+    case: ConvCase,
+    scene: Scene,
+    data: _Data,
+    conv: LibraryConv,
+    x: Any,
+    order_out: Tensor,
+) -> tuple[Callable[[], Any], Callable[[Any], tuple[Tensor, ...]]]:
+    """What is timed, and how to read its results afterwards."""
+    if not case.backward:
+        geometry = library.geometry(scene.coords)
+
+        def forward() -> Any:
+            with torch.no_grad():
+                return conv(library.tensor(geometry, data.feats) if case.with_map else x)
+
+        return forward, lambda y: (library.feats(y),)
+    grad_out = torch.empty_like(data.grad_out)
+    grad_out[order_out] = data.grad_out
+    feats = library.feats(x).detach().requires_grad_()
+    x = library.replace(x, feats)
+
+    def both() -> Any:
+        feats.grad = None
+        conv.zero_grad(set_to_none=True)
+        y = conv(x)
+        library.feats(y).backward(grad_out)
+        return y
+
+    def read(y: Any) -> tuple[Tensor, ...]:
+        if feats.grad is None:
+            raise UnsupportedError(f"{library.name} gave no gradient of the features")
+        return library.feats(y).detach(), feats.grad, conv.grad()
+
+    return both, read

@@ -5,21 +5,17 @@ is a plain matrix product, gradients are written by hand (autograd adds up one f
 offset), maps use the symmetry of the kernel and one vectorised binary search.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from pcsparse.coords.kernel_map import KernelMap, Pairs
+from pcsparse.coords.kernel_map import Pairs
 from pcsparse.coords.keys import pack
 from pcsparse.coords.relation import Relation
-
-Convolve = Callable[[Tensor, Tensor, KernelMap], Tensor]
-"""feats (n_in, c_in), weight (k, c_in, c_out), map -> (n_out, c_out)."""
+from pcsparse.errors import UnsupportedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,23 +33,25 @@ class PlainMap:
     centre: int | None
 
     @staticmethod
-    def of(kmap: KernelMap) -> "PlainMap":
-        """Convert a map."""
-        rows_in, rows_out = kmap.pairs.rows_in.long(), kmap.pairs.rows_out.long()
-        bounds = kmap.pairs.starts.tolist()
+    def of(pairs: Pairs, n_out: int, symmetric: bool) -> "PlainMap":
+        """Convert lists; those of a symmetric map have the identity in the middle."""
+        rows_in, rows_out = pairs.rows_in.long(), pairs.rows_out.long()
+        bounds = pairs.starts.tolist()
         lists = tuple((rows_in[a:b], rows_out[a:b]) for a, b in pairwise(bounds))
-        return PlainMap(lists, kmap.n_out, kmap.volume // 2 if kmap.symmetric else None)
+        return PlainMap(lists, n_out, len(lists) // 2 if symmetric else None)
 
 
 def _forward(feats: Tensor, weight: Tensor, plain: PlainMap) -> Tensor:
+    # 16 bits are too few to add up in
+    sums = torch.float32 if feats.dtype == torch.bfloat16 else feats.dtype
     if plain.centre is None:
-        out = feats.new_zeros(plain.n_out, weight.shape[2])
+        out = feats.new_zeros(plain.n_out, weight.shape[2], dtype=sums)
     else:
-        out = feats @ weight[plain.centre]
+        out = (feats @ weight[plain.centre]).to(sums)
     for k, (rows_in, rows_out) in enumerate(plain.lists):
         if k != plain.centre and rows_in.numel():
-            out.index_add_(0, rows_out, feats.index_select(0, rows_in) @ weight[k])
-    return out
+            out.index_add_(0, rows_out, (feats.index_select(0, rows_in) @ weight[k]).to(sums))
+    return out.to(feats.dtype)
 
 
 class _PlainConv(torch.autograd.Function):
@@ -68,7 +66,8 @@ class _PlainConv(torch.autograd.Function):
         feats, weight = ctx.saved_tensors
         plain: PlainMap = ctx.plain
         needs_feats, needs_weight, _ = ctx.needs_input_grad
-        grad_feats = torch.zeros_like(feats) if needs_feats else None
+        sums = torch.float32 if feats.dtype == torch.bfloat16 else feats.dtype
+        grad_feats = torch.zeros_like(feats, dtype=sums) if needs_feats else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         for k, (rows_in, rows_out) in enumerate(plain.lists):
             if not rows_in.numel():
@@ -78,25 +77,29 @@ class _PlainConv(torch.autograd.Function):
             if grad_weight is not None:
                 torch.mm((feats if centre else feats.index_select(0, rows_in)).T, part, out=grad_weight[k])
             if grad_feats is not None and centre:
-                grad_feats.addmm_(part, weight[k].T)
+                grad_feats += part @ weight[k].T
             elif grad_feats is not None:
-                grad_feats.index_add_(0, rows_in, part @ weight[k].T)
-        return grad_feats, grad_weight, None
+                grad_feats.index_add_(0, rows_in, (part @ weight[k].T).to(sums))
+        return None if grad_feats is None else grad_feats.to(feats.dtype), grad_weight, None
 
 
-class PlainTorch:
-    """Convolves by gather - mm - scatter; keeps the lists of the maps it has met."""
+def plain_conv(feats: Tensor, weight: Tensor, plain: PlainMap) -> Tensor:
+    """(n_in, c_in), (k, c_in, c_out) -> (n_out, c_out); differentiable."""
+    out: Tensor = _PlainConv.apply(feats, weight, plain)
+    return out
 
-    def __init__(self) -> None:
-        self._plain: WeakKeyDictionary[KernelMap, PlainMap] = WeakKeyDictionary()
 
-    def __call__(self, feats: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-        """(n_in, c_in), (k, c_in, c_out) -> (n_out, c_out); differentiable."""
-        plain = self._plain.get(kmap)
-        if plain is None:
-            plain = self._plain[kmap] = PlainMap.of(kmap)
-        out: Tensor = _PlainConv.apply(feats, weight, plain)
-        return out
+def plain_map(coords: Tensor, relation: Relation) -> tuple[Tensor, Pairs]:
+    """Output coordinates and pairs, by the faster of the two ways below.
+
+    Raises:
+        UnsupportedError: neither submanifold of odd size nor a partition.
+    """
+    if relation.is_symmetric:
+        return coords, plain_submanifold_map(coords, relation)
+    if relation.is_partition:
+        return plain_strided_map(coords, relation)
+    raise UnsupportedError(f"plain torch has no map for {relation}")
 
 
 def plain_submanifold_map(coords: Tensor, relation: Relation) -> Pairs:

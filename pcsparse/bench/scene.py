@@ -49,9 +49,9 @@ class Scene:
         """(n, 4) int32."""
         return self.tensor.coords
 
-    def fresh(self) -> SparseTensor:
-        """The input of a network, without any map."""
-        return SparseTensor(self.tensor.feats, self.coords, batch_size=1)
+    def fresh(self, feats: Tensor | None = None) -> SparseTensor:
+        """The input of a network, without any map; with other features (n, c) if given."""
+        return SparseTensor(self.tensor.feats if feats is None else feats, self.coords, batch_size=1)
 
     @cached_property
     def cache(self) -> CoordCache:

@@ -31,17 +31,22 @@ class Check:
         return self.error <= self.limit
 
 
-def check_close(what: str, actual: Tensor, expected: Tensor, terms: float) -> Check:
-    """Compare a float32 result with its float64 twin.
+def check_close(
+    what: str, actual: Tensor, expected: Tensor, terms: float, dtype: torch.dtype = torch.float32
+) -> Check:
+    """Compare a result that was summed in float32 with its float64 twin.
 
     Args:
         what: name of the result.
-        actual: float32.
+        actual: the result.
         expected: float64.
         terms: products summed into one value; the limit is eps * sqrt(terms) * 8, because rounding errors
             walk at random.
+        dtype: in which the result is stored; 16 bits add their own rounding.
     """
     limit = _FACTOR * torch.finfo(torch.float32).eps * sqrt(max(terms, 1.0))
+    if dtype.itemsize < torch.float32.itemsize:
+        limit += torch.finfo(dtype).eps
     if actual.shape != expected.shape:
         return Check(what, inf, limit)
     if expected.numel() == 0:

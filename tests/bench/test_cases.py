@@ -1,8 +1,18 @@
 """The shared list of cases."""
 
 import pytest
+import torch
 
-from pcsparse.bench.cases import CONV_CASES, MAP_CASES, NET_CASES, tagged
+from pcsparse.bench.cases import (
+    CONV_CASES,
+    MAP_CASES,
+    NET_CASES,
+    REFERENCE_OPERATIONS,
+    REFERENCE_PAIRS,
+    SCALING_VOXELS,
+    Goal,
+    tagged,
+)
 
 ALL = (*MAP_CASES, *CONV_CASES, *NET_CASES)
 
@@ -28,7 +38,43 @@ def test_tagged_takes_any_of_the_tags_in_order():
     assert not set(paper) & set(stress)
 
 
-def test_the_published_layers_are_those_of_the_table():
-    paper = [case for case in tagged(CONV_CASES, ["paper"]) if case.layer == "submanifold"]
-    assert [case.c_in for case in paper if not case.backward] == [16, 32, 64, 96, 128]
-    assert [case.c_in for case in paper if case.backward] == [32, 64]
+def _published(backward, dtype):
+    cases = [case for case in tagged(CONV_CASES, ["paper"]) if case.layer == "submanifold"]
+    return {
+        case.c_in: None if case.goal is None else round(1e3 * case.goal.seconds, 3)
+        for case in cases
+        if case.backward == backward and case.dtype == dtype
+    }
+
+
+def test_the_published_layers_and_their_goals_are_those_of_the_table():
+    assert _published(False, torch.float32) == {16: 0.9, 32: 2.5, 64: 7.5, 96: 14.5, 128: 25}
+    assert _published(False, torch.bfloat16) == {64: 5, 96: 9, 128: 15, 256: 52}
+    assert _published(True, torch.float32) == {32: 8, 64: 22}
+
+
+def test_the_published_networks_and_their_goals_are_those_of_the_table():
+    goals = {
+        (case.training, case.dtype, case.form): round(1e3 * case.goal.seconds)
+        for case in tagged(NET_CASES, ["paper"])
+    }
+    assert goals == {
+        (False, torch.float32, "module"): 850,
+        (False, torch.float32, "fused"): 850,
+        (False, torch.bfloat16, "module"): 500,
+        (False, torch.bfloat16, "fused"): 500,
+        (True, torch.float32, "module"): 2700,
+        (True, torch.bfloat16, "module"): 1800,
+    }
+
+
+def test_a_goal_grows_with_the_work():
+    assert Goal(0.008, REFERENCE_PAIRS).scaled(2 * REFERENCE_PAIRS) == pytest.approx(0.016)
+    step = next(case for case in NET_CASES if case.training and "paper" in case.tags)
+    # a training step is three times the arithmetic of a forward pass
+    assert step.goal.amount == 3 * REFERENCE_OPERATIONS
+
+
+def test_scaling_covers_what_was_asked():
+    assert SCALING_VOXELS[0] == 10_000
+    assert SCALING_VOXELS[-1] == round(10**6.5)

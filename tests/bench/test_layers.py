@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from pcsparse.bench import map_library
 from pcsparse.bench.cases import CONV_CASES, MAP_CASES, tagged
 from pcsparse.bench.layers import run_conv_case, run_map_case
+from pcsparse.bench.map_library import plain_torch
 from pcsparse.kernels import cpu
 from tests.bench.scenes import small_scene
 
@@ -12,92 +14,128 @@ CI_MAPS = {case.name: case for case in tagged(MAP_CASES, ["ci", "stress"])}
 CI_CONVS = {case.name: case for case in tagged(CONV_CASES, ["ci"])}
 
 
+def run_map(case, runs=1):
+    return run_map_case(case, small_scene(), [plain_torch()], runs)
+
+
+def run_conv(case, runs=1):
+    return run_conv_case(case, small_scene(), [plain_torch()], runs)
+
+
 @pytest.mark.parametrize("case", CI_MAPS.values(), ids=CI_MAPS.keys())
 def test_a_right_map_is_timed(case):
-    result = run_map_case(case, small_scene(), runs=2)
+    result = run_map(case, runs=2)
     assert result.passed
-    assert result.ours is not None
-    assert result.ours.runs == 2
+    assert result.ours.time.runs == 2
+    (peer,) = result.peers
     # plain torch has no generic strided map
-    assert (result.peer is None) == (case.name == "map 3^3 stride 2")
+    assert (peer.time is None) == (peer.refusal is not None) == (case.name == "map 3^3 stride 2")
+    assert not peer.failed
 
 
 @pytest.mark.parametrize("case", CI_CONVS.values(), ids=CI_CONVS.keys())
 def test_a_right_layer_is_timed(case):
-    result = run_conv_case(case, small_scene(), runs=2)
-    assert result.passed, result.checks
-    assert len(result.checks) == 2 * (3 if case.backward else 1)
-    assert result.ours is not None
-    assert result.peer is not None
+    result = run_conv(case, runs=2)
+    assert result.passed, result.ours.failed
+    (peer,) = result.peers
+    assert not peer.failed, peer.failed
+    assert len(result.ours.checks) == len(peer.checks) == (3 if case.backward else 1)
+    assert result.ours.time is not None
+    assert peer.time is not None
+    assert result.works[0].narrow == (case.dtype == torch.bfloat16)
+
+
+def test_a_goal_is_scaled_by_pairs():
+    case = CI_CONVS["submanifold 3^3 C=16"]
+    result = run_conv(case)
+    n_pairs = result.works[0].operations / (2 * 16 * 16)
+    assert result.goal == case.goal.seconds
+    assert result.scaled_goal == pytest.approx(case.goal.seconds * n_pairs / case.goal.amount)
+
+
+def test_a_map_is_made_once_unless_it_is_part_of_the_case(monkeypatch):
+    built = []
+    plain = map_library.plain_map
+    monkeypatch.setattr(map_library, "plain_map", lambda *given: built.append(1) or plain(*given))
+    counts = {}
+    for name in ("submanifold 3^3 C=16", "strided 2^3 with its map C=32"):
+        built.clear()
+        run_conv(CI_CONVS[name], runs=4)
+        counts[name] = len(built)
+    assert counts["submanifold 3^3 C=16"] == 1
+    # a warm input, the check, two warm-up runs, four timed
+    assert counts["strided 2^3 with its map C=32"] == 1 + 1 + 2 + 4
 
 
 def _one_value_off(kernel):
-    def wrong(*arguments):
-        out = kernel(*arguments)
-        out.view(-1)[out.numel() // 2] += 0.01 * out.abs().max()
+    def wrong(*arguments, **options):
+        out = kernel(*arguments, **options)
+        out.view(-1)[out.numel() // 2] += 0.05 * out.abs().max()
         return out
 
     return wrong
 
 
+def assert_nothing_timed(result):
+    assert result.ours.time is None
+    assert all(peer.time is None for peer in result.peers)
+
+
 @pytest.mark.parametrize("case", CI_CONVS.values(), ids=CI_CONVS.keys())
 def test_one_wrong_value_of_the_forward_kernel_costs_the_time(case, monkeypatch):
     monkeypatch.setattr(cpu, "output_stationary", _one_value_off(cpu.output_stationary))
-    result = run_conv_case(case, small_scene(), runs=1)
-    failed = {check.what for check in result.checks if not check.passed}
-    assert "pcsparse: out" in failed
-    assert not any(what.startswith("plain torch") for what in failed)
-    assert (result.ours, result.peer) == (None, None)
+    result = run_conv(case)
+    assert "out" in {check.what for check in result.ours.failed}
+    assert not result.peers[0].failed
+    assert_nothing_timed(result)
 
 
 def test_one_wrong_value_of_the_weight_gradient_costs_the_time(monkeypatch):
-    monkeypatch.setattr(
-        cpu, "output_stationary_grad_weight", _one_value_off(cpu.output_stationary_grad_weight)
-    )
-    case = CI_CONVS["submanifold 3^3 C=32 forward+backward"]
-    result = run_conv_case(case, small_scene(), runs=1)
-    failed = {check.what for check in result.checks if not check.passed}
-    assert failed == {"pcsparse: grad_weight"}
-    assert result.ours is None
+    kernel = _one_value_off(cpu.output_stationary_grad_weight)
+    monkeypatch.setattr(cpu, "output_stationary_grad_weight", kernel)
+    result = run_conv(CI_CONVS["submanifold 3^3 C=32 forward+backward"])
+    assert {check.what for check in result.ours.failed} == {"grad_weight"}
+    assert_nothing_timed(result)
 
 
-def test_a_wrong_peer_is_not_timed_either(monkeypatch):
+def test_a_wrong_peer_has_no_time_and_the_package_keeps_its_own(monkeypatch):
     monkeypatch.setattr(
         "pcsparse.bench.peer._forward", lambda feats, weight, plain: feats.new_ones(plain.n_out, 32)
     )
-    result = run_conv_case(CI_CONVS["submanifold 3^3 C=32"], small_scene(), runs=1)
-    assert {check.what for check in result.checks if not check.passed} == {"plain torch: out"}
-    assert (result.ours, result.peer) == (None, None)
+    result = run_conv(CI_CONVS["submanifold 3^3 C=32"])
+    (peer,) = result.peers
+    assert {check.what for check in peer.failed} == {"out"}
+    assert peer.time is None
+    assert result.ours.time is not None
 
 
 @pytest.mark.parametrize("case", CI_MAPS.values(), ids=CI_MAPS.keys())
 def test_a_wrong_pair_costs_the_maps_time(case, monkeypatch):
-    match = cpu.match_keys
+    from pcsparse.bench import ours
+
+    build = ours.build_map
 
     def neighbour_row(*arguments):
-        rows_in, rows_out, starts = match(*arguments)
-        rows_in = rows_in.clone()
-        rows_in[0] ^= 1
-        return rows_in, rows_out, starts
+        coarse, kmap = build(*arguments)
+        kmap.pairs.rows_in[0] ^= 1
+        return coarse, kmap
 
-    monkeypatch.setattr(cpu, "match_keys", neighbour_row)
-    result = run_map_case(case, small_scene(), runs=1)
-    assert not result.passed
-    assert (result.ours, result.peer) == (None, None)
+    monkeypatch.setattr(ours, "build_map", neighbour_row)
+    result = run_map(case)
+    assert {check.what for check in result.ours.failed} == {"rows_in"}
+    assert_nothing_timed(result)
 
 
-def test_a_wrong_map_fails_the_layers_on_it(monkeypatch):
-    # the twin builds its own map, so a layer that agrees with itself on a wrong map is found out
-    match = cpu.match_keys
+def test_a_wrong_map_of_a_peer_is_noticed(monkeypatch):
+    plain = map_library.plain_map
 
-    def lost_offset(*arguments):
-        rows_in, rows_out, starts = match(*arguments)
-        first = int(starts[1])
-        return rows_in[first:], rows_out[first:], torch.cat([starts[:1], starts[1:] - first])
+    def swapped_rows(*arguments):
+        coords, pairs = plain(*arguments)
+        pairs.rows_out[[0, 1]] = pairs.rows_out[[1, 0]]
+        return coords, pairs
 
-    monkeypatch.setattr(cpu, "match_keys", lost_offset)
-    result = run_conv_case(CI_CONVS["submanifold 3^3 C=16"], small_scene(), runs=1)
-    assert {check.what for check in result.checks if not check.passed} == {
-        "pcsparse: out",
-        "plain torch: out",
-    }
+    monkeypatch.setattr(map_library, "plain_map", swapped_rows)
+    result = run_map(CI_MAPS["map 2^3 stride 2"])
+    assert result.peers[0].failed
+    assert result.peers[0].time is None
+    assert result.ours.time is not None

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from pcsparse.bench.peer import PlainTorch, plain_strided_map, plain_submanifold_map
+from pcsparse.bench.peer import PlainMap, plain_conv, plain_map, plain_strided_map, plain_submanifold_map
 from pcsparse.bench.scene import build_map, twin_map
 from pcsparse.coords.relation import Relation
+from pcsparse.errors import UnsupportedError
 from pcsparse.kernels import reference
 from tests import clouds
 from tests.tolerance import tolerance
@@ -63,7 +64,8 @@ def test_forward_and_gradients_equal_the_twins(rng, relation, back, cloud):
         feats, weight, pairs.rows_in, pairs.rows_out, pairs.starts, kmap.n_out, 0
     )
 
-    actual = PlainTorch()(feats, weight, kmap)
+    plain = PlainMap.of(pairs, kmap.n_out, relation.is_symmetric)
+    actual = plain_conv(feats, weight, plain)
 
     limits = tolerance(torch.float64, 5 * 27)
     torch.testing.assert_close(actual, expected, **limits)
@@ -73,3 +75,22 @@ def test_forward_and_gradients_equal_the_twins(rng, relation, back, cloud):
         strict=True,
     ):
         torch.testing.assert_close(found, wanted, **limits)
+
+
+def test_bfloat16_is_added_up_in_float32(rng):
+    relation = Relation.of(3)
+    kmap = build_map(clouds.CLUMPED.coords, relation)[1]
+    feats = torch.randn(kmap.n_in, 32, generator=rng).bfloat16()
+    weight = torch.randn(27, 32, 16, generator=rng).bfloat16()
+    rows = kmap.pairs.rows_in, kmap.pairs.rows_out, kmap.pairs.starts
+    expected = reference.output_stationary(feats.double(), weight.double(), *rows, kmap.n_out, 0)
+    actual = plain_conv(feats, weight, PlainMap.of(kmap.pairs, kmap.n_out, True))
+    assert actual.dtype == torch.bfloat16
+    # each product is rounded once to 16 bits before it is added, and the sum once more
+    error = (actual.double() - expected).abs().max() / expected.abs().max()
+    assert error < 1.5 * torch.finfo(torch.bfloat16).eps
+
+
+def test_no_map_for_an_overlapping_strided_kernel():
+    with pytest.raises(UnsupportedError, match="plain torch has no map"):
+        plain_map(clouds.CLUMPED.coords, Relation.of(3, 2))

@@ -28,3 +28,23 @@ def test_every_chain_runs_every_step(steps, monkeypatch):
     for _ in range(steps):
         values = [0.5 * value + 0.5 for value in values]
     assert seen[0].tolist() == pytest.approx([sum(values)] * torch.get_num_threads(), rel=1e-5)
+
+
+@pytest.mark.skipif(not probe.HAS_DOT, reason="this CPU has no bfloat16 dot product")
+@pytest.mark.parametrize("steps", [1, 4])
+def test_every_dot_product_adds_both_products_of_a_pair(steps, monkeypatch):
+    seen = []
+    rounds = probe._dot_rounds
+
+    def spy(tag, pair, steps, sums):
+        rounds(tag, pair, steps, sums)
+        seen.append(sums.copy())
+
+    monkeypatch.setattr(probe, "_dot_rounds", spy)
+    operations = probe.dot_rounds(steps)
+
+    chains, threads = probe._DOT_CHAINS, torch.get_num_threads()
+    # 16 lanes of two multiplications and two additions each
+    assert operations == 16 * 4 * chains * steps * threads
+    # 0.5 * 0.5 twice a step
+    assert seen[0].tolist() == [sum(range(chains)) + 0.5 * steps * chains] * threads

@@ -9,69 +9,79 @@ import pytest
 import torch
 
 from pcsparse.bench import clouds
+from pcsparse.bench.clouds import Cloud
+from pcsparse.bench.limits import Limits
+from pcsparse.bench.map_library import plain_torch
+from pcsparse.bench.peers import Peers
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.kernels import cpu
-from pcsparse.programs import bench
-from pcsparse.programs.bench import BenchSettings, main, run
+from pcsparse.programs import bench_run
+from pcsparse.programs.bench import main
+from pcsparse.programs.bench_run import BenchSettings, run
 
 ROOT = Path(__file__).resolve().parents[2]
-# the peaks are the same for every test: a test reads no time
 QUICK = ["--quick", "--runs", "1", "--net-runs", "1"]
 
 
 @pytest.fixture(autouse=True)
 def _no_probing(monkeypatch):
-    monkeypatch.setattr(bench, "measure_limits", lambda: bench_limits())
-
-
-def bench_limits():
-    from pcsparse.bench.limits import Limits
-
-    return Limits(bandwidth=1e10, fma=1e11)
+    # the peaks are the same for every test: a test reads no time
+    monkeypatch.setattr(bench_run, "measure_limits", lambda: Limits(1e10, 1e11, 2e11))
+    # what else is installed is not the subject here
+    monkeypatch.setattr(
+        bench_run, "find_peers", lambda: Peers((plain_torch(),), (("spconv", "not installed"),))
+    )
 
 
 def test_a_quick_run_passes_and_writes_everything(tmp_path, capsys):
     out = tmp_path / "bench.json"
-    assert main([*QUICK, "--train", "--out", str(out)]) == 0
+    assert main([*QUICK, "--out", str(out)]) == 0
     text, report = capsys.readouterr().out, json.loads(out.read_text())
 
     assert "FAILED" not in text
-    for title in ("Kernel maps", "Convolutions", "Networks", "Gather-GEMM-scatter", "Redundant"):
+    assert "WRONG" not in text
+    assert "peer not here: spconv (not installed)" in text
+    for title in ("Kernel maps", "Convolutions", "Networks, forward", "Networks, training", "Peak memory",
+                  "Gather-GEMM-scatter", "Redundant"):  # fmt: skip
         assert f"\n{title}" in text
     assert report["cloud"] == "miniature street"
-    for section in ("maps", "layers", "nets"):
+    for section in ("maps", "layers", "nets", "steps"):
         assert report[section], section
-        assert all(result["ours"]["median"] > 0 for result in report[section])
-    assert {result["case"] for result in report["nets"]} == {
-        "MinkUNet-18 x0.25",
-        "MinkUNet-18 x0.25 (maps alone)",
-        "MinkUNet-18 x0.25 training step",
+        for result in report[section]:
+            assert result["ours"]["refusal"] or result["ours"]["time"]["median"] > 0
+    assert {"MinkUNet-18 x0.25", "MinkUNet-18 x0.25 (maps alone)", "MinkUNet-18 x0.25 bf16"} <= {
+        result["case"] for result in report["nets"]
     }
+    assert len(report["steps"]) == len(report["memory"]) == 2
+    assert all(entry["peak"] > entry["before"] > 0 for entry in report["memory"])
     assert report["groupings"]
     assert report["redundancy"]
+    assert (tmp_path / "bench-roofline.png").stat().st_size > 10_000
 
 
 def test_a_wrong_kernel_fails_the_run_and_has_no_number(tmp_path, capsys, monkeypatch):
     kernel = cpu.output_stationary
 
-    def wrong(*arguments):
-        out = kernel(*arguments)
-        out[-1, -1] += 0.01
+    def wrong(*arguments, **options):
+        out = kernel(*arguments, **options)
+        out[-1, -1] += 0.1
         return out
 
     monkeypatch.setattr(cpu, "output_stationary", wrong)
     out = tmp_path / "bench.json"
 
-    assert main([*QUICK, "--sections", "maps", "layers", "--out", str(out)]) == 1
+    assert main([*QUICK, "--sections", "maps", "layers", "--no-figure", "--out", str(out)]) == 1
 
     text, report = capsys.readouterr().out, json.loads(out.read_text())
     assert "checks FAILED" in text
     for line in text.splitlines():
-        if "submanifold 3^3" in line and not line.startswith("Gather"):
+        if "submanifold 3^3" in line and not line.startswith("cloud"):
             assert line.startswith("FAILED  submanifold 3^3")
-    assert all(result["ours"] is None and result["peer"] is None for result in report["layers"])
+    for result in report["layers"]:
+        assert all(each["time"] is None for each in (result["ours"], *result["peers"]))
     # the maps do not use the wrong kernel
-    assert all(result["ours"]["median"] > 0 for result in report["maps"])
+    assert all(result["ours"]["time"]["median"] > 0 for result in report["maps"])
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
 
 
 def test_threads_are_set_and_given_back(tmp_path):
@@ -80,6 +90,15 @@ def test_threads_are_set_and_given_back(tmp_path):
     assert main([*QUICK, "--sections", "redundancy", "--threads", "1", "--out", str(out)]) == 0
     assert json.loads(out.read_text())["environment"]["threads"] == 1
     assert torch.get_num_threads() == before
+
+
+def test_only_the_named_cases_run(tmp_path):
+    out = tmp_path / "bench.json"
+    arguments = ["--sections", "maps", "layers", "--only", "2^3 stride", "--no-figure", "--out", str(out)]
+    assert main([*QUICK, *arguments]) == 0
+    report = json.loads(out.read_text())
+    assert [result["case"] for result in report["maps"]] == ["map 2^3 stride 2"]
+    assert report["layers"] == []
 
 
 def test_a_given_cloud_is_read(tmp_path):
@@ -100,10 +119,16 @@ def test_the_real_sweep_is_taken_where_there_is_one(real_data, tmp_path):
     assert report["n_points"] == 124_668
 
 
-def test_a_folder_without_the_sweep_is_an_error(tmp_path, monkeypatch):
+def test_a_folder_without_a_sweep_is_said_loudly_and_a_simulated_one_serves(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PCSPARSE_REAL_DATA", str(tmp_path))
-    with pytest.raises(FormatError, match="name a sweep with --cloud"):
-        run(BenchSettings(("redundancy",), out=tmp_path / "b.json"))
+    small = clouds.small_cloud(400)
+    simulated = Cloud("simulated", small.points, small.feats)
+    monkeypatch.setattr(bench_run, "simulated_cloud", lambda: simulated)
+    assert run(BenchSettings(("redundancy",), out=tmp_path / "b.json")) == 0
+    text = capsys.readouterr().out
+    assert "NO REAL SWEEP" in text
+    assert "velodyne/000000.bin" in text
+    assert json.loads((tmp_path / "b.json").read_text())["cloud"] == "simulated"
 
 
 @pytest.mark.parametrize(
@@ -126,13 +151,42 @@ def test_a_missing_cloud_is_an_error(tmp_path):
         run(BenchSettings(("redundancy",), cloud=tmp_path / "none.bin"))
 
 
+def test_the_scaling_study_writes_points_growth_and_figure(tmp_path, capsys):
+    out = tmp_path / "scaling.json"
+    assert main([*QUICK, "--scaling", "--out", str(out)]) == 0
+    report, text = json.loads(out.read_text()), capsys.readouterr().out
+    # two sizes, each a map and two widths
+    assert len(report["points"]) == 6
+    assert all(point["time"]["median"] > 0 for point in report["points"])
+    assert all(grown > 0 for grown in report["growth"].values())
+    assert "C=16: " in text
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_a_wrong_kernel_fails_the_scaling_study(tmp_path, capsys, monkeypatch):
+    kernel = cpu.output_stationary
+    monkeypatch.setattr(cpu, "output_stationary", lambda *given, **options: kernel(*given, **options).flip(0))
+    assert main([*QUICK, "--scaling", "--no-figure", "--out", str(tmp_path / "s.json")]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_the_profile_study_writes_shares(tmp_path, capsys):
+    out = tmp_path / "profile.json"
+    assert main([*QUICK, "--profile", "--only", "x0.25", "--out", str(out)]) == 0
+    profiles = json.loads(out.read_text())["profiles"]
+    assert len(profiles) == 4
+    for profile in profiles:
+        assert sum(share["share"] for share in profile["shares"]) == pytest.approx(1)
+    assert "convolution grad_weight" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("script", ["bench_kernels.py", "bench_models.py"])
 def test_scripts_run_without_hydra(script, tmp_path):
     out = tmp_path / "bench.json"
-    sections = ["--sections", "redundancy"] if script == "bench_kernels.py" else []
+    sections = ["--sections", "redundancy" if script == "bench_kernels.py" else "nets"]
     code = (
         "import runpy, sys; sys.modules['hydra'] = sys.modules['omegaconf'] = None; "
-        f"sys.argv = {[script, *QUICK, *sections, '--out', str(out)]!r}; "
+        f"sys.argv = {[script, *QUICK, *sections, '--no-figure', '--out', str(out)]!r}; "
         f"runpy.run_path({str(ROOT / 'scripts' / script)!r}, run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
