@@ -1,6 +1,7 @@
 """Dataflow: one way to run a convolution, in three passes."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor
@@ -9,6 +10,32 @@ from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.problem import ConvProblem
 
 Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, eq=False)
+class Epilogue:
+    """What is done to the sums of a convolution before they are rounded, in this order.
+
+    Attributes:
+        bias: (c_out,) to add, or None.
+        residual: (n_out, c_out) to add, or None.
+        relu: whether negative values become zero.
+    """
+
+    bias: Tensor | None = None
+    residual: Tensor | None = None
+    relu: bool = False
+
+    def apply(self, sums: Tensor) -> Tensor:
+        """For dataflows without a place of their own for it; changes `sums` (n_out, c_out) in place."""
+        for added in (self.bias, self.residual):
+            if added is not None:
+                sums += added.to(sums.dtype)
+        return sums.clamp_(min=0) if self.relu else sums
+
+
+PLAIN = Epilogue()
+"""Nothing is done."""
 
 
 class Dataflow(ABC, Generic[Config]):
@@ -28,8 +55,14 @@ class Dataflow(ABC, Generic[Config]):
     def configs(self, problem: ConvProblem) -> tuple[Config, ...]:
         """Candidates worth timing; the first one is what the rule takes."""
 
+    def configs_grad_weight(self, problem: ConvProblem) -> tuple[Config, ...]:
+        """As `configs`, for the pass that sums over the pairs."""
+        return self.configs(problem)
+
     @abstractmethod
-    def forward(self, feats: Tensor, weight: Tensor, kmap: KernelMap, config: Config) -> Tensor:
+    def forward(
+        self, feats: Tensor, weight: Tensor, kmap: KernelMap, config: Config, epilogue: Epilogue = PLAIN
+    ) -> Tensor:
         """(n_in, c_in), (k, c_in, c_out) -> (n_out, c_out)."""
 
     def grad_feats(self, grad_out: Tensor, weight: Tensor, kmap: KernelMap, config: Config) -> Tensor:

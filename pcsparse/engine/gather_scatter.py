@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.coords.kernel_map import KernelMap
-from pcsparse.engine.dataflow import Dataflow
+from pcsparse.engine.dataflow import PLAIN, Dataflow, Epilogue
 from pcsparse.engine.grouping import Group, adaptive_groups
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.kernels.select import backend_of
@@ -51,9 +51,16 @@ class GatherScatter(Dataflow[GatherScatterConfig]):
         grid = [GatherScatterConfig(e, s) for e in (0.0, 0.1, 0.3, 0.5) for s in (0, 1024, 4096, 16384)]
         return (first, *grid)
 
-    def forward(self, feats: Tensor, weight: Tensor, kmap: KernelMap, config: GatherScatterConfig) -> Tensor:
+    def forward(
+        self,
+        feats: Tensor,
+        weight: Tensor,
+        kmap: KernelMap,
+        config: GatherScatterConfig,
+        epilogue: Epilogue = PLAIN,
+    ) -> Tensor:
         """See the base class."""
-        return gather_gemm_scatter(feats, weight, kmap, self._groups(kmap, config))
+        return gather_gemm_scatter(feats, weight, kmap, self._groups(kmap, config), epilogue)
 
     def grad_weight(
         self, feats: Tensor, grad_out: Tensor, kmap: KernelMap, config: GatherScatterConfig
@@ -80,7 +87,9 @@ class GatherScatter(Dataflow[GatherScatterConfig]):
         )
 
 
-def gather_gemm_scatter(feats: Tensor, weight: Tensor, kmap: KernelMap, groups: Sequence[Group]) -> Tensor:
+def gather_gemm_scatter(
+    feats: Tensor, weight: Tensor, kmap: KernelMap, groups: Sequence[Group], epilogue: Epilogue = PLAIN
+) -> Tensor:
     """Convolve with a given grouping, which names every offset with pairs once, less a symmetric centre.
 
     Args:
@@ -88,6 +97,7 @@ def gather_gemm_scatter(feats: Tensor, weight: Tensor, kmap: KernelMap, groups: 
         weight: (k, c_in, c_out).
         kmap: the map.
         groups: from `adaptive_groups` or by hand.
+        epilogue: what is done to the sums before they are rounded.
 
     Returns:
         (n_out, c_out), dtype of `feats`.
@@ -119,7 +129,7 @@ def gather_gemm_scatter(feats: Tensor, weight: Tensor, kmap: KernelMap, groups: 
     out = backend_of(products).segment_sum(products, places, starts)
     if kmap.symmetric:
         out += feats @ weight[kmap.volume // 2]
-    return out.to(dtype)
+    return epilogue.apply(out).to(dtype)
 
 
 def _layout(kmap: KernelMap, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import final
 from torch import Tensor
 
 from pcsparse.coords.kernel_map import KernelMap
-from pcsparse.engine.dataflow import Dataflow
+from pcsparse.engine.dataflow import PLAIN, Dataflow, Epilogue
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.kernels.select import backend_of
 
@@ -19,12 +19,14 @@ class OutputStationaryConfig:
     """Sizes that shape the order of addition, and so the bits.
 
     Attributes:
-        tile: output rows a tile in forward and grad_feats; small levels take smaller tiles, see `_rows`.
-        chunk: pairs a partial sum in grad_weight.
+        tile: output rows a tile; small levels take smaller tiles, see `_rows`.
+        panel: vectors of output channels computed together, 1 to 4; 0 for the kernel's rule.
+        partials: partial sums in grad_weight; 0 for the kernel's rule.
     """
 
     tile: int = 1024
-    chunk: int = 8192
+    panel: int = 0
+    partials: int = 0
 
 
 @final
@@ -39,15 +41,27 @@ class OutputStationary(Dataflow[OutputStationaryConfig]):
         return None if problem.device in ("cpu", "meta") else f"it has no kernel on {problem.device}"
 
     def configs(self, problem: ConvProblem) -> tuple[OutputStationaryConfig, ...]:
-        """Tiles of 256 to 4096 rows; few channels first try long ones, so that a tile fills the L2 cache."""
-        tiles = (2048, 1024, 512, 256, 4096) if problem.c_out <= 32 else (1024, 512, 2048, 256, 4096)
-        return tuple(OutputStationaryConfig(tile) for tile in tiles)
+        """Tiles whose sums fill half of a usual L2 cache first, then others, and narrower panels."""
+        best = _tile_for(problem.c_out)
+        tiles = (best, *(tile for tile in (256, 512, 1024, 2048, 4096) if tile != best))
+        panels = tuple(OutputStationaryConfig(best, panel) for panel in (1, 2, 3, 4))
+        return (*map(OutputStationaryConfig, tiles), *panels)
+
+    def configs_grad_weight(self, problem: ConvProblem) -> tuple[OutputStationaryConfig, ...]:
+        """Tiles and numbers of partial sums around the rule's."""
+        tiles = tuple(OutputStationaryConfig(tile) for tile in (1024, 256, 512, 2048, 4096))
+        return (*tiles, *(OutputStationaryConfig(1024, 0, partials) for partials in (1, 2, 4, 8, 16)))
 
     def forward(
-        self, feats: Tensor, weight: Tensor, kmap: KernelMap, config: OutputStationaryConfig
+        self,
+        feats: Tensor,
+        weight: Tensor,
+        kmap: KernelMap,
+        config: OutputStationaryConfig,
+        epilogue: Epilogue = PLAIN,
     ) -> Tensor:
         """See the base class."""
-        pairs = kmap.pairs
+        pairs, tile = kmap.pairs, _rows(kmap.n_out, config.tile)
         return backend_of(feats, weight).output_stationary(
             feats,
             weight,
@@ -55,17 +69,40 @@ class OutputStationary(Dataflow[OutputStationaryConfig]):
             pairs.rows_out,
             pairs.starts,
             kmap.n_out,
-            _rows(kmap.n_out, config.tile),
+            tile,
+            config.panel,
+            spans=kmap.tile_spans(tile),
+            bias=epilogue.bias,
+            residual=epilogue.residual,
+            relu=epilogue.relu,
         )
 
     def grad_weight(
         self, feats: Tensor, grad_out: Tensor, kmap: KernelMap, config: OutputStationaryConfig
     ) -> Tensor:
         """See the base class."""
-        pairs = kmap.pairs
+        pairs, tile = kmap.pairs, _rows(kmap.n_out, config.tile)
         return backend_of(feats, grad_out).output_stationary_grad_weight(
-            feats, grad_out, pairs.rows_in, pairs.rows_out, pairs.starts, config.chunk
+            feats,
+            grad_out,
+            pairs.rows_in,
+            pairs.rows_out,
+            pairs.starts,
+            tile,
+            config.panel,
+            config.partials,
+            spans=kmap.tile_spans(tile),
         )
+
+
+# sums of a tile, float32, beside a panel of weights and the rows that stream past in an L2 cache of 1 MiB
+_BYTES_OF_SUMS = 1 << 19
+
+
+def _tile_for(c_out: int) -> int:
+    """The largest power of two of rows in [256, 2048] whose sums fit."""
+    rows = _BYTES_OF_SUMS // (4 * c_out)
+    return min(2048, max(256, 1 << (rows.bit_length() - 1)))
 
 
 # a small level must still keep many threads busy, and a tile under 256 rows repays its weights no longer

@@ -43,7 +43,13 @@ class ConvProblem:
         return replace(self, c_in=self.c_out, c_out=self.c_in, n_in=self.n_out, n_out=self.n_in)
 
     @staticmethod
-    def of(feats: Tensor, weight: Tensor, kmap: KernelMap, bias: Tensor | None = None) -> "ConvProblem":
+    def of(
+        feats: Tensor,
+        weight: Tensor,
+        kmap: KernelMap,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> "ConvProblem":
         """Check the parts of a convolution against each other.
 
         Args:
@@ -51,6 +57,7 @@ class ConvProblem:
             weight: (k, c_in, c_out), dtype and device of `feats`.
             kmap: with n_in inputs and k offsets.
             bias: (c_out,) or None.
+            residual: (n_out, c_out) or None.
 
         Raises:
             ShapeError: the parts disagree on n_in, c_in, c_out or k, or c_in or c_out is 0.
@@ -63,7 +70,8 @@ class ConvProblem:
                 f"{tuple(weight.shape)}"
             )
         check_dtype("feats", feats, *_FLOATS)
-        parts = {"feats": feats, "weight": weight} | ({} if bias is None else {"bias": bias})
+        given = {"feats": feats, "weight": weight, "bias": bias, "residual": residual}
+        parts = {name: part for name, part in given.items() if part is not None}
         for name, part in parts.items():
             if part.dtype != feats.dtype:
                 raise DtypeError(
@@ -80,6 +88,11 @@ class ConvProblem:
             )
         if bias is not None and bias.shape != (c_out,):
             raise ShapeError(f"bias must have shape ({c_out},), got {tuple(bias.shape)}")
+        if residual is not None and residual.shape != (kmap.n_out, c_out):
+            raise ShapeError(
+                f"residual must have shape {(kmap.n_out, c_out)}, that of the output, got "
+                f"{tuple(residual.shape)}"
+            )
         return ConvProblem(
             device=feats.device.type,
             dtype=feats.dtype,

@@ -236,17 +236,30 @@ class Backend(Protocol):
         starts: Tensor,
         n_out: int,
         tile: int,
+        panel: int = 0,
+        *,
+        spans: Tensor | None = None,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        relu: bool = False,
     ) -> Tensor:
         """out[j] = sum over pairs (i, j) of offset k of feats[i] @ weight[k], tile by tile of output rows.
 
+        Bias, residual and ReLU are applied to the sum, in this order, before it is rounded.
+
         Args:
-            feats: (n_in, c_in) float32, float64, float16 or bfloat16, rows contiguous.
+            feats: (n_in, c_in) float32, float64, float16 or bfloat16.
             weight: (k, c_in, c_out), dtype of `feats`, any strides.
             rows_in: (n_pairs,) int32.
-            rows_out: (n_pairs,) int32, ascending within an offset.
+            rows_out: (n_pairs,) int32, ascending and unique within an offset.
             starts: (k + 1,) int64.
             n_out: output rows.
             tile: output rows a tile; one thread owns a tile, so the bits do not depend on the thread count.
+            panel: vectors of output channels computed together, 1 to 4; 0 for the backend's rule.
+            spans: `tile_spans(rows_out, starts, n_out, tile)`, found here if None.
+            bias: (c_out,), dtype of `feats`.
+            residual: (n_out, c_out), dtype of `feats`.
+            relu: whether negative sums become zero; a NaN stays.
 
         Returns:
             (n_out, c_out), dtype of `feats`; added in float32 (float64 for float64).
@@ -254,7 +267,17 @@ class Backend(Protocol):
         ...
 
     def output_stationary_grad_weight(
-        self, feats: Tensor, grad_out: Tensor, rows_in: Tensor, rows_out: Tensor, starts: Tensor, chunk: int
+        self,
+        feats: Tensor,
+        grad_out: Tensor,
+        rows_in: Tensor,
+        rows_out: Tensor,
+        starts: Tensor,
+        tile: int,
+        panel: int = 0,
+        partials: int = 0,
+        *,
+        spans: Tensor | None = None,
     ) -> Tensor:
         """grad_weight[k] = sum over pairs (i, j) of offset k of outer(feats[i], grad_out[j]).
 
@@ -262,9 +285,13 @@ class Backend(Protocol):
             feats: (n_in, c_in).
             grad_out: (n_out, c_out), dtype of `feats`.
             rows_in: (n_pairs,) int32.
-            rows_out: (n_pairs,) int32.
+            rows_out: (n_pairs,) int32, ascending within an offset.
             starts: (k + 1,) int64.
-            chunk: pairs a partial sum; partial sums are added in order, so the bits depend on `chunk` only.
+            tile: output rows whose pairs are added before those of the next rows.
+            panel: vectors of output channels computed together, 1 to 4; 0 for the backend's rule.
+            partials: partial sums, added in order; 0 for a rule that reads the sizes only. The bits depend on
+                `tile` and `partials`, never on the thread count.
+            spans: `tile_spans(rows_out, starts, n_out, tile)`, found here if None.
 
         Returns:
             (k, c_in, c_out), dtype of `feats`.

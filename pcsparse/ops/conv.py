@@ -11,23 +11,38 @@ import torch
 from torch import Tensor
 
 from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.engine.dataflow import Epilogue
 from pcsparse.engine.plan import DATAFLOWS, Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 
 
 @torch.library.custom_op("pcsparse::sparse_conv", mutates_args=())
 def _sparse_conv(
-    feats: Tensor, weight: Tensor, bias: Tensor | None, kernel_map: Sequence[Tensor], n_out: int, plan: str
+    feats: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel_map: Sequence[Tensor],
+    n_out: int,
+    plan: str,
+    residual: Tensor | None,
+    relu: bool,
 ) -> Tensor:
     choice = Plan.decode(plan).forward
     kmap = KernelMap.from_tensors(list(kernel_map))
-    out = DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kmap, choice.config)
-    return out if bias is None else out.add_(bias)
+    epilogue = Epilogue(bias, residual, relu)
+    return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kmap, choice.config, epilogue)
 
 
 @_sparse_conv.register_fake
 def _sparse_conv_fake(
-    feats: Tensor, weight: Tensor, bias: Tensor | None, kernel_map: Sequence[Tensor], n_out: int, plan: str
+    feats: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel_map: Sequence[Tensor],
+    n_out: int,
+    plan: str,
+    residual: Tensor | None,
+    relu: bool,
 ) -> Tensor:
     return feats.new_empty(n_out, weight.shape[2])
 
@@ -64,46 +79,59 @@ def _grad_weight_fake(feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tens
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    feats, weight, bias, kernel_map, _, plan = inputs
-    ctx.save_for_backward(feats, weight, *kernel_map)
-    ctx.plan, ctx.has_bias = plan, bias is not None
+    feats, weight, bias, kernel_map, _, plan, residual, relu = inputs
+    ctx.save_for_backward(feats, weight, output if relu else None, *kernel_map)
+    ctx.plan, ctx.has_bias, ctx.has_residual = plan, bias is not None, residual is not None
 
 
 def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
-    feats, weight, *kernel_map = ctx.saved_tensors
-    needs_feats, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+    feats, weight, rectified, *kernel_map = ctx.saved_tensors
+    needs_feats, needs_weight, needs_bias, *_, needs_residual, _ = ctx.needs_input_grad
     grad_feats = grad_weight = None
+    if rectified is not None:
+        grad_out = grad_out * (rectified > 0)
     if needs_feats:
         grad_feats = _grad_feats(grad_out, weight, kernel_map, feats.shape[0], ctx.plan)
     if needs_weight:
         grad_weight = _grad_weight(feats, grad_out, kernel_map, ctx.plan)
     grad_bias = grad_out.sum(dim=0) if ctx.has_bias and needs_bias else None
-    return grad_feats, grad_weight, grad_bias, [None] * len(kernel_map), None, None
+    grad_residual = grad_out if ctx.has_residual and needs_residual else None
+    nothing = [None] * len(kernel_map)
+    return grad_feats, grad_weight, grad_bias, nothing, None, None, grad_residual, None
 
 
 _sparse_conv.register_autograd(_backward, setup_context=_setup)
 
 
 def sparse_conv(
-    feats: Tensor, weight: Tensor, kmap: KernelMap, *, bias: Tensor | None = None, dataflow: str = "auto"
+    feats: Tensor,
+    weight: Tensor,
+    kmap: KernelMap,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    dataflow: str = "auto",
 ) -> Tensor:
-    """out[j] = bias + sum over pairs (i, j) of offset k in `kmap` of feats[i] @ weight[k].
+    """out[j] = act(bias + residual[j] + sum over pairs (i, j) of offset k in `kmap` of feats[i] @ weight[k]).
 
-    Under autocast, features and weights are cast to the autocast dtype. Sums are in float32, or float64 for
-    float64.
+    Under autocast, all operands are cast to the autocast dtype. Sums are in float32, or float64 for float64,
+    and are rounded once, after bias, residual and ReLU.
 
     Args:
         feats: (n_in, c_in) float32, float64, float16 or bfloat16.
         weight: (k, c_in, c_out), dtype of `feats`.
         kmap: kernel map from n_in to n_out rows.
         bias: (c_out,) or None.
+        residual: (n_out, c_out) to add, or None.
+        relu: whether negative outputs become zero.
         dataflow: "auto", or the name of one in `engine.plan.DATAFLOWS`.
 
     Returns:
         (n_out, c_out), dtype of `feats`.
 
     Raises:
-        ShapeError: `feats`, `weight` and `kmap` disagree on n_in, c_in or k.
+        ShapeError: `feats`, `weight`, `kmap`, `bias` and `residual` disagree.
         DtypeError: dtypes differ or are no floats.
         DeviceError: devices differ.
         UnsupportedError: the named `dataflow` refuses the problem, or all do; the text lists each reason.
@@ -111,8 +139,9 @@ def sparse_conv(
     kind = feats.device.type
     if kind != "meta" and torch.is_autocast_enabled(kind) and feats.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
-        feats, weight, bias = feats.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    problem = ConvProblem.of(feats, weight, kmap, bias)
+        feats, weight = feats.to(dtype), weight.to(dtype)
+        bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
+    problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     plan = plan_for(problem, dataflow)
-    out: Tensor = _sparse_conv(feats, weight, bias, kmap.tensors(), kmap.n_out, plan.encode())
+    out: Tensor = _sparse_conv(feats, weight, bias, kmap.tensors(), kmap.n_out, plan.encode(), residual, relu)
     return out

@@ -34,17 +34,17 @@ def test_numbers_keep_their_value_and_type():
 
 def test_a_plan_of_three_different_passes():
     plan = Plan(
-        Choice("output_stationary", OutputStationaryConfig(512, 4096)),
+        Choice("output_stationary", OutputStationaryConfig(512, 2, 4)),
         Choice("gather_scatter", GatherScatterConfig(0.3, 0)),
-        Choice("output_stationary", OutputStationaryConfig(2048, 100)),
+        Choice("output_stationary", OutputStationaryConfig(2048, 0, 16)),
     )
     text = plan.encode()
 
     assert Plan.decode(text) == plan
     assert "\n" not in text
     assert text == (
-        "output_stationary(tile=512,chunk=4096)|gather_scatter(epsilon=0.3,batch_below=0)|"
-        "output_stationary(tile=2048,chunk=100)"
+        "output_stationary(tile=512,panel=2,partials=4)|gather_scatter(epsilon=0.3,batch_below=0)|"
+        "output_stationary(tile=2048,panel=0,partials=16)"
     )
 
 
@@ -126,7 +126,7 @@ def test_explain_tells_the_choice_and_every_refusal():
 
 def test_the_input_gradient_is_planned_for_the_channels_it_writes():
     plan = plan_for(replace(PROBLEM, c_in=256, c_out=16))
-    assert (plan.forward.config.tile, plan.grad_feats.config.tile) == (2048, 1024)
+    assert (plan.forward.config.tile, plan.grad_feats.config.tile) == (2048, 512)
 
 
 def test_configs_start_with_the_rule_and_do_not_repeat():

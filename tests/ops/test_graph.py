@@ -39,16 +39,17 @@ CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["submanifold", "strided"])
-@pytest.mark.parametrize("with_bias", [False, True], ids=["plain", "bias"])
-def test_opcheck_of_the_convolution(rng, which, with_bias):
+@pytest.mark.parametrize("epilogue", ["plain", "bias", "residual-relu"])
+def test_opcheck_of_the_convolution(rng, which, epilogue):
     kmap = _maps(TWO_BATCHES.coords)[which]
     feats, weight = _operands(rng, kmap)
-    bias = torch.randn(4, generator=rng).requires_grad_() if with_bias else None
+    bias = torch.randn(4, generator=rng).requires_grad_() if epilogue == "bias" else None
+    residual = torch.randn(kmap.n_out, 4, generator=rng).requires_grad_() if "residual" in epilogue else None
     plan = plan_for(ConvProblem.of(feats, weight, kmap)).encode()
 
     found = torch.library.opcheck(
         OPERATORS.sparse_conv.default,
-        (feats, weight, bias, kmap.tensors(), kmap.n_out, plan),
+        (feats, weight, bias, kmap.tensors(), kmap.n_out, plan, residual, "relu" in epilogue),
         test_utils=CHECKS,
     )
     assert set(found.values()) == {"SUCCESS"}
@@ -134,7 +135,9 @@ class _Layer(nn.Module):
         self.weight = nn.Parameter(torch.randn(27, 3, 4) / 9)
 
     def forward(self, feats: torch.Tensor, kernel_map: list[torch.Tensor]) -> torch.Tensor:
-        out = torch.ops.pcsparse.sparse_conv(feats, self.weight, None, kernel_map, feats.shape[0], self.plan)
+        out = torch.ops.pcsparse.sparse_conv(
+            feats, self.weight, None, kernel_map, feats.shape[0], self.plan, None, False
+        )
         return torch.relu(out)
 
 

@@ -8,9 +8,6 @@ from pcsparse.kernels.cpu.levels import partition_keys as partition_keys
 from pcsparse.kernels.cpu.levels import touched_keys as touched_keys
 from pcsparse.kernels.cpu.match import match_keys as match_keys
 from pcsparse.kernels.cpu.output_stationary import output_stationary as output_stationary
-from pcsparse.kernels.cpu.output_stationary import (
-    output_stationary_grad_weight as output_stationary_grad_weight,
-)
 from pcsparse.kernels.cpu.rows import gray_rank as gray_rank
 from pcsparse.kernels.cpu.rows import group_rows as group_rows
 from pcsparse.kernels.cpu.rows import keep_outputs as keep_outputs
@@ -21,3 +18,6 @@ from pcsparse.kernels.cpu.rows import tile_spans as tile_spans
 from pcsparse.kernels.cpu.segment import segment_max as segment_max
 from pcsparse.kernels.cpu.segment import segment_max_grad as segment_max_grad
 from pcsparse.kernels.cpu.segment import segment_sum as segment_sum
+from pcsparse.kernels.cpu.weight_gradient import (
+    output_stationary_grad_weight as output_stationary_grad_weight,
+)

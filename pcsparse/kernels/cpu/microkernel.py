@@ -1,153 +1,279 @@
 """Register-blocked inner loops, written in LLVM IR through Numba intrinsics.
 
 LLVM's auto-vectoriser leaves loops with gathered rows at a third of the FMA rate, and BLAS inside a parallel
-loop at less. So the loop body is emitted as vectors: MR x NV accumulators of 64 bytes stay in registers, one
+loop at less. So the loops are emitted as vectors: MR x NV accumulators of 64 bytes stay in registers, one
 scalar a row is broadcast against NV vectors. Where the CPU has narrower registers LLVM splits the vectors.
 
-Sizes reach an intrinsic as types: MR is the length of a tuple of addresses, NV the length of a tag tuple, the
-element type is that of a scalar. So the functions that call them stand at module level and Numba can cache
-them.
+Sizes and formats reach an intrinsic as types, so that the functions that call them stand at module level and
+Numba can cache them: MR and NV are the lengths of tag tuples, and the format of an operand is the type of a
+scalar, see `emitter.KINDS`.
 """
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-VECTOR_BYTES = 64
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-
-
-class _Emitter:
-    """Shorthands to emit loads, broadcasts and FMAs of one element type."""
-
-    def __init__(self, builder, element):
-        self.builder = builder
-        self.scalar = ir.FloatType() if element == types.float32 else ir.DoubleType()
-        self.itemsize = 4 if element == types.float32 else 8
-        lanes = VECTOR_BYTES // self.itemsize
-        self.vector = ir.VectorType(self.scalar, lanes)
-        self._undefined = ir.Constant(self.vector, ir.Undefined)
-        self._zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
-        name = f"llvm.fma.v{lanes}f{8 * self.itemsize}"
-        declared = builder.module.globals.get(name)
-        self._fma = declared or ir.Function(
-            builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
-        )
-
-    def _pointer(self, address, kind):
-        return self.builder.inttoptr(address, kind.as_pointer())
-
-    def offset(self, address, number):
-        return self.builder.add(address, _I64(number)) if number else address
-
-    def load_vector(self, address):
-        # rows are as aligned as the caller's tensors, so no alignment beyond the element's is promised
-        return self.builder.load(self._pointer(address, self.vector), align=self.itemsize)
-
-    def store_vector(self, value, address):
-        self.builder.store(value, self._pointer(address, self.vector), align=self.itemsize)
-
-    def load_row(self, address):
-        return self.builder.sext(self.builder.load(self._pointer(address, _I32), align=4), _I64)
-
-    def load_broadcast(self, address):
-        value = self.builder.load(self._pointer(address, self.scalar), align=self.itemsize)
-        lane = self.builder.insert_element(self._undefined, value, _I32(0))
-        return self.builder.shuffle_vector(lane, self._undefined, self._zeros)
-
-    def fma(self, a, b, c):
-        return self.builder.call(self._fma, [a, b, c])
-
-
-def _loop(builder, count, start, body):
-    """Run `body(index, accumulators) -> accumulators` for index in [0, count), with count >= 1."""
-    entry, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    index = builder.phi(_I64)
-    index.add_incoming(_I64(0), entry)
-    carried = []
-    for value in start:
-        phi = builder.phi(value.type)
-        phi.add_incoming(value, entry)
-        carried.append(phi)
-    result = body(index, carried)
-    after = builder.add(index, _I64(1))
-    latch = builder.block
-    index.add_incoming(after, latch)
-    for phi, value in zip(carried, result, strict=True):
-        phi.add_incoming(value, latch)
-    builder.cbranch(builder.icmp_signed("<", after, count), loop, done)
-    builder.position_at_end(done)
-    return result
+from pcsparse.kernels.cpu.emitter import I16, I64, STEPS_UNROLLED, VECTOR_BYTES, Emitter, loop
 
 
 @intrinsic
-def rows_times_panel(typing_context, element, tag, feat_rows, out_rows, panel, c_in):
-    """out_rows[r][:] += sum over c < c_in of feat_rows[r][c] * panel[c][:], for MR rows and NV vectors.
-
-    `feat_rows` and `out_rows` are tuples of MR addresses, `panel` the address of (c_in, NV vectors),
-    contiguous.
-    """
-    mr, nv = len(feat_rows), len(tag)
+def next_item(typing_context, counter):
+    """Take a number: the value of the int64 at address `counter`, which grows by one. Threads share it."""
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(builder, element)
-        feats = [builder.extract_value(args[2], r) for r in range(mr)]
-        outs = [builder.extract_value(args[3], r) for r in range(mr)]
-        cells = [(r, v) for r in range(mr) for v in range(nv)]
-        start = [emit.load_vector(emit.offset(outs[r], VECTOR_BYTES * v)) for r, v in cells]
+        place = builder.inttoptr(args[0], I64.as_pointer())
+        return builder.atomic_rmw("add", place, I64(1), "monotonic")
 
-        def body(c, accumulators):
-            row = builder.add(args[4], builder.mul(c, _I64(VECTOR_BYTES * nv)))
-            weights = [emit.load_vector(emit.offset(row, VECTOR_BYTES * v)) for v in range(nv)]
-            step = builder.mul(c, _I64(emit.itemsize))
-            result = []
-            for r in range(mr):
-                feat = emit.load_broadcast(builder.add(feats[r], step))
-                result += [emit.fma(feat, weights[v], accumulators[r * nv + v]) for v in range(nv)]
-            return result
+    return types.int64(types.int64), codegen
 
-        result = _loop(builder, args[5], start, body)
-        for (r, v), value in zip(cells, result, strict=True):
-            emit.store_vector(value, emit.offset(outs[r], VECTOR_BYTES * v))
+
+@intrinsic
+def pairs_times_panel(
+    typing_context, kind, mr, nv, feats, feat_step, rows_in, rows_out, n, acc, acc_step, spare, panel, steps
+):
+    """acc[rows_out[p]][:] += feats[rows_in[p]] @ panel for p < n, in groups of MR pairs.
+
+    Output rows are distinct. The last group is filled up with its last input row and the spare output row.
+
+    Args (all i64; addresses and byte steps):
+        feats, feat_step: row r at feats + r * feat_step, `steps` words long.
+        rows_in, rows_out: n int32 each.
+        acc, acc_step: rows of NV vectors of float32 (float64), aligned to 64 bytes.
+        spare: a row that is written and never read.
+        panel: (steps, NV) vectors, aligned to 64 bytes; (steps, 2, NV) for widened pairs.
+    """
+    n_rows, n_vectors = len(mr), len(nv)
+
+    def codegen(context, builder, signature, args):
+        emit = Emitter(builder, kind)
+        feats, feat_step, rows_in, rows_out, n, acc, acc_step, spare, panel, steps = args[3:]
+        step_bytes = VECTOR_BYTES * n_vectors * emit.rows_a_step
+        cells = [(r, v) for r in range(n_rows) for v in range(n_vectors)]
+        last = builder.sub(n, I64(1))
+        in_lines = builder.and_(steps, I64(-STEPS_UNROLLED))
+
+        def row_of(rows, p):
+            return emit.load_row(builder.add(rows, builder.shl(p, I64(2))))
+
+        def clamped(p):
+            inside = builder.icmp_signed("<", p, n)
+            return inside, builder.select(inside, p, last)
+
+        def group(p, _):
+            feat, out, coming = [], [], []
+            for r in range(n_rows):
+                inside, pair = clamped(builder.add(p, I64(r)))
+                feat.append(builder.add(feats, builder.mul(row_of(rows_in, pair), feat_step)))
+                place = builder.add(acc, builder.mul(row_of(rows_out, pair), acc_step))
+                out.append(builder.select(inside, place, spare))
+                if n_vectors > 1:
+                    _, pair = clamped(builder.add(p, I64(n_rows + r)))
+                    coming.append(builder.add(feats, builder.mul(row_of(rows_in, pair), feat_step)))
+
+            def step(at, unrolled, totals):
+                weights_at = builder.add(panel, builder.mul(at, I64(step_bytes)))
+                bytes_in = builder.mul(at, I64(emit.itemsize))
+                for row in coming if unrolled > 1 else ():
+                    # the rows of the next group arrive while this one is multiplied
+                    emit.prefetch(builder.add(row, bytes_in))
+                for u in range(unrolled):
+                    weights = [
+                        [
+                            emit.load_vector(emit.offset(weights_at, u * step_bytes + VECTOR_BYTES * (v + h)))
+                            for h in range(0, n_vectors * emit.rows_a_step, n_vectors)
+                        ]
+                        for v in range(n_vectors)
+                    ]
+                    for r in range(n_rows):
+                        address = emit.offset(builder.add(feat[r], bytes_in), u * emit.itemsize)
+                        factors = emit.load_broadcast(address)
+                        for v in range(n_vectors):
+                            i = r * n_vectors + v
+                            totals[i] = emit.multiply_add(factors, weights[v], totals[i])
+                return totals
+
+            start = [emit.load_vector(emit.offset(out[r], VECTOR_BYTES * v)) for r, v in cells]
+            totals = loop(
+                builder, I64(0), in_lines, STEPS_UNROLLED, start,
+                lambda at, values: step(at, STEPS_UNROLLED, list(values)),
+            )  # fmt: skip
+            totals = loop(builder, in_lines, steps, 1, totals, lambda at, values: step(at, 1, list(values)))
+            for (r, v), value in zip(cells, totals, strict=True):
+                emit.store_vector(value, emit.offset(out[r], VECTOR_BYTES * v))
+            return []
+
+        loop(builder, I64(0), n, n_rows, [], group)
         return context.get_dummy_value()
 
-    return types.void(element, tag, feat_rows, out_rows, types.int64, types.int64), codegen
+    return types.void(kind, mr, nv, *[types.int64] * 10), codegen
 
 
 @intrinsic
 def outer_products(
-    typing_context, element, tag, grad_rows, feats, feat_step, outs, out_step, rows_in, rows_out, n
+    typing_context, kind, mr, nv, grad, grad_step, c_in, left, left_step, right, right_step, n
 ):
-    """grad_rows[r][:] += sum over p < n of feats[rows_in[p]][r] * outs[rows_out[p]][:].
+    """grad[c][:] += sum over s < n of left[s][c] * right[s][:], MR channels c at a time and NV vectors.
 
-    MR channels r of the input, NV vectors of the output. `grad_rows` is a tuple of MR addresses; `rows_in`
-    and `rows_out` are addresses of int32.
+    Rows of `grad` and words of `left` are padded to a multiple of MR.
+
+    Args (all i64; addresses and byte steps):
+        grad, grad_step: c_in rows of NV vectors of float32 (float64), aligned to 64 bytes.
+        left, left_step: n rows of c_in words.
+        right, right_step: n rows of NV vectors, aligned to 64 bytes; of pairs as the kind says.
     """
-    mr, nv = len(grad_rows), len(tag)
+    n_rows, n_vectors = len(mr), len(nv)
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(builder, element)
-        grads = [builder.extract_value(args[2], r) for r in range(mr)]
-        cells = [(r, v) for r in range(mr) for v in range(nv)]
-        start = [emit.load_vector(emit.offset(grads[r], VECTOR_BYTES * v)) for r, v in cells]
+        emit = Emitter(builder, kind)
+        grad, grad_step, c_in, left, left_step, right, right_step, n = args[3:]
+        cells = [(r, v) for r in range(n_rows) for v in range(n_vectors)]
 
-        def body(p, accumulators):
-            at = builder.mul(p, _I64(4))
-            feat = builder.add(args[3], builder.mul(emit.load_row(builder.add(args[7], at)), args[4]))
-            out = builder.add(args[5], builder.mul(emit.load_row(builder.add(args[8], at)), args[6]))
-            vectors = [emit.load_vector(emit.offset(out, VECTOR_BYTES * v)) for v in range(nv)]
-            result = []
-            for r in range(mr):
-                scalar = emit.load_broadcast(emit.offset(feat, emit.itemsize * r))
-                result += [emit.fma(scalar, vectors[v], accumulators[r * nv + v]) for v in range(nv)]
-            return result
+        def block(c, _):
+            first = builder.add(grad, builder.mul(c, grad_step))
+            rows = [builder.add(first, builder.mul(grad_step, I64(r))) for r in range(n_rows)]
+            words = builder.add(left, builder.mul(c, I64(emit.itemsize)))
 
-        result = _loop(builder, args[9], start, body)
-        for (r, v), value in zip(cells, result, strict=True):
-            emit.store_vector(value, emit.offset(grads[r], VECTOR_BYTES * v))
+            def step(s, totals):
+                totals = list(totals)
+                row = builder.add(right, builder.mul(s, right_step))
+                vectors = [emit.load_vector(emit.offset(row, VECTOR_BYTES * v)) for v in range(n_vectors)]
+                at = builder.add(words, builder.mul(s, left_step))
+                for r in range(n_rows):
+                    factors = emit.load_broadcast(emit.offset(at, emit.itemsize * r))
+                    for v in range(n_vectors):
+                        i = r * n_vectors + v
+                        totals[i] = emit.multiply_add(factors, _operands(emit, vectors[v]), totals[i])
+                return totals
+
+            start = [emit.load_vector(emit.offset(rows[r], VECTOR_BYTES * v)) for r, v in cells]
+            totals = loop(builder, I64(0), n, 1, start, step)
+            for (r, v), value in zip(cells, totals, strict=True):
+                emit.store_vector(value, emit.offset(rows[r], VECTOR_BYTES * v))
+            return []
+
+        loop(builder, I64(0), c_in, n_rows, [], block)
         return context.get_dummy_value()
 
+    return types.void(kind, mr, nv, *[types.int64] * 8), codegen
+
+
+def _operands(emit, vector):
+    """A vector of the right side as `multiply_add` takes it."""
+    if not emit.is_pair or emit.is_dot:
+        return [vector]
+    words = emit.builder.bitcast(vector, emit.words)
+    low = emit.builder.shl(words, emit.constant_words(16))
+    high = emit.builder.and_(words, emit.constant_words(0xFFFF0000))
+    return [emit.builder.bitcast(half, emit.vector) for half in (low, high)]
+
+
+@intrinsic
+def pack_row(typing_context, kind, even, odd, packed, count):
+    """packed[c] = even[c] for c < count; for pairs of bfloat16 the word (even[c], odd[c]).
+
+    `even` and `odd` are rows of count elements of the features' dtype.
+    """
+
+    def codegen(context, builder, signature, args):
+        emit = Emitter(builder, kind)
+        even, odd, packed, count = args[1:]
+        size = 2 if emit.is_pair else emit.itemsize
+        element = ir.VectorType(I16, emit.lanes) if emit.is_pair else emit.vector
+        whole = builder.and_(count, I64(-emit.lanes))
+
+        def word(low, high):
+            if not emit.is_pair:
+                return low
+            high = builder.shl(builder.zext(high, emit.words), emit.constant_words(16))
+            return builder.bitcast(builder.or_(builder.zext(low, emit.words), high), emit.vector)
+
+        def vector(c, _):
+            at = builder.mul(c, I64(size))
+            rows = [even, odd] if emit.is_pair else [even, even]
+            parts = [builder.load(emit.pointer(builder.add(row, at), element), align=size) for row in rows]
+            place = builder.add(packed, builder.mul(c, I64(emit.itemsize)))
+            emit.store_vector(word(*parts), place, align=emit.itemsize)
+            return []
+
+        def remainder(c, _):
+            at = builder.mul(c, I64(size))
+            mask = emit.mask_of(builder.sub(count, c))
+            rows = [even, odd] if emit.is_pair else [even, even]
+            parts = [emit.load_masked(builder.add(row, at), element, mask, size) for row in rows]
+            place = builder.add(packed, builder.mul(c, I64(emit.itemsize)))
+            emit.store_masked(word(*parts), place, mask, emit.itemsize)
+            return []
+
+        loop(builder, I64(0), whole, emit.lanes, [], vector)
+        loop(builder, whole, count, emit.lanes, [], remainder)
+        return context.get_dummy_value()
+
+    return types.void(kind, *[types.int64] * 4), codegen
+
+
+@intrinsic
+def finish_row(typing_context, kind, acc, bias, residual, least, out, c_out):
+    """out[c] = max(acc[c] + bias[c] + residual[c], least) for c < c_out; a NaN stays.
+
+    `acc` and `bias` are rows of float32 (float64) padded to whole vectors; `residual` and `out` hold c_out
+    elements of the features' dtype. `kind` as in `emitter.KINDS`: pairs mean that elements are bfloat16.
+    """
+
+    def codegen(context, builder, signature, args):
+        emit = Emitter(builder, kind)
+        acc, bias, residual, least, out, c_out = args[1:]
+        size = 2 if emit.is_pair else emit.itemsize
+        short = ir.VectorType(I16, emit.lanes)
+        element = short if emit.is_pair else emit.vector
+        floor = emit.splat(least)
+        whole = builder.and_(c_out, I64(-emit.lanes))
+
+        def finished(c, extra):
+            at = builder.mul(c, I64(emit.itemsize))
+            value = builder.fadd(
+                emit.load_vector(builder.add(acc, at)), emit.load_vector(builder.add(bias, at))
+            )
+            value = builder.fadd(value, _widened(emit, extra))
+            value = builder.select(builder.fcmp_ordered("<", value, floor), floor, value)
+            return _narrowed(emit, value)
+
+        def vector(c, _):
+            at = builder.mul(c, I64(size))
+            extra = builder.load(emit.pointer(builder.add(residual, at), element), align=size)
+            place = emit.pointer(builder.add(out, at), element)
+            builder.store(finished(c, extra), place, align=size)
+            return []
+
+        def remainder(c, _):
+            at = builder.mul(c, I64(size))
+            mask = emit.mask_of(builder.sub(c_out, c))
+            extra = emit.load_masked(builder.add(residual, at), element, mask, size)
+            emit.store_masked(finished(c, extra), builder.add(out, at), mask, size)
+            return []
+
+        loop(builder, I64(0), whole, emit.lanes, [], vector)
+        loop(builder, whole, c_out, emit.lanes, [], remainder)
+        return context.get_dummy_value()
+
+    scalar = types.float64 if kind == types.float64 else types.float32
     i64 = types.int64
-    return types.void(element, tag, grad_rows, i64, i64, i64, i64, i64, i64, i64), codegen
+    return types.void(kind, i64, i64, i64, scalar, i64, i64), codegen
+
+
+def _widened(emit, value):
+    if not emit.is_pair:
+        return value
+    words = emit.builder.shl(emit.builder.zext(value, emit.words), emit.constant_words(16))
+    return emit.builder.bitcast(words, emit.vector)
+
+
+def _narrowed(emit, value):
+    """float32 to bfloat16, to the nearest, ties to even; a NaN stays a NaN."""
+    if not emit.is_pair:
+        return value
+    b = emit.builder
+    words = b.bitcast(value, emit.words)
+    odd = b.and_(b.lshr(words, emit.constant_words(16)), emit.constant_words(1))
+    rounded = b.add(words, b.add(odd, emit.constant_words(0x7FFF)))
+    rounded = b.select(b.fcmp_unordered("uno", value, value), emit.constant_words(0x7FC00000), rounded)
+    return b.trunc(b.lshr(rounded, emit.constant_words(16)), ir.VectorType(I16, emit.lanes))

@@ -1,260 +1,183 @@
-"""Convolution over tiles of output rows: no gather buffer, no scatter, no atomics.
+"""Convolution over tiles of output rows: no gather buffer, no scatter, no atomics on sums.
 
 Within a tile and an offset the pairs are one contiguous range, because an offset's pairs ascend in the output
-row. A tile of the output and one panel of weights stay in the L2 cache while the pairs stream past.
+row. The sums of a tile and one panel of weights stay in the L2 cache while the pairs stream past; then the
+tile is finished (bias, residual, ReLU, rounding) and written once.
 """
 
-import llvmlite.binding
-import numba
-import numpy as np
 import torch
 from numba import prange
 from torch import Tensor
 
-from pcsparse.kernels.cpu.launch import jit_parallel, jit_serial
-from pcsparse.kernels.cpu.microkernel import VECTOR_BYTES, outer_products, rows_times_panel
-
-# vectors of 64 bytes a panel of output channels, widest first; the accumulators of MR rows x NV vectors fill
-# the 32 registers of AVX-512 without spilling (measured for AVX-512: 6x4, 8x3, 12x2, 12x1; for AVX2: 6x1)
-_WIDE = llvmlite.binding.get_host_cpu_features().get("avx512f", False)
-_PANELS = (4, 3, 2, 1) if _WIDE else (1,)
-
-
-def _panel_vectors(c_out: int, lanes: int) -> int:
-    """NV: the widest panel that divides the channels, padded to whole vectors."""
-    vectors = -(-c_out // lanes)
-    return next(nv for nv in _PANELS if vectors % nv == 0)
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    half = tensor.dtype in (torch.float16, torch.bfloat16)
-    return (tensor.float() if half else tensor).detach()
-
-
-def _lanes(dtype: torch.dtype) -> int:
-    return VECTOR_BYTES // dtype.itemsize
-
-
-@numba.njit(inline="always")
-def _addresses_1(base, step, rows, p):
-    return (base + rows[p] * step,)
-
-
-@numba.njit(inline="always")
-def _addresses_2(base, step, rows, p):
-    return (base + rows[p] * step, base + rows[p + 1] * step)
-
-
-@numba.njit(inline="always")
-def _addresses_6(base, step, rows, p):
-    return (
-        base + rows[p] * step,
-        base + rows[p + 1] * step,
-        base + rows[p + 2] * step,
-        base + rows[p + 3] * step,
-        base + rows[p + 4] * step,
-        base + rows[p + 5] * step,
-    )
-
-
-@numba.njit(inline="always")
-def _addresses_12(base, step, rows, p):
-    return _addresses_6(base, step, rows, p) + _addresses_6(base, step, rows, p + 6)
+from pcsparse.kernels.cpu.emitter import KINDS, VECTOR_BYTES, kind_of
+from pcsparse.kernels.cpu.launch import jit_parallel
+from pcsparse.kernels.cpu.memory import aligned
+from pcsparse.kernels.cpu.microkernel import finish_row, next_item, pairs_times_panel
+from pcsparse.kernels.cpu.panels import Columns, lanes_of, pack_panels, split_columns
+from pcsparse.kernels.cpu.rows import tile_spans
 
 
 @jit_parallel()
 def _tiles(
-    element,
-    tag,
-    tall,
+    kind,
+    mr,
+    nv,
+    least,
     feats,
     feat_step,
+    steps,
     panels,
     panel_bytes,
     blocks,
-    c_in,
-    out,
     rows_in,
     rows_out,
-    starts,
+    spans,
     tile,
-    threads,
+    n_out,
+    sums,
+    taken,
+    bias,
+    residual,
+    residual_step,
+    out,
+    out_step,
+    c_out,
 ):
-    n_out, n_tiles = out.shape[0], -(-out.shape[0] // tile)
-    out_address, out_step = out.ctypes.data, out.shape[1] * out.itemsize
-    each = -(-n_tiles // threads)
-    for i in prange(each * threads):
-        # neighbouring tiles go to different threads: dense and sparse regions are shared out evenly
-        t = (i % each) * threads + i // each
-        begin, end = t * tile, min(n_out, (t + 1) * tile)
-        if begin >= end:
-            continue
-        out[begin:end, :] = 0
-        for k in range(starts.size - 1):
-            rows = rows_out[starts[k] : starts[k + 1]]
-            first = starts[k] + np.searchsorted(rows, begin)
-            last = starts[k] + np.searchsorted(rows, end)
-            if first == last:
-                continue
-            for block in range(blocks):
-                panel = panels + (k * blocks + block) * panel_bytes
-                base = out_address + block * len(tag) * 64
-                p = first
-                if tall:
-                    while p + 12 <= last:
-                        feat_rows = _addresses_12(feats, feat_step, rows_in, p)
-                        out_rows = _addresses_12(base, out_step, rows_out, p)
-                        rows_times_panel(element, tag, feat_rows, out_rows, panel, c_in)
-                        p += 12
-                while p + 6 <= last:
-                    feat_rows = _addresses_6(feats, feat_step, rows_in, p)
-                    out_rows = _addresses_6(base, out_step, rows_out, p)
-                    rows_times_panel(element, tag, feat_rows, out_rows, panel, c_in)
-                    p += 6
-                while p + 2 <= last:
-                    feat_rows = _addresses_2(feats, feat_step, rows_in, p)
-                    out_rows = _addresses_2(base, out_step, rows_out, p)
-                    rows_times_panel(element, tag, feat_rows, out_rows, panel, c_in)
-                    p += 2
-                if p < last:
-                    feat_rows = _addresses_1(feats, feat_step, rows_in, p)
-                    out_rows = _addresses_1(base, out_step, rows_out, p)
-                    rows_times_panel(element, tag, feat_rows, out_rows, panel, c_in)
-
-
-def _tag(nv: int) -> tuple[int, ...]:
-    return (0,) * nv
-
-
-def _packed(weight: Tensor, nv: int, lanes: int) -> Tensor:
-    """(k, c_in, c_out) -> (k, blocks, c_in, nv * lanes), channels padded with zeros to whole panels."""
-    k, c_in, c_out = weight.shape
-    width = nv * lanes
-    blocks = -(-c_out // width)
-    if blocks * width != c_out:
-        weight = torch.nn.functional.pad(weight, (0, blocks * width - c_out))
-    return weight.reshape(k, c_in, blocks, width).transpose(1, 2).contiguous()
+    n_tiles, k = spans.shape[0] - 1, spans.shape[1]
+    sources, targets = rows_in.ctypes.data, rows_out.ctypes.data
+    row_bytes = blocks * len(nv) * 64
+    for worker in prange(sums.shape[0]):
+        acc = sums.ctypes.data + worker * sums.shape[1] * sums.itemsize
+        spare = acc + min(tile, n_out) * row_bytes
+        # a thread takes the next tile when it is done with one: crowded tiles and slow cores even out
+        t = next_item(taken.ctypes.data)
+        while t < n_tiles:
+            begin, end = t * tile, min(n_out, (t + 1) * tile)
+            sums[worker, : (end - begin) * (row_bytes // sums.itemsize)] = 0
+            for offset in range(k):
+                first = spans[t, offset]
+                n = spans[t + 1, offset] - first
+                for block in range(blocks if n > 0 else 0):
+                    shift = block * len(nv) * 64
+                    pairs_times_panel(
+                        kind,
+                        mr,
+                        nv,
+                        feats,
+                        feat_step,
+                        sources + 4 * first,
+                        targets + 4 * first,
+                        n,
+                        acc + shift - begin * row_bytes,
+                        row_bytes,
+                        spare + shift,
+                        panels + (offset * blocks + block) * panel_bytes,
+                        steps,
+                    )
+            for row in range(begin, end):
+                finish_row(
+                    kind,
+                    acc + (row - begin) * row_bytes,
+                    bias,
+                    residual + row * residual_step,
+                    least,
+                    out + row * out_step,
+                    c_out,
+                )
+            t = next_item(taken.ctypes.data)
 
 
 def output_stationary(
-    feats: Tensor, weight: Tensor, rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int, tile: int
+    feats: Tensor,
+    weight: Tensor,
+    rows_in: Tensor,
+    rows_out: Tensor,
+    starts: Tensor,
+    n_out: int,
+    tile: int,
+    panel: int = 0,
+    *,
+    spans: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
-    wide = _widened(feats).contiguous()
-    c_in, c_out = weight.shape[1:]
-    lanes = _lanes(wide.dtype)
-    nv = _panel_vectors(c_out, lanes)
-    panels = _packed(_widened(weight), nv, lanes)
-    blocks, width = panels.shape[1], nv * lanes
-    out = torch.empty(n_out, blocks * width, dtype=wide.dtype)
-    if c_in == 0 or rows_in.numel() == 0:
-        return out.zero_()[:, :c_out].to(feats.dtype).contiguous()
-    array = out.numpy()
-    _tiles(
-        array.dtype.type(0), _tag(nv), nv <= 2 and _WIDE,
-        wide.data_ptr(), c_in * wide.itemsize,
-        panels.data_ptr(), c_in * width * wide.itemsize, blocks, c_in,
-        array, rows_in.numpy(), rows_out.numpy(), starts.numpy(), tile,
-        torch.get_num_threads(),
-    )  # fmt: skip
-    return out[:, :c_out].to(feats.dtype).contiguous()
-
-
-@numba.njit(inline="always")
-def _steps_1(base, step):
-    return (base,)
-
-
-@numba.njit(inline="always")
-def _steps_4(base, step):
-    return (base, base + step, base + 2 * step, base + 3 * step)
-
-
-@numba.njit(inline="always")
-def _steps_8(base, step):
-    return _steps_4(base, step) + _steps_4(base + 4 * step, step)
-
-
-# pairs whose rows are read again for every block of channels: both sides stay in the L2 cache
-_PAIRS_IN_CACHE = 256
-
-
-@jit_parallel()
-def _partials(
-    element, tag, tall, feats, feat_step, outs, out_step, blocks, c_in, partial, rows_in, rows_out, bounds
-):
-    grad_step = partial.shape[2] * partial.itemsize
-    rows_in_address, rows_out_address = rows_in.ctypes.data, rows_out.ctypes.data
-    itemsize = partial.itemsize
-    for i in prange(partial.shape[0]):
-        partial[i, :, :] = 0
-        grad = partial.ctypes.data + i * c_in * grad_step
-        for begin in range(bounds[i, 0], bounds[i, 1], _PAIRS_IN_CACHE):
-            n = min(_PAIRS_IN_CACHE, bounds[i, 1] - begin)
-            source, target = rows_in_address + 4 * begin, rows_out_address + 4 * begin
-            for block in range(blocks):
-                shift = block * len(tag) * 64
-                out = outs + shift
-                c = 0
-                if tall:
-                    while c + 8 <= c_in:
-                        rows = _steps_8(grad + c * grad_step + shift, grad_step)
-                        feat = feats + c * itemsize
-                        outer_products(element, tag, rows, feat, feat_step, out, out_step, source, target, n)
-                        c += 8
-                while c + 4 <= c_in:
-                    rows = _steps_4(grad + c * grad_step + shift, grad_step)
-                    feat = feats + c * itemsize
-                    outer_products(element, tag, rows, feat, feat_step, out, out_step, source, target, n)
-                    c += 4
-                while c < c_in:
-                    rows = _steps_1(grad + c * grad_step + shift, grad_step)
-                    feat = feats + c * itemsize
-                    outer_products(element, tag, rows, feat, feat_step, out, out_step, source, target, n)
-                    c += 1
-
-
-@jit_serial
-def _chunk_bounds(starts, chunk, bounds, offsets):
-    n = 0
-    for k in range(starts.size - 1):
-        offsets[k] = n
-        for begin in range(starts[k], starts[k + 1], chunk):
-            bounds[n, 0], bounds[n, 1] = begin, min(starts[k + 1], begin + chunk)
-            n += 1
-    offsets[starts.size - 1] = n
-    return n
-
-
-@jit_parallel()
-def _add_partials(partial, offsets, grad):
-    for k in prange(grad.shape[0]):
-        grad[k, :, :] = 0
-        for i in range(offsets[k], offsets[k + 1]):
-            for c in range(grad.shape[1]):
-                for d in range(grad.shape[2]):
-                    grad[k, c, d] += partial[i, c, d]
-
-
-def output_stationary_grad_weight(
-    feats: Tensor, grad_out: Tensor, rows_in: Tensor, rows_out: Tensor, starts: Tensor, chunk: int
-) -> Tensor:
-    wide, outs = _widened(feats).contiguous(), _widened(grad_out).contiguous()
-    k, c_in, c_out = starts.numel() - 1, feats.shape[1], grad_out.shape[1]
-    lanes = _lanes(wide.dtype)
-    nv = _panel_vectors(c_out, lanes)
-    width = -(-c_out // lanes) * lanes
-    if width != c_out:
-        outs = torch.nn.functional.pad(outs, (0, width - c_out))
-    offsets = np.zeros(k + 1, np.int64)
-    bounds = np.empty((rows_in.numel() // chunk + k, 2), np.int64)
-    n_partials = _chunk_bounds(starts.numpy(), chunk, bounds, offsets)
-    grad = torch.zeros(k, c_in, c_out, dtype=wide.dtype)
-    if n_partials and c_in and c_out:
-        partial = torch.empty(n_partials, c_in, width, dtype=wide.dtype).numpy()
-        _partials(
-            partial.dtype.type(0), _tag(nv), nv <= 3 and _WIDE,
-            wide.data_ptr(), c_in * wide.itemsize, outs.data_ptr(), width * wide.itemsize,
-            width // (nv * lanes), c_in, partial, rows_in.numpy(), rows_out.numpy(), bounds[:n_partials],
+    if feats.dtype == torch.float16:
+        bias, residual = (None if part is None else part.float() for part in (bias, residual))
+        return output_stationary(
+            feats.float(), weight.float(), rows_in, rows_out, starts, n_out, tile, panel,
+            spans=spans, bias=bias, residual=residual, relu=relu,
+        ).half()  # fmt: skip
+    if spans is None:
+        spans = tile_spans(rows_out, starts, n_out, tile)
+    kind = kind_of(feats.dtype)
+    feats = even_channels(feats.detach()) if kind.startswith("bfloat16") else feats.detach().contiguous()
+    itemsize = feats.element_size()
+    steps = feats.shape[1] // 2 if kind.startswith("bfloat16") else feats.shape[1]
+    c_out = weight.shape[2]
+    out = aligned((n_out, c_out), feats.dtype)
+    extra = torch.zeros(c_out, dtype=feats.dtype) if residual is None else residual.detach().contiguous()
+    for columns in split_columns(c_out, lanes_of(feats.dtype), panel):
+        panels = pack_panels(weight, columns, kind)
+        _run(
+            kind, feats, steps, panels, columns, rows_in, rows_out, spans, n_out, tile,
+            _padded_bias(bias, columns, feats.dtype),
+            extra.data_ptr() + columns.first * itemsize, 0 if residual is None else c_out * itemsize, relu,
+            out.data_ptr() + columns.first * itemsize, c_out * itemsize,
         )  # fmt: skip
-        _add_partials(partial, offsets, grad.numpy())
-    return grad.to(feats.dtype)
+    return out
+
+
+def _run(
+    kind: str,
+    feats: Tensor,
+    steps: int,
+    panels: Tensor,
+    columns: Columns,
+    rows_in: Tensor,
+    rows_out: Tensor,
+    spans: Tensor,
+    n_out: int,
+    tile: int,
+    bias: Tensor,
+    residual: int,
+    residual_step: int,
+    relu: bool,
+    out: int,
+    out_step: int,
+) -> None:
+    scalar = bias.numpy().dtype.type
+    threads = max(1, min(torch.get_num_threads(), spans.shape[0] - 1))
+    elements = (min(tile, n_out) + 1) * columns.width
+    # workers' sums must not share a cache line
+    sums = aligned((threads, -(-elements // 64) * 64), bias.dtype)
+    _tiles(
+        KINDS[kind], _tag(columns.mr), _tag(columns.nv), scalar(0 if relu else -float("inf")),
+        feats.data_ptr(), feats.shape[1] * feats.element_size(), steps,
+        panels.data_ptr(), panels.shape[2] * panels.element_size(), columns.blocks,
+        rows_in.numpy(), rows_out.numpy(), spans.numpy(), tile, n_out, sums.numpy(),
+        torch.zeros(1, dtype=torch.int64).numpy(),
+        bias.data_ptr(), residual, residual_step, out, out_step, columns.count,
+    )  # fmt: skip
+
+
+def even_channels(feats: Tensor) -> Tensor:
+    """bfloat16 features whose rows are whole pairs, padded with a zero where needed."""
+    if feats.shape[1] % 2:
+        feats = torch.nn.functional.pad(feats, (0, 1))
+    return feats.contiguous()
+
+
+def _padded_bias(bias: Tensor | None, columns: Columns, dtype: torch.dtype) -> Tensor:
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    padded = aligned((columns.width,), wide).zero_()
+    if bias is not None:
+        padded[: columns.count] = bias.detach()[columns.first : columns.first + columns.count]
+    return padded
+
+
+def _tag(length: int) -> tuple[int, ...]:
+    return (0,) * length
+
+
+assert VECTOR_BYTES == 64  # the number that `_tiles` has to spell out

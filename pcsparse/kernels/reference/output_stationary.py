@@ -11,18 +11,42 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 def output_stationary(
-    feats: Tensor, weight: Tensor, rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int, tile: int
+    feats: Tensor,
+    weight: Tensor,
+    rows_in: Tensor,
+    rows_out: Tensor,
+    starts: Tensor,
+    n_out: int,
+    tile: int,
+    panel: int = 0,
+    *,
+    spans: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
     wide = _accumulator(feats.dtype)
     out = torch.zeros(n_out, weight.shape[2], dtype=wide, device=feats.device)
     for k, (start, stop) in enumerate(pairwise(starts.tolist())):
         products = feats[rows_in[start:stop].long()].to(wide) @ weight[k].to(wide)
         out.index_add_(0, rows_out[start:stop].long(), products)
-    return out.to(feats.dtype)
+    for added in (bias, residual):
+        if added is not None:
+            out += added.to(wide)
+    return (out.clamp(min=0) if relu else out).to(feats.dtype)
 
 
 def output_stationary_grad_weight(
-    feats: Tensor, grad_out: Tensor, rows_in: Tensor, rows_out: Tensor, starts: Tensor, chunk: int
+    feats: Tensor,
+    grad_out: Tensor,
+    rows_in: Tensor,
+    rows_out: Tensor,
+    starts: Tensor,
+    tile: int,
+    panel: int = 0,
+    partials: int = 0,
+    *,
+    spans: Tensor | None = None,
 ) -> Tensor:
     wide = _accumulator(feats.dtype)
     grad = torch.zeros(starts.numel() - 1, feats.shape[1], grad_out.shape[1], dtype=wide, device=feats.device)

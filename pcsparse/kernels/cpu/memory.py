@@ -1,0 +1,22 @@
+"""Memory of kernel outputs and workspaces."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_ALIGNMENT = 64
+
+
+def aligned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor whose first byte has an address divisible by 64.
+
+    NumPy asks for huge pages for large arrays and torch does not; with pages of 4 KiB the first write of a
+    layer's output costs more than the layer between cheap ones.
+    """
+    count = 1
+    for size in shape:
+        count *= size
+    raw = np.empty(count * dtype.itemsize + _ALIGNMENT, np.uint8)
+    skip = -raw.ctypes.data % _ALIGNMENT
+    flat = torch.from_numpy(raw[skip : skip + count * dtype.itemsize])
+    return flat.view(dtype).view(shape)

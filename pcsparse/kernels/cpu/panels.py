@@ -1,0 +1,138 @@
+"""Weights laid out as the microkernels read them, and which register block runs which channels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import prange
+from torch import Tensor
+
+from pcsparse.kernels.cpu.emitter import HAS_WIDE_REGISTERS, KINDS, VECTOR_BYTES
+from pcsparse.kernels.cpu.launch import jit_parallel
+from pcsparse.kernels.cpu.memory import aligned
+
+# rows whose accumulators, NV vectors each, fill the registers without spilling. Measured on AVX-512: 6x4 and
+# 8x3 leave one vector a weight and some for broadcasts; 12x2 and 12x1 fill as many, but the addresses of
+# twelve rows no longer fit into the general registers
+_ROWS = {1: 8, 2: 8, 3: 8, 4: 6} if HAS_WIDE_REGISTERS else {1: 6}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Neighbouring output channels that one run of the kernel computes.
+
+    Attributes:
+        first: the first channel.
+        count: channels, the padding not counted.
+        blocks: panels side by side.
+        nv: vectors a panel.
+        lanes: channels a vector.
+    """
+
+    first: int
+    count: int
+    blocks: int
+    nv: int
+    lanes: int
+
+    @property
+    def mr(self) -> int:
+        """Rows of the register block."""
+        return _ROWS[self.nv]
+
+    @property
+    def width(self) -> int:
+        """Channels with padding."""
+        return self.blocks * self.nv * self.lanes
+
+
+def split_columns(c_out: int, lanes: int, panel: int = 0) -> tuple[Columns, ...]:
+    """Cover `c_out` channels by panels.
+
+    Wide panels repay the loads of a row best, so panels of four and three vectors are mixed; only 1, 2 and 5
+    vectors leave a narrower one.
+
+    Args:
+        c_out: output channels.
+        lanes: channels a vector.
+        panel: vectors a panel, 1 to 4; 0 for the rule above.
+    """
+    parts: list[Columns] = []
+    first = 0
+    for nv, blocks in _panels(-(-c_out // lanes), panel):
+        if blocks:
+            count = min(c_out - first, blocks * nv * lanes)
+            parts.append(Columns(first, count, blocks, nv, lanes))
+            first += count
+    return tuple(parts)
+
+
+def _panels(vectors: int, panel: int) -> list[tuple[int, int]]:
+    """(vectors a panel, panels), together `vectors`."""
+    widest = max(_ROWS)
+    if panel:
+        nv = min(panel, widest)
+        return [(nv, vectors // nv), (vectors % nv, 1 if vectors % nv else 0)]
+    if vectors <= widest:
+        return [(vectors, 1 if vectors else 0)]
+    if widest == 1:
+        return [(1, vectors)]
+    if vectors == 5:
+        return [(3, 1), (2, 1)]
+    if vectors % 4 and vectors % 3 == 0:
+        return [(3, vectors // 3)]
+    threes = -vectors % 4
+    return [(4, (vectors - 3 * threes) // 4), (3, threes)]
+
+
+@jit_parallel()
+def _pack(flat, step_k, step_in, step_out, c_in, first, count, pair, width, dest):
+    k, blocks, words = dest.shape
+    steps = words // width
+    for item in prange(k * blocks):
+        offset, block = item // blocks, item % blocks
+        column = first + block * width
+        wide = max(0, min(width, first + count - column))
+        for i in range(steps):
+            at = (i // pair) * pair * width + i % pair
+            source = offset * step_k + i * step_in + column * step_out
+            real = wide if i < c_in else 0
+            for o in range(real):
+                dest[offset, block, at + o * pair] = flat[source + o * step_out]
+            for o in range(real, width):
+                dest[offset, block, at + o * pair] = 0
+
+
+def pack_panels(weight: Tensor, columns: Columns, kind: str) -> Tensor:
+    """Panels of some output channels, (k, blocks, steps * width) elements, aligned to 64 bytes.
+
+    Args:
+        weight: (k, c_in, c_out) float32, float64 or bfloat16, any strides.
+        columns: the channels.
+        kind: name in `emitter.KINDS`. For the dot product two input channels stand side by side.
+    """
+    assert kind in KINDS
+    if kind == "bfloat16 widened":
+        weight = weight.float()
+    k, c_in, _ = weight.shape
+    pair = 2 if kind == "bfloat16 dot" else 1
+    steps = -(-c_in // 2) * 2 if kind.startswith("bfloat16") else c_in
+    if not (weight.is_contiguous() or weight.transpose(1, 2).is_contiguous()):
+        weight = weight.contiguous()
+    step_k, step_in, step_out = weight.stride()
+    flat = weight.detach().as_strided((weight.numel(),), (1,))
+    width = columns.nv * columns.lanes
+    panels = aligned((k, columns.blocks, steps * width), weight.dtype)
+    arrays = (_numbers(flat), _numbers(panels))
+    _pack(arrays[0], step_k, step_in, step_out, c_in, columns.first, columns.count, pair, width, arrays[1])
+    return panels
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    """As a NumPy array; bfloat16, which NumPy lacks, as its bits."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def lanes_of(dtype: torch.dtype) -> int:
+    """Output channels of an accumulator vector: sums are float32, or float64 for float64."""
+    return VECTOR_BYTES // (8 if dtype == torch.float64 else 4)
