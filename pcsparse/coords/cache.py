@@ -58,6 +58,7 @@ class CoordCache:
 
     _sorted: dict[Token, SortedKeys] = field(default_factory=dict)
     _maps: dict[MapKey, KernelMap] = field(default_factory=dict)
+    _clouds: dict[tuple[Token, int], KernelMap] = field(default_factory=dict)
     _ready: dict[MapKey, KernelMap] = field(default_factory=dict)
     _levels: dict[LevelKey, Tensor] = field(default_factory=dict)
     _finer: dict[tuple[Token, Relation], Tensor] = field(default_factory=dict)
@@ -133,6 +134,14 @@ class CoordCache:
         fine_keys = self.sorted_keys(fine)
         coarse_keys = fine_keys if same else self.sorted_keys(coarse)
         return build_kernel_map(fine_keys, coarse_keys, relation, same_coords=same)
+
+    def cloud_map(self, coords: Tensor, n_clouds: int) -> KernelMap:
+        """The map that leads every row of `coords` (n, 4) int32 to its cloud, of `n_clouds`; built once."""
+        key = self._token(coords), n_clouds
+        if key not in self._clouds:
+            with _kept():
+                self._clouds[key] = KernelMap.of_groups(coords[:, 0], n_clouds)
+        return self._clouds[key]
 
     def coarser(self, fine: Tensor, relation: Relation, coverage: str = "touched") -> Tensor:
         """Coordinates that a strided convolution of `fine` writes; the way back is remembered for `finer`."""

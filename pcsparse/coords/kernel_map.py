@@ -124,6 +124,15 @@ class KernelMap:
             self._derived[f"tile_spans {tile}"] = spans
         return spans
 
+    def pairs_per_output(self) -> Tensor:
+        """(n_out,) int64: how many pairs each output has; made at the first call and kept."""
+        counts = self._derived.get("pairs_per_output")
+        if not isinstance(counts, Tensor):
+            with torch.inference_mode(False):
+                counts = self.by_output()[1].diff()
+            self._derived["pairs_per_output"] = counts
+        return counts
+
     def by_output(self) -> tuple[Tensor, Tensor]:
         """The pairs by output row: order (n_pairs,) int32 into the pairs, starts (n_out + 1,) int64."""
         return self._grouped("by_output", self.pairs.rows_out, self.n_out)
@@ -135,7 +144,8 @@ class KernelMap:
     def _grouped(self, name: str, rows: Tensor, n: int) -> tuple[Tensor, Tensor]:
         grouped = self._derived.get(name)
         if not isinstance(grouped, tuple):
-            grouped = backend_of(rows).group_rows(rows, n)
+            with torch.inference_mode(False):
+                grouped = backend_of(rows).group_rows(rows, n)
             self._derived[name] = grouped
         return grouped
 

@@ -67,7 +67,7 @@ class GlobalMaxPool(nn.Module):
 
     def forward(self, x: SparseTensor) -> Tensor:
         """(n, c) -> (batch_size, c); 0 for an empty cloud."""
-        return max_pool(x.feats, KernelMap.of_groups(x.coords[:, 0], x.batch_size))
+        return max_pool(x.feats, x.cache.cloud_map(x.coords, x.batch_size))
 
 
 class GlobalAvgPool(nn.Module):
@@ -75,4 +75,4 @@ class GlobalAvgPool(nn.Module):
 
     def forward(self, x: SparseTensor) -> Tensor:
         """(n, c) -> (batch_size, c); 0 for an empty cloud."""
-        return mean_pool(x.feats, KernelMap.of_groups(x.coords[:, 0], x.batch_size))
+        return mean_pool(x.feats, x.cache.cloud_map(x.coords, x.batch_size))

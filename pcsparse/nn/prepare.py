@@ -1,10 +1,35 @@
 """Build all maps of a network before it runs."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from pcsparse.sparse_tensor import SparseTensor
+
+# layers that keep shape and dtype, and for which torch thinks long on the "meta" device
+_KEEPING = frozenset(
+    {functional.batch_norm, functional.relu, functional.leaky_relu, functional.dropout, torch.relu}
+)
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Answers for layers that keep shape and dtype: what comes in goes out."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in _KEEPING and args and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def prepare(module: nn.Module, x: SparseTensor) -> SparseTensor:
@@ -22,6 +47,6 @@ def prepare(module: nn.Module, x: SparseTensor) -> SparseTensor:
     """
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     shadow = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-    with torch.no_grad():
+    with torch.no_grad(), _ShapesOnly():
         functional_call(module, shadow, (x.replace(x.feats.to("meta")),))
     return x

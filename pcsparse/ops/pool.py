@@ -132,7 +132,7 @@ def mean_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
         ShapeError: `feats` does not have n_in rows.
     """
     wide = feats.dtype if feats.dtype == torch.float64 else torch.float32
-    counts = torch.bincount(kmap.pairs.rows_out, minlength=kmap.n_out).clamp(min=1)
+    counts = kmap.pairs_per_output().clamp(min=1)
     # features may be on the meta device, where no map lives
     return (sum_pool(feats.to(wide), kmap) / counts.to(feats.device)[:, None]).to(feats.dtype)
 

@@ -35,6 +35,30 @@ def _tensors(network) -> list[SparseTensor]:
     return tensors
 
 
+class _Pools(torch_nn.Module):
+    """Each pooling: a local one that another follows, and the pools of whole clouds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.local = torch_nn.Sequential(nn.MaxPool3d(2), nn.AvgPool3d(3, 1))
+        self.mean, self.most = nn.GlobalAvgPool(), nn.GlobalMaxPool()
+
+    def forward(self, x: SparseTensor) -> torch.Tensor:
+        y = self.local(x)
+        return torch.cat([self.mean(y), self.most(y), self.mean(x)], dim=1)
+
+
+def test_pools_of_a_prepared_cloud_are_one_graph():
+    network = _Pools()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(network, fullgraph=True, dynamic=True, backend=counter)
+    graphs = []
+    for x in _tensors(network):
+        assert torch.equal(compiled(x), network(x))
+        graphs.append(counter.frame_count)
+    assert graphs == [1] * 4
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_one_graph_serves_clouds_of_every_size(training):
     torch.manual_seed(0)

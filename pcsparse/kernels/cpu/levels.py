@@ -5,6 +5,8 @@ column are bits of a bitmap, so they leave it in order, and each fine voxel find
 bits. What the map needs, the coarse row and the offset of every fine voxel, is known on the way.
 """
 
+import math
+
 import numpy as np
 import torch
 from numba import prange
@@ -168,28 +170,32 @@ def _axis(cell, size, stride, dilation, first, cells):
     """The coarse cells of one axis that `cell` touches. Returns their number."""
     n = 0
     for o in range(size):
-        scaled = cell - first - dilation * o
-        if scaled % stride == 0:
-            cells[n] = scaled // stride
+        # 32 bits: dividing 64 takes twice as long
+        scaled = np.int32(cell - first - dilation * o)
+        coarse = scaled // np.int32(stride)
+        if coarse * stride == scaled:
+            cells[n] = coarse
             n += 1
     return n
 
 
-@jit_serial
-def _touched(keys, size, stride, dilation, first, cells, found):
-    """Count (`found` is empty) or list the coarse cells of each fine voxel, an axis at a time."""
-    xs, ys, zs = cells[0], cells[1], cells[2]
-    before, n, nx, ny = np.int64(-1), 0, 0, 0
-    for i in range(keys.size):
-        key = keys[i]
-        if key >> _SHIFT_Y != before:
-            before = key >> _SHIFT_Y
-            nx = _axis(((key >> _SHIFT_X) & _MASK_X) - _BIAS_X, size[0], stride[0], dilation[0], first[0], xs)
-            ny = _axis(((key >> _SHIFT_Y) & _MASK_Y) - _BIAS_Y, size[1], stride[1], dilation[1], first[1], ys)
-        if nx * ny == 0:
-            continue
-        nz = _axis((key & _MASK_Z) - _BIAS_Z, size[2], stride[2], dilation[2], first[2], zs)
-        if found.size:
+@jit_parallel()
+def _touched(keys, size, stride, dilation, first, cells, room, found, sizes):
+    """List the coarse cells of each block of voxels; `cells` (blocks, 3, longest axis) is room to work."""
+    for block in prange(sizes.size):
+        xs, ys, zs = cells[block, 0], cells[block, 1], cells[block, 2]
+        before, nx, ny = np.int64(-1), 0, 0
+        n = block * _CHUNK * room
+        for i in range(block * _CHUNK, min(keys.size, (block + 1) * _CHUNK)):
+            key = keys[i]
+            if key >> _SHIFT_Y != before:
+                before = key >> _SHIFT_Y
+                x, y = ((key >> _SHIFT_X) & _MASK_X) - _BIAS_X, (before & _MASK_Y) - _BIAS_Y
+                nx = _axis(x, size[0], stride[0], dilation[0], first[0], xs)
+                ny = _axis(y, size[1], stride[1], dilation[1], first[1], ys)
+            if nx * ny == 0:
+                continue
+            nz = _axis((key & _MASK_Z) - _BIAS_Z, size[2], stride[2], dilation[2], first[2], zs)
             batch = (key >> BATCH_SHIFT) << BATCH_SHIFT
             for a in range(nx):
                 for b in range(ny):
@@ -199,16 +205,17 @@ def _touched(keys, size, stride, dilation, first, cells, found):
                     for c in range(nz):
                         found[n] = column + zs[c]
                         n += 1
-        else:
-            n += nx * ny * nz
-    return n
+        sizes[block] = n - block * _CHUNK * room
 
 
 def touched_keys(keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple) -> Tensor:
-    array = keys.numpy()
-    geometry = (size, stride, dilation, first, np.empty((3, max(size)), np.int64))
-    n = _touched(array, *geometry, np.empty(0, np.int64))
-    found = np.empty(n, np.int64)
-    if n:
-        _touched(array, *geometry, found)
-    return distinct_keys(torch.from_numpy(found))
+    blocks, room = -(-keys.numel() // _CHUNK), 1
+    for cells, step, gap in zip(size, stride, dilation, strict=True):
+        # offsets that reach a coarse cell from one fine cell are stride / gcd(stride, dilation) apart
+        room *= -(-cells * math.gcd(step, gap) // step)
+    work, sizes = np.empty((blocks, 3, max(size)), np.int64), np.zeros(blocks, np.int64)
+    # torch, as the part that stays empty shall not be cleared
+    found = torch.empty(blocks * _CHUNK * room, dtype=torch.int64).numpy()
+    _touched(keys.numpy(), size, stride, dilation, first, work, room, found, sizes)
+    parts = [found[i * _CHUNK * room :][:n] for i, n in enumerate(sizes)]
+    return distinct_keys(torch.from_numpy(np.concatenate([np.empty(0, np.int64), *parts])))

@@ -17,7 +17,7 @@ from pcsparse.kernels.key_layout import NO_KEY, SHIFTS, check_pair_count
 # queries a block: one search starts it, and its number in the block has 10 bits of a packed hit
 _BLOCK = 1024
 # hits a query that a block has room for at first; where they are more, the search runs again with that room
-_ROOM = 16
+_ROOM = 32
 # columns further apart than this get pointers of their own, as scanning what lies between would be dearer
 _NEAR = 2 << SHIFTS[1]
 _WIDEST_COLUMN = 1 << 15
