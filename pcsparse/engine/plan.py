@@ -1,52 +1,14 @@
 """Plan: the dataflow of each pass of a convolution, chosen once, in forward, and kept for backward."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
-from typing import Any
 
-from pcsparse.engine.dataflow import Dataflow
-from pcsparse.engine.gather_scatter import GatherScatter
-from pcsparse.engine.output_stationary import OutputStationary
+from pcsparse.engine.choice import DATAFLOWS as DATAFLOWS
+from pcsparse.engine.choice import PASSES, choices
+from pcsparse.engine.choice import Choice as Choice
 from pcsparse.engine.problem import ConvProblem
+from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import FormatError, UnsupportedError
-
-DATAFLOWS: Mapping[str, Dataflow[Any]] = MappingProxyType(
-    {dataflow.name: dataflow for dataflow in (OutputStationary(), GatherScatter())}
-)
-"""All dataflows by name, in the order of preference."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A dataflow and its config, for one pass."""
-
-    dataflow: str
-    config: Any
-
-    def encode(self) -> str:
-        """`name(field=value,...)`."""
-        fields = ",".join(f"{name}={value}" for name, value in asdict(self.config).items())
-        return f"{self.dataflow}({fields})"
-
-    @staticmethod
-    def decode(text: str) -> "Choice":
-        """Inverse of `encode`.
-
-        Raises:
-            FormatError: not the text of a choice.
-        """
-        try:
-            name, _, rest = text.removesuffix(")").partition("(")
-            config_class = DATAFLOWS[name].config_class
-            types = {field: type(value) for field, value in asdict(config_class()).items()}
-            items = (item.split("=") for item in rest.split(","))
-            return Choice(name, config_class(**{field: types[field](value) for field, value in items}))
-        except (KeyError, ValueError, TypeError) as error:
-            raise FormatError(
-                f"{text!r} is not a dataflow choice such as 'gather_scatter(epsilon=0.2)'"
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -75,16 +37,20 @@ class Plan:
         return Plan(*map(Choice.decode, parts))
 
 
-def plan_for(problem: ConvProblem, dataflow: str = "auto") -> Plan:
+def plan_for(problem: ConvProblem, dataflow: str = "auto", tuned: TuneTable | None = None) -> Plan:
     """The plan for a problem.
 
     Rule: the first dataflow of `DATAFLOWS` that does not refuse, with its first config, for all three passes.
     On a CPU that is output-stationary: its microkernel beats BLAS with gather and scatter at every size
     measured (`make bench`). The rule reads the problem only: the same problem has the same bits everywhere.
 
+    A tuned table, where it knows the problem's bucket, replaces the rule pass by pass; where a dataflow is
+    named, only by entries of that dataflow. The same table gives the same bits everywhere, too.
+
     Args:
         problem: the convolution.
         dataflow: a name of `DATAFLOWS`, or "auto".
+        tuned: measured choices (`engine.autotune`), or None.
 
     Raises:
         UnsupportedError: the named dataflow is unknown or refuses, or all refuse; the text gives each reason.
@@ -93,21 +59,26 @@ def plan_for(problem: ConvProblem, dataflow: str = "auto") -> Plan:
         raise UnsupportedError(f"no dataflow {dataflow!r}; known: auto, {', '.join(DATAFLOWS)}")
     names = list(DATAFLOWS) if dataflow == "auto" else [dataflow]
     reasons = {name: DATAFLOWS[name].refuses(problem) for name in names}
-    for name, reason in reasons.items():
-        if reason is None:
-            forward = Choice(name, DATAFLOWS[name].configs(problem)[0])
-            # the input gradient is a forward pass that writes c_in channels
-            grad_feats = Choice(name, DATAFLOWS[name].configs(problem.transposed())[0])
-            return Plan(forward, grad_feats, forward)
-    listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    raise UnsupportedError(f"no dataflow runs {problem}: {listed}")
+    able = [name for name, reason in reasons.items() if reason is None]
+    if not able:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise UnsupportedError(f"no dataflow runs {problem}: {listed}")
+    plan = Plan(*(choices(DATAFLOWS[able[0]], problem, of)[0] for of in PASSES))
+    if tuned is None:
+        return plan
+    found = (tuned.choice(problem, of) for of in PASSES)
+    rule = (plan.forward, plan.grad_feats, plan.grad_weight)
+    return Plan(*(f if f is not None and f.dataflow in able else r for f, r in zip(found, rule, strict=True)))
 
 
-def explain(problem: ConvProblem) -> str:
+def explain(problem: ConvProblem, tuned: TuneTable | None = None) -> str:
     """What `plan_for` takes for `problem` and what every dataflow says to it, without running anything."""
     reasons = {name: dataflow.refuses(problem) for name, dataflow in DATAFLOWS.items()}
-    plan = "none" if all(reasons.values()) else plan_for(problem).encode()
+    plan = "none" if all(reasons.values()) else plan_for(problem, tuned=tuned).encode()
     lines = [f"problem: {problem}", f"plan: {plan}"]
+    if tuned is not None:
+        known = [of for of in PASSES if tuned.choice(problem, of) is not None]
+        lines.append(f"tuned: {', '.join(known) or 'nothing'} for {tuned.device}")
     for name, reason in reasons.items():
         lines.append(f"  {name}: " + ("can run it" if reason is None else f"refuses: {reason}"))
     return "\n".join(lines)

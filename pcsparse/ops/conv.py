@@ -14,6 +14,7 @@ from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.dataflow import Epilogue
 from pcsparse.engine.plan import DATAFLOWS, Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
+from pcsparse.engine.tune_cache import TuneTable
 
 
 @torch.library.custom_op("pcsparse::sparse_conv", mutates_args=())
@@ -112,6 +113,7 @@ def sparse_conv(
     residual: Tensor | None = None,
     relu: bool = False,
     dataflow: str = "auto",
+    tuned: TuneTable | None = None,
 ) -> Tensor:
     """out[j] = act(bias + residual[j] + sum over pairs (i, j) of offset k in `kmap` of feats[i] @ weight[k]).
 
@@ -126,6 +128,7 @@ def sparse_conv(
         residual: (n_out, c_out) to add, or None.
         relu: whether negative outputs become zero.
         dataflow: "auto", or the name of one in `engine.plan.DATAFLOWS`.
+        tuned: a table of measured plans; where it is None or does not know the problem, the rule decides.
 
     Returns:
         (n_out, c_out), dtype of `feats`.
@@ -142,6 +145,6 @@ def sparse_conv(
         feats, weight = feats.to(dtype), weight.to(dtype)
         bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
-    plan = plan_for(problem, dataflow)
+    plan = plan_for(problem, dataflow, tuned)
     out: Tensor = _sparse_conv(feats, weight, bias, kmap.tensors(), kmap.n_out, plan.encode(), residual, relu)
     return out

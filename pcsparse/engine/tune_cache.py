@@ -1,0 +1,249 @@
+"""Tuned choices on disk: {device, versions} -> {problem bucket, pass} -> choice.
+
+A file has one section for each device and set of versions it was tuned with. Nothing is looked up behind the
+user's back: a table is loaded by name and handed to `plan_for`.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from pcsparse.engine.choice import PASSES, Choice, Pass
+from pcsparse.engine.problem import ConvProblem
+from pcsparse.errors import FormatError
+
+SCHEMA = 1
+_PACKAGES = ("pcsparse", "torch", "numba")
+# what kernels look for; the model's name says nothing of what a virtual machine hides
+_FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Problems that share one tuning.
+
+    Exact in what shapes the inner loops, by powers of two in what only shapes the cache's contents: a new
+    cloud of about the same size and density must not need a new tuning.
+
+    Attributes:
+        device: type of the device.
+        dtype: of features and weights, such as "float32".
+        k: kernel offsets.
+        c_in: input channels.
+        c_out: output channels.
+        symmetric: a submanifold map of an odd kernel.
+        rows: b where 2^(b - 1) <= n_out < 2^b; 0 for none.
+        pairs: b where 2^(b - 1) <= n_pairs / n_out < 2^b; 0 for fewer pairs than rows.
+    """
+
+    device: str
+    dtype: str
+    k: int
+    c_in: int
+    c_out: int
+    symmetric: bool
+    rows: int
+    pairs: int
+
+    @staticmethod
+    def of(problem: ConvProblem) -> "Bucket":
+        """The bucket of a problem."""
+        n_out = problem.n_out
+        return Bucket(
+            device=problem.device,
+            dtype=str(problem.dtype).removeprefix("torch."),
+            k=problem.k,
+            c_in=problem.c_in,
+            c_out=problem.c_out,
+            symmetric=problem.symmetric,
+            rows=_doublings(n_out, 1),
+            pairs=_doublings(problem.n_pairs, max(n_out, 1)),
+        )
+
+
+def _doublings(value: int, unit: int) -> int:
+    # comparisons, not bit_length: a compiled graph keeps sizes as symbols, and so serves a whole bucket
+    bits = 0
+    while unit << bits <= value:
+        bits += 1
+    return bits
+
+
+def device_key() -> str:
+    """This machine as far as a tuning depends on it: CPU model and features, threads."""
+    info = _cpu_info()
+    model = info.get("model name") or platform.processor() or platform.machine()
+    flags = info.get("flags", info.get("Features", "")).split()
+    features = " ".join(name for name in _FEATURES if name in flags) or "no known features"
+    return f"{model}; {features}; {torch.get_num_threads()} threads"
+
+
+def _cpu_info() -> dict[str, str]:
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return {}
+    fields = (line.partition(":") for line in path.read_text().split("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in fields}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages whose change makes a tuning stale."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+@dataclass(frozen=True)
+class TuneTable:
+    """Choices measured on one device.
+
+    Attributes:
+        device: see `device_key`.
+        versions: of packages.
+        entries: choices by bucket and pass; not to be changed.
+    """
+
+    device: str
+    versions: Mapping[str, str]
+    entries: Mapping[tuple[Bucket, Pass], Choice] = field(default_factory=dict)
+
+    @classmethod
+    def here(cls, entries: Mapping[tuple[Bucket, Pass], Choice] | None = None) -> Self:
+        """A table for this machine and these versions."""
+        return cls(device_key(), versions(), dict(entries or {}))
+
+    def choice(self, problem: ConvProblem, of: Pass) -> Choice | None:
+        """The tuned choice for one pass of a problem, None if its bucket is unknown."""
+        return self.entries.get((Bucket.of(problem), of))
+
+    def merged(self, newer: "TuneTable") -> "TuneTable":
+        """Entries of both; those of `newer` win."""
+        return replace(self, entries={**self.entries, **newer.entries})
+
+
+def load_table(path: Path | str, *, device: str | None = None) -> TuneTable:
+    """Read the section for this machine and these versions.
+
+    Args:
+        path: file written by `store_table`.
+        device: key of another machine's section, to run with its choices and so its bits.
+
+    Raises:
+        FormatError: no such file, another schema, a broken file, or no section for this device and these
+            versions; the text lists those there are.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FormatError(f"no tuning at {path}; make one with `pcsparse tune --out {path}`")
+    tables = _read(path)
+    wanted, current = device or device_key(), versions()
+    for table in tables:
+        if table.device == wanted and table.versions == current:
+            return table
+    listed = "; ".join(f"[{table.device}] {_text(table.versions)}" for table in tables) or "nothing"
+    raise FormatError(
+        f"{path} has no tuning for [{wanted}] {_text(current)}, but for {listed}; run `pcsparse tune --out "
+        f"{path}` to add this machine's"
+    )
+
+
+def store_table(path: Path | str, table: TuneTable) -> None:
+    """Merge a table into a file, which is made if it is not there.
+
+    Several processes may store into one file: each waits for the others and keeps their entries.
+
+    Raises:
+        FormatError: the file is there and is no such table; it is left alone.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _sole_writer(path):
+        tables = _read(path) if path.is_file() else []
+        same = [t for t in tables if (t.device, t.versions) == (table.device, table.versions)]
+        others = [t for t in tables if (t.device, t.versions) != (table.device, table.versions)]
+        merged = same[0].merged(table) if same else table
+        content = {"schema": SCHEMA, "sections": [_to_json(t) for t in (*others, merged)]}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _sole_writer(path: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:
+        # elsewhere the last of several writers wins
+        yield
+        return
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _to_json(table: TuneTable) -> dict[str, Any]:
+    entries = [
+        {**asdict(bucket), "pass": of, "choice": choice.encode()}
+        for (bucket, of), choice in table.entries.items()
+    ]
+    return {"device": table.device, "versions": dict(table.versions), "entries": entries}
+
+
+def _read(path: Path) -> list[TuneTable]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        schema = content["schema"]
+        tables = [_table(section) for section in content["sections"]] if schema == SCHEMA else []
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise FormatError(
+            f"{path} is not a table of tunings ({type(error).__name__}: {error}); remove it, or name another "
+            "file"
+        ) from error
+    if schema != SCHEMA:
+        raise FormatError(
+            f"{path} has schema {schema!r}, this version reads {SCHEMA}; tune again into another file"
+        )
+    return tables
+
+
+def _table(section: dict[str, Any]) -> TuneTable:
+    current = section["versions"] == versions()
+    entries = {}
+    # the choices of other versions need not be known to this one; they are kept as they are
+    for entry in section["entries"]:
+        fields = dict(entry)
+        of, text = fields.pop("pass"), fields.pop("choice")
+        if of not in PASSES:
+            raise ValueError(f"no pass {of!r}")
+        entries[(Bucket(**fields), of)] = Choice.decode(text) if current else _Kept(text)
+    return TuneTable(str(section["device"]), dict(section["versions"]), entries)
+
+
+@dataclass(frozen=True)
+class _Kept(Choice):
+    """The text of a choice that is not understood, only written back."""
+
+    dataflow: str
+    config: Any = None
+
+    def encode(self) -> str:
+        return self.dataflow
+
+
+def _text(of: Mapping[str, str]) -> str:
+    return ", ".join(f"{package} {number}" for package, number in of.items())

@@ -1,0 +1,112 @@
+"""Tuned plans in a network: which convolutions it runs, and the table that their plans come from."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.engine.problem import ConvProblem
+from pcsparse.engine.tune_cache import Bucket, TuneTable
+from pcsparse.nn.conv import (
+    SparseConv3d,
+    SparseConvTranspose3d,
+    SparseInverseConv3d,
+    SubmanifoldConv3d,
+)
+from pcsparse.sparse_tensor import SparseTensor
+
+Module = TypeVar("Module", bound=nn.Module)
+_KINDS = (SubmanifoldConv3d, SparseConv3d, SparseInverseConv3d, SparseConvTranspose3d)
+
+
+def use_tuning(module: Module, table: TuneTable | None) -> Module:
+    """Let every convolution in `module` take its plans from `table`; None goes back to the rule.
+
+    The table is no part of the module's state: a checkpoint does not keep it.
+
+    Args:
+        module: any module; its convolutions are changed in place.
+        table: from `engine.tune_cache.load_table` or `engine.autotune.table_of`.
+
+    Returns:
+        `module`.
+    """
+    for part in module.modules():
+        if isinstance(part, _KINDS):
+            part.tuned = table
+    return module
+
+
+@dataclass(frozen=True, eq=False)
+class ConvCall:
+    """A convolution that a network runs on a cloud.
+
+    Attributes:
+        names: of the modules that run a problem of this bucket, in the order of their calls.
+        problem: sizes of the first of them.
+        kmap: its map.
+    """
+
+    names: tuple[str, ...]
+    problem: ConvProblem
+    kmap: KernelMap
+
+
+def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = None) -> tuple[ConvCall, ...]:
+    """The different convolutions of `module(x)`, one for each bucket of the tuner. No arithmetic is done.
+
+    Args:
+        module: any module that takes a SparseTensor.
+        x: its input; only its cache changes.
+        dtype: of features and weights; that of `x` if None.
+    """
+    found: dict[Bucket, ConvCall] = {}
+    names = {part: name for name, part in module.named_modules()}
+
+    def record(part: nn.Module, inputs: tuple[Any, ...], output: SparseTensor) -> None:
+        conv: Any = part
+        kmap = _map(conv, inputs[0], output)
+        k, c_in, c_out = conv.weight.shape
+        problem = ConvProblem(
+            device=x.feats.device.type,
+            dtype=dtype or x.feats.dtype,
+            k=k,
+            c_in=c_in,
+            c_out=c_out,
+            n_in=kmap.n_in,
+            n_out=kmap.n_out,
+            n_pairs=kmap.n_pairs,
+            symmetric=kmap.symmetric,
+        )
+        bucket = Bucket.of(problem)
+        known = found.get(bucket)
+        if known is None:
+            found[bucket] = ConvCall((names[part],), problem, kmap)
+        else:
+            found[bucket] = ConvCall((*known.names, names[part]), known.problem, known.kmap)
+
+    hooks = [part.register_forward_hook(record) for part in names if isinstance(part, _KINDS)]
+    modes = {part: part.training for part in names}
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    shadow = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
+    try:
+        # evaluation may fuse a convolution with its neighbours, and a fused one is not called by itself
+        module.train()
+        with torch.no_grad():
+            functional_call(module, shadow, (x.replace(x.feats.to("meta")),))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for part, training in modes.items():
+            part.training = training
+    return tuple(found.values())
+
+
+def _map(conv: Any, x: SparseTensor, y: SparseTensor) -> KernelMap:
+    back = isinstance(conv, SparseInverseConv3d | SparseConvTranspose3d)
+    fine, coarse = (y.coords, x.coords) if back else (x.coords, y.coords)
+    kmap = x.cache.kernel_map(fine, coarse, conv.relation, conv.offsets)
+    return kmap.transposed() if back else kmap

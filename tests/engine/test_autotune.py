@@ -1,0 +1,242 @@
+"""The tuner: guard, choice, and that a plan made from its table is the plan that runs."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.relation import Relation
+from pcsparse.engine import autotune
+from pcsparse.engine.autotune import table_of, tune
+from pcsparse.engine.choice import DATAFLOWS, PASSES, Choice, choices
+from pcsparse.engine.dataflow import PLAIN, Dataflow
+from pcsparse.engine.output_stationary import OutputStationaryConfig
+from pcsparse.engine.plan import explain, plan_for
+from pcsparse.engine.problem import ConvProblem
+from pcsparse.engine.tune_cache import Bucket, TuneTable
+from pcsparse.errors import UnsupportedError
+from pcsparse.kernels import reference
+from pcsparse.ops.conv import sparse_conv
+from tests.clouds import lidar_like
+
+
+def _case(relation=None, dtype=torch.float32, c_in=5, c_out=9):
+    relation = relation or Relation.of(3)
+    coords = lidar_like(600)
+    cache = CoordCache()
+    coarse = coords if relation.is_submanifold else cache.coarser(coords, relation)
+    kmap = cache.kernel_map(coords, coarse, relation)
+    feats = torch.zeros(kmap.n_in, c_in, dtype=dtype)
+    return ConvProblem.of(feats, torch.zeros(kmap.volume, c_in, c_out, dtype=dtype), kmap), kmap
+
+
+@dataclass(frozen=True)
+class _Behaviour:
+    """How the fake dataflow fails; `rounds` of the right result make it slow."""
+
+    fault: str = "none"
+    rounds: int = 1
+
+
+class _Twin(Dataflow[_Behaviour]):
+    """The twin as a dataflow, with faults on request."""
+
+    name = "twin"
+    config_class = _Behaviour
+
+    def __init__(self, *configs: _Behaviour) -> None:
+        self._configs = configs
+        self.timed: list[_Behaviour] = []
+
+    def refuses(self, problem):
+        return None
+
+    def configs(self, problem):
+        return self._configs
+
+    def forward(self, feats, weight, kmap, config, epilogue=PLAIN):
+        self.timed.append(config)
+        pairs = kmap.pairs
+        for _ in range(config.rounds):
+            out = reference.output_stationary(
+                feats, weight, pairs.rows_in, pairs.rows_out, pairs.starts, kmap.n_out, 1
+            )
+        return self._spoil(out, config)
+
+    def grad_weight(self, feats, grad_out, kmap, config):
+        self.timed.append(config)
+        pairs = kmap.pairs
+        lists = pairs.rows_in, pairs.rows_out, pairs.starts
+        for _ in range(config.rounds):
+            out = reference.output_stationary_grad_weight(feats, grad_out, *lists, 1)
+        return self._spoil(out, config)
+
+    @staticmethod
+    def _spoil(out, config):
+        match config.fault:
+            case "one row":
+                out[3] += 1e-3 * out.abs().max()
+            case "nan":
+                out[0, 0] = float("nan")
+            case "shape":
+                out = out[:-1]
+            case "crash":
+                raise RuntimeError("no such tile")
+        return out
+
+
+@pytest.mark.parametrize("of", PASSES)
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("one row", "against the twin"),
+        ("nan", "against the twin"),
+        ("shape", "shape"),
+        ("crash", "no such tile"),
+    ],
+)
+def test_a_wrong_choice_is_never_timed_however_fast(of, fault, reason):
+    problem, kmap = _case()
+    flow = _Twin(_Behaviour(rounds=2), _Behaviour(fault))
+    [found] = tune(problem, kmap, passes=(of,), runs=2, dataflows={"twin": flow})
+
+    wrong = [trial for trial in found.trials if trial.rejected is not None]
+    assert [trial.choice.config for trial in wrong] == [_Behaviour(fault)]
+    assert reason in wrong[0].rejected
+    assert found.best.config == _Behaviour(rounds=2)
+    # once for the guard
+    assert flow.timed.count(_Behaviour(fault)) == 1
+
+
+def test_the_fastest_wins_and_is_stored_and_the_rule_is_not():
+    problem, kmap = _case(c_in=32, c_out=32)
+    slow, fast = _Behaviour(rounds=8), _Behaviour(rounds=1)
+    flows = {"twin": _Twin(slow, fast)}
+    won = tune(problem, kmap, runs=3, dataflows=flows)
+    assert [t.of for t in won] == list(PASSES)
+    assert all(t.best.config == fast and t.rule.config == slow and t.gain > 2 for t in won)
+    assert table_of(won).entries == {(Bucket.of(problem), of): Choice("twin", fast) for of in PASSES}
+
+    stayed = tune(problem, kmap, runs=3, dataflows={"twin": _Twin(fast, slow)})
+    assert all(t.best == t.rule and t.gain == 1 for t in stayed)
+    assert table_of(stayed).entries == {}
+
+
+def test_noise_does_not_replace_the_rule(monkeypatch):
+    problem, kmap = _case()
+    flow = _Twin(_Behaviour("none"), _Behaviour("alike"))
+    real = autotune.time_in_turns
+
+    def a_little_faster(candidates, **options):
+        found = real(candidates, **options)
+        base = found["twin(fault=none,rounds=1)"]
+        return {name: base if "none" in name else replace(base, median=base.median / 1.02) for name in found}
+
+    monkeypatch.setattr(autotune, "time_in_turns", a_little_faster)
+    [found] = tune(problem, kmap, passes=("forward",), runs=2, dataflows={"twin": flow})
+    assert found.best == found.rule
+
+
+def test_a_wrong_rule_is_replaced():
+    problem, kmap = _case()
+    [found] = tune(
+        problem, kmap, passes=("forward",), runs=2, dataflows={"twin": _Twin(_Behaviour("nan"), _Behaviour())}
+    )
+    assert found.best.config == _Behaviour()
+    assert found.rule_time is None
+    assert found.gain == 1
+    assert len(table_of([found]).entries) == 1
+
+
+def test_where_nothing_is_right_all_reasons_are_given():
+    problem, kmap = _case()
+    with pytest.raises(UnsupportedError, match=r"twin\(fault=nan,rounds=1\): error nan .*no such tile"):
+        tune(problem, kmap, dataflows={"twin": _Twin(_Behaviour("nan"), _Behaviour("crash"))})
+    with pytest.raises(UnsupportedError, match=r"output_stationary: .*cuda; gather_scatter: .*cuda"):
+        tune(replace(problem, device="cuda"), kmap)
+
+
+@pytest.mark.parametrize(
+    ("relation", "dtype"),
+    [(Relation.of(3), torch.bfloat16), (Relation.of(2, 2), torch.float32)],
+    ids=["submanifold-bfloat16", "strided-float32"],
+)
+def test_every_real_choice_passes_the_guard(relation, dtype):
+    problem, kmap = _case(relation, dtype)
+    for found in tune(problem, kmap, runs=1):
+        assert [trial for trial in found.trials if trial.rejected is not None] == []
+        flows = [trial.choice.dataflow for trial in found.trials]
+        assert set(flows) == set(DATAFLOWS)
+        assert found.rule == choices(DATAFLOWS[flows[0]], problem, found.of)[0]
+
+
+def test_the_rule_of_the_tuner_is_the_plan_without_a_table():
+    problem, _ = _case(c_in=64, c_out=16)
+    plan = plan_for(problem)
+    first = DATAFLOWS[plan.forward.dataflow]
+    assert [plan.forward, plan.grad_feats, plan.grad_weight] == [
+        choices(first, problem, of)[0] for of in PASSES
+    ]
+
+
+def _odd_table(problem):
+    tiles = {
+        "forward": OutputStationaryConfig(tile=48),
+        "grad_feats": OutputStationaryConfig(tile=80),
+        "grad_weight": OutputStationaryConfig(tile=112),
+    }
+    bucket = Bucket.of(problem)
+    return TuneTable.here({(bucket, of): Choice("output_stationary", tiles[of]) for of in PASSES})
+
+
+def test_a_table_replaces_the_rule_pass_by_pass():
+    problem, _ = _case()
+    table = _odd_table(problem)
+    plan = plan_for(problem, tuned=table)
+    assert (plan.forward.config.tile, plan.grad_feats.config.tile, plan.grad_weight.config.tile) == (
+        48,
+        80,
+        112,
+    )
+    assert plan_for(problem, "output_stationary", table) == plan
+    # a named dataflow is not overruled, an unknown problem keeps the rule
+    assert plan_for(problem, "gather_scatter", table) == plan_for(problem, "gather_scatter")
+    other = replace(problem, c_out=10)
+    assert plan_for(other, tuned=table) == plan_for(other)
+
+    only = replace(table, entries={(Bucket.of(problem), "grad_feats"): plan.grad_feats})
+    assert plan_for(problem, tuned=only) == replace(plan_for(problem), grad_feats=plan.grad_feats)
+    assert "tile=80" in explain(problem, only)
+    assert "tuned: grad_feats for" in explain(problem, only)
+
+
+def test_the_operator_runs_the_tuned_plan(rng, monkeypatch):
+    problem, kmap = _case()
+    table = _odd_table(problem)
+    plan = plan_for(problem, tuned=table)
+    flow = DATAFLOWS["output_stationary"]
+    ran = []
+    for of in ("forward", "grad_weight"):
+        real = getattr(type(flow), of)
+
+        def spy(self, *args, _of=of, _real=real, **kwargs):
+            ran.append((_of, args[3].tile))
+            return _real(self, *args, **kwargs)
+
+        monkeypatch.setattr(type(flow), of, spy)
+    feats = torch.randn(problem.n_in, problem.c_in, generator=rng).requires_grad_()
+    weight = torch.randn(problem.k, problem.c_in, problem.c_out, generator=rng).requires_grad_()
+    out = sparse_conv(feats, weight, kmap, tuned=table)
+    grad_out = torch.randn(out.shape, generator=rng)
+    grads = torch.autograd.grad(out, (feats, weight), grad_out)
+    # the input gradient is the forward pass of the transposed map
+    assert ran == [("forward", 48), ("forward", 80), ("grad_weight", 112)]
+
+    # the bits of the same plan given by hand
+    by_hand = (
+        flow.forward(feats.detach(), weight.detach(), kmap, plan.forward.config),
+        flow.grad_feats(grad_out, weight.detach(), kmap, plan.grad_feats.config),
+        flow.grad_weight(feats.detach(), grad_out, kmap, plan.grad_weight.config),
+    )
+    assert all(torch.equal(a, b) for a, b in zip((out.detach(), *grads), by_hand, strict=True))

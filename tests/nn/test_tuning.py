@@ -1,0 +1,112 @@
+"""A tuned network: every convolution is found, and the table reaches its plans."""
+
+import copy
+
+import pytest
+import torch
+
+from pcsparse.engine.autotune import table_of, tune
+from pcsparse.engine.choice import DATAFLOWS, Choice
+from pcsparse.engine.output_stationary import OutputStationaryConfig
+from pcsparse.engine.problem import ConvProblem
+from pcsparse.engine.tune_cache import Bucket, TuneTable
+from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.nn import SparseConvTranspose3d, SubmanifoldConv3d
+from pcsparse.nn.tuning import conv_calls, use_tuning
+from pcsparse.ops import conv as conv_module
+from pcsparse.sparse_tensor import SparseTensor
+from tests.clouds import lidar_like
+
+
+@pytest.fixture
+def net() -> MinkUNet:
+    return MinkUNet(MinkUNetSpec.minkunet14(width=0.25)).eval()
+
+
+@pytest.fixture
+def x(rng) -> SparseTensor:
+    coords = lidar_like(700)
+    return SparseTensor(torch.randn(len(coords), 4, generator=rng), coords)
+
+
+def _seen(monkeypatch) -> list[tuple[ConvProblem, str]]:
+    """Problems and plans of the operators that run from now on."""
+    real, seen = conv_module.plan_for, []
+
+    def spy(problem, *args):
+        plan = real(problem, *args)
+        seen.append((problem, plan.encode()))
+        return plan
+
+    monkeypatch.setattr(conv_module, "plan_for", spy)
+    return seen
+
+
+def test_the_calls_are_what_the_network_runs(net, x, monkeypatch):
+    state = copy.deepcopy(net.state_dict())
+    calls = conv_calls(net, x)
+    seen = _seen(monkeypatch)
+    net.train()
+    net(x)
+
+    assert {Bucket.of(call.problem) for call in calls} == {Bucket.of(problem) for problem, _ in seen}
+    assert sum(len(call.names) for call in calls) == len(seen)
+    names = [name for call in calls for name in call.names]
+    assert set(names) < {name for name, _ in net.named_modules()}
+    for call in calls:
+        kmap, problem = call.kmap, call.problem
+        assert (kmap.n_in, kmap.n_out, kmap.n_pairs) == (problem.n_in, problem.n_out, problem.n_pairs)
+    assert not any(module._forward_hooks for module in net.modules())
+    # nothing ran: running statistics are as they were before the call
+    fresh = MinkUNet(net.spec)
+    fresh.load_state_dict(state)
+    conv_calls(fresh.eval(), x)
+    assert not fresh.training
+    assert all(torch.equal(a, state[name]) for name, a in fresh.state_dict().items())
+
+
+def test_the_dtype_of_the_calls(net, x):
+    calls = conv_calls(net, x, torch.bfloat16)
+    assert {call.problem.dtype for call in calls} == {torch.bfloat16}
+
+
+def test_a_transposed_convolution_gets_its_own_map(x):
+    coarse = SparseTensor(x.feats, x.coords * torch.tensor([1, 2, 2, 2], dtype=torch.int32), stride=(2, 2, 2))
+    [call] = conv_calls(SparseConvTranspose3d(4, 6), coarse)
+    assert call.kmap.n_in == len(coarse)
+    assert call.problem.n_out == 8 * len(coarse)
+
+
+def test_a_table_reaches_every_convolution_and_leaves_again(net, x, monkeypatch):
+    calls = conv_calls(net, x)
+    odd = Choice("output_stationary", OutputStationaryConfig(tile=96))
+    table = TuneTable.here({(Bucket.of(call.problem), "forward"): odd for call in calls})
+    keys = set(net.state_dict())
+    with torch.no_grad():
+        before = net(x).feats
+        assert use_tuning(net, table) is net
+        seen = _seen(monkeypatch)
+        tuned = net(x).feats
+        assert seen
+        assert all(plan.startswith(odd.encode() + "|") for _, plan in seen)
+        assert set(net.state_dict()) == keys
+        # a copy, as of averaged weights, keeps it
+        assert torch.equal(copy.deepcopy(net)(x).feats, tuned)
+
+        use_tuning(net, None)
+        del seen[:]
+        assert torch.equal(net(x).feats, before)
+    assert seen
+    assert not any(odd.encode() in plan for _, plan in seen)
+
+
+def test_a_stored_tuning_gives_stored_bits(x, rng):
+    layer = SubmanifoldConv3d(4, 40)
+    [call] = conv_calls(layer, x)
+    table = table_of(tune(call.problem, call.kmap, runs=1))
+    odd = Choice("gather_scatter", DATAFLOWS["gather_scatter"].configs(call.problem)[3])
+    table = table.merged(TuneTable.here({(Bucket.of(call.problem), "forward"): odd}))
+    use_tuning(layer, table)
+    out = layer(x).feats.detach()
+    by_hand = DATAFLOWS["gather_scatter"].forward(x.feats, layer.weight.detach(), call.kmap, odd.config)
+    assert torch.equal(out, by_hand)
