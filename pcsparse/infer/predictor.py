@@ -12,6 +12,7 @@ from pcsparse.data.collate import VoxelSettings, voxel_batch
 from pcsparse.data.datasets.semantic_kitti import Sweep
 from pcsparse.data.label_map import IGNORE
 from pcsparse.errors import RangeError
+from pcsparse.nn.fuse import fuse
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +37,15 @@ class Predictor:
     """Semantic segmentation of clouds of any size, the empty one included.
 
     Args:
-        model: takes a SparseTensor with 4 channels, returns one whose feats are logits; set to evaluation.
+        model: takes a SparseTensor with 4 channels, returns one whose feats are logits. A copy
+            with batch norm folded into its convolutions is used (`nn.fuse`).
         voxels: as in training.
         device: where the network runs.
     """
 
     def __init__(self, model: nn.Module, voxels: VoxelSettings, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self.model = fuse(model.to(self.device))
         self.voxels = voxels
 
     def __call__(

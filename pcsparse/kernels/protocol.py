@@ -297,3 +297,73 @@ class Backend(Protocol):
             (k, c_in, c_out), dtype of `feats`.
         """
         ...
+
+    def batch_moments(self, feats: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of every channel.
+
+        Args:
+            feats: (n, c) float, n at least 1.
+
+        Returns:
+            mean, var: (c,) float32, or float64 for float64.
+        """
+        ...
+
+    def scale_shift(
+        self, feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool
+    ) -> Tensor:
+        """Out = act(feats * scale + shift + residual), rounded once.
+
+        Args:
+            feats: (n, c) float.
+            scale: (c,) float32, or float64 for float64.
+            shift: (c,), as `scale`.
+            residual: (n, c), dtype of `feats`, or None.
+            relu: whether negative values become zero; a NaN stays.
+
+        Returns:
+            (n, c), dtype of `feats`.
+        """
+        ...
+
+    def scale_shift_sums(
+        self, grad_out: Tensor, feats: Tensor, out: Tensor | None, mean: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sums down the rows that the gradients of scale and shift, or of moments, need.
+
+        Args:
+            grad_out: (n, c), dtype of `feats`.
+            feats: (n, c) float.
+            out: (n, c); where it is not positive `grad_out` counts as zero. None: nowhere.
+            mean: (c,).
+
+        Returns:
+            sum of grad_out, sum of grad_out * (feats - mean): (c,) float32, or float64 for float64.
+        """
+        ...
+
+    def scale_shift_grad(
+        self,
+        grad_out: Tensor,
+        feats: Tensor,
+        out: Tensor | None,
+        scale_grad: Tensor,
+        scale_feats: Tensor,
+        shift: Tensor,
+        with_gated: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """grad_out * scale_grad + feats * scale_feats + shift; grad_out is zero where `out` is not positive.
+
+        Args:
+            grad_out: (n, c), dtype of `feats`.
+            feats: (n, c) float.
+            out: (n, c) or None, see `scale_shift_sums`.
+            scale_grad: (c,).
+            scale_feats: (c,).
+            shift: (c,).
+            with_gated: whether the second result is wanted.
+
+        Returns:
+            The sum (n, c), dtype of `feats`; `grad_out` with its zeros, or None.
+        """
+        ...

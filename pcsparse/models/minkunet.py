@@ -16,9 +16,8 @@ from torch import nn
 
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.nn import (
-    BatchNorm,
+    BatchNormReLU,
     Linear,
-    ReLU,
     ResidualBlock,
     SparseConv3d,
     SparseInverseConv3d,
@@ -182,11 +181,11 @@ class MinkUNet(nn.Module):
         _check(spec)
         self.spec = spec
         self.stem = nn.Sequential(
-            *(layer for conv in spec.stem for layer in _conv_norm_relu(_submanifold(conv)))
+            *(layer for conv in spec.stem for layer in _conv_and_norm(_submanifold(conv)))
         )
-        self.down = nn.ModuleList(nn.Sequential(*_conv_norm_relu(_down(stage))) for stage in spec.encoder)
+        self.down = nn.ModuleList(nn.Sequential(*_conv_and_norm(_down(stage))) for stage in spec.encoder)
         self.encoder = nn.ModuleList(_residual(stage) for stage in spec.encoder)
-        self.up = nn.ModuleList(nn.Sequential(*_conv_norm_relu(_up(stage))) for stage in spec.decoder)
+        self.up = nn.ModuleList(nn.Sequential(*_conv_and_norm(_up(stage))) for stage in spec.decoder)
         self.decoder = nn.ModuleList(_residual(stage) for stage in spec.decoder)
         self.classifier = Linear(spec.decoder[-1].blocks[-1].conv2.c_out, spec.n_classes)
 
@@ -217,10 +216,9 @@ def _up(stage: StageSpec) -> SparseInverseConv3d:
     return SparseInverseConv3d(spec.c_in, spec.c_out, 2, 2, offsets=spec.offsets)
 
 
-def _conv_norm_relu(conv: SubmanifoldConv3d | SparseConv3d | SparseInverseConv3d) -> Iterator[nn.Module]:
+def _conv_and_norm(conv: SubmanifoldConv3d | SparseConv3d | SparseInverseConv3d) -> Iterator[nn.Module]:
     yield conv
-    yield BatchNorm(conv.c_out)
-    yield ReLU()
+    yield BatchNormReLU(conv.c_out)
 
 
 def _residual(stage: StageSpec) -> nn.Sequential:

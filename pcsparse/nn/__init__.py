@@ -5,7 +5,10 @@ from pcsparse.nn.conv import SparseConv3d as SparseConv3d
 from pcsparse.nn.conv import SparseConvTranspose3d as SparseConvTranspose3d
 from pcsparse.nn.conv import SparseInverseConv3d as SparseInverseConv3d
 from pcsparse.nn.conv import SubmanifoldConv3d as SubmanifoldConv3d
+from pcsparse.nn.fuse import FusedResidualBlock as FusedResidualBlock
+from pcsparse.nn.fuse import fuse as fuse
 from pcsparse.nn.norm import BatchNorm as BatchNorm
+from pcsparse.nn.norm import BatchNormReLU as BatchNormReLU
 from pcsparse.nn.pointwise import GELU as GELU
 from pcsparse.nn.pointwise import Dropout as Dropout
 from pcsparse.nn.pointwise import LeakyReLU as LeakyReLU
@@ -17,3 +20,4 @@ from pcsparse.nn.pool import GlobalAvgPool as GlobalAvgPool
 from pcsparse.nn.pool import GlobalMaxPool as GlobalMaxPool
 from pcsparse.nn.pool import MaxPool3d as MaxPool3d
 from pcsparse.nn.prepare import prepare as prepare
+from pcsparse.nn.tuning import use_tuning as use_tuning

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from pcsparse.nn.conv import SubmanifoldConv3d
-from pcsparse.nn.norm import BatchNorm
-from pcsparse.nn.pointwise import ReLU
+from pcsparse.nn.norm import BatchNorm, BatchNormReLU
 from pcsparse.sparse_tensor import SparseTensor
 
 
@@ -31,18 +30,17 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.conv1 = SubmanifoldConv3d(c_in, c_mid, 3, offsets=offsets[0])
-        self.norm1 = BatchNorm(c_mid)
+        self.norm1 = BatchNormReLU(c_mid)
         self.conv2 = SubmanifoldConv3d(c_mid, c_out, 3, offsets=offsets[1])
-        self.norm2 = BatchNorm(c_out)
+        self.norm2 = BatchNormReLU(c_out)
         self.shortcut = (
             nn.Identity()
             if c_in == c_out
             else nn.Sequential(SubmanifoldConv3d(c_in, c_out, 1), BatchNorm(c_out))
         )
-        self.relu = ReLU()
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """(n, c_in) -> (n, c_out)."""
-        y = self.relu(self.norm1(self.conv1(x)))
-        y = self.norm2(self.conv2(y))
-        return self.relu(y + self.shortcut(x))
+        y = self.conv2(self.norm1(self.conv1(x)))
+        out: SparseTensor = self.norm2(y, residual=self.shortcut(x))
+        return out

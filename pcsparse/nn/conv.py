@@ -7,14 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from pcsparse.coords.relation import Relation
+from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.ops.conv import sparse_conv
-from pcsparse.sparse_tensor import SparseTensor
+from pcsparse.sparse_tensor import SparseTensor, check_same_coords
 from pcsparse.types import Triple
 
 
-class _SparseConv(nn.Module):
-    """Weights (k, c_in, c_out), bias (c_out,) and the relation; what they have in common.
+class SparseConv(nn.Module):
+    """Abstract: weights (k, c_in, c_out), bias (c_out,) and the relation, which all convolutions have.
+
+    Attributes:
+        relu: whether negative outputs become zero; `nn.fuse` sets it.
 
     Args:
         c_in: input channels.
@@ -39,6 +43,9 @@ class _SparseConv(nn.Module):
         if c_in < 1 or c_out < 1:
             raise ShapeError(f"channels must be at least 1, got c_in={c_in}, c_out={c_out}")
         self.c_in, self.c_out, self.relation, self.dataflow = c_in, c_out, relation, dataflow
+        self.relu = False
+        # set by `use_tuning`
+        self.tuned: TuneTable | None = None
         self.offsets = None if offsets is None else tuple(offsets)
         if self.offsets is not None and (
             not self.offsets
@@ -57,10 +64,27 @@ class _SparseConv(nn.Module):
         for parameter in self.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound)
 
-    def _convolve(self, x: SparseTensor, fine: Tensor, coarse: Tensor, *, back: bool = False) -> Tensor:
+    def _convolve(
+        self,
+        x: SparseTensor,
+        fine: Tensor,
+        coarse: Tensor,
+        *,
+        back: bool = False,
+        residual: SparseTensor | None = None,
+    ) -> Tensor:
         kmap = x.cache.kernel_map(fine, coarse, self.relation, self.offsets)
         kmap = kmap.transposed() if back else kmap
-        return sparse_conv(x.feats, self.weight, kmap, bias=self.bias, dataflow=self.dataflow)
+        return sparse_conv(
+            x.feats,
+            self.weight,
+            kmap,
+            bias=self.bias,
+            residual=None if residual is None else residual.feats,
+            relu=self.relu,
+            dataflow=self.dataflow,
+            tuned=self.tuned,
+        )
 
     def extra_repr(self) -> str:
         """Channels and geometry."""
@@ -72,10 +96,11 @@ class _SparseConv(nn.Module):
             text += f", padding={relation.padding}"
         if self.offsets is not None:
             text += f", offsets={len(self.offsets)} of {relation.volume}"
-        return text + f", bias={self.bias is not None}"
+        text += f", bias={self.bias is not None}"
+        return text + ", relu=True" if self.relu else text
 
 
-class SubmanifoldConv3d(_SparseConv):
+class SubmanifoldConv3d(SparseConv):
     """Convolution whose outputs are its inputs' voxels.
 
     Args:
@@ -103,12 +128,22 @@ class SubmanifoldConv3d(_SparseConv):
     ) -> None:
         super().__init__(c_in, c_out, Relation.of(kernel_size, 1, dilation), bias, offsets, dataflow)
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """(n, c_in) -> (n, c_out) at the same voxels."""
-        return x.replace(self._convolve(x, x.coords, x.coords))
+    def forward(self, x: SparseTensor, *, residual: SparseTensor | None = None) -> SparseTensor:
+        """(n, c_in) -> (n, c_out) at the same voxels.
+
+        Args:
+            x: (n, c_in).
+            residual: (n, c_out) at the same voxels, added before the ReLU if there is one.
+
+        Raises:
+            ShapeError: `residual` has other voxels or channels.
+        """
+        if residual is not None:
+            check_same_coords((x, residual))
+        return x.replace(self._convolve(x, x.coords, x.coords, residual=residual))
 
 
-class SparseConv3d(_SparseConv):
+class SparseConv3d(SparseConv):
     """Convolution that writes every voxel it touches; with a stride it makes a coarser level.
 
     Args:
@@ -152,7 +187,7 @@ class SparseConv3d(_SparseConv):
         return x.at(self._convolve(x, x.coords, coarse), coarse, _times(x.stride, self.relation.stride))
 
 
-class SparseInverseConv3d(_SparseConv):
+class SparseInverseConv3d(SparseConv):
     """Transposed convolution back to the voxels from which a `SparseConv3d` of the same geometry came.
 
     The map is that of the strided convolution with its columns swapped: nothing is searched.
@@ -203,7 +238,7 @@ class SparseInverseConv3d(_SparseConv):
         )
 
 
-class SparseConvTranspose3d(_SparseConv):
+class SparseConvTranspose3d(SparseConv):
     """Transposed convolution that writes every voxel it touches, or those of a given tensor.
 
     Args:

@@ -1,29 +1,83 @@
 """Normalisation over the voxels of a batch."""
 
-from torch import nn
-from torch.nn import functional
+import torch
+from torch import Tensor, nn
 
-from pcsparse.sparse_tensor import SparseTensor
+from pcsparse.ops.batch_norm import batch_norm, scale_shift
+from pcsparse.sparse_tensor import SparseTensor, check_same_coords
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over all voxels, channel by channel.
+    """Batch normalisation over all voxels, channel by channel; parameters and state of `nn.BatchNorm1d`.
 
     A batch of fewer than two voxels has no variance; in training it is normalised by the running statistics
     and leaves them as they are.
     """
 
-    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
-        """(n, c) -> (n, c)."""
-        if self.training and len(x) < 2:
-            feats = functional.batch_norm(
-                x.feats,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                training=False,
-                eps=self.eps,
+    def forward(  # type: ignore[override]
+        self, x: SparseTensor, *, residual: SparseTensor | None = None, relu: bool = False
+    ) -> SparseTensor:
+        """act(norm(x) + residual), in one pass.
+
+        Args:
+            x: (n, c).
+            residual: (n, c) at the same voxels, to add; None for none.
+            relu: whether negative values become zero.
+
+        Raises:
+            ShapeError: `residual` has other voxels or channels.
+        """
+        if residual is not None:
+            check_same_coords((x, residual))
+        extra = None if residual is None else residual.feats
+        has_statistics = self.running_mean is not None and self.running_var is not None
+        if len(x) >= 2 and (self.training or not has_statistics):
+            out, mean, var = batch_norm(
+                x.feats, self.weight, self.bias, eps=self.eps, residual=extra, relu=relu
             )
-            return x.replace(feats)
-        return x.replace(super().forward(x.feats))
+            if self.training and has_statistics:
+                self._follow(mean, var, len(x))
+            return x.replace(out)
+        scale, shift = self.scale_and_shift(x.feats)
+        return x.replace(scale_shift(x.feats, scale, shift, residual=extra, relu=relu))
+
+    def scale_and_shift(self, feats: Tensor) -> tuple[Tensor, Tensor]:
+        """The two factors that the running statistics make of this layer, (c,) each, at least float32.
+
+        Without running statistics the mean counts as 0 and the variance as 1.
+        """
+        wide = torch.float64 if feats.dtype == torch.float64 else torch.float32
+        ones = torch.ones(self.num_features, dtype=wide, device=feats.device)
+        var = ones if self.running_var is None else self.running_var.to(wide)
+        mean = torch.zeros_like(ones) if self.running_mean is None else self.running_mean.to(wide)
+        scale = torch.rsqrt(var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight.to(wide)
+        shift = -mean * scale
+        return scale, shift if self.bias is None else shift + self.bias.to(wide)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, var: Tensor, n: int) -> None:
+        """Move the running statistics towards those of a batch of n voxels."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        if self.momentum is None:
+            # no momentum means the plain average of all batches
+            share: float | Tensor = 1.0 / self.num_batches_tracked.double()
+        else:
+            share = self.momentum
+        # the running variance is the unbiased one
+        for running, new in ((self.running_mean, mean), (self.running_var, var * (n / (n - 1)))):
+            running.add_(share * (new.to(running.dtype) - running))
+
+
+class BatchNormReLU(BatchNorm):
+    """Batch normalisation followed by ReLU, in one pass."""
+
+    def forward(  # type: ignore[override]
+        self, x: SparseTensor, *, residual: SparseTensor | None = None
+    ) -> SparseTensor:
+        """relu(norm(x) + residual), (n, c) -> (n, c)."""
+        return super().forward(x, residual=residual, relu=True)

@@ -8,7 +8,15 @@ from pcsparse.errors import DeviceError, UnsupportedError
 from pcsparse.kernels import cpu, reference
 from pcsparse.kernels.protocol import Backend
 from pcsparse.kernels.select import backend_of
-from tests.kernels import test_keys, test_levels, test_match, test_output_stationary, test_rows, test_segment
+from tests.kernels import (
+    test_batch_norm,
+    test_keys,
+    test_levels,
+    test_match,
+    test_output_stationary,
+    test_rows,
+    test_segment,
+)
 
 CONTRACT = {name: member for name, member in vars(Backend).items() if inspect.isfunction(member)}
 CONTRACT = {name: member for name, member in CONTRACT.items() if not name.startswith("_")}
@@ -40,7 +48,9 @@ def test_backends_have_nothing_beyond_the_contract(backend):
 
 
 def test_every_kernel_is_compared_with_its_twin():
-    modules = (test_keys, test_match, test_levels, test_rows, test_segment, test_output_stationary)
+    modules = (
+        test_batch_norm, test_keys, test_levels, test_match, test_output_stationary, test_rows, test_segment,
+    )  # fmt: skip
     tests = {name for module in modules for name in vars(module) if name.startswith("test_")}
 
     missing = [name for name in CONTRACT if f"test_{name}_matches_twin" not in tests]

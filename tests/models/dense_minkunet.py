@@ -40,7 +40,7 @@ def logits(state: dict[str, Tensor], feats: Tensor, coords: Tensor, batch: int) 
         return levels[-1]
 
     x = torch.relu(norm(conv(feats, "stem.0", 3), "stem.1"))
-    x = torch.relu(norm(conv(x, "stem.3", 3), "stem.4"))
+    x = torch.relu(norm(conv(x, "stem.2", 3), "stem.3"))
     skips = []
     for i in range(4):
         skips.append(x)

@@ -1,5 +1,9 @@
 """The kernels on a CPU, by Numba. Contract: `pcsparse.kernels.protocol.Backend`."""
 
+from pcsparse.kernels.cpu.batch_norm import batch_moments as batch_moments
+from pcsparse.kernels.cpu.batch_norm import scale_shift as scale_shift
+from pcsparse.kernels.cpu.batch_norm import scale_shift_grad as scale_shift_grad
+from pcsparse.kernels.cpu.batch_norm import scale_shift_sums as scale_shift_sums
 from pcsparse.kernels.cpu.keys import distinct_keys as distinct_keys
 from pcsparse.kernels.cpu.keys import pack_rows as pack_rows
 from pcsparse.kernels.cpu.keys import unique_keys as unique_keys

@@ -9,10 +9,11 @@ import torch
 from numba import prange
 from torch import Tensor
 
+from pcsparse.kernels.cpu.channelwise import finish_row
 from pcsparse.kernels.cpu.emitter import KINDS, VECTOR_BYTES, kind_of
 from pcsparse.kernels.cpu.launch import jit_parallel
 from pcsparse.kernels.cpu.memory import aligned
-from pcsparse.kernels.cpu.microkernel import finish_row, next_item, pairs_times_panel
+from pcsparse.kernels.cpu.microkernel import next_item, pairs_times_panel
 from pcsparse.kernels.cpu.panels import Columns, lanes_of, pack_panels, split_columns
 from pcsparse.kernels.cpu.rows import tile_spans
 

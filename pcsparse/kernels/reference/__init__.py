@@ -3,6 +3,10 @@
 Contract: `pcsparse.kernels.protocol.Backend`.
 """
 
+from pcsparse.kernels.reference.batch_norm import batch_moments as batch_moments
+from pcsparse.kernels.reference.batch_norm import scale_shift as scale_shift
+from pcsparse.kernels.reference.batch_norm import scale_shift_grad as scale_shift_grad
+from pcsparse.kernels.reference.batch_norm import scale_shift_sums as scale_shift_sums
 from pcsparse.kernels.reference.keys import distinct_keys as distinct_keys
 from pcsparse.kernels.reference.keys import pack_rows as pack_rows
 from pcsparse.kernels.reference.keys import unique_keys as unique_keys

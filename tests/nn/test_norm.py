@@ -1,0 +1,112 @@
+"""BatchNorm is torch.nn.BatchNorm1d on the features, with a residual and a ReLU inside."""
+
+import pytest
+import torch
+from torch import nn as torch_nn
+
+from pcsparse import nn
+from pcsparse.errors import RangeError, ShapeError
+from pcsparse.ops.batch_norm import batch_norm
+from tests.clouds import TWO_BATCHES, UNSORTED
+from tests.nn.test_conv import tensor_of
+from tests.tolerance import tolerance
+
+SETTINGS = {
+    "usual": {},
+    "not-affine": {"affine": False},
+    "plain-average": {"momentum": None},
+    "slow": {"momentum": 0.01, "eps": 1e-3},
+    "no-statistics": {"track_running_stats": False},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize("with_residual", [False, True], ids=["alone", "residual"])
+@pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
+def test_three_batches_and_an_evaluation(device, rng, settings, with_residual, relu):
+    mine = nn.BatchNorm(3, **settings).double()
+    other = torch_nn.BatchNorm1d(3, **settings).double()
+    if mine.affine:
+        with torch.no_grad():
+            mine.weight.copy_(torch.tensor([1.0, -2, 3]))
+            mine.bias.copy_(torch.tensor([0.0, -1, 5]))
+    other.load_state_dict(mine.state_dict())
+    for batch in range(4):
+        training = batch < 3
+        x = tensor_of(TWO_BATCHES, rng)
+        extra = x.replace(torch.randn(x.feats.shape, generator=rng, dtype=torch.float64, requires_grad=True))
+        y = mine.train(training)(x, residual=extra if with_residual else None, relu=relu).feats
+        expected = other.train(training)(x.feats) + (extra.feats if with_residual else 0)
+        expected = expected.relu() if relu else expected
+        leaves = [x.feats, *([extra.feats] if with_residual else []), *mine.parameters()]
+        same = [*leaves[: 2 if with_residual else 1], *other.parameters()]
+        grad_out = torch.randn(expected.shape, generator=rng, dtype=torch.float64)
+
+        bound = tolerance(torch.float64, len(x), factor=64)
+        torch.testing.assert_close(y, expected, **bound)
+        got, wanted = torch.autograd.grad(y, leaves, grad_out), torch.autograd.grad(expected, same, grad_out)
+        for a, b in zip(got, wanted, strict=True):
+            torch.testing.assert_close(a, b, **bound)
+        for a, b in zip(mine.buffers(), other.buffers(), strict=True):
+            torch.testing.assert_close(a, b, **bound)
+
+
+def test_norm_and_relu_in_one_module(rng):
+    x = tensor_of(UNSORTED, rng)
+    norm, both = nn.BatchNorm(3).double(), nn.BatchNormReLU(3).double()
+    assert torch.equal(both(x, residual=x).feats, norm(x, residual=x, relu=True).feats)
+    assert (both(x).feats >= 0).all()
+    assert list(both.state_dict()) == list(norm.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sixteen_bit_features_with_float32_parameters(rng, dtype):
+    x = tensor_of(TWO_BATCHES, rng)
+    low = x.replace(x.feats.detach().to(dtype))
+    norm, exact = nn.BatchNorm(3), torch_nn.BatchNorm1d(3).double()
+    y = norm(low).feats
+
+    assert y.dtype == dtype
+    expected = exact(low.feats.double()).to(dtype)
+    torch.testing.assert_close(y, expected, **tolerance(dtype, len(x), factor=32))
+    # statistics are of float32, not of the features' dtype
+    torch.testing.assert_close(
+        norm.running_var.double(), exact.running_var, **tolerance(torch.float32, len(x), factor=32)
+    )
+
+
+def test_a_large_mean_does_not_swallow_the_variance(rng):
+    feats = torch.randn(5000, 4, generator=rng) + 1000
+    _, mean, var = batch_norm(feats, None, None)
+
+    torch.testing.assert_close(mean.double(), feats.double().mean(dim=0), rtol=1e-6, atol=0)
+    # torch.var over float64 sees what float32 features can hold
+    torch.testing.assert_close(var.double(), feats.double().var(dim=0, correction=0), rtol=1e-4, atol=0)
+
+
+def test_bits_do_not_depend_on_the_threads(rng):
+    feats = torch.randn(3001, 19, generator=rng)
+    weight, bias, grad_out = torch.rand(19), torch.rand(19), torch.randn(3001, 19, generator=rng)
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        leaves = [part.clone().requires_grad_() for part in (feats, weight, bias)]
+        out, mean, var = batch_norm(*leaves, relu=True)
+        found.append([out, mean, var, *torch.autograd.grad(out, leaves, grad_out)])
+    torch.set_num_threads(before)
+
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_bad_input_is_named(rng):
+    x = tensor_of(UNSORTED, rng)
+    with pytest.raises(RangeError, match="at least 2 rows to find a variance, got 1"):
+        batch_norm(torch.zeros(1, 3), None, None)
+    with pytest.raises(ShapeError, match=r"weight must have shape \(3\), got \(2,\)"):
+        batch_norm(torch.zeros(4, 3), torch.zeros(2), None)
+    with pytest.raises(ShapeError, match=r"residual must have the shape of feats, \(4, 3\), got \(4, 2\)"):
+        batch_norm(torch.zeros(4, 3), None, None, residual=torch.zeros(4, 2))
+    with pytest.raises(ShapeError, match="coordinates differ"):
+        nn.BatchNorm(3).double()(x, residual=tensor_of(TWO_BATCHES, rng))
