@@ -13,8 +13,8 @@ from pcsparse.bench.tables import ms
 from pcsparse.programs.bench_run import BenchSettings, at_threads, net_cases, scene_of
 from pcsparse.timing import environment
 
-# below it a layer is over in a fraction of a millisecond, and starting it counts
-_STEADY = 30_000
+# one sweep: below it a layer is over in a moment, starting it counts, and everything lies in the caches
+_STEADY = 90_000
 _MAY_GROW = 1.15
 
 
