@@ -11,6 +11,7 @@ from pcsparse.bench.scaling import MAP, ScalingPoint
 from pcsparse.checks import require_extra
 
 _OURS, _NARROW, _PEERS = "#0b5cad", "#c2410c", ("#7a7a7a", "#3f8f4f", "#8a5fb0", "#b08d2e")
+_WIDTHS = ("#93c5fd", "#3b82f6", "#1e3a8a", "#f59e0b", "#c2410c", "#7a7a7a")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -108,8 +109,8 @@ def scaling_figure(points: Sequence[ScalingPoint], title: str, path: Path) -> No
     figure, (layers, maps) = _new(columns=2)
     widths = sorted({point.channels for point in points} - {MAP})
     for i, channels in enumerate(widths):
-        shade = 0.25 + 0.7 * i / max(len(widths) - 1, 1)
-        _line(layers, _of(points, channels), 1e12, f"C = {channels}", (0.05, 0.36 * (1 - shade) + 0.1, shade))
+        color = _WIDTHS[i % len(_WIDTHS)]
+        _line(layers, _of(points, channels), 1e12, f"C = {channels}", color)
     _line(maps, _of(points, MAP), 1e9, "map 3^3", _OURS)
     layers.set_ylabel("ps a pair, input channel and output channel")
     maps.set_ylabel("ns a pair")
