@@ -4,6 +4,7 @@ pcsparse train data=synthetic data.root=DIR        (Hydra: any key of TrainSetti
 pcsparse evaluate data.root=DIR checkpoint=runs/x  (Hydra: any key of EvaluateSettings)
 pcsparse infer FILE|DIR --out out
 pcsparse synth OUT
+pcsparse tune --model RUN --out tuned.json
 """
 
 import argparse
@@ -107,6 +108,9 @@ def _infer(arguments: list[str]) -> int:
     parser.add_argument("--voxel-size", type=float, help="metres (default: the model's own)")
     parser.add_argument("--z-offset", type=float, default=0.0, help="metres added to every z")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--tuned", help="table of `pcsparse tune` to take the plans from (default: the rules)"
+    )
     parser.add_argument("--no-picture", dest="picture", action="store_false", help="write labels only")
     parser.add_argument(
         "--skip-existing", action="store_true", help="leave files alone whose outputs are there"
@@ -127,7 +131,20 @@ def _bench(arguments: list[str]) -> int:
     return bench.main(arguments)
 
 
-_VERBS = {"bench": _bench, "train": _train, "evaluate": _evaluate, "infer": _infer, "synth": _synth}
+def _tune(arguments: list[str]) -> int:
+    from pcsparse.programs import tune
+
+    return tune.main(arguments)
+
+
+_VERBS = {
+    "bench": _bench,
+    "evaluate": _evaluate,
+    "infer": _infer,
+    "synth": _synth,
+    "train": _train,
+    "tune": _tune,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -58,6 +58,7 @@ class TrainSettings(FitSettings):
         data: see `DataSettings`.
         augment: see `AugmentSettings`.
         threads: of torch and numba; 0 leaves them as they are.
+        tuned: table of `pcsparse tune` that the plans of convolutions come from; null for the rules.
     """
 
     name: str = "run"
@@ -66,6 +67,7 @@ class TrainSettings(FitSettings):
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     threads: int = 0
+    tuned: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class EvaluateSettings:
         predictions: folder for raw-id label files in the layout of a submission; null for none.
         device: where the network runs.
         workers: loader processes.
+        tuned: as in `TrainSettings`.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -89,6 +92,7 @@ class EvaluateSettings:
     predictions: str | None = None
     device: str = "cpu"
     workers: int = 1
+    tuned: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class InferSettings:
         voxel_size: metres; None for the model's own.
         z_offset: metres added to every z, to bring the ground to the height the model knows.
         device: where the network runs.
+        tuned: as in `TrainSettings`.
         picture: draw a PNG beside each label file.
         skip_existing: leave files alone whose outputs are there.
     """
@@ -120,6 +125,7 @@ class InferSettings:
     voxel_size: float | None = None
     z_offset: float = 0.0
     device: str = "cpu"
+    tuned: str | None = None
     picture: bool = True
     skip_existing: bool = False
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from pcsparse.config import EvaluateSettings, build
 from pcsparse.data.files import write_labels
 from pcsparse.data.label_map import LabelMap
+from pcsparse.engine.tune_cache import load_table
 from pcsparse.errors import FormatError, RangeError
+from pcsparse.nn.tuning import use_tuning
 from pcsparse.programs.default_model import checkpoint_or_default
 from pcsparse.train.evaluation import evaluate
 from pcsparse.train.metrics import SemanticKittiMetrics
@@ -36,6 +38,8 @@ def run(settings: EvaluateSettings) -> int:
         raise RangeError(f"the data set has no split {settings.split!r}; set data.{settings.split}")
     checkpoint = checkpoint_or_default(settings.checkpoint)
     model, card = load_model(checkpoint)
+    if settings.tuned is not None:
+        use_tuning(model, load_table(settings.tuned))
     source = build(node)
     labels: LabelMap = source.label_map
     if labels.names != card.classes:

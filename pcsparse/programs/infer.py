@@ -15,8 +15,10 @@ from pcsparse.data.files import list_point_files, read_points, write_labels
 from pcsparse.data.input_spec import CloudFacts
 from pcsparse.data.label_map import IGNORE, LabelMap
 from pcsparse.data.point_cloud import InvalidPolicy, PointCloud
+from pcsparse.engine.tune_cache import load_table
 from pcsparse.errors import PcsparseError, RangeError
 from pcsparse.infer.predictor import Prediction, Predictor
+from pcsparse.nn.tuning import use_tuning
 from pcsparse.programs.default_model import checkpoint_or_default
 from pcsparse.train.model_file import ModelCard, load_model
 from pcsparse.view.raster import draw_classes, save_png
@@ -61,6 +63,8 @@ def run(settings: InferSettings) -> int:
             f"warning: voxels of {settings.voxel_size:g} m, the model was trained on {voxels.voxel_size:g} m"
         )
         voxels = replace(voxels, voxel_size=settings.voxel_size)
+    if settings.tuned is not None:
+        use_tuning(model, load_table(settings.tuned))
     predictor = Predictor(model, voxels, settings.device)
     print(f"model {checkpoint}, {voxels.voxel_size:g} m voxels, {labels.n_classes} classes")
     failed = []

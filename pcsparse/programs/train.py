@@ -7,7 +7,9 @@ import torch
 
 import pcsparse
 from pcsparse.config import TrainSettings, build, build_augmentation, to_yaml
+from pcsparse.engine.tune_cache import load_table
 from pcsparse.errors import FormatError
+from pcsparse.nn.tuning import use_tuning
 from pcsparse.train.fit import FitResult, fit
 
 _SIGNAL_EXIT = 128
@@ -47,6 +49,8 @@ def train(settings: TrainSettings) -> FitResult:
         )
     torch.manual_seed(settings.seed)
     model = build(settings.model)
+    if settings.tuned is not None:
+        use_tuning(model, load_table(settings.tuned))
     return fit(
         model,
         train_set,
