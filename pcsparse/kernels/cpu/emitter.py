@@ -3,6 +3,7 @@
 from typing import Any
 
 import llvmlite.binding
+import numba
 import numpy as np
 import torch
 from llvmlite import ir
@@ -13,30 +14,31 @@ VECTOR_BYTES = 64
 STEPS_UNROLLED = 16
 """Steps of the channel loop emitted in a row: 16 words are a cache line of a feature row."""
 
-_CPU = llvmlite.binding.get_host_cpu_features()
-HAS_WIDE_REGISTERS: bool = _CPU.get("avx512f", False)
+
+def _has(feature: str) -> bool:
+    """Whether Numba compiles for it: for this CPU, or for what NUMBA_CPU_FEATURES names."""
+    # numba sets this name at run time, out of the type checker's sight
+    named: str | None = getattr(numba.config, "CPU_FEATURES", None)
+    if named is not None:
+        return f"+{feature}" in named.split(",")
+    return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
+
+
+HAS_WIDE_REGISTERS: bool = _has("avx512f")
 """32 registers of 64 bytes."""
-HAS_BF16_DOT: bool = _CPU.get("avx512bf16", False) and HAS_WIDE_REGISTERS
+HAS_BF16_DOT: bool = _has("avx512bf16") and HAS_WIDE_REGISTERS
 """vdpbf16ps: two bfloat16 products added to a float32 in one lane."""
 
 F32, F64 = ir.FloatType(), ir.DoubleType()
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 
-# how a word of a row is read: a float32, a float64, or two bfloat16, which are either fed to the dot product
-# or widened to two float32
-KINDS: dict[str, Any] = {
-    "float32": np.float32(0),
-    "float64": np.float64(0),
-    "bfloat16 dot": np.int32(0),
-    "bfloat16 widened": np.uint32(0),
-}
+# how a word of a row is read: a float32, a float64, or two bfloat16
+KINDS: dict[str, Any] = {"float32": np.float32(0), "float64": np.float64(0), "bfloat16": np.int32(0)}
 
 
-def kind_of(dtype: torch.dtype, *, dot: bool = HAS_BF16_DOT) -> str:
-    """Name in `KINDS` of what multiplies features of `dtype` (float32, float64 or bfloat16)."""
-    if dtype == torch.bfloat16:
-        return "bfloat16 dot" if dot else "bfloat16 widened"
-    return "float64" if dtype == torch.float64 else "float32"
+def kind_of(dtype: torch.dtype) -> str:
+    """Name in `KINDS` of rows of `dtype` (float32, float64 or bfloat16)."""
+    return str(dtype).removeprefix("torch.")
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]
@@ -59,15 +61,12 @@ class Emitter:
 
     def __init__(self, builder, kind):
         self.builder = builder
-        self.is_pair = kind in (types.int32, types.uint32)
-        self.is_dot = kind == types.int32
+        self.is_pair = kind == types.int32
         self.scalar = F64 if kind == types.float64 else F32
         self.itemsize = 8 if kind == types.float64 else 4
         self.lanes = VECTOR_BYTES // self.itemsize
         self.vector = ir.VectorType(self.scalar, self.lanes)
         self.words = ir.VectorType(I32, self.lanes)
-        # vectors of weights that one step reads for a vector of outputs
-        self.rows_a_step = 2 if self.is_pair and not self.is_dot else 1
         self._zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
 
     def function(self, name, result, arguments):
@@ -106,29 +105,22 @@ class Emitter:
         return ir.Constant(self.words, [value] * self.lanes)
 
     def load_broadcast(self, address):
-        """What `multiply_add` takes of a row: one vector, or the two halves of a widened pair."""
-        if not self.is_pair:
-            return [self.splat(self.builder.load(self.pointer(address, self.scalar), align=self.itemsize))]
-        # rows of an odd number of bfloat16 are padded by the caller, but start at any even address
-        word = self.splat(self.builder.load(self.pointer(address, I32), align=2))
-        if self.is_dot:
-            return [word]
-        low = self.builder.shl(word, self.constant_words(16))
-        high = self.builder.and_(word, self.constant_words(0xFFFF0000))
-        return [self.builder.bitcast(half, self.vector) for half in (low, high)]
+        """A word of a row in every lane."""
+        if self.is_pair:
+            # a row of bfloat16 starts at any even address
+            return self.splat(self.builder.load(self.pointer(address, I32), align=2))
+        return self.splat(self.builder.load(self.pointer(address, self.scalar), align=self.itemsize))
 
-    def multiply_add(self, factors, weights, total):
-        """`total` plus the products of what `load_broadcast` gave and as many vectors of weights."""
-        if self.is_dot:
+    def multiply_add(self, factor, weight, total):
+        """`total` plus the product of what `load_broadcast` gave and a vector of weights."""
+        if self.is_pair:
             pairs = ir.VectorType(_BFloat(), 2 * self.lanes)
             dot = self.function("llvm.x86.avx512bf16.dpbf16ps.512", self.vector, [self.vector, pairs, pairs])
-            operands = [self.builder.bitcast(value, pairs) for value in (factors[0], weights[0])]
+            operands = [self.builder.bitcast(value, pairs) for value in (factor, weight)]
             return self.builder.call(dot, [total, *operands])
-        name = f"llvm.fma.v{self.lanes}f{8 * self.itemsize}"
-        fma = self.function(name, self.vector, [self.vector] * 3)
-        for factor, weight in zip(factors, weights, strict=True):
-            total = self.builder.call(fma, [factor, weight, total])
-        return total
+        # fused where the CPU can, a multiplication and an addition where it cannot: never a call of fmaf
+        name = f"llvm.fmuladd.v{self.lanes}f{8 * self.itemsize}"
+        return self.builder.call(self.function(name, self.vector, [self.vector] * 3), [factor, weight, total])
 
     def mask_of(self, left):
         """Lanes below `left`, an i64."""

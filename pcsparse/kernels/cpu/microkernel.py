@@ -40,14 +40,14 @@ def pairs_times_panel(
         rows_in, rows_out: n int32 each.
         acc, acc_step: rows of NV vectors of float32 (float64), aligned to 64 bytes.
         spare: a row that is written and never read.
-        panel: (steps, NV) vectors, aligned to 64 bytes; (steps, 2, NV) for widened pairs.
+        panel: (steps, NV) vectors, aligned to 64 bytes.
     """
     n_rows, n_vectors = len(mr), len(nv)
 
     def codegen(context, builder, signature, args):
         emit = Emitter(builder, kind)
         feats, feat_step, rows_in, rows_out, n, acc, acc_step, spare, panel, steps = args[3:]
-        step_bytes = VECTOR_BYTES * n_vectors * emit.rows_a_step
+        step_bytes = VECTOR_BYTES * n_vectors
         cells = [(r, v) for r in range(n_rows) for v in range(n_vectors)]
         last = builder.sub(n, I64(1))
         in_lines = builder.and_(steps, I64(-STEPS_UNROLLED))
@@ -78,18 +78,15 @@ def pairs_times_panel(
                     emit.prefetch(builder.add(row, bytes_in))
                 for u in range(unrolled):
                     weights = [
-                        [
-                            emit.load_vector(emit.offset(weights_at, u * step_bytes + VECTOR_BYTES * (v + h)))
-                            for h in range(0, n_vectors * emit.rows_a_step, n_vectors)
-                        ]
+                        emit.load_vector(emit.offset(weights_at, u * step_bytes + VECTOR_BYTES * v))
                         for v in range(n_vectors)
                     ]
                     for r in range(n_rows):
                         address = emit.offset(builder.add(feat[r], bytes_in), u * emit.itemsize)
-                        factors = emit.load_broadcast(address)
+                        factor = emit.load_broadcast(address)
                         for v in range(n_vectors):
                             i = r * n_vectors + v
-                            totals[i] = emit.multiply_add(factors, weights[v], totals[i])
+                            totals[i] = emit.multiply_add(factor, weights[v], totals[i])
                 return totals
 
             start = [emit.load_vector(emit.offset(out[r], VECTOR_BYTES * v)) for r, v in cells]
@@ -139,10 +136,10 @@ def outer_products(
                 vectors = [emit.load_vector(emit.offset(row, VECTOR_BYTES * v)) for v in range(n_vectors)]
                 at = builder.add(words, builder.mul(s, left_step))
                 for r in range(n_rows):
-                    factors = emit.load_broadcast(emit.offset(at, emit.itemsize * r))
+                    factor = emit.load_broadcast(emit.offset(at, emit.itemsize * r))
                     for v in range(n_vectors):
                         i = r * n_vectors + v
-                        totals[i] = emit.multiply_add(factors, _operands(emit, vectors[v]), totals[i])
+                        totals[i] = emit.multiply_add(factor, vectors[v], totals[i])
                 return totals
 
             start = [emit.load_vector(emit.offset(rows[r], VECTOR_BYTES * v)) for r, v in cells]
@@ -155,16 +152,6 @@ def outer_products(
         return context.get_dummy_value()
 
     return types.void(kind, mr, nv, *[types.int64] * 8), codegen
-
-
-def _operands(emit, vector):
-    """A vector of the right side as `multiply_add` takes it."""
-    if not emit.is_pair or emit.is_dot:
-        return [vector]
-    words = emit.builder.bitcast(vector, emit.words)
-    low = emit.builder.shl(words, emit.constant_words(16))
-    high = emit.builder.and_(words, emit.constant_words(0xFFFF0000))
-    return [emit.builder.bitcast(half, emit.vector) for half in (low, high)]
 
 
 @intrinsic

@@ -14,7 +14,7 @@ from pcsparse.kernels.cpu.emitter import KINDS, VECTOR_BYTES, kind_of
 from pcsparse.kernels.cpu.launch import jit_parallel
 from pcsparse.kernels.cpu.memory import aligned
 from pcsparse.kernels.cpu.microkernel import next_item, pairs_times_panel
-from pcsparse.kernels.cpu.panels import Columns, lanes_of, pack_panels, split_columns
+from pcsparse.kernels.cpu.panels import Columns, lanes_of, must_widen, pack_panels, split_columns
 from pcsparse.kernels.cpu.rows import tile_spans
 
 
@@ -103,18 +103,18 @@ def output_stationary(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    if feats.dtype == torch.float16:
+    if must_widen(feats.dtype):
         bias, residual = (None if part is None else part.float() for part in (bias, residual))
         return output_stationary(
             feats.float(), weight.float(), rows_in, rows_out, starts, n_out, tile, panel,
             spans=spans, bias=bias, residual=residual, relu=relu,
-        ).half()  # fmt: skip
+        ).to(feats.dtype)  # fmt: skip
     if spans is None:
         spans = tile_spans(rows_out, starts, n_out, tile)
     kind = kind_of(feats.dtype)
-    feats = even_channels(feats.detach()) if kind.startswith("bfloat16") else feats.detach().contiguous()
+    feats = even_channels(feats.detach()) if kind == "bfloat16" else feats.detach().contiguous()
     itemsize = feats.element_size()
-    steps = feats.shape[1] // 2 if kind.startswith("bfloat16") else feats.shape[1]
+    steps = feats.shape[1] // 2 if kind == "bfloat16" else feats.shape[1]
     c_out = weight.shape[2]
     out = aligned((n_out, c_out), feats.dtype)
     extra = torch.zeros(c_out, dtype=feats.dtype) if residual is None else residual.detach().contiguous()

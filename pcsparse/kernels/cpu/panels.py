@@ -7,7 +7,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from pcsparse.kernels.cpu.emitter import HAS_WIDE_REGISTERS, KINDS, VECTOR_BYTES
+from pcsparse.kernels.cpu.emitter import HAS_BF16_DOT, HAS_WIDE_REGISTERS, KINDS, VECTOR_BYTES
 from pcsparse.kernels.cpu.launch import jit_parallel
 from pcsparse.kernels.cpu.memory import aligned
 
@@ -112,11 +112,9 @@ def pack_panels(weight: Tensor, columns: Columns, kind: str) -> Tensor:
         kind: name in `emitter.KINDS`. For the dot product two input channels stand side by side.
     """
     assert kind in KINDS
-    if kind == "bfloat16 widened":
-        weight = weight.float()
     k, c_in, _ = weight.shape
-    pair = 2 if kind == "bfloat16 dot" else 1
-    steps = -(-c_in // 2) * 2 if kind.startswith("bfloat16") else c_in
+    pair = 2 if kind == "bfloat16" else 1
+    steps = -(-c_in // pair) * pair
     if not (weight.is_contiguous() or weight.transpose(1, 2).is_contiguous()):
         weight = weight.contiguous()
     step_k, step_in, step_out = weight.stride()
@@ -136,3 +134,8 @@ def _numbers(tensor: Tensor) -> np.ndarray:
 def lanes_of(dtype: torch.dtype) -> int:
     """Output channels of an accumulator vector: sums are float32, or float64 for float64."""
     return VECTOR_BYTES // (8 if dtype == torch.float64 else 4)
+
+
+def must_widen(dtype: torch.dtype) -> bool:
+    """Whether features of `dtype` are multiplied as float32: 16 bits without an instruction for them."""
+    return dtype == torch.float16 or (dtype == torch.bfloat16 and not HAS_BF16_DOT)

@@ -14,7 +14,7 @@ from pcsparse.kernels.cpu.emitter import KINDS, kind_of
 from pcsparse.kernels.cpu.launch import jit_parallel
 from pcsparse.kernels.cpu.memory import aligned
 from pcsparse.kernels.cpu.microkernel import next_item, outer_products, pack_row
-from pcsparse.kernels.cpu.panels import lanes_of, split_columns
+from pcsparse.kernels.cpu.panels import lanes_of, must_widen, split_columns
 from pcsparse.kernels.cpu.rows import tile_spans
 
 # pairs (of bfloat16: pairs of pairs) whose rows are copied side by side before they are multiplied: both
@@ -121,10 +121,10 @@ def output_stationary_grad_weight(
     spans: Tensor | None = None,
 ) -> Tensor:
     dtype = feats.dtype
-    if dtype == torch.float16:
+    if must_widen(dtype):
         feats, grad_out = feats.float(), grad_out.float()
     kind = kind_of(feats.dtype)
-    is_pair = kind.startswith("bfloat16")
+    is_pair = kind == "bfloat16"
     k, c_in, c_out = starts.numel() - 1, feats.shape[1], grad_out.shape[1]
     wide = torch.float64 if feats.dtype == torch.float64 else torch.float32
     grad = aligned((k, c_in, c_out), wide)
