@@ -10,6 +10,7 @@ from pcsparse.coords.relation import Relation
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.ops.conv import sparse_conv
+from pcsparse.ops.grouped_conv import grouped_sparse_conv
 from pcsparse.sparse_tensor import SparseTensor, check_same_coords
 from pcsparse.types import Triple
 
@@ -28,6 +29,7 @@ class SparseConv(nn.Module):
         offsets: positions of the kernel offsets to keep, ascending; all if None. A dropped offset costs
             nothing.
         dataflow: "auto" or a name of `engine.plan.DATAFLOWS`.
+        groups: blocks of output channels, each of which reads its block of inputs; c_in is depthwise.
     """
 
     def __init__(
@@ -38,10 +40,16 @@ class SparseConv(nn.Module):
         bias: bool,
         offsets: Sequence[int] | None,
         dataflow: str,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         if c_in < 1 or c_out < 1:
             raise ShapeError(f"channels must be at least 1, got c_in={c_in}, c_out={c_out}")
+        if groups < 1 or c_in % groups or c_out % groups:
+            raise ShapeError(
+                f"groups must divide both channel counts, got groups={groups}, c_in={c_in}, c_out={c_out}"
+            )
+        self.groups = groups
         self.c_in, self.c_out, self.relation, self.dataflow = c_in, c_out, relation, dataflow
         self.relu = False
         # set by `use_tuning`
@@ -54,13 +62,13 @@ class SparseConv(nn.Module):
         ):
             raise RangeError(f"offsets must ascend within 0 ... {relation.volume - 1}, got {self.offsets}")
         k = relation.volume if self.offsets is None else len(self.offsets)
-        self.weight = nn.Parameter(torch.empty(k, c_in, c_out))
+        self.weight = nn.Parameter(torch.empty(k, c_in // groups, c_out))
         self.bias = nn.Parameter(torch.empty(c_out)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform in +-1 / sqrt(k * c_in), as torch's dense convolution draws it."""
-        bound = 1 / math.sqrt(self.weight.shape[0] * self.c_in)
+        """Uniform in +-1 / sqrt(k * c_in / groups), as torch's dense convolution draws it."""
+        bound = 1 / math.sqrt(self.weight.shape[0] * self.weight.shape[1])
         for parameter in self.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound)
 
@@ -75,12 +83,25 @@ class SparseConv(nn.Module):
     ) -> Tensor:
         kmap = x.cache.kernel_map(fine, coarse, self.relation, self.offsets)
         kmap = kmap.transposed() if back else kmap
+        extra = None if residual is None else residual.feats
+        if self.groups > 1:
+            return grouped_sparse_conv(
+                x.feats,
+                self.weight,
+                kmap,
+                self.groups,
+                bias=self.bias,
+                residual=extra,
+                relu=self.relu,
+                dataflow=self.dataflow,
+                tuned=self.tuned,
+            )
         return sparse_conv(
             x.feats,
             self.weight,
             kmap,
             bias=self.bias,
-            residual=None if residual is None else residual.feats,
+            residual=extra,
             relu=self.relu,
             dataflow=self.dataflow,
             tuned=self.tuned,
@@ -96,6 +117,8 @@ class SparseConv(nn.Module):
             text += f", padding={relation.padding}"
         if self.offsets is not None:
             text += f", offsets={len(self.offsets)} of {relation.volume}"
+        if self.groups > 1:
+            text += f", groups={self.groups}"
         text += f", bias={self.bias is not None}"
         return text + ", relu=True" if self.relu else text
 
@@ -111,6 +134,7 @@ class SubmanifoldConv3d(SparseConv):
         bias: whether to add a bias.
         offsets: kernel offsets to keep, see `coords.relation` for their order; all if None.
         dataflow: "auto" or a name.
+        groups: blocks of output channels, each of which reads its block of inputs; c_in is depthwise.
 
     Source: Graham et al., CVPR 2018 (arXiv 1711.10275).
     """
@@ -125,8 +149,9 @@ class SubmanifoldConv3d(SparseConv):
         bias: bool = False,
         offsets: Sequence[int] | None = None,
         dataflow: str = "auto",
+        groups: int = 1,
     ) -> None:
-        super().__init__(c_in, c_out, Relation.of(kernel_size, 1, dilation), bias, offsets, dataflow)
+        super().__init__(c_in, c_out, Relation.of(kernel_size, 1, dilation), bias, offsets, dataflow, groups)
 
     def forward(self, x: SparseTensor, *, residual: SparseTensor | None = None) -> SparseTensor:
         """(n, c_in) -> (n, c_out) at the same voxels.
@@ -159,6 +184,7 @@ class SparseConv3d(SparseConv):
             (MinkowskiEngine).
         offsets: kernel offsets to keep; all if None. The output voxels stay those of the whole kernel.
         dataflow: "auto" or a name.
+        groups: blocks of output channels, each of which reads its block of inputs; c_in is depthwise.
     """
 
     def __init__(
@@ -174,9 +200,10 @@ class SparseConv3d(SparseConv):
         coverage: str = "touched",
         offsets: Sequence[int] | None = None,
         dataflow: str = "auto",
+        groups: int = 1,
     ) -> None:
         relation = Relation.of(kernel_size, stride, dilation, padding)
-        super().__init__(c_in, c_out, relation, bias, offsets, dataflow)
+        super().__init__(c_in, c_out, relation, bias, offsets, dataflow, groups)
         if coverage not in ("touched", "floor"):
             raise RangeError(f"coverage must be 'touched' or 'floor', got {coverage!r}")
         self.coverage = coverage
@@ -202,6 +229,7 @@ class SparseInverseConv3d(SparseConv):
         bias: whether to add a bias.
         offsets: kernel offsets to keep; all if None.
         dataflow: "auto" or a name.
+        groups: blocks of output channels, each of which reads its block of inputs; c_in is depthwise.
     """
 
     def __init__(
@@ -216,9 +244,10 @@ class SparseInverseConv3d(SparseConv):
         bias: bool = False,
         offsets: Sequence[int] | None = None,
         dataflow: str = "auto",
+        groups: int = 1,
     ) -> None:
         relation = Relation.of(kernel_size, stride, dilation, padding)
-        super().__init__(c_in, c_out, relation, bias, offsets, dataflow)
+        super().__init__(c_in, c_out, relation, bias, offsets, dataflow, groups)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """(n_in, c_in) -> (n_out, c_out) at the finer level.
@@ -251,6 +280,7 @@ class SparseConvTranspose3d(SparseConv):
         bias: whether to add a bias.
         offsets: kernel offsets to keep; all if None.
         dataflow: "auto" or a name.
+        groups: blocks of output channels, each of which reads its block of inputs; c_in is depthwise.
     """
 
     def __init__(
@@ -265,9 +295,10 @@ class SparseConvTranspose3d(SparseConv):
         bias: bool = False,
         offsets: Sequence[int] | None = None,
         dataflow: str = "auto",
+        groups: int = 1,
     ) -> None:
         relation = Relation.of(kernel_size, stride, dilation, padding)
-        super().__init__(c_in, c_out, relation, bias, offsets, dataflow)
+        super().__init__(c_in, c_out, relation, bias, offsets, dataflow, groups)
 
     def forward(self, x: SparseTensor, like: SparseTensor | None = None) -> SparseTensor:
         """(n_in, c_in) -> (n_out, c_out) at the finer level; at the voxels of `like` if given.
