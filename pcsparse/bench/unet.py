@@ -27,6 +27,13 @@ class _OnFeats(nn.Module):
         return self._library.replace(x, self.inner(self._library.feats(x)))
 
 
+class _BatchNormReLU(nn.BatchNorm1d):
+    """One module, because it is one in `MinkUNet`, and modules are found by name."""
+
+    def forward(self, feats: Tensor) -> Tensor:
+        return torch.relu(super().forward(feats))
+
+
 class _Pointwise(nn.Module):
     """A 1x1 convolution, which is a matrix product in every library."""
 
@@ -44,8 +51,7 @@ class _Block(nn.Module):
         self._library = library
         c_in, c_out = spec.conv1.c_in, spec.conv2.c_out
         self.conv1 = _submanifold(library, spec.conv1, level)
-        self.norm1 = _OnFeats(library, nn.BatchNorm1d(spec.conv1.c_out))
-        self.relu = _OnFeats(library, nn.ReLU())
+        self.norm1 = _OnFeats(library, _BatchNormReLU(spec.conv1.c_out))
         self.conv2 = _submanifold(library, spec.conv2, level)
         self.norm2 = _OnFeats(library, nn.BatchNorm1d(c_out))
         self.shortcut = nn.Sequential() if c_in == c_out else nn.Sequential(
@@ -54,7 +60,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Any) -> Any:
         feats = self._library.feats
-        y = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x))))
         return self._library.replace(y, torch.relu(feats(y) + feats(self.shortcut(x))))
 
 
@@ -74,25 +80,25 @@ class LibraryUNet(nn.Module):
         self.library = library
         norm_relu = self._norm_relu
         self.stem = nn.Sequential(
-            *(m for conv in spec.stem for m in (_submanifold(library, conv, 0), *norm_relu(conv)))
+            *(m for conv in spec.stem for m in (_submanifold(library, conv, 0), norm_relu(conv)))
         )
         self.down, self.encoder = nn.ModuleList(), nn.ModuleList()
         self.up, self.decoder = nn.ModuleList(), nn.ModuleList()
         for level, stage in enumerate(spec.encoder):
             conv = stage.resample
             made = library.conv("strided", 2, 2, *_channels(conv), level)
-            self.down.append(nn.Sequential(made, *norm_relu(conv)))
+            self.down.append(nn.Sequential(made, norm_relu(conv)))
             self.encoder.append(self._blocks(stage, level + 1))
         for level, stage in zip(reversed(range(len(spec.encoder))), spec.decoder, strict=True):
             conv = stage.resample
             made = library.conv("inverse", 2, 2, *_channels(conv), level)
-            self.up.append(nn.Sequential(made, *norm_relu(conv)))
+            self.up.append(nn.Sequential(made, norm_relu(conv)))
             self.decoder.append(self._blocks(stage, level))
         width = spec.decoder[-1].blocks[-1].conv2.c_out
         self.classifier = _OnFeats(library, nn.Linear(width, spec.n_classes))
 
-    def _norm_relu(self, conv: ConvSpec) -> tuple[nn.Module, nn.Module]:
-        return _OnFeats(self.library, nn.BatchNorm1d(conv.c_out)), _OnFeats(self.library, nn.ReLU())
+    def _norm_relu(self, conv: ConvSpec) -> nn.Module:
+        return _OnFeats(self.library, _BatchNormReLU(conv.c_out))
 
     def _blocks(self, stage: StageSpec, level: int) -> nn.Sequential:
         return nn.Sequential(*(_Block(self.library, block, level) for block in stage.blocks))
