@@ -22,7 +22,8 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("convolution grad_weight", ("sparse_conv_grad_weight",)),
     ("convolution grad_feats", ("sparse_conv_grad_feats",)),
     ("convolution forward", ("pcsparse::sparse_conv",)),
-    ("batch norm", ("batch_norm",)),
+    # ReLU and the residual sum included, where one pass does them
+    ("batch norm", ("batch_norm", "scale_shift")),
     ("ReLU", ("relu", "threshold_backward")),
     ("cat", ("aten::cat", "CatBackward")),
     ("addition", ("aten::add", "AccumulateGrad")),

@@ -21,6 +21,7 @@ SPEC = MinkUNetSpec.minkunet14(width=0.125)
         ("pcsparse::sparse_conv_grad_feats", "convolution grad_feats"),
         ("pcsparse::sparse_conv_grad_weight", "convolution grad_weight"),
         ("aten::native_batch_norm_backward", "batch norm"),
+        ("pcsparse::scale_shift_grad", "batch norm"),
         ("aten::threshold_backward", "ReLU"),
         ("Optimizer.step#SGD.step", "optimiser"),
         ("aten::cat", "cat"),
