@@ -14,13 +14,14 @@ from torch import Tensor
 from pcsparse.checks import check_shape
 from pcsparse.errors import RangeError, ShapeError
 from pcsparse.kernels.select import backend_of
+from pcsparse.ops.operator import operator
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-@torch.library.custom_op("pcsparse::scale_shift_sums", mutates_args=())
+@operator("pcsparse::scale_shift_sums")
 def _sums(grad_out: Tensor, feats: Tensor, out: Tensor | None, mean: Tensor) -> tuple[Tensor, Tensor]:
     return backend_of(grad_out, feats).scale_shift_sums(grad_out, feats, out, mean)
 
@@ -31,7 +32,10 @@ def _sums_fake(grad_out: Tensor, feats: Tensor, out: Tensor | None, mean: Tensor
     return feats.new_empty(shape, dtype=dtype), feats.new_empty(shape, dtype=dtype)
 
 
-@torch.library.custom_op("pcsparse::scale_shift_grad", mutates_args=())
+_sums.refuse_autograd()
+
+
+@operator("pcsparse::scale_shift_grad")
 def _grad(
     grad_out: Tensor,
     feats: Tensor,
@@ -61,7 +65,10 @@ def _grad_fake(
     return feats.new_empty(feats.shape), feats.new_empty(feats.shape if with_gated else (0, feats.shape[1]))
 
 
-@torch.library.custom_op("pcsparse::scale_shift", mutates_args=())
+_grad.refuse_autograd()
+
+
+@operator("pcsparse::scale_shift")
 def _scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
     return backend_of(feats).scale_shift(feats, scale, shift, residual, relu)
 
@@ -97,7 +104,7 @@ def _scale_shift_backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
 _scale_shift.register_autograd(_scale_shift_backward, setup_context=_scale_shift_setup)
 
 
-@torch.library.custom_op("pcsparse::batch_norm", mutates_args=())
+@operator("pcsparse::batch_norm")
 def _batch_norm(
     feats: Tensor,
     weight: Tensor | None,

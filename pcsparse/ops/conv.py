@@ -15,9 +15,10 @@ from pcsparse.engine.dataflow import Epilogue
 from pcsparse.engine.plan import DATAFLOWS, Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
+from pcsparse.ops.operator import operator
 
 
-@torch.library.custom_op("pcsparse::sparse_conv", mutates_args=())
+@operator("pcsparse::sparse_conv")
 def _sparse_conv(
     feats: Tensor,
     weight: Tensor,
@@ -48,7 +49,7 @@ def _sparse_conv_fake(
     return feats.new_empty(n_out, weight.shape[2])
 
 
-@torch.library.custom_op("pcsparse::sparse_conv_grad_feats", mutates_args=())
+@operator("pcsparse::sparse_conv_grad_feats")
 def _grad_feats(
     grad_out: Tensor, weight: Tensor, kernel_map: Sequence[Tensor], n_in: int, plan: str
 ) -> Tensor:
@@ -64,7 +65,10 @@ def _grad_feats_fake(
     return grad_out.new_empty(n_in, weight.shape[1])
 
 
-@torch.library.custom_op("pcsparse::sparse_conv_grad_weight", mutates_args=())
+_grad_feats.refuse_autograd()
+
+
+@operator("pcsparse::sparse_conv_grad_weight")
 def _grad_weight(feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], plan: str) -> Tensor:
     choice = Plan.decode(plan).grad_weight
     kmap = KernelMap.from_tensors(list(kernel_map))
@@ -77,6 +81,9 @@ def _grad_weight(feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], 
 def _grad_weight_fake(feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], plan: str) -> Tensor:
     # starts has one entry more than there are offsets
     return feats.new_empty(kernel_map[3].shape[0] - 1, feats.shape[1], grad_out.shape[1])
+
+
+_grad_weight.refuse_autograd()
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

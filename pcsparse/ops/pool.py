@@ -9,6 +9,7 @@ from torch import Tensor
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.errors import ShapeError
 from pcsparse.kernels.select import backend_of
+from pcsparse.ops.operator import operator
 
 
 def _by_output(kernel_map: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -24,7 +25,7 @@ def _by_input(kernel_map: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return kmap.pairs.rows_out[order.long()].contiguous(), starts
 
 
-@torch.library.custom_op("pcsparse::sum_pool", mutates_args=())
+@operator("pcsparse::sum_pool")
 def _sum_pool(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> Tensor:
     return backend_of(feats).segment_sum(feats, *_by_output(kernel_map))
 
@@ -34,7 +35,7 @@ def _sum_pool_fake(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> T
     return feats.new_empty(n_out, feats.shape[1])
 
 
-@torch.library.custom_op("pcsparse::sum_pool_grad", mutates_args=())
+@operator("pcsparse::sum_pool_grad")
 def _sum_pool_grad(grad_out: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> Tensor:
     return backend_of(grad_out).segment_sum(grad_out, *_by_input(kernel_map))
 
@@ -42,6 +43,9 @@ def _sum_pool_grad(grad_out: Tensor, kernel_map: Sequence[Tensor], n_in: int) ->
 @_sum_pool_grad.register_fake
 def _sum_pool_grad_fake(grad_out: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> Tensor:
     return grad_out.new_empty(n_in, grad_out.shape[1])
+
+
+_sum_pool_grad.refuse_autograd()
 
 
 def _sum_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -58,7 +62,7 @@ def _sum_backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
 _sum_pool.register_autograd(_sum_backward, setup_context=_sum_setup)
 
 
-@torch.library.custom_op("pcsparse::max_pool", mutates_args=())
+@operator("pcsparse::max_pool")
 def _max_pool(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> tuple[Tensor, Tensor]:
     return backend_of(feats).segment_max(feats, *_by_output(kernel_map))
 
@@ -69,7 +73,7 @@ def _max_pool_fake(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> t
     return feats.new_empty(shape), feats.new_empty(shape, dtype=torch.int32)
 
 
-@torch.library.custom_op("pcsparse::max_pool_grad", mutates_args=())
+@operator("pcsparse::max_pool_grad")
 def _max_pool_grad(grad_out: Tensor, arg: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> Tensor:
     return backend_of(grad_out).segment_max_grad(grad_out, arg, *_by_input(kernel_map))
 
@@ -77,6 +81,9 @@ def _max_pool_grad(grad_out: Tensor, arg: Tensor, kernel_map: Sequence[Tensor], 
 @_max_pool_grad.register_fake
 def _max_pool_grad_fake(grad_out: Tensor, arg: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> Tensor:
     return grad_out.new_empty(n_in, grad_out.shape[1])
+
+
+_max_pool_grad.refuse_autograd()
 
 
 def _max_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
