@@ -26,7 +26,7 @@ from pcsparse.timing import Timing, time_in_turns
 _FACTOR = 8.0
 # after a glance, a choice this much slower than the fastest is timed no more
 _HOPELESS = 1.5
-# a gain that the noise of a machine cannot feign; below it the rule stays, and so its bits
+# the least gain, of the median and of the lower quartile; below it is noise, and the rule stays, and its bits
 _WORTHWHILE = 1.05
 _SEED = 20231
 
@@ -187,7 +187,8 @@ def _tune_pass(
         return Tuning(problem, of, rule, best, None, race[best], trials)
     # once more, the two alone: the fastest of many has been lucky, too
     duel = timed(list(dict.fromkeys((rule, best))), 2 * runs)
-    if duel[rule].median < _WORTHWHILE * duel[best].median:
+    old, new = duel[rule], duel[best]
+    if min(old.median / new.median, old.q1 / new.q1) < _WORTHWHILE:
         best = rule
     return Tuning(problem, of, rule, best, duel[rule], duel[best], trials)
 

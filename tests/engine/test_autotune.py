@@ -123,19 +123,23 @@ def test_the_fastest_wins_and_is_stored_and_the_rule_is_not():
     assert table_of(stayed).entries == {}
 
 
-def test_noise_does_not_replace_the_rule(monkeypatch):
+@pytest.mark.parametrize(
+    ("median", "q1", "stays"), [(1.02, 1.02, True), (1.5, 1.02, True), (1.5, 1.5, False)]
+)
+def test_noise_does_not_replace_the_rule(monkeypatch, median, q1, stays):
     problem, kmap = _case()
     flow = _Twin(_Behaviour("none"), _Behaviour("alike"))
     real = autotune.time_in_turns
 
-    def a_little_faster(candidates, **options):
+    def another(candidates, **options):
         found = real(candidates, **options)
         base = found["twin(fault=none,rounds=1)"]
-        return {name: base if "none" in name else replace(base, median=base.median / 1.02) for name in found}
+        quicker = replace(base, median=base.median / median, q1=base.q1 / q1)
+        return {name: base if "none" in name else quicker for name in found}
 
-    monkeypatch.setattr(autotune, "time_in_turns", a_little_faster)
+    monkeypatch.setattr(autotune, "time_in_turns", another)
     [found] = tune(problem, kmap, passes=("forward",), runs=2, dataflows={"twin": flow})
-    assert found.best == found.rule
+    assert (found.best == found.rule) is stays
 
 
 def test_a_wrong_rule_is_replaced():
