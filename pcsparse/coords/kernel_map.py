@@ -211,6 +211,13 @@ class KernelMap:
         return replace(self, pairs=Pairs(*kept), symmetric=False, _derived={})
 
     @staticmethod
+    def identity(relation: Relation, n: int, device: torch.device) -> "KernelMap":
+        """The map of a 1^3 convolution of `n` rows: every row meets itself."""
+        rows = torch.arange(n, dtype=torch.int32, device=device)
+        starts = torch.tensor([0, n], device=device)
+        return KernelMap(relation, n, n, Pairs(rows, rows, starts), symmetric=True, monotone=True)
+
+    @staticmethod
     def of_groups(group: Tensor, n_groups: int) -> "KernelMap":
         """One offset that leads every row to its group: the map of a reduction.
 

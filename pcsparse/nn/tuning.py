@@ -10,20 +10,16 @@ from torch.func import functional_call
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import Bucket, TuneTable
-from pcsparse.nn.conv import (
-    SparseConv3d,
-    SparseConvTranspose3d,
-    SparseInverseConv3d,
-    SubmanifoldConv3d,
-)
+from pcsparse.nn.conv import SparseConv, SparseConvTranspose3d, SparseInverseConv3d
+from pcsparse.nn.pointwise import ITSELF, Linear
 from pcsparse.sparse_tensor import SparseTensor
 
 Module = TypeVar("Module", bound=nn.Module)
-_KINDS = (SubmanifoldConv3d, SparseConv3d, SparseInverseConv3d, SparseConvTranspose3d)
+_KINDS = (SparseConv, Linear)
 
 
 def use_tuning(module: Module, table: TuneTable | None) -> Module:
-    """Let every convolution in `module` take its plans from `table`; None goes back to the rule.
+    """Let every convolution and linear layer in `module` take its plans from `table`; None is the rule.
 
     The table is no part of the module's state: a checkpoint does not keep it.
 
@@ -67,13 +63,15 @@ def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = N
     names = {part: name for name, part in module.named_modules()}
 
     def record(part: nn.Module, inputs: tuple[Any, ...], output: SparseTensor) -> None:
-        conv: Any = part
-        kmap = _map(conv, inputs[0], output)
-        k, c_in, c_out = conv.weight.shape
+        if isinstance(part, SparseConv) and part.groups > 1:
+            # a grouped layer runs other convolutions than its weight says
+            return
+        kmap = _map(part, inputs[0], output)
+        c_in, c_out = inputs[0].feats.shape[1], output.feats.shape[1]
         problem = ConvProblem(
             device=x.feats.device.type,
             dtype=dtype or x.feats.dtype,
-            k=k,
+            k=kmap.volume,
             c_in=c_in,
             c_out=c_out,
             n_in=kmap.n_in,
@@ -105,7 +103,9 @@ def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = N
     return tuple(found.values())
 
 
-def _map(conv: Any, x: SparseTensor, y: SparseTensor) -> KernelMap:
+def _map(conv: nn.Module, x: SparseTensor, y: SparseTensor) -> KernelMap:
+    if not isinstance(conv, SparseConv):
+        return x.cache.kernel_map(x.coords, x.coords, ITSELF)
     back = isinstance(conv, SparseInverseConv3d | SparseConvTranspose3d)
     fine, coarse = (y.coords, x.coords) if back else (x.coords, y.coords)
     kmap = x.cache.kernel_map(fine, coarse, conv.relation, conv.offsets)

@@ -53,7 +53,7 @@ def grouped_sparse_conv(
     k, c_in, c_out = weight.shape
     if groups < 1 or c_in * groups != feats.shape[1] or c_out % groups:
         raise ShapeError(
-            f"weight {tuple(weight.shape)} in {groups} groups takes {c_in * groups} input channels and writes "
+            f"weight {tuple(weight.shape)} in {groups} groups takes {c_in * groups} inputs and writes "
             f"a multiple of {groups}; feats has {feats.shape[1]}"
         )
     each = c_out // groups

@@ -181,3 +181,16 @@ def test_inference_mode_reaches_no_form_that_is_derived_in_it():
         tensors = [*kmap.tensors(), *kmap.transposed().tensors()]
 
     assert not any(tensor.is_inference() for tensor in tensors)
+
+
+def test_a_pointwise_map_is_the_identity_in_any_row_order():
+    coords = UNSORTED.coords
+    kmap = CoordCache().kernel_map(coords, coords, Relation.of(1))
+    rows = torch.arange(len(coords), dtype=torch.int32)
+
+    assert torch.equal(kmap.pairs.rows_in, rows)
+    assert torch.equal(kmap.pairs.rows_out, rows)
+    assert kmap.pairs.starts.tolist() == [0, len(coords)]
+    # an even or shifted kernel of one offset is searched as any other
+    shifted = CoordCache().kernel_map(coords, coords, Relation.of(1, padding=1))
+    assert shifted.n_pairs < len(coords)
