@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_kernels_are_right_on(cpu):
     name, features = CPUS[cpu]
     if not _contained(features):
         pytest.skip(f"this CPU has not all of {features}")
-    files = [os.path.join(os.path.dirname(__file__), f"{file}.py") for file in _FILES]
+    files = [str(Path(__file__).with_name(f"{file}.py")) for file in _FILES]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
         env=os.environ | {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features},
