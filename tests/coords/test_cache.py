@@ -194,3 +194,28 @@ def test_a_pointwise_map_is_the_identity_in_any_row_order():
     # an even or shifted kernel of one offset is searched as any other
     shifted = CoordCache().kernel_map(coords, coords, Relation.of(1, padding=1))
     assert shifted.n_pairs < len(coords)
+
+
+def test_some_offsets_of_a_partition_do_not_take_its_whole_map():
+    cache, coords, halve = CoordCache(), UNSORTED.coords, Relation.of(2, 2)
+    # the whole map came with the level, and nobody has asked for it yet
+    coarse = cache.coarser(coords, halve)
+    some = cache.kernel_map(coords, coarse, halve, (0, 5))
+    whole = cache.kernel_map(coords, coarse, halve)
+
+    geometry = Geometry((2, 2, 2), (2, 2, 2))
+    expected = oracle.kernel_map(coords, coarse, geometry)
+    check_map(whole, expected, len(coords), len(coarse))
+    kept = {0: 0, 5: 1}
+    check_map(some, {(i, j, kept[k]) for i, j, k in expected if k in kept}, len(coords), len(coarse))
+
+
+def test_the_map_to_clouds_is_built_once_for_each_number_of_clouds():
+    cache, coords = CoordCache(), TWO_BATCHES.coords
+    two = cache.cloud_map(coords, 2)
+
+    assert cache.cloud_map(coords, 2) is two
+    assert (two.n_in, two.n_out) == (len(coords), 2)
+    assert cache.cloud_map(coords, 3).n_out == 3
+    assert two.pairs_per_output().tolist() == torch.bincount(coords[:, 0]).tolist()
+    assert two.pairs_per_output() is two.pairs_per_output()

@@ -19,8 +19,9 @@ COORDS = {
     "last-row-falls": torch.tensor([[0, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 9, 9]]),
 }  # fmt: skip
 # blocks of rows that ascend, but not where two blocks meet
+_rows = torch.cat([torch.arange(4096), torch.arange(100)])[:, None]
 COORDS["falls-between-blocks"] = (
-    torch.cat([torch.arange(4096), torch.arange(100)])[:, None].repeat(1, 4) % 2000
+    _rows // torch.tensor([1 << 20, 1 << 20, 100, 1]) % torch.tensor([1, 1, 50, 100])
 )
 COORDS["ascending-blocks"] = torch.arange(10_000)[:, None] // torch.tensor([5000, 100, 10, 1]) + COORD_MIN[2]
 COORDS["ascending-blocks"][:, 0] += -COORD_MIN[2]

@@ -8,6 +8,7 @@ bits. What the map needs, the coarse row and the offset of every fine voxel, is 
 import math
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from numba import prange
 from torch import Tensor
@@ -46,18 +47,13 @@ def _first_key(key, x):
     return ((key >> BATCH_SHIFT) << BATCH_SHIFT) + (np.int64(min(max(x, 0), _MASK_X + 1)) << _SHIFT_X)
 
 
-@jit_serial
-def _cut(keys, stride, shift, cuts):
-    """Chunks of about equal size that end at coarse x slabs."""
-    n, chunks = keys.size, cuts.size - 1
-    cuts[0] = 0
-    for chunk in range(1, chunks + 1):
-        position = max(cuts[chunk - 1], n * chunk // chunks)
-        if 0 < position < n:
-            last = keys[position - 1]
-            coarse = (((last >> _SHIFT_X) & _MASK_X) + shift) // stride
-            position = _lower_bound(keys, position, n, _first_key(last, (coarse + 1) * stride - shift))
-        cuts[chunk] = position
+def _cuts(keys: npt.NDArray[np.int64], stride: int, shift: int, chunks: int) -> npt.NDArray[np.int64]:
+    """The ends of chunks of about equal size, moved on to where a coarse x slab ends; (chunks + 1,)."""
+    last = keys[keys.size * np.arange(1, chunks + 1) // max(chunks, 1) - 1]
+    coarse = (((last >> _SHIFT_X) & _MASK_X) + shift) // stride
+    edges = np.minimum((coarse + 1) * stride - shift, _MASK_X + 1)
+    ends = np.searchsorted(keys, ((last >> BATCH_SHIFT) << BATCH_SHIFT) + (edges << _SHIFT_X))
+    return np.concatenate([[0], ends])
 
 
 @jit_parallel()
@@ -123,7 +119,9 @@ def _merge(keys, cuts, stride, shift, origin, words, slabs, coarse, ranks, offse
                         k = (a * sy + offset_y) * sz + u - cell * sz
                         offsets[p] = k
                         counts[chunk, k] += 1
-                bits[first_word : last_word + 1] = 0
+                # a slice would become a parallel loop of its own, and take long to compile
+                for word in range(first_word, last_word + 1):
+                    bits[word] = 0
         sizes[chunk] = n - cuts[chunk]
 
 
@@ -148,8 +146,7 @@ def partition_keys(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor,
     )
     # a chunk counts its voxels by offset, so many offsets want few chunks
     chunks = min(-(-n // _CHUNK), _CHUNKS, max(1, _COUNTERS // k))
-    cuts = np.zeros(chunks + 1, np.int64)
-    _cut(array, stride[0], shift[0], cuts)
+    cuts = _cuts(array, stride[0], shift[0], chunks)
     coarse, ranks, offsets = np.empty(n, np.int64), np.empty(n, np.int32), np.empty(n, np.int32)
     counts, sizes = np.zeros((chunks, k), np.int64), np.zeros(chunks, np.int64)
     biased = tuple(cells - bias for cells, bias in zip(origin, BIAS, strict=True))

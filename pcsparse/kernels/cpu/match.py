@@ -7,6 +7,7 @@ where it misses.
 """
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from numba import prange
 from torch import Tensor
@@ -24,32 +25,38 @@ _WIDEST_COLUMN = 1 << 15
 _WIDEST_SLAB = 1 << 33
 
 
-@jit_serial
-def _columns(deltas, low, high, step, first, slabs):
-    """Split deltas into columns of equal steps, and columns into slabs. Returns the number of slabs."""
-    columns = n_slabs = k = 0
-    while k < deltas.size:
+def _columns(deltas: list[int]) -> tuple[npt.NDArray[np.int64], list[int]]:
+    """Split deltas into columns of equal steps, and columns into slabs.
+
+    Plain Python: some tens of microseconds a kernel, where a jitted one takes a third of a second to compile.
+
+    Returns:
+        columns (4, columns + 1): lowest and highest delta, step, first offset; slabs: each one's first
+        column, and the number of columns.
+    """
+    columns: list[tuple[int, int, int, int]] = []
+    slabs: list[int] = []
+    k = 0
+    while k < len(deltas):
         begin, gap = k, 1
-        if k + 1 < deltas.size and 0 < deltas[k + 1] - deltas[k] < _WIDEST_COLUMN:
+        if k + 1 < len(deltas) and 0 < deltas[k + 1] - deltas[k] < _WIDEST_COLUMN:
             gap = deltas[k + 1] - deltas[k]
         while (
-            k + 1 < deltas.size
+            k + 1 < len(deltas)
             and deltas[k + 1] - deltas[k] == gap
             and deltas[k + 1] - deltas[begin] < _WIDEST_COLUMN
         ):
             k += 1
-        first[columns], low[columns], high[columns], step[columns] = begin, deltas[begin], deltas[k], gap
+        low, high = deltas[begin], deltas[k]
         if (
-            columns == 0
-            or not 0 < low[columns] - high[columns - 1] <= _NEAR
-            or high[columns] - low[slabs[n_slabs - 1]] > _WIDEST_SLAB
+            not columns
+            or not 0 < low - columns[-1][1] <= _NEAR
+            or high - columns[slabs[-1]][0] > _WIDEST_SLAB
         ):
-            slabs[n_slabs] = columns
-            n_slabs += 1
-        columns += 1
+            slabs.append(len(columns))
+        columns.append((low, high, gap, begin))
         k += 1
-    slabs[n_slabs] = columns
-    return n_slabs
+    return np.array([*columns, (0, 0, 1, len(deltas))], np.int64).T.copy(), [*slabs, len(columns)]
 
 
 @jit_serial
@@ -136,14 +143,14 @@ def match_keys(
     # sentinels end the search without a check of the position
     padded = np.empty(n_in + 2, np.int64)
     padded[:n_in], padded[n_in:] = keys.numpy(), NO_KEY
-    low, high, step, first, slabs = np.empty((5, k + 1), np.int64)
-    n_slabs = _columns(deltas.numpy(), low, high, step, first, slabs)
+    columns, slabs = _columns(deltas.tolist())
+    geometry = (*columns, np.array(slabs, np.int64), len(slabs) - 1)
     blocks, room = -(-n_out // _BLOCK), _BLOCK * min(k, _ROOM)
     counts, totals = np.zeros((blocks, k), np.int64), np.zeros(blocks, np.int64)
     while True:
         # torch and not numpy: most of it stays untouched, and huge pages would be cleared in whole
         hits = torch.empty(blocks * room, dtype=torch.int64).numpy()
-        _search(padded, queries.numpy(), low, high, step, first, slabs, n_slabs, counts, totals, hits, room)
+        _search(padded, queries.numpy(), *geometry, counts, totals, hits, room)
         needed = int(totals.max(initial=0))
         if needed <= room:
             break

@@ -65,7 +65,8 @@ def _renumber(rows_in, rows_out, starts, order_in, order_out, values, bits, head
             if place == starts[k + 1]:
                 continue
             # an output occurs twice, as in a map of groups: count instead of setting bits
-            heads[worker, :] = 0
+            for j in range(values.shape[1] + 1):
+                heads[worker, j] = 0
             for p in range(starts[k], starts[k + 1]):
                 heads[worker, (order_out[rows_out[p]] if order_out.size else rows_out[p]) + 1] += 1
             for j in range(values.shape[1]):
