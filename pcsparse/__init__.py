@@ -1,5 +1,6 @@
 """3D perception on point clouds, built around sparse 3D convolution."""
 
+from pcsparse.allocation import keep_freed_memory as keep_freed_memory
 from pcsparse.coords.voxelize import Voxels as Voxels
 from pcsparse.coords.voxelize import voxelize as voxelize
 from pcsparse.errors import DeviceError as DeviceError

@@ -29,7 +29,7 @@ def check_range(coords: Tensor) -> None:
         RangeError: the text names the field, the values found and the values allowed.
     """
     if coords.shape[0]:
-        _check_extent(coords.amin(dim=0), coords.amax(dim=0))
+        _check_extent(*coords.aminmax(dim=0))
 
 
 def _check_extent(low: Tensor, high: Tensor) -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from pcsparse.allocation import keep_freed_memory
 from pcsparse.bench.ablation_tables import grouping_table, redundancy_table
 from pcsparse.bench.cases import (
     CONV_CASES,
@@ -80,6 +81,7 @@ def run(settings: BenchSettings) -> int:
         FormatError: the cloud cannot be read.
         UnsupportedError: the figure is wanted and matplotlib is not installed.
     """
+    keep_freed_memory()
     unknown = [section for section in settings.sections if section not in SECTIONS]
     if unknown or min(settings.runs, settings.net_runs, settings.threads or 1) < 1:
         raise RangeError(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from pcsparse.allocation import keep_freed_memory
 from pcsparse.bench.cases import SCALING_CHANNELS, SCALING_VOXELS
 from pcsparse.bench.report import write_json
 from pcsparse.bench.scaling import MAP, ScalingPoint, growth, run_scaling
@@ -27,6 +28,7 @@ def run_scaling_study(settings: BenchSettings) -> int:
         FormatError: the cloud cannot be read.
         UnsupportedError: matplotlib is not installed.
     """
+    keep_freed_memory()
     return at_threads(settings.threads, lambda: _scaling(settings))
 
 
@@ -88,6 +90,7 @@ def run_profile_study(settings: BenchSettings) -> int:
     Raises:
         FormatError: the cloud cannot be read.
     """
+    keep_freed_memory()
     return at_threads(settings.threads, lambda: _profile(settings))
 
 

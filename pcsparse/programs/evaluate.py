@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pcsparse.allocation import keep_freed_memory
 from pcsparse.config import EvaluateSettings, build
 from pcsparse.data.files import write_labels
 from pcsparse.data.label_map import LabelMap
@@ -31,6 +32,7 @@ def run(settings: EvaluateSettings) -> int:
         FormatError: the checkpoint or the data are broken, or have different classes.
         RangeError: the split is unknown or the data set does not have it.
     """
+    keep_freed_memory()
     if settings.split not in ("train", "val", "test"):
         raise RangeError(f"split must be train, val or test, got {settings.split!r}")
     node = getattr(settings.data, settings.split)

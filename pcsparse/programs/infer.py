@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from pcsparse.allocation import keep_freed_memory
 from pcsparse.config import InferSettings
 from pcsparse.data.files import list_point_files, read_points, write_labels
 from pcsparse.data.input_spec import CloudFacts
@@ -51,6 +52,7 @@ def run(settings: InferSettings) -> int:
         FormatError: no such input or checkpoint, or the checkpoint is broken.
         RangeError: a setting has no meaning.
     """
+    keep_freed_memory()
     if settings.invalid not in _POLICIES:
         raise RangeError(f"invalid must be one of {', '.join(_POLICIES)}, got {settings.invalid!r}")
     jobs = _jobs(settings)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 import pcsparse
+from pcsparse.allocation import keep_freed_memory
 from pcsparse.config import TrainSettings, build, build_augmentation, to_yaml
 from pcsparse.engine.tune_cache import load_table
 from pcsparse.errors import FormatError
@@ -24,6 +25,7 @@ def run(settings: TrainSettings) -> int:
     Raises:
         PcsparseError: see `train.fit.fit`.
     """
+    keep_freed_memory()
     result = train(settings)
     if result.stopped_by is not None:
         print(f"stopped at step {result.step} of {result.n_steps}; the same command goes on from there")

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pcsparse.allocation import keep_freed_memory
 from pcsparse.bench.clouds import file_cloud, simulated_cloud
 from pcsparse.engine.autotune import Tuning, table_of, tune
 from pcsparse.engine.choice import PASSES, Pass
@@ -66,6 +67,7 @@ def run(settings: TuneSettings) -> int:
         FormatError: the model, the cloud or the existing table cannot be read.
         UnsupportedError: nothing runs one of the convolutions right.
     """
+    keep_freed_memory()
     if settings.dtype not in DTYPES or settings.runs < 1 or (settings.threads or 1) < 1:
         raise RangeError(
             f"need dtype of {', '.join(DTYPES)}, runs >= 1 and threads >= 1, got dtype={settings.dtype!r}, "
