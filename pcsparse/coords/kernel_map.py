@@ -59,6 +59,8 @@ class KernelMap:
         reads_coarse: the map of a transposed convolution: inputs are the coarse level.
         monotone: rows_in ascends within an offset too, as it does where both coordinate sets are sorted by
             key.
+        distinct: no output occurs twice at an offset. It does in a map of groups, where a kernel must not
+            write the outputs of an offset all at once.
     """
 
     relation: Relation
@@ -68,6 +70,7 @@ class KernelMap:
     symmetric: bool = False
     reads_coarse: bool = False
     monotone: bool = False
+    distinct: bool = True
     _derived: dict[str, object] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -76,10 +79,13 @@ class KernelMap:
             return
         relation = self.relation
         fields = (*relation.kernel_size, *relation.stride, *relation.dilation, *relation.padding)
-        flags = (self.symmetric, self.reads_coarse, self.monotone)
+        flags = sum(
+            flag << bit
+            for bit, flag in enumerate((self.symmetric, self.reads_coarse, self.monotone, self.distinct))
+        )
         # autograd saves the header, and it cannot save tensors of inference mode
         with torch.inference_mode(False):
-            header = torch.tensor([*fields, self.n_in, self.n_out, *flags])
+            header = torch.tensor([*fields, self.n_in, self.n_out, flags])
         header.kernel_map = _Owner(self)  # type: ignore[attr-defined]
         self._derived["header"] = header
 
@@ -168,6 +174,8 @@ class KernelMap:
                 symmetric=self.symmetric,
                 reads_coarse=not self.reads_coarse,
                 monotone=self.monotone,
+                # a convolution over either map has a pass over the other
+                distinct=self.distinct,
                 _derived={"transposed": _Owner(self)},
             )
             self._derived["transposed"] = other
@@ -229,7 +237,7 @@ class KernelMap:
         pairs = Pairs(
             order, group[order.long()].int(), group.new_tensor([0, group.numel()], dtype=torch.int64)
         )
-        return KernelMap(Relation((1, 1, 1)), group.numel(), n_groups, pairs)
+        return KernelMap(Relation((1, 1, 1)), group.numel(), n_groups, pairs, distinct=False)
 
     def tensors(self) -> list[Tensor]:
         """What a custom op takes: [header, rows_in, rows_out, starts]. `from_tensors` reads them back."""
@@ -247,15 +255,16 @@ class KernelMap:
         numbers = header.tolist()
         kernel_size, stride, dilation, padding = (tuple(numbers[i : i + 3]) for i in (0, 3, 6, 9))
         relation = Relation(kernel_size, stride, dilation, padding)
-        n_in, n_out, symmetric, reads_coarse, monotone = numbers[12:]
+        n_in, n_out, flags = numbers[12:]
         return KernelMap(
             relation,
             n_in,
             n_out,
             Pairs(rows_in, rows_out, starts),
-            symmetric=bool(symmetric),
-            reads_coarse=bool(reads_coarse),
-            monotone=bool(monotone),
+            symmetric=bool(flags & 1),
+            reads_coarse=bool(flags & 2),
+            monotone=bool(flags & 4),
+            distinct=bool(flags & 8),
             _derived={"header": header},
         )
 

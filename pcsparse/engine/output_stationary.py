@@ -37,8 +37,10 @@ class OutputStationary(Dataflow[OutputStationaryConfig]):
     config_class = OutputStationaryConfig
 
     def refuses(self, problem: ConvProblem) -> str | None:
-        """Only a CPU runs it."""
-        return None if problem.device in ("cpu", "meta") else f"it has no kernel on {problem.device}"
+        """Only a CPU runs it, on maps whose outputs occur once at an offset."""
+        if problem.device not in ("cpu", "meta"):
+            return f"it has no kernel on {problem.device}"
+        return None if problem.distinct else "an offset of the map leads several inputs to one output"
 
     def configs(self, problem: ConvProblem) -> tuple[OutputStationaryConfig, ...]:
         """Tiles whose sums fill half of a usual L2 cache first, then others, and narrower panels."""

@@ -26,6 +26,7 @@ class ConvProblem:
         n_out: output rows.
         n_pairs: pairs over all offsets.
         symmetric: the map is a submanifold map of an odd kernel.
+        distinct: no output occurs twice at an offset of the map or of its transpose.
     """
 
     device: str
@@ -37,6 +38,7 @@ class ConvProblem:
     n_out: int
     n_pairs: int
     symmetric: bool
+    distinct: bool = True
 
     def transposed(self) -> "ConvProblem":
         """The problem of the input gradient: channels and rows swap."""
@@ -103,4 +105,5 @@ class ConvProblem:
             n_out=kmap.n_out,
             n_pairs=kmap.n_pairs,
             symmetric=kmap.symmetric,
+            distinct=kmap.distinct,
         )

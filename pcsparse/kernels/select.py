@@ -5,6 +5,8 @@ from typing import cast
 
 from torch import Tensor
 
+# a fork is noticed from here on, before any kernel is loaded
+import pcsparse.kernels.process  # noqa: F401
 from pcsparse.errors import DeviceError, UnsupportedError
 from pcsparse.kernels.protocol import Backend
 

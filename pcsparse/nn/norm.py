@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pcsparse.checks import check_shape
 from pcsparse.ops.batch_norm import batch_norm, scale_shift
 from pcsparse.sparse_tensor import SparseTensor, check_same_coords
 
@@ -25,8 +26,9 @@ class BatchNorm(nn.BatchNorm1d):
             relu: whether negative values become zero.
 
         Raises:
-            ShapeError: `residual` has other voxels or channels.
+            ShapeError: `x` has not `num_features` channels, or `residual` other voxels or channels.
         """
+        check_shape("feats", x.feats, (None, self.num_features))
         if residual is not None:
             check_same_coords((x, residual))
         extra = None if residual is None else residual.feats

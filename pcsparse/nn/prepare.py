@@ -1,15 +1,17 @@
 """Build all maps of a network before it runs."""
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pcsparse.sparse_tensor import SparseTensor
+
+Module = TypeVar("Module", bound=nn.Module)
 
 # layers that keep shape and dtype, and for which torch thinks long on the "meta" device
 _KEEPING = frozenset(
@@ -32,6 +34,17 @@ class _ShapesOnly(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def meta_copy(module: Module) -> Module:
+    """A copy whose parameters and buffers have shapes but no values; `module` may run meanwhile elsewhere."""
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters():
+        shadow = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+        memo[id(parameter)] = shadow
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(module, memo)
+
+
 def prepare(module: nn.Module, x: SparseTensor) -> SparseTensor:
     """Fill the cache of `x` with every level and map that `module(x)` will ask for.
 
@@ -45,8 +58,6 @@ def prepare(module: nn.Module, x: SparseTensor) -> SparseTensor:
     Returns:
         `x`.
     """
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    shadow = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
     with torch.no_grad(), _ShapesOnly():
-        functional_call(module, shadow, (x.replace(x.feats.to("meta")),))
+        meta_copy(module)(x.replace(x.feats.to("meta")))
     return x

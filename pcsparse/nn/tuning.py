@@ -5,13 +5,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import Bucket, TuneTable
 from pcsparse.nn.conv import SparseConv, SparseConvTranspose3d, SparseInverseConv3d
 from pcsparse.nn.pointwise import ITSELF, Linear
+from pcsparse.nn.prepare import meta_copy
 from pcsparse.sparse_tensor import SparseTensor
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -60,6 +60,8 @@ def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = N
         dtype: of features and weights; that of `x` if None.
     """
     found: dict[Bucket, ConvCall] = {}
+    # a copy: hooks, modes and weights of the module stay as they are
+    module = meta_copy(module)
     names = {part: name for name, part in module.named_modules()}
 
     def record(part: nn.Module, inputs: tuple[Any, ...], output: SparseTensor) -> None:
@@ -86,20 +88,13 @@ def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = N
         else:
             found[bucket] = ConvCall((*known.names, names[part]), known.problem, known.kmap)
 
-    hooks = [part.register_forward_hook(record) for part in names if isinstance(part, _KINDS)]
-    modes = {part: part.training for part in names}
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    shadow = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-    try:
-        # evaluation may fuse a convolution with its neighbours, and a fused one is not called by itself
-        module.train()
-        with torch.no_grad():
-            functional_call(module, shadow, (x.replace(x.feats.to("meta")),))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for part, training in modes.items():
-            part.training = training
+    for part in names:
+        if isinstance(part, _KINDS):
+            part.register_forward_hook(record)
+    # evaluation may fuse a convolution with its neighbours, and a fused one is not called by itself
+    module.train()
+    with torch.no_grad():
+        module(x.replace(x.feats.to("meta")))
     return tuple(found.values())
 
 

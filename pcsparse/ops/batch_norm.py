@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcsparse.checks import check_shape
+from pcsparse.checks import check_dtype, check_same_device, check_shape
 from pcsparse.errors import RangeError, ShapeError
 from pcsparse.kernels.select import backend_of
 from pcsparse.ops.operator import operator
@@ -186,6 +186,8 @@ def scale_shift(
 
     Raises:
         ShapeError: shapes disagree.
+        DtypeError: `feats` are no floats.
+        DeviceError: devices differ.
     """
     _check(feats, residual, scale=scale, shift=shift)
     wide = _wide(feats.dtype)
@@ -220,6 +222,8 @@ def batch_norm(
 
     Raises:
         ShapeError: shapes disagree.
+        DtypeError: `feats` are no floats.
+        DeviceError: devices differ.
         RangeError: fewer than two rows, which have no variance.
     """
     _check(feats, residual, weight=weight, bias=bias)
@@ -237,6 +241,9 @@ def batch_norm(
 
 def _check(feats: Tensor, residual: Tensor | None, **factors: Tensor | None) -> None:
     check_shape("feats", feats, (None, None))
+    check_dtype("feats", feats, torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    given = {"residual": residual, **factors}
+    check_same_device(feats=feats, **{name: part for name, part in given.items() if part is not None})
     for name, factor in factors.items():
         if factor is not None:
             check_shape(name, factor, (feats.shape[1],))

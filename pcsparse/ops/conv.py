@@ -97,7 +97,8 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     needs_feats, needs_weight, needs_bias, *_, needs_residual, _ = ctx.needs_input_grad
     grad_feats = grad_weight = None
     if rectified is not None:
-        grad_out = grad_out * (rectified > 0)
+        # not a product: infinity times zero is NaN
+        grad_out = torch.where(rectified > 0, grad_out, 0)
     if needs_feats:
         grad_feats = _grad_feats(grad_out, weight, kernel_map, feats.shape[0], ctx.plan)
     if needs_weight:

@@ -107,10 +107,12 @@ def test_the_folder_is_named_by_what_shapes_the_code(tmp_path, monkeypatch):
     assert folder().name != here.name
     monkeypatch.delenv("NUMBA_CPU_NAME")
     # an edit of any source, not only that of the function
-    edited = tmp_path / "cpu"
-    edited.mkdir()
-    for source in Path(code_cache.__file__).parent.glob("*.py"):
-        (edited / source.name).write_bytes(source.read_bytes())
+    edited = tmp_path / "kernels" / "cpu"
+    edited.mkdir(parents=True)
+    real = Path(code_cache.__file__).parent
+    for copy, folder_of in ((edited, real), (edited.parent, real.parent)):
+        for source in folder_of.glob("*.py"):
+            (copy / source.name).write_bytes(source.read_bytes())
     monkeypatch.setattr(code_cache, "__file__", str(edited / "code_cache.py"))
     assert folder().name == here.name
     (edited / "microkernel.py").write_text("# changed\n")

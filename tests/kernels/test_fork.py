@@ -1,6 +1,8 @@
 """Loader workers of every kind, their parent having run kernels too: no abort, one thread, equal bits."""
 
 import os
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -100,8 +102,37 @@ def test_workers_give_the_bits_of_their_parent(start):
 def test_serial_copies_of_the_kernels_give_the_bits_of_the_parallel_ones(monkeypatch, rng):
     index = _Clouds()
     parallel = index[0]
-    monkeypatch.setattr(launch, "_IMPORTED_IN", -1)
+    monkeypatch.setattr(launch, "was_forked", lambda: True)
     serial = index[0]
 
     assert all(torch.equal(a, b) for a, b in zip(serial["maps"], parallel["maps"], strict=True))
     assert torch.equal(serial["out"], parallel["out"])
+
+
+def test_a_child_that_is_the_first_to_need_a_kernel():
+    """The parent has used torch's threads, but no kernel of ours yet."""
+    program = """
+import os, sys
+import torch
+import pcsparse
+from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.relation import Relation
+torch.set_num_threads(2)
+a = torch.randn(400, 400)
+(a @ a + a).sum()
+assert "pcsparse.kernels.cpu" not in sys.modules
+child = os.fork()
+if child == 0:
+    torch.set_num_threads(2)
+    coords = torch.cartesian_prod(*[torch.arange(8)] * 3).int()
+    coords = torch.cat([torch.zeros(len(coords), 1, dtype=torch.int32), coords], dim=1)
+    kmap = CoordCache().kernel_map(coords, coords, Relation.of(3))
+    os._exit(0 if kmap.n_pairs == (3 * 8 - 2) ** 3 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env=os.environ | {"NUMBA_NUM_THREADS": "2"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -104,3 +104,70 @@ def test_fused_says_so():
     fused = nn.fuse(torch_nn.Sequential(nn.SubmanifoldConv3d(3, 5), nn.BatchNormReLU(5)))
     assert "relu=True" in repr(fused)
     assert isinstance(fused, nn.SubmanifoldConv3d)
+
+
+class _Mine(nn.ResidualBlock):
+    def forward(self, x):
+        y = super().forward(x)
+        return y.replace(y.feats + 3)
+
+
+class _Centred(nn.BatchNorm):
+    def forward(self, x, *, residual=None, relu=False):
+        return super().forward(x.replace(x.feats - 7), residual=residual, relu=relu)
+
+
+def _twice():
+    step = torch_nn.Sequential(nn.SubmanifoldConv3d(3, 3), nn.BatchNorm(3))
+    return torch_nn.Sequential(step, step)
+
+
+def _shared_block():
+    block = nn.ResidualBlock(3, 4, 3)
+    return torch_nn.Sequential(block, nn.ReLU(), block)
+
+
+def _one_conv_two_norms():
+    conv = nn.SubmanifoldConv3d(3, 3)
+    return torch_nn.Sequential(conv, nn.BatchNorm(3), conv, nn.BatchNorm(3))
+
+
+def _half_foldable():
+    block = nn.ResidualBlock(3, 4, 3)
+    block.norm2 = nn.BatchNormReLU(3, track_running_stats=False)
+    return block
+
+
+def _hooked_layer():
+    model = torch_nn.Sequential(nn.SubmanifoldConv3d(3, 3), nn.BatchNorm(3), nn.ReLU())
+    model[0].register_forward_hook(lambda module, inputs, y: y.replace(y.feats * 2))
+    return model
+
+
+def _hooked_sequence():
+    model = torch_nn.Sequential(nn.SubmanifoldConv3d(3, 3), nn.BatchNorm(3))
+    model.register_forward_hook(lambda module, inputs, y: y.replace(y.feats * 2))
+    return torch_nn.Sequential(model)
+
+
+def _parametrized():
+    model = torch_nn.Sequential(nn.SubmanifoldConv3d(3, 3), nn.BatchNorm(3))
+    torch_nn.utils.parametrizations.weight_norm(model[0])
+    return model
+
+
+UNUSUAL = {
+    "twice": _twice, "shared-block": _shared_block, "one-conv-two-norms": _one_conv_two_norms,
+    "half-foldable": _half_foldable, "own-block": lambda: _Mine(3, 4, 3), "hooked-layer": _hooked_layer,
+    "own-norm": lambda: torch_nn.Sequential(nn.SubmanifoldConv3d(3, 3), _Centred(3)),
+    "hooked-sequence": _hooked_sequence, "parametrized": _parametrized,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", UNUSUAL.values(), ids=UNUSUAL.keys())
+def test_what_does_more_than_its_class_says_still_does_it(rng, make):
+    model = _lived(make().double(), rng)
+    x = _tensor(rng, 3)
+    torch.testing.assert_close(
+        nn.fuse(model)(x).feats, model(x).feats, **tolerance(torch.float64, 1000, factor=512)
+    )

@@ -5,7 +5,7 @@ import torch
 from torch import nn as torch_nn
 
 from pcsparse import nn
-from pcsparse.errors import RangeError, ShapeError
+from pcsparse.errors import DtypeError, RangeError, ShapeError
 from pcsparse.ops.batch_norm import batch_norm
 from tests.clouds import TWO_BATCHES, UNSORTED
 from tests.nn.test_conv import tensor_of
@@ -108,5 +108,9 @@ def test_bad_input_is_named(rng):
         batch_norm(torch.zeros(4, 3), torch.zeros(2), None)
     with pytest.raises(ShapeError, match=r"residual must have the shape of feats, \(4, 3\), got \(4, 2\)"):
         batch_norm(torch.zeros(4, 3), None, None, residual=torch.zeros(4, 2))
+    with pytest.raises(DtypeError, match="feats must be float32"):
+        batch_norm(torch.zeros(4, 3, dtype=torch.int32), None, None)
+    with pytest.raises(ShapeError, match=r"feats must have shape \(\*, 8\), got"):
+        nn.BatchNorm(8, affine=False).double()(x)
     with pytest.raises(ShapeError, match="coordinates differ"):
         nn.BatchNorm(3).double()(x, residual=tensor_of(TWO_BATCHES, rng))

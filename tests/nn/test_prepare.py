@@ -108,3 +108,22 @@ def test_prepare_takes_tied_weights_and_doubles():
 
     assert len(x.cache) == 1
     assert network(x).feats.isfinite().all()
+
+
+def test_a_network_that_is_prepared_in_several_threads_keeps_its_weights(rng):
+    from concurrent.futures import ThreadPoolExecutor
+
+    net = MinkUNet(MinkUNetSpec.minkunet14(3, 5, width=0.25)).eval()
+    coords = TWO_BATCHES.coords
+    feats = torch.randn(len(coords), 3, generator=rng)
+    with torch.no_grad():
+        expected = net(SparseTensor(feats, coords)).feats
+
+        def work(i):
+            x = SparseTensor(feats, coords)
+            return net(x).feats if i % 2 else nn.prepare(net, x)
+
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(work, range(40)))
+    assert {parameter.device.type for parameter in net.parameters()} == {"cpu"}
+    assert all(torch.equal(y, expected) for y in found[1::2])

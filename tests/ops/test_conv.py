@@ -273,3 +273,47 @@ def test_bad_input_is_refused_before_anything_runs(rng):
         sparse_conv(feats.float(), weight, case.kmap)
     with pytest.raises(UnsupportedError, match="no dataflow 'im2col'; known: auto"):
         sparse_conv(feats, weight, case.kmap, dataflow="im2col")
+
+
+def test_results_may_be_changed_in_place(rng):
+    # what an operator returns must not be a view, or torch refuses `ReLU(inplace=True)` after it
+    case = Case(UNSORTED, *KINDS["submanifold"])
+    feats, weight, bias, _ = case.operands(rng)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        leaves = [part.detach().to(dtype).requires_grad_() for part in (feats, weight, bias)]
+        out = sparse_conv(leaves[0], leaves[1], case.kmap, bias=leaves[2])
+        assert not out._is_view()
+        torch.nn.functional.relu(out, inplace=True).sum().backward()
+        assert all(leaf.grad.isfinite().all() for leaf in leaves)
+
+
+def test_a_map_of_groups_is_summed_where_rows_meet(rng):
+    group = torch.randint(0, 5, (100,), generator=rng, dtype=torch.int32)
+    kmap = KernelMap.of_groups(group, 5)
+    feats = torch.randn(100, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(1, 3, 4, generator=rng, dtype=torch.float64, requires_grad=True)
+    expected = torch.zeros(5, 4, dtype=torch.float64).index_add(0, group.long(), feats @ weight[0])
+    grad_out = torch.randn(5, 4, generator=rng, dtype=torch.float64)
+
+    actual = sparse_conv(feats, weight, kmap)
+    torch.testing.assert_close(actual, expected, **tolerance(torch.float64, 300, factor=64))
+    got = torch.autograd.grad(actual, (feats, weight), grad_out)
+    for mine, theirs in zip(got, torch.autograd.grad(expected, (feats, weight), grad_out), strict=True):
+        torch.testing.assert_close(mine, theirs, **tolerance(torch.float64, 300, factor=64))
+    with pytest.raises(UnsupportedError, match="leads several inputs to one output"):
+        sparse_conv(feats, weight, kmap, dataflow="output_stationary")
+    # and back: its input gradient runs over the map of groups
+    wide = torch.randn(5, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    spread = sparse_conv(wide, weight.detach(), kmap.transposed())
+    torch.testing.assert_close(spread, (wide @ weight[0].detach())[group.long()])
+    (grad,) = torch.autograd.grad(spread.sum(), wide)
+    counts = torch.bincount(group, minlength=5).double()[:, None]
+    torch.testing.assert_close(grad, counts * weight[0].detach().sum(dim=1))
+
+
+def test_an_infinite_gradient_stops_at_the_relu(rng):
+    case = Case(UNSORTED, *KINDS["one-by-one"])
+    feats = torch.full((case.kmap.n_in, 1), -1.0, requires_grad=True)
+    out = sparse_conv(feats, torch.ones(1, 1, 1), case.kmap, relu=True)
+    (grad,) = torch.autograd.grad(out, feats, torch.full_like(out, float("inf")))
+    assert (grad == 0).all()

@@ -25,11 +25,14 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLoca
 def code_folder() -> Path:
     """The folder of compiled kernels: under `NUMBA_CACHE_DIR`, `XDG_CACHE_HOME` or `~/.cache`.
 
-    Its name is a hash of the sources of `kernels.cpu`, of the versions of Python, Numba and LLVM, and of the
-    CPU that the code is made for. It need not exist, or be writable.
+    Its name is a hash of the sources of `kernels.cpu` and of the files of `kernels`, of the versions of
+    Python, Numba and LLVM, and of the CPU that the environment names, if it does; Numba itself looks at the
+    CPU. The folder need not exist, or be writable.
     """
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    # the files beside the folder hold constants that compiled code has built in
+    for source in (*sorted(here.glob("*.py")), *sorted(here.parent.glob("*.py"))):
         digest.update(source.read_bytes())
     for version in (
         sys.version,

@@ -1,7 +1,7 @@
 """How a Numba kernel is compiled and started.
 
 Every parallel kernel has a serial copy, compiled only where it is called: in a process that was forked from
-one that had imported the kernels, because GNU OpenMP aborts a parallel region there (DataLoader workers).
+one that had imported pcsparse, because GNU OpenMP aborts a parallel region there (DataLoader workers).
 Both give the same bits.
 """
 
@@ -17,8 +17,8 @@ import torch
 from numba.np.ufunc.parallel import threading_layer
 
 from pcsparse.kernels.cpu.code_cache import CodeCache
+from pcsparse.kernels.process import was_forked
 
-_IMPORTED_IN = os.getpid()
 # numba sets these names at run time, out of the type checker's sight
 _CONFIG: Any = numba.config
 if not os.environ.get("NUMBA_THREADING_LAYER_PRIORITY"):
@@ -53,7 +53,7 @@ def jit_parallel(**options: Any) -> Callable[[Callable[..., Any]], Callable[...,
         parallel, serial = _compile(function, parallel=True, **options), _compile(copy, **options)
 
         def call(*args: Any) -> Any:
-            if os.getpid() != _IMPORTED_IN:
+            if was_forked():
                 return serial(*args)
             threads = torch.get_num_threads()
             numba.set_num_threads(min(threads, _CONFIG.NUMBA_NUM_THREADS))

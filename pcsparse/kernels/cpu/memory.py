@@ -18,5 +18,9 @@ def aligned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         count *= size
     raw = np.empty(count * dtype.itemsize + _ALIGNMENT, np.uint8)
     skip = -raw.ctypes.data % _ALIGNMENT
-    flat = torch.from_numpy(raw[skip : skip + count * dtype.itemsize])
-    return flat.view(dtype).view(shape)
+    storage = torch.from_numpy(raw[skip : skip + count * dtype.itemsize]).untyped_storage()
+    strides = [1] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
+    # on the storage itself: a view may not be changed in place after an operator returned it
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape, strides)
