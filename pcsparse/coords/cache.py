@@ -54,7 +54,10 @@ def _kept() -> torch.inference_mode:
 
 @dataclass(eq=False)
 class CoordCache:
-    """Shared by a tensor and all tensors computed from it; not shared between clouds."""
+    """Shared by a tensor and all tensors computed from it; not shared between clouds.
+
+    It has no lock: several Python threads may run one network at once, but each on a tensor of its own.
+    """
 
     _sorted: dict[Token, SortedKeys] = field(default_factory=dict)
     _maps: dict[MapKey, KernelMap] = field(default_factory=dict)

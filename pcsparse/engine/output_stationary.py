@@ -11,6 +11,7 @@ from torch import Tensor
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.dataflow import PLAIN, Dataflow, Epilogue
 from pcsparse.engine.problem import ConvProblem
+from pcsparse.errors import RangeError
 from pcsparse.kernels.select import backend_of
 
 
@@ -22,11 +23,19 @@ class OutputStationaryConfig:
         tile: output rows a tile; small levels take smaller tiles, see `_rows`.
         panel: vectors of output channels computed together, 1 to 4; 0 for the kernel's rule.
         partials: partial sums in grad_weight; 0 for the kernel's rule.
+
+    Raises:
+        RangeError: a number that no kernel can run with.
     """
 
     tile: int = 1024
     panel: int = 0
     partials: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what a file or a caller gave."""
+        if self.tile < 1 or not 0 <= self.panel <= 4 or self.partials < 0:
+            raise RangeError(f"tile must be at least 1, panel 0 to 4 and partials at least 0, got {self}")
 
 
 @final

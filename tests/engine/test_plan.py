@@ -10,7 +10,7 @@ from pcsparse.engine.gather_scatter import GatherScatterConfig
 from pcsparse.engine.output_stationary import OutputStationaryConfig
 from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, explain, plan_for
 from pcsparse.engine.problem import ConvProblem
-from pcsparse.errors import FormatError, UnsupportedError
+from pcsparse.errors import FormatError, RangeError, UnsupportedError
 
 PROBLEM = ConvProblem("cpu", torch.float32, 27, 16, 32, 1000, 1000, 5000, symmetric=True)
 CHOICES = [Choice(name, config) for name, flow in DATAFLOWS.items() for config in flow.configs(PROBLEM)]
@@ -134,3 +134,9 @@ def test_configs_start_with_the_rule_and_do_not_repeat():
         configs = flow.configs(PROBLEM)
         assert len(set(configs)) == len(configs) > 1
         assert isinstance(configs[0], flow.config_class)
+
+
+@pytest.mark.parametrize("field", [{"tile": 0}, {"panel": -1}, {"panel": 5}, {"partials": -2}])
+def test_a_config_that_no_kernel_can_run_is_refused(field):
+    with pytest.raises(RangeError, match=r"tile must be at least 1, panel 0 to 4 and partials .* got"):
+        OutputStationaryConfig(**field)
