@@ -181,9 +181,7 @@ def _layers(report: Report, scene: Scene, peers: Peers, settings: BenchSettings)
         if settings.only in case.name:
             layers = (*layers, run_conv_case(case, scene, peers.libraries, settings.runs))
     report = replace(_limits_again(report), layers=layers)
-    _show_results(
-        "Convolutions, float32 unless said, map ready unless said", layers, report
-    )
+    _show_results("Convolutions, float32 unless said, map ready unless said", layers, report)
     return report
 
 
