@@ -53,35 +53,44 @@ def time_in_turns(
     *,
     runs: int = 20,
     warmup: int = 2,
+    settle: int = 0,
     device: str | torch.device = "cpu",
 ) -> dict[str, Timing]:
     """Time several candidates in turns, so that a slow moment of the machine hits all of them.
 
     Every second round goes backwards, so that no candidate always finds the caches as the same other one left
-    them.
+    them. No candidate runs twice in a row, so each finds them as another one left them; with `settle` each
+    finds them as it left them itself.
 
     Args:
         candidates: by name; each call is one run.
         runs: runs of each candidate, at least 1.
         warmup: unmeasured runs of each before.
-        device: synchronised before and after every run if it is a GPU.
+        settle: unmeasured runs of the same candidate right before each measured one.
+        device: synchronised before and after every measured run if it is a GPU.
 
     Returns:
         A Timing for each name.
 
     Raises:
-        RangeError: `runs` is below 1 or `warmup` below 0.
+        RangeError: `runs` is below 1, or `warmup` or `settle` below 0.
     """
-    if runs < 1 or warmup < 0:
-        raise RangeError(f"need runs >= 1 and warmup >= 0, got runs={runs}, warmup={warmup}")
+    if runs < 1 or warmup < 0 or settle < 0:
+        raise RangeError(
+            f"need runs >= 1, warmup >= 0 and settle >= 0, got runs={runs}, warmup={warmup}, settle={settle}"
+        )
     where = torch.device(device)
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for run in candidates.values():
         for _ in range(warmup):
             run()
+    names = list(candidates)
+    # the last one stays the last: a plain reversal would run the candidate at each end twice in a row
+    backwards = [*names[-2::-1], *names[-1:]]
     for turn in range(runs):
-        names = list(candidates)
-        for name in names if turn % 2 == 0 else reversed(names):
+        for name in names if turn % 2 == 0 else backwards:
+            for _ in range(settle):
+                candidates[name]()
             seconds[name].append(_once(candidates[name], where))
     return {name: Timing.of(taken) for name, taken in seconds.items()}
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -23,18 +24,58 @@ def test_candidates_take_turns_and_warm_up_first():
 
     timings = time_in_turns(candidates, runs=3, warmup=2)
 
-    assert "".join(calls) == "aabbcc" + "abc" + "cba" + "abc"
+    assert "".join(calls) == "aabbcc" + "abc" + "bac" + "abc"
     assert {name: timing.runs for name, timing in timings.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_only_measured_runs_count(monkeypatch):
-    now, costs = [0.0], iter([100.0, 1.0, 2.0, 9.0])
+@pytest.mark.parametrize("names", ["ab", "abc", "abcd", "abcde"])
+def test_no_measured_run_follows_one_of_the_same_candidate(names):
+    calls: list[str] = []
+    time_in_turns({name: lambda name=name: calls.append(name) for name in names}, runs=4, warmup=0)
+    before: dict[str, set[str]] = {name: set() for name in names}
+    for first, second in pairwise(calls):
+        before[second].add(first)
+    for name, others in before.items():
+        assert name not in others
+        # and with three or more not always the same one
+        assert len(others) == min(2, len(names) - 1)
+
+
+def test_one_candidate_alone_runs_as_often_as_asked():
+    calls: list[str] = []
+    time_one(lambda: calls.append("a"), runs=3, warmup=0)
+    assert calls == ["a"] * 3
+
+
+def test_a_candidate_settles_right_before_each_of_its_own_measured_runs():
+    calls: list[str] = []
+    candidates = {name: lambda name=name: calls.append(name) for name in "ab"}
+
+    timings = time_in_turns(candidates, runs=2, warmup=1, settle=2)
+
+    assert "".join(calls) == "ab" + "aaabbb" + "aaabbb"
+    assert timings["a"].runs == 2
+
+
+def clock_of(monkeypatch, costs):
+    """A run that takes each of `costs` in turn."""
+    now, left = [0.0], iter(costs)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
     def run() -> None:
-        now[0] += next(costs)
+        now[0] += next(left)
 
-    assert time_one(run, runs=3, warmup=1).median == 2.0
+    return run
+
+
+def test_only_measured_runs_count(monkeypatch):
+    assert time_one(clock_of(monkeypatch, [100.0, 1.0, 2.0, 9.0]), runs=3, warmup=1).median == 2.0
+
+
+def test_the_runs_that_settle_do_not_count(monkeypatch):
+    # a cold run takes 50 s, the one after it 1 to 3
+    run = clock_of(monkeypatch, [50.0, 1.0, 50.0, 2.0, 50.0, 3.0])
+    assert time_in_turns({"a": run}, runs=3, warmup=0, settle=1)["a"] == Timing(2.0, 1.5, 2.5, 3)
 
 
 def test_a_gpu_is_synchronised_before_and_after(monkeypatch):
@@ -46,10 +87,10 @@ def test_a_gpu_is_synchronised_before_and_after(monkeypatch):
     assert events == ["cuda:1", "run", "cuda:1"]
 
 
-@pytest.mark.parametrize(("runs", "warmup"), [(0, 1), (1, -1)])
-def test_senseless_counts_are_refused(runs, warmup):
-    with pytest.raises(RangeError, match=f"runs={runs}, warmup={warmup}"):
-        time_one(int, runs=runs, warmup=warmup)
+@pytest.mark.parametrize(("runs", "warmup", "settle"), [(0, 1, 0), (1, -1, 0), (1, 1, -1)])
+def test_senseless_counts_are_refused(runs, warmup, settle):
+    with pytest.raises(RangeError, match=f"runs={runs}, warmup={warmup}, settle={settle}"):
+        time_in_turns({"a": int}, runs=runs, warmup=warmup, settle=settle)
 
 
 def test_environment_names_machine_and_versions():

@@ -15,6 +15,7 @@ from pcsparse.models import MinkUNetSpec
 
 Tag = Literal["ci", "paper", "stress"]
 Layer = Literal["submanifold", "strided", "inverse"]
+Way = Literal["down", "inverse", "generative"]
 Form = Literal["module", "fused"]
 
 VOXEL_SIZE = 0.05
@@ -23,6 +24,9 @@ REFERENCE_VOXELS, REFERENCE_PAIRS = 94_444, 284_298
 """Of the sweep that the figures to reach were set on: voxels, and pairs of its submanifold 3^3 map."""
 REFERENCE_OPERATIONS = 274.4e9
 """Of a forward pass of MinkUNet-18, ratio 1.0, on that sweep."""
+SETTLE = 1
+"""Untimed runs of a candidate right before each timed one of a map or layer: every library finds its own data
+in the caches. A network is larger than any cache and needs none."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,21 @@ class MapCase:
 
     Attributes:
         name: unique among all cases.
-        relation: geometry; with a stride the coarse coordinates are made too.
+        relation: geometry, of the way from fine to coarse.
         tags: who runs it.
         goal: of the figure to reach, if there is one.
+        way: "down" from the cloud, making the coarse coordinates where there is a stride; "inverse" the same
+            and the way back to the cloud; "generative" from the coarse coordinates to every voxel that they
+            reach, making those.
+        shuffled: rows in random order, not ascending by key as voxelisation leaves them.
     """
 
     name: str
     relation: Relation
     tags: tuple[Tag, ...]
     goal: Goal | None = None
+    way: Way = "down"
+    shuffled: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,18 +145,27 @@ def _submanifold(
 
 MAP_CASES = (
     MapCase("map 3^3", _CUBE, ("ci", "paper"), _pairs(8)),
+    # the figure to reach does not say that the rows are sorted
+    MapCase("map 3^3 shuffled", _CUBE, ("ci", "paper"), _pairs(8), shuffled=True),
+    MapCase("map 3^3 dilation 2", Relation.of(3, 1, 2), ("ci", "paper")),
     MapCase("map 5^3", Relation.of(5), ("ci", "paper")),
+    MapCase("map 7^3", Relation.of(7), ("paper",)),
     MapCase("map 2^3 stride 2", _HALVE, ("ci", "paper")),
-    MapCase("map 3^3 stride 2", Relation.of(3, 2), ("stress",)),
-    MapCase("map 7^3", Relation.of(7), ("stress",)),
+    MapCase("map 3^3 stride 2", Relation.of(3, 2), ("paper",)),
+    MapCase("map 2^3 stride 2 inverse", _HALVE, ("ci", "paper"), way="inverse"),
+    MapCase("map 2^3 stride 2 generative", _HALVE, ("ci", "paper"), way="generative"),
 )
 
 _BF16 = torch.bfloat16
 CONV_CASES = (
     _submanifold(16, "ci", "paper", goal=0.9),
+    # one more than a register holds, and a hundred: a cliff at remainders would show
+    _submanifold(17, "ci", "paper"),
     _submanifold(32, "ci", "paper", goal=2.5),
     _submanifold(64, "paper", goal=7.5),
+    _submanifold(65, "paper"),
     _submanifold(96, "paper", goal=14.5),
+    _submanifold(100, "paper"),
     _submanifold(128, "paper", goal=25),
     _submanifold(256, "stress"),
     _submanifold(32, "ci", dtype=_BF16),
@@ -173,6 +192,28 @@ CONV_CASES = (
     ConvCase("inverse 2^3 C=32", "inverse", _HALVE, 32, 32, False, False, ("ci", "paper")),
     ConvCase("inverse 2^3 C=32 forward+backward", "inverse", _HALVE, 32, 32, True, False, ("ci", "paper")),
 )
+
+
+def _dataflow(kernel: int, channels: int, *tags: Tag, backward: bool = False) -> ConvCase:
+    name = f"dataflow {kernel}^3 C={channels}" + (" forward+backward" if backward else "")
+    relation = Relation.of(kernel)
+    return ConvCase(name, "submanifold", relation, channels, channels, backward, False, tags)
+
+
+DATAFLOW_CASES = (
+    _dataflow(3, 16, "ci", "paper"),
+    _dataflow(3, 32, "paper"),
+    _dataflow(3, 64, "paper"),
+    _dataflow(3, 128, "paper"),
+    _dataflow(3, 256, "paper"),
+    _dataflow(1, 32, "ci", "paper"),
+    _dataflow(1, 256, "paper"),
+    _dataflow(3, 32, "ci", "paper", backward=True),
+    _dataflow(3, 128, "paper", backward=True),
+)
+"""What every dataflow runs; a 1^3 map is known without looking, so that nothing is left but the product."""
+DATAFLOW_VOXELS = (1_000, 10_000, None)
+"""Sizes of cloud for them; None is the whole cloud."""
 
 
 def _unet18(milliseconds: float, *, training: bool, dtype: torch.dtype, form: Form = "module") -> NetCase:

@@ -1,4 +1,4 @@
-"""Kernel maps and single convolutions: verified against the twins, then timed beside the peers."""
+"""Single convolutions: verified against the twins, then timed beside the peers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,75 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcsparse.bench.cases import ConvCase, MapCase
+from pcsparse.bench.cases import SETTLE, ConvCase
 from pcsparse.bench.library import Library, LibraryConv
 from pcsparse.bench.limits import Work, conv_work, map_work
 from pcsparse.bench.ours import Ours
 from pcsparse.bench.outcome import Candidate, Result, verified_then_timed
 from pcsparse.bench.scene import Scene, draw, twin_map
-from pcsparse.bench.verify import Check, check_close, check_equal
+from pcsparse.bench.verify import check_close
 from pcsparse.coords.kernel_map import Pairs
 from pcsparse.coords.keys import pack
 from pcsparse.errors import UnsupportedError
 from pcsparse.kernels import reference
 
 
-def run_map_case(case: MapCase, scene: Scene, peers: Sequence[Library], runs: int) -> Result:
-    """A kernel map, end to end from int coordinates."""
-    coarse, expected = twin_map(scene.coords, case.relation)
-    candidates = [_map_candidate(lib, case, scene, coarse, expected) for lib in (Ours(), *peers)]
-    n_made = 0 if case.relation.is_submanifold else len(coarse)
-    n_pairs = expected.rows_in.numel()
-    work = map_work(len(scene.coords), n_made, n_pairs)
-    goal = None if case.goal is None else (case.goal, float(n_pairs))
-    return verified_then_timed(case.name, candidates, (work,), runs, goal)
-
-
-def _map_candidate(
-    library: Library, case: MapCase, scene: Scene, coarse: Tensor, expected: Pairs
-) -> Candidate:
-    geometry = library.geometry(scene.coords)
-    run = library.at_its_threads(lambda: library.make_map(geometry, case.relation))
-    try:
-        made = run()
-    except UnsupportedError as error:
-        return Candidate(library.name, None, refusal=str(error))
-    coords, pairs = library.read_map(made)
-    if isinstance(library, Ours):
-        return Candidate(library.name, run, tuple(_equal_maps(coords, pairs, coarse, expected)))
-    return Candidate(
-        library.name, run, tuple(_equal_maps(*_sorted_map(coords, pairs), coarse, _sorted(expected)))
-    )
-
-
-def _equal_maps(coords: Tensor, pairs: Pairs, coarse: Tensor, expected: Pairs) -> list[Check]:
-    checks = [check_equal("coordinates", coords, coarse)]
-    for name in ("rows_in", "rows_out", "starts"):
-        checks.append(check_equal(name, getattr(pairs, name), getattr(expected, name)))
-    return checks
-
-
-def _sorted_map(coords: Tensor, pairs: Pairs) -> tuple[Tensor, Pairs]:
-    """The same map with output rows in the order of keys, whatever order a library has."""
-    order = torch.argsort(pack(coords))
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order))
-    rows_out = rank[pairs.rows_out.long()].int()
-    return coords[order], _sorted(Pairs(pairs.rows_in, rows_out, pairs.starts))
-
-
-def _sorted(pairs: Pairs) -> Pairs:
-    offset = torch.repeat_interleave(torch.arange(len(pairs.starts) - 1), pairs.starts.diff())
-    n_out = int(pairs.rows_out.max()) + 1 if pairs.rows_out.numel() else 1
-    n_in = int(pairs.rows_in.max()) + 1 if pairs.rows_in.numel() else 1
-    order = torch.argsort((offset * n_out + pairs.rows_out) * n_in + pairs.rows_in)
-    return Pairs(pairs.rows_in[order], pairs.rows_out[order], pairs.starts)
-
-
-def run_conv_case(case: ConvCase, scene: Scene, peers: Sequence[Library], runs: int) -> Result:
+def run_conv_case(
+    case: ConvCase, scene: Scene, peers: Sequence[Library], runs: int, *, settle: int = SETTLE
+) -> Result:
     """A convolution: output, and gradients where the case has them, against the float64 twin.
 
     Every library runs its own module on its own tensor, with its map ready unless the case includes it.
+    `settle` is that of `timing.time_in_turns`.
     """
     data = _Data.of(case, scene)
     candidates = [_conv_candidate(library, case, scene, data) for library in (Ours(), *peers)]
@@ -86,7 +37,7 @@ def run_conv_case(case: ConvCase, scene: Scene, peers: Sequence[Library], runs: 
         made = map_work(len(scene.coords), data.n_out, 0)
         work = Work(work.operations, work.bytes + made.bytes, work.narrow)
     goal = None if case.goal is None else (case.goal, float(n_pairs))
-    return verified_then_timed(case.name, candidates, (work,), runs, goal)
+    return verified_then_timed(case.name, candidates, (work,), runs, goal, settle=settle)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcsparse.bench.cases import Layer
+from pcsparse.bench.cases import Layer, Way
 from pcsparse.coords.kernel_map import Pairs
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import UnsupportedError
@@ -114,8 +114,13 @@ class Library(ABC):
         """
 
     @abstractmethod
-    def make_map(self, geometry: Any, relation: Relation) -> object:
+    def make_map(self, geometry: Any, relation: Relation, way: Way = "down") -> object:
         """A kernel map from coordinates alone, in the library's own form; this is what is timed.
+
+        Args:
+            geometry: of the coordinates that the way starts from.
+            relation: of the way from fine to coarse.
+            way: see `MapCase`.
 
         Raises:
             UnsupportedError: the library has no way to make this one.
@@ -123,7 +128,10 @@ class Library(ABC):
 
     @abstractmethod
     def read_map(self, made: Any) -> tuple[Tensor, Pairs]:
-        """Level indices (m, 4) of the outputs and the pairs, offsets in our order; rows are the library's."""
+        """Level indices (m, 4) of the level that the way leads to or, if inverse, comes back from; the pairs.
+
+        Offsets are in our order, rows of that level in the library's.
+        """
 
     def keep_maps(self, x: Any, y: Any) -> None:  # noqa: B027
         """Let `x` know the maps that were made on the way to `y`, where the library forgets them."""
@@ -131,10 +139,14 @@ class Library(ABC):
     def conv(self, layer: Layer, kernel: int, stride: int, c_in: int, c_out: int, level: int) -> LibraryConv:
         """A module whose weights are loaded and read in our layout."""
         made = self.layer(layer, kernel, stride, c_in, c_out, level)
+        made.reorder(self.offset_order(layer, kernel, stride))
+        return made
+
+    def offset_order(self, layer: Layer, kernel: int, stride: int) -> Tensor:
+        """Which of our offsets each offset of the library is, (k,) int64; probed at the first call."""
         if (layer, kernel) not in self._orders:
             self._orders[layer, kernel] = _probe(self, layer, kernel, stride)
-        made.reorder(self._orders[layer, kernel])
-        return made
+        return self._orders[layer, kernel]
 
     def at_its_threads(self, run: Callable[[], Any]) -> Callable[[], Any]:
         """The same call with the library's number of threads."""

@@ -54,6 +54,13 @@ class Limits:
         )
 
 
+REFERENCE_LIMITS = Limits(bandwidth=39e9, fma=470e9, dot=880e9)
+"""Of two threads of the machine on which the figures to reach were set.
+
+Source: the project's notes for its CPU engine, November 2026, section "Limits" (2 virtual cores, AMD Zen 5).
+"""
+
+
 @dataclass(frozen=True)
 class Work:
     """What a piece of work cannot do without.

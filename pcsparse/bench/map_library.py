@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcsparse.bench.cases import Layer
+from pcsparse.bench.cases import Layer, Way
 from pcsparse.bench.library import Library, LibraryConv
 from pcsparse.bench.limits import Work, conv_work
-from pcsparse.bench.peer import PlainMap, plain_conv, plain_map
+from pcsparse.bench.peer import PlainMap, plain_conv, plain_expanded_map, plain_map
 from pcsparse.bench.scene import build_map, twin_map
 from pcsparse.coords.kernel_map import Pairs
 from pcsparse.coords.relation import Relation
+from pcsparse.errors import UnsupportedError
 from pcsparse.kernels import reference
 
 
@@ -62,16 +63,23 @@ class MapLibrary(Library):
 
     Args:
         name: of the library.
-        build: (n, 4) coordinates ascending by key and a relation -> coarse coordinates and pairs.
+        build: (n, 4) coordinates and a relation -> coarse coordinates and pairs.
         convolve: features, weights and lists -> features.
         dtypes: that it convolves.
+        expand: coarse coordinates and a relation -> fine coordinates and pairs, of the generative way.
     """
 
     def __init__(
-        self, name: str, build: Build, convolve: Convolve, dtypes: tuple[torch.dtype, ...] = (torch.float32,)
+        self,
+        name: str,
+        build: Build,
+        convolve: Convolve,
+        dtypes: tuple[torch.dtype, ...] = (torch.float32,),
+        expand: Build | None = None,
     ) -> None:
         super().__init__()
         self.name, self._build, self.convolve, self._dtypes = name, build, convolve, dtypes
+        self._expand = expand
 
     def refuses(self, *, backward: bool, dtype: torch.dtype) -> str | None:
         """Dtypes alone."""
@@ -106,9 +114,20 @@ class MapLibrary(Library):
         """Nothing to probe: the order of offsets is that of the maps, and `count` would show none."""
         return self.layer(layer, kernel, stride, c_in, c_out, level)
 
-    def make_map(self, geometry: Tensor, relation: Relation) -> tuple[Tensor, Pairs]:
-        """Coarse coordinates and pairs."""
-        return self._build(geometry, relation)
+    def make_map(self, geometry: Tensor, relation: Relation, way: Way = "down") -> tuple[Tensor, Pairs]:
+        """Coordinates of the other level and pairs.
+
+        Raises:
+            UnsupportedError: generative, where it has no `expand`, or one that refuses.
+        """
+        if way == "generative":
+            if self._expand is None:
+                raise UnsupportedError(f"{self.name} has no generative maps")
+            return self._expand(geometry, relation)
+        coarse, pairs = self._build(geometry, relation)
+        if way == "inverse":
+            pairs = Pairs(pairs.rows_out, pairs.rows_in, pairs.starts)
+        return coarse, pairs
 
     def read_map(self, made: Any) -> tuple[Tensor, Pairs]:
         """As they are."""
@@ -177,7 +196,8 @@ def _twin(feats: Tensor, weight: Tensor, lists: Lists) -> Tensor:
 
 def plain_torch() -> MapLibrary:
     """Gather, matrix product, scatter; its own maps; bfloat16 by oneDNN, added up in float32."""
-    return MapLibrary("plain torch", plain_map, _plain, (torch.float32, torch.bfloat16))
+    dtypes = (torch.float32, torch.bfloat16)
+    return MapLibrary("plain torch", plain_map, _plain, dtypes, plain_expanded_map)
 
 
 def twin() -> MapLibrary:

@@ -18,7 +18,7 @@ from pcsparse.bench.ours import OURS
 from pcsparse.bench.outcome import Candidate, Outcome, Result, verified_then_timed
 from pcsparse.bench.scene import Scene
 from pcsparse.bench.unet import LibraryUNet, network_work
-from pcsparse.bench.verify import Check, check_close, check_norm
+from pcsparse.bench.verify import Check, check_close, check_norm, check_scale
 from pcsparse.models import MinkUNet
 from pcsparse.nn import BatchNorm, prepare
 
@@ -32,6 +32,9 @@ _GRADIENT_LIMIT = 0.02
 # cancel: 0.3 to 0.8 of a right one in either library; none at all is 1, an unrelated one 1.4. Single layers
 # are checked a hundred times more closely
 _BF16_LOGITS, _BF16_LOSS, _BF16_GRADIENT = 0.08, 0.02, 0.95
+# half of a right gradient passes those 0.95, so its length along the float64 one is checked too: right ones
+# have 0.77 to 1.15 (either library, widths 0.125 to 1, miniature and real sweep), half and double lie beyond
+_BF16_SCALE = 0.35
 
 
 def run_net_case(case: NetCase, scene: Scene, peers: Sequence[Library], runs: int) -> tuple[Result, ...]:
@@ -196,6 +199,8 @@ def _training(case: NetCase, scene: Scene, peers: Sequence[Library], model: Mink
         found, limit = gradients(), _BF16_GRADIENT if narrow else _GRADIENT_LIMIT
         for name in names:
             yield check_norm(f"gradient of {name}", found[name], expected[name], limit)
+            if narrow:
+                yield check_scale(f"scale of gradient of {name}", found[name], expected[name], _BF16_SCALE)
         net.zero_grad()
         net.load_state_dict(state)
 

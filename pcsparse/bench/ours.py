@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcsparse.bench.cases import Layer
+from pcsparse.bench.cases import Layer, Way
 from pcsparse.bench.library import Library, LibraryConv
 from pcsparse.bench.scene import build_map
 from pcsparse.coords.kernel_map import Pairs
@@ -17,9 +17,19 @@ OURS = "pcsparse"
 
 
 class Ours(Library):
-    """The package under test."""
+    """The package under test.
+
+    Args:
+        dataflow: that its layers run; the rule's, or one by name, which then is this library's name.
+    """
 
     name = OURS
+
+    def __init__(self, dataflow: str = "auto") -> None:
+        super().__init__()
+        self._dataflow = dataflow
+        if dataflow != "auto":
+            self.name = dataflow
 
     def refuses(self, *, backward: bool, dtype: torch.dtype) -> str | None:
         """Nothing."""
@@ -49,23 +59,23 @@ class Ours(Library):
         """Our order of offsets."""
         module: SubmanifoldConv3d | SparseConv3d | SparseInverseConv3d
         if layer == "submanifold":
-            module = SubmanifoldConv3d(c_in, c_out, kernel)
+            module = SubmanifoldConv3d(c_in, c_out, kernel, dataflow=self._dataflow)
         elif layer == "strided":
-            module = SparseConv3d(c_in, c_out, kernel, stride)
+            module = SparseConv3d(c_in, c_out, kernel, stride, dataflow=self._dataflow)
         else:
-            module = SparseInverseConv3d(c_in, c_out, kernel, stride)
+            module = SparseInverseConv3d(c_in, c_out, kernel, stride, dataflow=self._dataflow)
         return LibraryConv(module, module.weight, lambda weight: weight)
 
     def conv(self, layer: Layer, kernel: int, stride: int, c_in: int, c_out: int, level: int) -> LibraryConv:
         """Nothing to probe: the order of offsets is `coords.relation`'s, and the twin holds us to it."""
         return self.layer(layer, kernel, stride, c_in, c_out, level)
 
-    def make_map(self, geometry: Tensor, relation: Relation) -> object:
+    def make_map(self, geometry: Tensor, relation: Relation, way: Way = "down") -> object:
         """From int coordinates alone."""
-        coarse, kmap = build_map(geometry, relation)
-        return coarse, kmap.pairs
+        made, kmap = build_map(geometry, relation, way)
+        return made, kmap.pairs
 
     def read_map(self, made: Any) -> tuple[Tensor, Pairs]:
         """As they are."""
-        coarse, pairs = made
-        return coarse, pairs
+        coords, pairs = made
+        return coords, pairs

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pcsparse.bench.cases import Goal
-from pcsparse.bench.limits import Work
+from pcsparse.bench.limits import REFERENCE_LIMITS, Limits, Work, floor_of
 from pcsparse.bench.verify import Check
 from pcsparse.timing import Timing, time_in_turns
 
@@ -77,6 +77,16 @@ class Result:
         """The outcome of one peer."""
         return next((peer for peer in self.peers if peer.name == name), None)
 
+    def goal_at(self, limits: Limits) -> float | None:
+        """The scaled goal, grown as the floor does from `REFERENCE_LIMITS` to `limits`; None without either.
+
+        Harsher than `scaled_goal` on a machine faster than the one where goals were set, milder on a slower.
+        """
+        there = floor_of(self.works, REFERENCE_LIMITS)
+        if self.scaled_goal is None or not there:
+            return None
+        return self.scaled_goal * floor_of(self.works, limits) / there
+
 
 def verified_then_timed(
     case: str,
@@ -84,6 +94,8 @@ def verified_then_timed(
     works: tuple[Work, ...],
     runs: int,
     goal: tuple[Goal, float] | None = None,
+    *,
+    settle: int = 0,
 ) -> Result:
     """Time in turns every candidate whose checks all passed.
 
@@ -93,6 +105,7 @@ def verified_then_timed(
         works: see `Result`.
         runs: of each candidate.
         goal: and the amount of work of this cloud.
+        settle: untimed runs of the same candidate right before each timed one.
     """
     ours = candidates[0]
     right = {
@@ -100,7 +113,7 @@ def verified_then_timed(
         for candidate in candidates
         if candidate.run is not None and all(check.passed for check in candidate.checks)
     }
-    timings = time_in_turns(right, runs=runs) if ours.name in right else {}
+    timings = time_in_turns(right, runs=runs, settle=settle) if ours.name in right else {}
     outcomes = [
         Outcome(candidate.name, candidate.checks, timings.get(candidate.name), candidate.refusal)
         for candidate in candidates

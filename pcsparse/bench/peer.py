@@ -106,11 +106,14 @@ def plain_submanifold_map(coords: Tensor, relation: Relation) -> Pairs:
     """The map of an odd submanifold kernel by sort and binary search.
 
     Args:
-        coords: (n, 4) int32, ascending by key.
+        coords: (n, 4) int32; where they ascend by key already, nothing is sorted.
         relation: submanifold, odd.
     """
     keys = pack(coords)
     n, half = keys.numel(), relation.volume // 2
+    order = None
+    if not bool((keys[1:] > keys[:-1]).all()):
+        keys, order = torch.sort(keys)
     wanted = keys + relation.key_deltas()[:half, None]
     found = torch.searchsorted(keys, wanted).clamp_(max=max(n - 1, 0))
     # nonzero runs row by row: grouped by offset, ascending in the output
@@ -122,7 +125,31 @@ def plain_submanifold_map(coords: Tensor, relation: Relation) -> Pairs:
     both = torch.cat([*lists, middle, *(part.flip(0) for part in reversed(lists))], dim=1)
     counts = torch.cat([counts, torch.tensor([n]), counts.flip(0)])
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    both = both if order is None else order[both]
     return Pairs(both[0].int(), both[1].int(), starts)
+
+
+def plain_expanded_map(coarse: Tensor, relation: Relation) -> tuple[Tensor, Pairs]:
+    """Fine coordinates and map of the generative way: no two coarse voxels reach one, so nothing is searched.
+
+    Args:
+        coarse: (n, 4) int32.
+        relation: with `is_partition`.
+
+    Returns:
+        (n * k, 4) int32, those of one coarse voxel one after the other, and the pairs.
+
+    Raises:
+        UnsupportedError: kernels overlap.
+    """
+    if not relation.is_partition:
+        raise UnsupportedError(f"plain torch has no generative map for {relation}")
+    n, k = len(coarse), relation.volume
+    steps = coarse.new_tensor([[0, *step] for step in relation.steps()])
+    fine = (coarse * coarse.new_tensor([1, *relation.stride]))[:, None] + steps
+    rows = torch.arange(n, dtype=torch.int32)
+    offsets = torch.arange(k, dtype=torch.int32)[:, None]
+    return fine.view(-1, 4), Pairs(rows.repeat(k), (rows * k + offsets).view(-1), torch.arange(k + 1) * n)
 
 
 def plain_strided_map(coords: Tensor, relation: Relation) -> tuple[Tensor, Pairs]:

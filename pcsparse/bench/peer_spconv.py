@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcsparse.bench.cases import Layer
+from pcsparse.bench.cases import Layer, Way
 from pcsparse.bench.library import Library, LibraryConv
 from pcsparse.coords.kernel_map import Pairs
 from pcsparse.coords.relation import Relation
@@ -90,37 +90,42 @@ class Spconv(Library):
             module = make.SparseInverseConv3d(c_in, c_out, kernel, bias=False, indice_key=key)
         return LibraryConv(module, module.weight, _as_ours)
 
-    def make_map(self, geometry: Any, relation: Relation) -> object:
-        """What its layers call to build a rulebook.
+    def make_map(self, geometry: Any, relation: Relation, way: Way = "down") -> object:
+        """What its layers call to build a rulebook; inverse layers read that of the way down backwards.
 
         Raises:
-            UnsupportedError: a kernel that its layers would need padding for.
+            UnsupportedError: a kernel that reaches below the grid, where its layers drop outputs.
         """
-        if not (relation.is_symmetric or relation.is_partition):
-            raise UnsupportedError(f"not compared: {relation} needs another padding in spconv")
         indices, shape, shift = geometry
-        kernel, stride = list(relation.kernel_size), list(relation.stride)
-        padding = [size // 2 if relation.is_symmetric else 0 for size in kernel]
+        first, last = relation.steps()[0], relation.steps()[-1]
+        reaches = any(step >= size for step, size in zip(last, relation.stride, strict=True))
+        if min(-step for step in first) < 0 or (reaches and not relation.is_submanifold):
+            raise UnsupportedError(f"not compared: spconv drops outputs of {relation} at the border")
         made = self._ops.get_indice_pairs(
-            indices, 1, shape, self._algo, kernel, stride, padding, [1, 1, 1], [0, 0, 0],
-            relation.is_submanifold, False,
+            indices, 1, shape, self._algo, list(relation.kernel_size), list(relation.stride),
+            [-step for step in first], list(relation.dilation), [0, 0, 0],
+            relation.is_submanifold, way == "generative",
         )  # fmt: skip
-        return made, shift, stride
+        return made, shift, relation, way
 
     def read_map(self, made: Any) -> tuple[Tensor, Pairs]:
         """Half of a submanifold map is stored: the other half is its mirror image."""
-        (out, pairs, counts), shift, stride = made
-        coords = out.clone()
-        coords[:, 1:] += torch.div(shift, shift.new_tensor(stride), rounding_mode="floor")
+        (out, pairs, counts), shift, relation, way = made
+        coords, stride = out.clone(), shift.new_tensor(relation.stride)
+        if way == "generative":
+            coords[:, 1:] += shift * stride
+        else:
+            coords[:, 1:] += torch.div(shift, stride, rounding_mode="floor")
         lists = [pairs[:, k, : int(count)] for k, count in enumerate(counts)]
-        if stride == [1, 1, 1]:
+        if relation.is_submanifold:
             middle = len(lists) // 2
             n = len(out)
             lists[middle] = torch.arange(n, dtype=torch.int32).expand(2, n)
             lists[middle + 1 :] = [part.flip(0) for part in reversed(lists[:middle])]
         starts = torch.tensor([0, *(part.shape[1] for part in lists)]).cumsum(0)
         both = torch.cat(lists, dim=1)
-        return coords, Pairs(both[0], both[1], starts)
+        rows_in, rows_out = both.flip(0) if way == "inverse" else both
+        return coords, Pairs(rows_in, rows_out, starts)
 
 
 def _as_ours(weight: Tensor) -> Tensor:

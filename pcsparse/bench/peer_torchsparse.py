@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcsparse.bench.cases import Layer
+from pcsparse.bench.cases import Layer, Way
 from pcsparse.bench.library import Library, LibraryConv
 from pcsparse.coords.kernel_map import Pairs
 from pcsparse.coords.relation import Relation
@@ -72,16 +72,19 @@ class TorchSparse(Library):
         module = self._conv(c_in, c_out, kernel, stride=stride, transposed=layer == "inverse")
         return LibraryConv(module, module.kernel, lambda weight: weight)
 
-    def make_map(self, geometry: Tensor, relation: Relation) -> object:
-        """The lines of its `conv3d` that build a map.
+    def make_map(self, geometry: Tensor, relation: Relation, way: Way = "down") -> object:
+        """The lines of its `conv3d` that build a map; transposed layers read that of the way down backwards.
 
         Raises:
-            UnsupportedError: an overlapping strided kernel, whose outputs it clips.
+            UnsupportedError: an overlapping strided kernel, whose outputs it clips, or the generative way.
         """
+        if way == "generative":
+            raise UnsupportedError("TorchSparse 1.4 has no generative convolution")
         if not (relation.is_symmetric or relation.is_partition):
             raise UnsupportedError(f"not compared: TorchSparse drops outputs of {relation} at the border")
         functional, coords = self._functional, geometry
-        offsets = self._offsets(relation.kernel_size, stride=1)
+        # its `conv3d` forgets to pass the dilation on
+        offsets = self._offsets(relation.kernel_size, stride=1, dilation=relation.dilation)
         references = functional.sphash(coords)
         if not relation.is_submanifold:
             coords = functional.spdownsample(coords, relation.stride, relation.kernel_size, 1)
@@ -89,17 +92,18 @@ class TorchSparse(Library):
         sizes = torch.sum(results != -1, dim=1)
         pairs = torch.nonzero(results != -1)
         pairs[:, 0] = results.view(-1)[pairs[:, 0] * results.size(1) + pairs[:, 1]]
-        return coords, pairs, sizes, offsets, relation
+        return coords, pairs, sizes, offsets, relation, way
 
     def read_map(self, made: Any) -> tuple[Tensor, Pairs]:
         """Its offsets, looked up among ours."""
-        coords, pairs, sizes, offsets, relation = made
+        coords, pairs, sizes, offsets, relation, way = made
         bounds = [0, *sizes.cumsum(0).tolist()]
         theirs = {tuple(offset): pairs[a:b] for offset, (a, b) in
                   zip(offsets.tolist(), pairwise(bounds), strict=True)}  # fmt: skip
-        lists = [theirs[offset] for offset in relation.offsets()]
+        lists = [theirs[step] for step in relation.steps()]
         starts = torch.tensor([0, *(len(part) for part in lists)]).cumsum(0)
         both = torch.cat(lists).int()
         level = coords[:, [3, 0, 1, 2]].clone()
         level[:, 1:] = torch.div(level[:, 1:], level.new_tensor(relation.stride), rounding_mode="floor")
-        return level, Pairs(both[:, 0], both[:, 1], starts)
+        rows_in, rows_out = both.T.flip(0) if way == "inverse" else both.T
+        return level, Pairs(rows_in, rows_out, starts)

@@ -33,9 +33,16 @@ def _torchsparse() -> Library:
     return TorchSparse()
 
 
+def _minkowski() -> Library:
+    from pcsparse.bench.peer_minkowski import Minkowski
+
+    return Minkowski()
+
+
 _OPTIONAL: tuple[tuple[str, Callable[[], Library]], ...] = (
     ("spconv", _spconv),
     ("TorchSparse", _torchsparse),
+    ("MinkowskiEngine", _minkowski),
 )
 
 

@@ -4,16 +4,18 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pcsparse.bench.groupings import GroupingResult
-from pcsparse.bench.limits import Limits
+from pcsparse.bench.limits import REFERENCE_LIMITS, Limits
 from pcsparse.bench.memory import MemoryResult
 from pcsparse.bench.outcome import Result
 from pcsparse.bench.redundancy import RedundancyResult
 from pcsparse.bench.verify import Check
 from pcsparse.timing import Environment
 
-FORMAT = 2
+FORMAT = 3
+_RESULTS = ("maps", "layers", "nets", "steps", "dataflows")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Report:
         memory: of a training step.
         groupings: gather-GEMM-scatter.
         redundancy: sorted implicit GEMM.
+        dataflows: single convolutions by every dataflow, which stand in the places of peers.
+        settle: untimed runs of the same candidate right before each timed one, of maps, layers and dataflows.
     """
 
     environment: Environment
@@ -55,18 +59,29 @@ class Report:
     memory: tuple[MemoryResult, ...] = ()
     groupings: tuple[GroupingResult, ...] = ()
     redundancy: tuple[RedundancyResult, ...] = ()
+    dataflows: tuple[Result, ...] = ()
+    settle: int = 0
 
     def failures(self) -> tuple[Check, ...]:
         """Every check of the package that did not pass; a wrong peer is a note in its table."""
-        results = (*self.maps, *self.layers, *self.nets, *self.steps)
+        results = (*self.maps, *self.layers, *self.nets, *self.steps, *self.dataflows)
         checks = [check for result in results for check in result.ours.checks]
+        # here the peers are the package as well
+        checks += [c for result in self.dataflows for peer in result.peers for c in peer.checks]
         checks += [result.check for result in self.groupings]
         checks += [result.check for result in self.redundancy]
         return tuple(check for check in checks if not check.passed)
 
     def write(self, path: Path) -> None:
-        """Write JSON; times in seconds, null where a check failed. The file appears whole or not at all."""
-        write_json(path, {"format": FORMAT, **asdict(self)})
+        """Write JSON; times in seconds, null where a check failed. The file appears whole or not at all.
+
+        Each result also gets `peak_goal`, see `Result.goal_at`.
+        """
+        content: dict[str, Any] = asdict(self)
+        for section in _RESULTS:
+            for entry, result in zip(content[section], getattr(self, section), strict=True):
+                entry["peak_goal"] = result.goal_at(self.limits)
+        write_json(path, {"format": FORMAT, "reference_limits": asdict(REFERENCE_LIMITS), **content})
 
 
 def write_json(path: Path, content: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pcsparse.bench.limits import conv_work, map_work
 from pcsparse.bench.scene import build_map, draw
 from pcsparse.bench.verify import Check, check_close
 from pcsparse.coords.keys import pack
@@ -53,6 +54,17 @@ class ScalingPoint:
         if self.time is None:
             return None
         return self.time.median / (self.n_pairs * max(self.channels, 1) ** 2)
+
+    def memory_share(self, bandwidth: float) -> float | None:
+        """Share of the time that reading or writing every byte once would take at `bandwidth`, bytes / s."""
+        if self.time is None:
+            return None
+        n, c = self.n_voxels, self.channels
+        if c == MAP:
+            work = map_work(n, 0, self.n_pairs)
+        else:
+            work = conv_work(n, n, self.n_pairs, _CUBE.volume, c, c, backward=False)
+        return work.bytes / bandwidth / self.time.median
 
 
 def sized_coords(coords: Tensor, n: int) -> Tensor:
@@ -148,14 +160,43 @@ def free_bytes() -> float | None:
     return None
 
 
-def growth(points: Iterable[ScalingPoint], channels: int, *, above: int) -> float | None:
-    """Cost at the largest cloud over cost at the smallest of at least `above` voxels; None for one cloud."""
-    costs = [
-        (point.n_voxels, point.cost)
+@dataclass(frozen=True)
+class Growth:
+    """How the cost of one width grew.
+
+    Attributes:
+        channels: in and out; `MAP` for the map.
+        factor: cost at the largest cloud over cost at the smallest steady one.
+        smallest: voxels of that one.
+        largest: voxels.
+        memory_shares: of these two, see `ScalingPoint.memory_share`; near 1, memory is the limit.
+    """
+
+    channels: int
+    factor: float
+    smallest: int
+    largest: int
+    memory_shares: tuple[float, float]
+
+
+def growth(points: Iterable[ScalingPoint], channels: int, *, above: int, bandwidth: float) -> Growth | None:
+    """From the smallest cloud of at least `above` voxels to the largest; None where that is one cloud.
+
+    Args:
+        points: measured.
+        channels: in and out; `MAP` for the map.
+        above: voxels from which on the cost is steady.
+        bandwidth: bytes / s.
+    """
+    timed = sorted(
+        (point.n_voxels, cost, share)
         for point in points
-        if point.channels == channels and point.cost is not None and point.n_voxels >= above
-    ]
-    costs.sort()
-    if len(costs) < 2 or costs[0][1] is None or costs[-1][1] is None:
+        if point.channels == channels
+        and point.n_voxels >= above
+        and (cost := point.cost) is not None
+        and (share := point.memory_share(bandwidth)) is not None
+    )
+    if len(timed) < 2:
         return None
-    return costs[-1][1] / costs[0][1]
+    (smallest, before, first), (largest, after, last) = timed[0], timed[-1]
+    return Growth(channels, after / before, smallest, largest, (first, last))

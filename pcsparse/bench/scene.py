@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pcsparse.bench.cases import VOXEL_SIZE
+from pcsparse.bench.cases import VOXEL_SIZE, Way
 from pcsparse.bench.clouds import Cloud
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kernel_map import KernelMap, Pairs
@@ -67,15 +67,19 @@ class Scene:
         return self.cache.kernel_map(self.coords, self.coarse(relation), relation)
 
 
-def build_map(coords: Tensor, relation: Relation) -> tuple[Tensor, KernelMap]:
-    """What is timed as "map": from int coordinates alone to output coordinates and pairs."""
+def build_map(coords: Tensor, relation: Relation, way: Way = "down") -> tuple[Tensor, KernelMap]:
+    """What is timed as "map": from int coordinates alone to the other level and pairs, as layers do it."""
     cache = CoordCache()
+    if way == "generative":
+        fine = cache.expanded(coords, relation)
+        return fine, cache.kernel_map(fine, coords, relation).transposed()
     coarse = coords if relation.is_submanifold else cache.coarser(coords, relation)
-    return coarse, cache.kernel_map(coords, coarse, relation)
+    kmap = cache.kernel_map(coords, coarse, relation)
+    return coarse, kmap.transposed() if way == "inverse" else kmap
 
 
 def twin_map(coords: Tensor, relation: Relation) -> tuple[Tensor, Pairs]:
-    """The same by the twins: every offset searched, no symmetry; coarse cells by brute force.
+    """The way down by the twins: every offset searched, no symmetry; coarse cells by brute force.
 
     Args:
         coords: (n, 4) int32, ascending by key.
@@ -89,8 +93,26 @@ def twin_map(coords: Tensor, relation: Relation) -> tuple[Tensor, Pairs]:
         scaled = coords - coords.new_tensor([0, *step])
         cells.append((scaled // stride)[(scaled % stride == 0).all(dim=1)])
     coarse = torch.unique(torch.cat(cells), dim=0)
-    queries = pack(coarse * stride)
-    return coarse, Pairs(*reference.match_keys(pack(coords), queries, relation.key_deltas()))
+    return coarse, _matched(coords, coarse, relation)
+
+
+def twin_expanded(coarse: Tensor, relation: Relation) -> tuple[Tensor, Pairs]:
+    """The generative way by the twins: every voxel that a coarse one reaches, and the pairs to it.
+
+    Args:
+        coarse: (n, 4) int32, ascending by key.
+        relation: of the way from fine to coarse.
+    """
+    scaled = coarse * coarse.new_tensor([1, *relation.stride])
+    reached = [scaled + coarse.new_tensor([0, *step]) for step in relation.steps()]
+    fine = torch.unique(torch.cat(reached), dim=0)
+    pairs = _matched(fine, coarse, relation)
+    return fine, Pairs(pairs.rows_out, pairs.rows_in, pairs.starts)
+
+
+def _matched(fine: Tensor, coarse: Tensor, relation: Relation) -> Pairs:
+    queries = pack(coarse * coarse.new_tensor([1, *relation.stride]))
+    return Pairs(*reference.match_keys(pack(fine), queries, relation.key_deltas()))
 
 
 def draw(*shape: int, scale: float = 1.0) -> Tensor:

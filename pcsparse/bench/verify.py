@@ -62,6 +62,17 @@ def check_norm(what: str, actual: Tensor, expected: Tensor, limit: float) -> Che
     return Check(what, float((actual.double() - expected).norm() / expected.norm()), limit)
 
 
+def check_scale(what: str, actual: Tensor, expected: Tensor, limit: float) -> Check:
+    """Compare by length along `expected`: the error is |<actual, expected> / <expected, expected> - 1|.
+
+    Rounding that points anywhere hardly moves it, however long it is; a wrong factor moves it in full.
+    """
+    if actual.shape != expected.shape:
+        return Check(what, inf, limit)
+    along = (actual.double() * expected).sum() / expected.square().sum()
+    return Check(what, float((along - 1).abs()), limit)
+
+
 def check_equal(what: str, actual: Tensor, expected: Tensor) -> Check:
     """Compare integers: the error is the number of entries that differ."""
     if actual.shape != expected.shape:

@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pcsparse.bench.cases import VOXEL_SIZE, Tag
-from pcsparse.programs.bench_run import REAL_DATA, SECTIONS, BenchSettings, run
+from pcsparse.bench.cases import SETTLE, VOXEL_SIZE, Tag
+from pcsparse.programs.bench_run import run
+from pcsparse.programs.bench_settings import REAL_DATA, SECTIONS, BenchSettings
 from pcsparse.programs.bench_studies import run_profile_study, run_scaling_study
 
 _OUT = Path("bench-out")
@@ -46,6 +47,13 @@ def main(
     parser.add_argument("--voxel-size", type=float, default=VOXEL_SIZE, help="metres")
     parser.add_argument("--runs", type=int, help="of each map and layer (default 20; quick 5)")
     parser.add_argument("--net-runs", type=int, help="of each network (default 20; quick 3; profile 5)")
+    parser.add_argument(
+        "--settle",
+        type=int,
+        default=SETTLE,
+        help="untimed runs of the same candidate before each timed one of a map or layer (default: "
+        f"{SETTLE}; 0: caches as the others left them)",
+    )
     parser.add_argument("--threads", type=int, help="default: torch's choice")
     parser.add_argument("--out", type=Path, help=f"JSON file (default: in {_OUT})")
     parser.add_argument("--no-figure", dest="figure", action="store_false", help="no PNG beside it")
@@ -61,6 +69,7 @@ def main(
         voxel_size=given.voxel_size,
         runs=given.runs if given.runs is not None else (5 if given.quick else 20),
         net_runs=given.net_runs if given.net_runs is not None else net_runs,
+        settle=given.settle,
         threads=given.threads,
         out=given.out if given.out is not None else _OUT / f"{study_name}.json",
         figure=given.figure,

@@ -1,30 +1,24 @@
 """Verifies kernels and networks against their twins, then times them beside peers, floor and goal."""
 
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from types import MappingProxyType
-from typing import TypeVar
-
-import torch
 
 from pcsparse.allocation import keep_freed_memory
 from pcsparse.bench.ablation_tables import grouping_table, redundancy_table
 from pcsparse.bench.cases import (
     CONV_CASES,
+    DATAFLOW_CASES,
+    DATAFLOW_VOXELS,
     GROUPING_CHANNELS,
     MAP_CASES,
-    NET_CASES,
-    VOXEL_SIZE,
-    NetCase,
-    Tag,
     tagged,
 )
-from pcsparse.bench.clouds import Cloud, file_cloud, real_cloud, simulated_cloud, small_cloud
+from pcsparse.bench.dataflows import run_dataflows
 from pcsparse.bench.groupings import run_groupings
-from pcsparse.bench.layers import run_conv_case, run_map_case
+from pcsparse.bench.layers import run_conv_case
 from pcsparse.bench.limits import measure_limits
+from pcsparse.bench.maps import run_map_case
 from pcsparse.bench.memory import run_memory_case
 from pcsparse.bench.nets import run_net_case
 from pcsparse.bench.outcome import Result
@@ -34,59 +28,34 @@ from pcsparse.bench.report import Report
 from pcsparse.bench.scene import Scene
 from pcsparse.bench.tables import peer_table, result_table
 from pcsparse.coords.relation import Relation
-from pcsparse.errors import FormatError, RangeError
+from pcsparse.errors import RangeError
+from pcsparse.programs.bench_settings import (
+    SECTIONS,
+    BenchSettings,
+    at_threads,
+    net_cases,
+    scene_of,
+    tags_of,
+)
 from pcsparse.timing import environment
-
-SECTIONS = ("maps", "layers", "nets", "steps", "memory", "groupings", "redundancy")
-REAL_DATA = "PCSPARSE_REAL_DATA"
-Outcome = TypeVar("Outcome")
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """What to measure.
-
-    Attributes:
-        sections: of `SECTIONS`.
-        tags: cases with any of these tags run.
-        only: cases whose name has this text in it.
-        quick: the miniature cloud and the `ci` cases, whatever `tags` says.
-        cloud: a point file; if None, a real sweep under `PCSPARSE_REAL_DATA`, else a simulated sweep.
-        voxel_size: metres.
-        runs: runs of each candidate of a map or a layer; groupings take half as many.
-        net_runs: runs of each network.
-        threads: torch's and the kernels' threads; torch's choice if None.
-        out: the JSON file; the figure of the roofline lies beside it.
-        figure: whether to draw it.
-    """
-
-    sections: tuple[str, ...] = SECTIONS
-    tags: tuple[Tag, ...] = ("paper",)
-    only: str = ""
-    quick: bool = False
-    cloud: Path | None = None
-    voxel_size: float = VOXEL_SIZE
-    runs: int = 20
-    net_runs: int = 20
-    threads: int | None = None
-    out: Path = Path("bench-out/bench.json")
-    figure: bool = True
 
 
 def run(settings: BenchSettings) -> int:
     """Print tables, write the JSON file and the roofline; 0 if the package agreed with the twins, else 1.
 
     Raises:
-        RangeError: an unknown section, or fewer than one run or thread.
+        RangeError: an unknown section, fewer than one run or thread, or a negative `settle`.
         FormatError: the cloud cannot be read.
         UnsupportedError: the figure is wanted and matplotlib is not installed.
     """
     keep_freed_memory()
     unknown = [section for section in settings.sections if section not in SECTIONS]
-    if unknown or min(settings.runs, settings.net_runs, settings.threads or 1) < 1:
+    counts = (settings.runs, settings.net_runs, settings.threads or 1)
+    if unknown or min(counts) < 1 or settings.settle < 0:
         raise RangeError(
             f"unknown sections {unknown} (known: {', '.join(SECTIONS)}), or runs={settings.runs}, "
-            f"net_runs={settings.net_runs}, threads={settings.threads} below 1"
+            f"net_runs={settings.net_runs}, threads={settings.threads} below 1, or settle={settings.settle} "
+            "below 0"
         )
     report = at_threads(settings.threads, lambda: _measure(settings))
     report.write(settings.out)
@@ -103,33 +72,6 @@ def run(settings: BenchSettings) -> int:
     return 1 if failures else 0
 
 
-def at_threads(threads: int | None, call: Callable[[], Outcome]) -> Outcome:
-    """Call with that many threads, or as many as there are if None; afterwards all is as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        return call()
-    finally:
-        torch.set_num_threads(before)
-
-
-def scene_of(settings: BenchSettings) -> Scene:
-    """The voxelised cloud of a run; says which one.
-
-    Raises:
-        FormatError: a named cloud cannot be read.
-    """
-    scene = Scene.of(_cloud(settings), settings.voxel_size)
-    n_pairs = scene.kernel_map(Relation.of(3)).n_pairs
-    print(
-        f"cloud: {scene.name}, {scene.n_points:,} points, {len(scene.coords):,} voxels of "
-        f"{scene.voxel_size} m, {n_pairs:,} pairs of the submanifold 3^3 map, "
-        f"{n_pairs / max(len(scene.coords), 1):.2f} of 27 neighbours a voxel",
-        flush=True,
-    )
-    return scene
-
-
 def _measure(settings: BenchSettings) -> Report:
     where = environment()
     print(where.header())
@@ -139,7 +81,12 @@ def _measure(settings: BenchSettings) -> Report:
     for name, why in peers.absent:
         print(f"peer not here: {name} ({why})")
     limits = measure_limits()
-    print(f"limits: {limits}; floor = the larger of operations and bytes over these", flush=True)
+    print(f"limits: {limits}; floor = the larger of operations and bytes over these")
+    print(
+        f"caches: {settings.settle} untimed run(s) of the same candidate right before each timed one of a "
+        "map or layer, none before a network or training step",
+        flush=True,
+    )
     report = Report(
         where,
         scene.name,
@@ -150,6 +97,7 @@ def _measure(settings: BenchSettings) -> Report:
         limits,
         tuple((peer.name, peer.remark) for peer in peers.libraries),
         peers.absent,
+        settle=settings.settle,
     )
     for section in (name for name in SECTIONS if name in settings.sections):
         report = _RUN[section](report, scene, peers, settings)
@@ -164,24 +112,27 @@ def _limits_again(report: Report) -> Report:
 
 
 def _maps(report: Report, scene: Scene, peers: Peers, settings: BenchSettings) -> Report:
-    cases = tagged(MAP_CASES, _tags(settings))
+    cases = tagged(MAP_CASES, tags_of(settings))
     maps = tuple(
-        run_map_case(case, scene, peers.libraries, settings.runs)
+        run_map_case(case, scene, peers.libraries, settings.runs, settle=settings.settle)
         for case in cases
         if settings.only in case.name
     )
     report = replace(_limits_again(report), maps=maps)
-    _show_results("Kernel maps, from int coordinates to pairs", maps, report)
+    title = "Kernel maps, from int coordinates, sorted by key unless said, to pairs"
+    _show_results(f"{title}; {_caches(settings)}", maps, report)
     return report
 
 
 def _layers(report: Report, scene: Scene, peers: Peers, settings: BenchSettings) -> Report:
     layers: tuple[Result, ...] = ()
-    for case in tagged(CONV_CASES, _tags(settings)):
+    for case in tagged(CONV_CASES, tags_of(settings)):
         if settings.only in case.name:
-            layers = (*layers, run_conv_case(case, scene, peers.libraries, settings.runs))
+            done = run_conv_case(case, scene, peers.libraries, settings.runs, settle=settings.settle)
+            layers = (*layers, done)
     report = replace(_limits_again(report), layers=layers)
-    _show_results("Convolutions, float32 unless said, map ready unless said", layers, report)
+    title = "Convolutions, float32 unless said, map ready unless said"
+    _show_results(f"{title}; {_caches(settings)}", layers, report)
     return report
 
 
@@ -197,12 +148,6 @@ def _steps(report: Report, scene: Scene, peers: Peers, settings: BenchSettings) 
     report = replace(_limits_again(report), steps=steps)
     _show_results("Networks, training step (forward, loss, backward, SGD), maps included", steps, report)
     return report
-
-
-def net_cases(settings: BenchSettings, *, training: bool) -> tuple[NetCase, ...]:
-    """The networks that a run measures."""
-    cases = tagged(NET_CASES, _tags(settings))
-    return tuple(case for case in cases if case.training == training and settings.only in case.name)
 
 
 def _networks(scene: Scene, peers: Peers, settings: BenchSettings, *, training: bool) -> tuple[Result, ...]:
@@ -234,6 +179,17 @@ def _redundancy(report: Report, scene: Scene, peers: Peers, settings: BenchSetti
     return report
 
 
+def _dataflows(report: Report, scene: Scene, peers: Peers, settings: BenchSettings) -> Report:
+    cases = [case for case in tagged(DATAFLOW_CASES, tags_of(settings)) if settings.only in case.name]
+    for n in DATAFLOW_VOXELS[:1] if settings.quick else DATAFLOW_VOXELS:
+        found = run_dataflows(cases, scene, n, settings.runs, settle=settings.settle)
+        report = replace(report, dataflows=report.dataflows + found)
+    report = _limits_again(report)
+    title = "Dataflows, submanifold, float32, map ready; pcsparse is what the rule takes"
+    _show_results(f"{title}; {_caches(settings)}", report.dataflows, report)
+    return report
+
+
 _RUN: Mapping[str, Callable[[Report, Scene, Peers, BenchSettings], Report]] = MappingProxyType(
     {
         "maps": _maps,
@@ -243,12 +199,17 @@ _RUN: Mapping[str, Callable[[Report, Scene, Peers, BenchSettings], Report]] = Ma
         "memory": _memory,
         "groupings": _groupings,
         "redundancy": _redundancy,
+        "dataflows": _dataflows,
     }
 )
 
 
-def _tags(settings: BenchSettings) -> tuple[Tag, ...]:
-    return ("ci",) if settings.quick else settings.tags
+def _caches(settings: BenchSettings) -> str:
+    return (
+        f"caches warm (settle {settings.settle})"
+        if settings.settle
+        else "caches as the others left them (settle 0)"
+    )
 
 
 def _show(title: str, text: str) -> None:
@@ -259,19 +220,3 @@ def _show_results(title: str, results: tuple[Result, ...], report: Report) -> No
     _show(title, result_table(results, report.limits))
     if any(result.peers for result in results):
         _show(f"{title}: ms (times pcsparse)", peer_table(results))
-
-
-def _cloud(settings: BenchSettings) -> Cloud:
-    if settings.cloud is not None:
-        if not settings.cloud.is_file():
-            raise FormatError(f"no point file at {settings.cloud}; name one with --cloud")
-        return file_cloud(settings.cloud)
-    if settings.quick:
-        return small_cloud()
-    samples = os.environ.get(REAL_DATA, "")
-    if samples:
-        try:
-            return real_cloud(Path(samples))
-        except FormatError as error:
-            print(f"NO REAL SWEEP: {error}; going on with a SIMULATED one")
-    return simulated_cloud()

@@ -7,11 +7,12 @@ import torch
 
 from pcsparse.allocation import keep_freed_memory
 from pcsparse.bench.cases import SCALING_CHANNELS, SCALING_VOXELS
+from pcsparse.bench.limits import measure_limits
 from pcsparse.bench.report import write_json
-from pcsparse.bench.scaling import MAP, ScalingPoint, growth, run_scaling
+from pcsparse.bench.scaling import MAP, Growth, ScalingPoint, growth, run_scaling
 from pcsparse.bench.shares import profile_case
 from pcsparse.bench.tables import ms
-from pcsparse.programs.bench_run import BenchSettings, at_threads, net_cases, scene_of
+from pcsparse.programs.bench_settings import BenchSettings, at_threads, net_cases, scene_of
 from pcsparse.timing import environment
 
 # one sweep: below it a layer is over in a moment, starting it counts, and everything lies in the caches
@@ -20,7 +21,7 @@ _MAY_GROW = 1.15
 
 
 def run_scaling_study(settings: BenchSettings) -> int:
-    """Measure, print, write JSON and PNG; 1 if a sampled row is wrong, else 0.
+    """Measure, print, write JSON and PNG; 1 if a sampled row is wrong or a cost grows too much, else 0.
 
     `quick` takes two small clouds and widths. Sizes that do not fit into memory are named and left out.
 
@@ -35,7 +36,8 @@ def run_scaling_study(settings: BenchSettings) -> int:
 def _scaling(settings: BenchSettings) -> int:
     where = environment()
     print(where.header())
-    scene = scene_of(settings)
+    scene, limits = scene_of(settings), measure_limits()
+    print(f"limits: {limits}", flush=True)
     sizes: tuple[int, ...] = SCALING_VOXELS
     widths: tuple[int, ...] = SCALING_CHANNELS
     if settings.quick:
@@ -45,22 +47,22 @@ def _scaling(settings: BenchSettings) -> int:
         points.append(point)
         print(_line(point), flush=True)
     steady = 0 if settings.quick else _STEADY
-    verdicts = {c: growth(points, c, above=steady) for c in (MAP, *widths)}
-    for channels, grown in verdicts.items():
-        name = "map 3^3" if channels == MAP else f"C={channels}"
-        if grown is not None:
-            word = "GROWS" if grown > _MAY_GROW else "does not grow"
-            print(f"{name}: {word}, from {steady:,} voxels on by a factor of {grown:.2f}")
+    ways = (growth(points, c, above=steady, bandwidth=limits.bandwidth) for c in (MAP, *widths))
+    verdicts = [found for found in ways if found is not None]
+    for found in verdicts:
+        print(_verdict(found))
     out = settings.out
     write_json(
         out,
         {
-            "format": 1,
+            "format": 2,
             "environment": asdict(where),
             "cloud": scene.name,
             "voxel_size": scene.voxel_size,
+            "limits": asdict(limits),
             "points": [asdict(point) for point in points],
-            "growth": {str(channels): grown for channels, grown in verdicts.items()},
+            "growth": [asdict(found) for found in verdicts],
+            "may_grow": _MAY_GROW,
         },
     )
     print(f"written: {out}")
@@ -70,12 +72,29 @@ def _scaling(settings: BenchSettings) -> int:
         title = f"Submanifold 3^3, map ready; {scene.name}, {torch.get_num_threads()} threads"
         scaling_figure(points, title, out.with_suffix(".png"))
         print(f"written: {out.with_suffix('.png')}")
-    return int(any(point.check is not None and not point.check.passed for point in points))
+    wrong = any(point.check is not None and not point.check.passed for point in points)
+    grown = [_name(found.channels) for found in verdicts if found.factor > _MAY_GROW]
+    if grown:
+        print(f"cost GROWS faster than pairs x channels (by more than {_MAY_GROW}): {', '.join(grown)}")
+    return int(wrong or bool(grown))
+
+
+def _verdict(found: Growth) -> str:
+    word = "GROWS" if found.factor > _MAY_GROW else "does not grow"
+    first, last = found.memory_shares
+    return (
+        f"{_name(found.channels)}: {word}, from {found.smallest:,} to {found.largest:,} voxels by a factor "
+        f"of {found.factor:.2f}; the memory floor (every byte once, at the bandwidth above) is {first:.0%} "
+        f"of the time at the first, {last:.0%} at the last"
+    )
+
+
+def _name(channels: int) -> str:
+    return "map 3^3" if channels == MAP else f"C={channels}"
 
 
 def _line(point: ScalingPoint) -> str:
-    name = "map 3^3" if point.channels == MAP else f"C={point.channels}"
-    start = f"{point.n_voxels:>9,} voxels {point.n_pairs:>10,} pairs  {name:8}"
+    start = f"{point.n_voxels:>9,} voxels {point.n_pairs:>10,} pairs  {_name(point.channels):8}"
     if point.skipped is not None:
         return f"{start} SKIPPED: {point.skipped}"
     if point.time is None or point.cost is None:

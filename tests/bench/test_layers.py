@@ -1,36 +1,20 @@
-"""Maps and layers: right ones are timed, wrong ones are not."""
+"""Layers: right ones are timed, wrong ones are not."""
 
 import pytest
 import torch
 
 from pcsparse.bench import map_library
-from pcsparse.bench.cases import CONV_CASES, MAP_CASES, tagged
-from pcsparse.bench.layers import run_conv_case, run_map_case
+from pcsparse.bench.cases import CONV_CASES, tagged
+from pcsparse.bench.layers import run_conv_case
 from pcsparse.bench.map_library import plain_torch
 from pcsparse.kernels import cpu
 from tests.bench.scenes import small_scene
 
-CI_MAPS = {case.name: case for case in tagged(MAP_CASES, ["ci", "stress"])}
 CI_CONVS = {case.name: case for case in tagged(CONV_CASES, ["ci"])}
 
 
-def run_map(case, runs=1):
-    return run_map_case(case, small_scene(), [plain_torch()], runs)
-
-
-def run_conv(case, runs=1):
-    return run_conv_case(case, small_scene(), [plain_torch()], runs)
-
-
-@pytest.mark.parametrize("case", CI_MAPS.values(), ids=CI_MAPS.keys())
-def test_a_right_map_is_timed(case):
-    result = run_map(case, runs=2)
-    assert result.passed
-    assert result.ours.time.runs == 2
-    (peer,) = result.peers
-    # plain torch has no generic strided map
-    assert (peer.time is None) == (peer.refusal is not None) == (case.name == "map 3^3 stride 2")
-    assert not peer.failed
+def run_conv(case, runs=1, **options):
+    return run_conv_case(case, small_scene(), [plain_torch()], runs, **options)
 
 
 @pytest.mark.parametrize("case", CI_CONVS.values(), ids=CI_CONVS.keys())
@@ -60,11 +44,21 @@ def test_a_map_is_made_once_unless_it_is_part_of_the_case(monkeypatch):
     counts = {}
     for name in ("submanifold 3^3 C=16", "strided 2^3 with its map C=32"):
         built.clear()
-        run_conv(CI_CONVS[name], runs=4)
+        run_conv(CI_CONVS[name], runs=4, settle=0)
         counts[name] = len(built)
     assert counts["submanifold 3^3 C=16"] == 1
     # a warm input, the check, two warm-up runs, four timed
     assert counts["strided 2^3 with its map C=32"] == 1 + 1 + 2 + 4
+
+
+@pytest.mark.parametrize(("options", "each"), [({}, 2), ({"settle": 0}, 1), ({"settle": 3}, 4)], ids=str)
+def test_a_layer_settles_once_before_each_timed_run_unless_told_otherwise(monkeypatch, options, each):
+    built = []
+    plain = map_library.plain_map
+    monkeypatch.setattr(map_library, "plain_map", lambda *given: built.append(1) or plain(*given))
+    run_conv(CI_CONVS["strided 2^3 with its map C=32"], runs=4, **options)
+    # a warm input, the check, two warm-up runs, then four turns
+    assert len(built) == 1 + 1 + 2 + 4 * each
 
 
 def _one_value_off(kernel):
@@ -106,36 +100,4 @@ def test_a_wrong_peer_has_no_time_and_the_package_keeps_its_own(monkeypatch):
     (peer,) = result.peers
     assert {check.what for check in peer.failed} == {"out"}
     assert peer.time is None
-    assert result.ours.time is not None
-
-
-@pytest.mark.parametrize("case", CI_MAPS.values(), ids=CI_MAPS.keys())
-def test_a_wrong_pair_costs_the_maps_time(case, monkeypatch):
-    from pcsparse.bench import ours
-
-    build = ours.build_map
-
-    def neighbour_row(*arguments):
-        coarse, kmap = build(*arguments)
-        kmap.pairs.rows_in[0] ^= 1
-        return coarse, kmap
-
-    monkeypatch.setattr(ours, "build_map", neighbour_row)
-    result = run_map(case)
-    assert {check.what for check in result.ours.failed} == {"rows_in"}
-    assert_nothing_timed(result)
-
-
-def test_a_wrong_map_of_a_peer_is_noticed(monkeypatch):
-    plain = map_library.plain_map
-
-    def swapped_rows(*arguments):
-        coords, pairs = plain(*arguments)
-        pairs.rows_out[[0, 1]] = pairs.rows_out[[1, 0]]
-        return coords, pairs
-
-    monkeypatch.setattr(map_library, "plain_map", swapped_rows)
-    result = run_map(CI_MAPS["map 2^3 stride 2"])
-    assert result.peers[0].failed
-    assert result.peers[0].time is None
     assert result.ours.time is not None

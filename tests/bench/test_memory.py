@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pcsparse.bench import memory
 from pcsparse.bench.cases import MEMORY_GOAL, NetCase
 from pcsparse.bench.memory import peak_bytes, run_memory_case
 from pcsparse.errors import UnsupportedError
@@ -28,6 +29,17 @@ def test_the_fresh_process_does_not_inherit_this_ones_peak():
     assert 100e6 < result.before <= result.peak < block.numel() * block.element_size()
     assert result.goal == result.scaled_goal == MEMORY_GOAL
     assert "GB" in str(result)
+
+
+def test_the_fresh_process_keeps_freed_memory_as_the_timed_one_does(tmp_path, monkeypatch):
+    done = []
+    step = memory.training_step
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: done.append("keep"))
+    monkeypatch.setattr(memory, "training_step", lambda *given: done.append("step") or step(*given))
+    scene, path = small_scene(100), tmp_path / "scene.pt"
+    torch.save((scene.tensor.feats, scene.coords), path)
+    memory._train([str(path), CASE.spec.to_json(), str(torch.get_num_threads()), "0"])
+    assert done == ["keep", "step"]
 
 
 def test_a_process_that_dies_is_an_error():

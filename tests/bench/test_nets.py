@@ -61,6 +61,24 @@ def test_bfloat16_is_checked_by_length(case):
     assert result.passed, result.ours.failed
     assert not result.peers[0].failed, result.peers[0].failed
     assert all(work.narrow for work in result.works)
+    if case.training:
+        # the loss, and length and scale of every gradient
+        assert len(result.ours.checks) == len(result.peers[0].checks) == 1 + 2 * n_convs()
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0, 0.0], ids=["half", "double", "dropped"])
+def test_a_gradient_of_the_wrong_size_is_refused_in_bfloat16(factor, monkeypatch):
+    kernel = cpu.output_stationary_grad_weight
+    monkeypatch.setattr(
+        cpu, "output_stationary_grad_weight", lambda *given, **options: factor * kernel(*given, **options)
+    )
+    (result,) = run(NARROW["training"])
+    refused = {check.what for check in result.ours.failed}
+    every = {check.what for check in result.ours.checks if check.what.startswith("scale of gradient")}
+    assert every <= refused
+    assert len(every) == n_convs()
+    assert result.ours.time is None
+    assert not result.peers[0].failed
 
 
 def test_without_fuse_the_fused_form_is_skipped_with_the_reason(monkeypatch):

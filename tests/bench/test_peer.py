@@ -3,8 +3,15 @@
 import pytest
 import torch
 
-from pcsparse.bench.peer import PlainMap, plain_conv, plain_map, plain_strided_map, plain_submanifold_map
-from pcsparse.bench.scene import build_map, twin_map
+from pcsparse.bench.peer import (
+    PlainMap,
+    plain_conv,
+    plain_expanded_map,
+    plain_map,
+    plain_strided_map,
+    plain_submanifold_map,
+)
+from pcsparse.bench.scene import build_map, twin_expanded, twin_map
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import UnsupportedError
 from pcsparse.kernels import reference
@@ -28,9 +35,42 @@ def _same_pairs(actual, expected):
 
 @pytest.mark.parametrize("cloud", CLOUDS.values(), ids=CLOUDS.keys())
 @pytest.mark.parametrize("size", [3, 5, (1, 3, 5)], ids=str)
-def test_submanifold_map_equals_the_twins(cloud, size):
-    relation = Relation.of(size)
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_submanifold_map_equals_the_twins(cloud, size, dilation):
+    relation = Relation.of(size, 1, dilation)
     _same_pairs(plain_submanifold_map(cloud.coords, relation), twin_map(cloud.coords, relation)[1])
+
+
+def _triples(coords_in, coords_out, pairs):
+    """What a map says, whatever the order of its rows."""
+    offset = torch.repeat_interleave(torch.arange(len(pairs.starts) - 1), pairs.starts.diff())
+    ends = (coords_in[pairs.rows_in.long()], coords_out[pairs.rows_out.long()])
+    both = torch.cat([offset[:, None], *ends], dim=1).tolist()
+    return {tuple(row) for row in both}, len(both)
+
+
+@pytest.mark.parametrize("cloud", CLOUDS.values(), ids=CLOUDS.keys())
+def test_submanifold_map_of_rows_in_any_order_is_the_same_map(rng, cloud):
+    relation = Relation.of(3)
+    coords = cloud.coords[torch.randperm(len(cloud.coords), generator=rng)]
+    pairs, (_, expected) = plain_submanifold_map(coords, relation), twin_map(cloud.coords, relation)
+    assert _triples(coords, coords, pairs) == _triples(cloud.coords, cloud.coords, expected)
+
+
+@pytest.mark.parametrize("cloud", CLOUDS.values(), ids=CLOUDS.keys())
+@pytest.mark.parametrize("size", [2, 3, (1, 2, 4)], ids=str)
+def test_expanded_map_is_the_twins_map(cloud, size):
+    relation = Relation.of(size, size)
+    fine, pairs = plain_expanded_map(cloud.coords, relation)
+    wanted, expected = twin_expanded(cloud.coords, relation)
+    assert fine.dtype == torch.int32
+    assert _triples(cloud.coords, fine, pairs) == _triples(cloud.coords, wanted, expected)
+    assert _triples(cloud.coords, fine, pairs)[1] == len(fine) == len(wanted)
+
+
+def test_no_generative_map_for_overlapping_kernels():
+    with pytest.raises(UnsupportedError, match="plain torch has no generative map"):
+        plain_expanded_map(clouds.CLUMPED.coords, Relation.of(3, 2))
 
 
 @pytest.mark.parametrize("cloud", CLOUDS.values(), ids=CLOUDS.keys())

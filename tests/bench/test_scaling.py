@@ -1,5 +1,7 @@
 """Growth of the cost with size."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -72,6 +74,20 @@ def point(n, seconds, channels=16):
 def test_growth_compares_the_largest_with_the_first_steady_one():
     # 1,000 voxels: mostly the start of the kernel
     points = [point(100_000, 0.30), point(1_000, 0.1), point(10_000, 0.01), point(10_000, 9.0, channels=32)]
-    assert growth(points, 16, above=5_000) == pytest.approx(3.0)
-    assert growth(points, 16, above=50_000) is None
-    assert growth(points, 64, above=0) is None
+    found = growth(points, 16, above=5_000, bandwidth=1e9)
+    assert found.factor == pytest.approx(3.0)
+    assert (found.channels, found.smallest, found.largest) == (16, 10_000, 100_000)
+    assert growth(points, 16, above=50_000, bandwidth=1e9) is None
+    assert growth(points, 64, above=0, bandwidth=1e9) is None
+
+
+def test_the_memory_floor_counted_by_hand():
+    # 2 * 10,000 rows of 16 floats, 27 * 16 * 16 weights, 30,000 pairs of two int32
+    seconds = (4 * (320_000 + 6_912) + 8 * 30_000) / 1e9
+    assert point(10_000, 0.01).memory_share(1e9) == pytest.approx(seconds / 0.01)
+    # four int32 a voxel and the pairs
+    assert point(10_000, 0.01, MAP).memory_share(1e9) == pytest.approx((160_000 + 240_000) / 1e9 / 0.01)
+    points = [point(10_000, 0.01), point(20_000, 0.04)]
+    found = growth(points, 16, above=0, bandwidth=1e9)
+    assert found.memory_shares == tuple(each.memory_share(1e9) for each in points)
+    assert replace(points[0], time=None).memory_share(1e9) is None

@@ -1,5 +1,6 @@
 """Tables."""
 
+import re
 from dataclasses import replace
 
 from pcsparse.bench.ablation_tables import grouping_table, redundancy_table
@@ -39,11 +40,19 @@ def test_columns_align():
 
 def test_a_right_case_shows_goal_floor_and_share_of_the_peak():
     line = result_table([RIGHT], LIMITS).splitlines()[2].split()
-    # 1e8 operations in 10 ms are a tenth of the peak
+    # the floor is 4 ms here; where goals were set 1e8 operations take 0.213 ms and 3e6 bytes 0.077, so the
+    # goal grows by 13.81. 1e8 operations in 10 ms are a tenth of the peak
     assert line == [
-        *("right", "10.00", "9.00-12.00", "8.00", "12.50", "0.80"),
+        *("right", "10.00", "9.00-12.00", "8.00", "12.50", "0.80", "173", "0.06"),
         *("4.00", "2.5", "10%", "0.100", "20"),
     ]
+
+
+def test_where_there_is_a_goal_a_line_says_how_it_moves_with_the_machine():
+    (note,) = [line for line in result_table([RIGHT], LIMITS).splitlines() if "here = " in line]
+    assert "470 GFLOP/s" in note
+    assert "harsher on a faster one, milder on a slower one" in note
+    assert "harsher" not in result_table([WRONG], LIMITS)
 
 
 def test_a_wrong_case_shows_its_error_and_no_time():
@@ -54,7 +63,11 @@ def test_a_wrong_case_shows_its_error_and_no_time():
 
 def test_a_skipped_case_says_why():
     skipped = Result("fused", Outcome("pcsparse", (), None, "no fuse()"), (), WORKS)
-    assert "skipped: no fuse()" in result_table([skipped], LIMITS)
+    header, _, line = result_table([skipped], LIMITS).splitlines()
+    assert "skipped: no fuse()" in line
+    # every column is there
+    assert len(line.replace("skipped: no fuse()", "skipped").split()) == 13
+    assert len(re.split("  +", header)) == 13
 
 
 def test_peers_stand_beside_the_package_and_a_wrong_one_has_no_number():

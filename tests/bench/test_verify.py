@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pcsparse.bench.verify import check_close, check_equal, check_norm
+from pcsparse.bench.verify import check_close, check_equal, check_norm, check_scale
 
 TERMS = 27 * 32
 
@@ -24,8 +24,20 @@ def test_one_wrong_entry_fails(rng, wrong):
     assert not check_close("x", actual, expected, TERMS).passed
 
 
+@pytest.mark.parametrize(("factor", "error"), [(1.0, 0.0), (0.5, 0.5), (2.0, 1.0), (0.0, 1.0), (-1.0, 2.0)])
+def test_a_factor_shows_in_full_however_long_the_rounding_is(rng, factor, error):
+    expected = torch.randn(200, 50, generator=rng, dtype=torch.float64)
+    # as long as the result itself, and across it
+    noise = torch.randn(200, 50, generator=rng, dtype=torch.float64)
+    noise -= (noise * expected).sum() / expected.square().sum() * expected
+    found = check_scale("x", (factor * (expected + noise)).float(), expected, 0.1)
+    assert found.error == pytest.approx(error, abs=1e-5)
+    assert found.passed == (factor == 1.0)
+
+
 def test_other_shapes_fail():
     one, two = torch.ones(3, 2), torch.ones(3, 1)
+    assert not check_scale("x", one, two.double(), 9.0).passed
     assert not check_close("x", one, two.double(), TERMS).passed
     assert not check_norm("x", one, two.double(), 1.0).passed
     assert not check_equal("x", one.int(), two.int()).passed

@@ -3,21 +3,26 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from pcsparse.bench import clouds
+from pcsparse.bench import clouds, outcome
 from pcsparse.bench.clouds import Cloud
 from pcsparse.bench.limits import Limits
 from pcsparse.bench.map_library import plain_torch
 from pcsparse.bench.peers import Peers
+from pcsparse.bench.scaling import MAP, ScalingPoint
+from pcsparse.bench.verify import Check
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.kernels import cpu
-from pcsparse.programs import bench_run
+from pcsparse.programs import bench_run, bench_settings, bench_studies
 from pcsparse.programs.bench import main
-from pcsparse.programs.bench_run import BenchSettings, run
+from pcsparse.programs.bench_run import run
+from pcsparse.programs.bench_settings import BenchSettings
+from pcsparse.timing import Timing
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--quick", "--runs", "1", "--net-runs", "1"]
@@ -26,7 +31,8 @@ QUICK = ["--quick", "--runs", "1", "--net-runs", "1"]
 @pytest.fixture(autouse=True)
 def _no_probing(monkeypatch):
     # the peaks are the same for every test: a test reads no time
-    monkeypatch.setattr(bench_run, "measure_limits", lambda: Limits(1e10, 1e11, 2e11))
+    for program in (bench_run, bench_studies):
+        monkeypatch.setattr(program, "measure_limits", lambda: Limits(1e10, 1e11, 2e11))
     # what else is installed is not the subject here
     monkeypatch.setattr(
         bench_run, "find_peers", lambda: Peers((plain_torch(),), (("spconv", "not installed"),))
@@ -42,10 +48,10 @@ def test_a_quick_run_passes_and_writes_everything(tmp_path, capsys):
     assert "WRONG" not in text
     assert "peer not here: spconv (not installed)" in text
     for title in ("Kernel maps", "Convolutions", "Networks, forward", "Networks, training", "Peak memory",
-                  "Gather-GEMM-scatter", "Redundant"):  # fmt: skip
+                  "Gather-GEMM-scatter", "Redundant", "Dataflows"):  # fmt: skip
         assert f"\n{title}" in text
     assert report["cloud"] == "miniature street"
-    for section in ("maps", "layers", "nets", "steps"):
+    for section in ("maps", "layers", "nets", "steps", "dataflows"):
         assert report[section], section
         for result in report[section]:
             assert result["ours"]["refusal"] or result["ours"]["time"]["median"] > 0
@@ -84,6 +90,39 @@ def test_a_wrong_kernel_fails_the_run_and_has_no_number(tmp_path, capsys, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "settle", "said"),
+    [([], 1, "caches warm (settle 1)"), (["--settle", "0"], 0, "caches as the others left them (settle 0)")],
+    ids=["default", "cold"],
+)
+def test_the_titles_say_how_the_caches_are_left(tmp_path, capsys, arguments, settle, said):
+    out = tmp_path / "bench.json"
+    sections = ["--sections", "maps", "layers", "--only", "2^3 stride 2", "--no-figure", "--out", str(out)]
+    assert main([*QUICK, *arguments, *sections]) == 0
+    text = capsys.readouterr().out
+    assert f"caches: {settle} untimed run(s) of the same candidate" in text
+    titles = [line for line in text.splitlines() if line.startswith(("Kernel maps", "Convolutions"))]
+    assert titles
+    assert all(said in line for line in titles)
+    assert json.loads(out.read_text())["settle"] == settle
+
+
+def test_settling_reaches_every_timed_run_of_maps_layers_and_dataflows_and_no_network(tmp_path, monkeypatch):
+    given = []
+    timed = outcome.time_in_turns
+
+    def spy(candidates, *, runs, settle):
+        given.append(settle)
+        return timed(candidates, runs=runs, settle=settle)
+
+    monkeypatch.setattr(outcome, "time_in_turns", spy)
+    settings = BenchSettings(quick=True, runs=1, net_runs=1, settle=2, out=tmp_path / "b.json", figure=False)
+    for sections, each in ((("maps", "layers", "dataflows"), 2), (("nets",), 0)):
+        given.clear()
+        run(replace(settings, sections=sections))
+        assert set(given) == {each}
+
+
 def test_threads_are_set_and_given_back(tmp_path):
     before = torch.get_num_threads()
     out = tmp_path / "bench.json"
@@ -97,7 +136,11 @@ def test_only_the_named_cases_run(tmp_path):
     arguments = ["--sections", "maps", "layers", "--only", "2^3 stride", "--no-figure", "--out", str(out)]
     assert main([*QUICK, *arguments]) == 0
     report = json.loads(out.read_text())
-    assert [result["case"] for result in report["maps"]] == ["map 2^3 stride 2"]
+    assert [result["case"] for result in report["maps"]] == [
+        "map 2^3 stride 2",
+        "map 2^3 stride 2 inverse",
+        "map 2^3 stride 2 generative",
+    ]
     assert report["layers"] == []
 
 
@@ -123,7 +166,7 @@ def test_a_folder_without_a_sweep_is_said_loudly_and_a_simulated_one_serves(tmp_
     monkeypatch.setenv("PCSPARSE_REAL_DATA", str(tmp_path))
     small = clouds.small_cloud(400)
     simulated = Cloud("simulated", small.points, small.feats)
-    monkeypatch.setattr(bench_run, "simulated_cloud", lambda: simulated)
+    monkeypatch.setattr(bench_settings, "simulated_cloud", lambda: simulated)
     assert run(BenchSettings(("redundancy",), out=tmp_path / "b.json")) == 0
     text = capsys.readouterr().out
     assert "NO REAL SWEEP" in text
@@ -138,8 +181,9 @@ def test_a_folder_without_a_sweep_is_said_loudly_and_a_simulated_one_serves(tmp_
         BenchSettings(runs=0),
         BenchSettings(net_runs=0),
         BenchSettings(threads=-1),
+        BenchSettings(settle=-1),
     ],
-    ids=["section", "runs", "net_runs", "threads"],
+    ids=["section", "runs", "net_runs", "threads", "settle"],
 )
 def test_senseless_settings_are_refused(settings):
     with pytest.raises(RangeError):
@@ -151,19 +195,52 @@ def test_a_missing_cloud_is_an_error(tmp_path):
         run(BenchSettings(("redundancy",), cloud=tmp_path / "none.bin"))
 
 
-def test_the_scaling_study_writes_points_growth_and_figure(tmp_path, capsys):
+def test_the_scaling_study_writes_points_growth_and_figure(tmp_path, capsys, monkeypatch):
     out = tmp_path / "scaling.json"
+    # whether it grows depends on times here, and a test reads none
+    monkeypatch.setattr(bench_studies, "_MAY_GROW", 1e9)
     assert main([*QUICK, "--scaling", "--out", str(out)]) == 0
     report, text = json.loads(out.read_text()), capsys.readouterr().out
     # two sizes, each a map and two widths
     assert len(report["points"]) == 6
     assert all(point["time"]["median"] > 0 for point in report["points"])
-    assert all(grown > 0 for grown in report["growth"].values())
+    assert [found["channels"] for found in report["growth"]] == [MAP, 16, 32]
+    assert all(found["factor"] > 0 and len(found["memory_shares"]) == 2 for found in report["growth"])
     assert "C=16: " in text
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
+def _points(costs):
+    """A width of 16 at 10^5 and 10^6 voxels, at so many nanoseconds a pair."""
+    for n, cost in zip((100_000, 1_000_000), costs, strict=True):
+        seconds = 3 * n * cost * 1e-9
+        yield ScalingPoint(n, 3 * n, 16, Check("rows", 0, 1), Timing(seconds, seconds, seconds, 1))
+
+
+@pytest.mark.parametrize(
+    ("costs", "code", "said"),
+    [((10, 11), 0, "does not grow"), ((10, 12), 1, "GROWS"), ((10, 5), 0, "does not grow")],
+    ids=["steady", "grows", "falls"],
+)
+def test_a_cost_that_grows_fails_the_scaling_study(tmp_path, capsys, monkeypatch, costs, code, said):
+    out = tmp_path / "s.json"
+    monkeypatch.setattr(bench_studies, "run_scaling", lambda *given: _points(costs))
+    assert main([*QUICK, "--scaling", "--no-figure", "--out", str(out)]) == code
+    lines = capsys.readouterr().out.splitlines()
+    (verdict,) = [line for line in lines if line.startswith("C=16: ")]
+    assert (
+        f"C=16: {said}, from 100,000 to 1,000,000 voxels by a factor of {costs[1] / costs[0]:.2f}" in verdict
+    )
+    # 128 bytes a row, 24 a row for its pairs, at 10 GB/s: 15 ns of 3 * 10 ns a row, and a little for weights
+    assert "is 51% of the time at the first" in verdict
+    assert any(line.startswith("cost GROWS") for line in lines) == bool(code)
+    report = json.loads(out.read_text())
+    assert [found["factor"] for found in report["growth"]] == [pytest.approx(costs[1] / costs[0])]
+    assert report["may_grow"] == 1.15
+
+
 def test_a_wrong_kernel_fails_the_scaling_study(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench_studies, "_MAY_GROW", 1e9)
     kernel = cpu.output_stationary
     monkeypatch.setattr(cpu, "output_stationary", lambda *given, **options: kernel(*given, **options).flip(0))
     assert main([*QUICK, "--scaling", "--no-figure", "--out", str(tmp_path / "s.json")]) == 1

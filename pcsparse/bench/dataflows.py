@@ -1,0 +1,40 @@
+"""Every dataflow beside the rule's choice, on clouds of several sizes: what `engine.plan`'s rule rests on.
+
+The rule's choice and the dataflow that it names are the same code timed twice: the ratio of these two shows
+how much of the others' is noise.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from pcsparse.bench.cases import SETTLE, ConvCase
+from pcsparse.bench.layers import run_conv_case
+from pcsparse.bench.ours import Ours
+from pcsparse.bench.outcome import Result
+from pcsparse.bench.scaling import sized_coords
+from pcsparse.bench.scene import Scene, draw
+from pcsparse.engine.plan import DATAFLOWS
+from pcsparse.sparse_tensor import SparseTensor
+
+
+def run_dataflows(
+    cases: Iterable[ConvCase], scene: Scene, n: int | None, runs: int, *, settle: int = SETTLE
+) -> tuple[Result, ...]:
+    """Verify and time each case by the rule and by every dataflow, which stand in the places of peers.
+
+    Args:
+        cases: layers.
+        scene: the cloud.
+        n: voxels, by `sized_coords`; None for the cloud as it is.
+        runs: of each dataflow.
+        settle: see `timing.time_in_turns`.
+    """
+    if n is not None:
+        tensor = SparseTensor(draw(n, 4), sized_coords(scene.coords, n), batch_size=1)
+        scene = replace(scene, tensor=tensor)
+    named = [Ours(name) for name in DATAFLOWS]
+    where = f", {len(scene.coords):,} voxels"
+    return tuple(
+        run_conv_case(replace(case, name=case.name + where), scene, named, runs, settle=settle)
+        for case in cases
+    )
