@@ -11,8 +11,8 @@ from numba import types
 
 VECTOR_BYTES = 64
 """Bytes of an accumulator vector: 16 float32 or 8 float64."""
-STEPS_UNROLLED = 16
-"""Steps of the channel loop emitted in a row: 16 words are a cache line of a feature row."""
+WORDS_A_LINE = 16
+"""Words of a feature row in a cache line; of float64 in two."""
 
 
 def _has(feature: str) -> bool:

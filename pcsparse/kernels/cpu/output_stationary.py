@@ -69,6 +69,7 @@ def _tiles(
                         sources + 4 * first,
                         targets + 4 * first,
                         n,
+                        rows_in.size - first,
                         acc + shift - begin * row_bytes,
                         row_bytes,
                         spare + shift,
