@@ -101,3 +101,60 @@ print(use(1), use(2), use(4), use(3) <= 0, use(1) <= 0)
 @pytest.mark.parametrize(("most", "grown"), [("4", "0 1 2 True True"), ("2", "0 1 0 True True")])
 def test_kernels_use_as_many_threads_as_torch_but_no_more_than_numba_has(most, grown):
     assert _run(_COUNT, NUMBA_NUM_THREADS=most, NUMBA_THREADING_LAYER="omp").strip() == grown
+
+
+_CROWD = """
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+import torch
+from numba import prange
+from pcsparse.kernels.cpu.launch import jit_parallel
+from pcsparse.kernels.cpu.microkernel import next_item
+
+@jit_parallel()
+def work(running, seen, sums):
+    for item in prange(sums.size):
+        # how many were at work before this one, in all calls together
+        seen[item] = next_item(running.ctypes.data) + 1
+        for i in range(3_000_000):
+            sums[item] += i % 7
+        leave(running.ctypes.data)
+
+running = np.zeros(1, np.int64)
+most = []
+
+def call(_):
+    # torch's number of threads belongs to the calling thread
+    torch.set_num_threads(THREADS)
+    seen = np.zeros(THREADS, np.int64)
+    work(running, seen, np.zeros(THREADS, np.int64))
+    most.append(int(seen.max()))
+
+call(0)
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(call, range(12)))
+assert running[0] == 0
+print(max(most))
+"""
+
+_LEAVE = """
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+@intrinsic
+def leave(typing_context, counter):
+    def codegen(context, builder, signature, args):
+        place = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("sub", place, ir.IntType(64)(1), "monotonic")
+    return types.int64(types.int64), codegen
+"""
+
+
+@pytest.mark.parametrize(("threads", "most"), [(2, 2), (1, 2), (3, 3)])
+def test_calls_from_many_python_threads_take_no_more_threads_than_there_are(tmp_path, threads, most):
+    # a file, because the cache of compiled code wants one
+    program = tmp_path / "crowd.py"
+    program.write_text(_LEAVE + _CROWD.replace("THREADS", str(threads)))
+    found = _run(f"import runpy; runpy.run_path({str(program)!r})", NUMBA_NUM_THREADS=str(most))
+    assert 1 <= int(found) <= most

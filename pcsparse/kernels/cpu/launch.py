@@ -5,7 +5,6 @@ one that had imported pcsparse, because GNU OpenMP aborts a parallel region ther
 Both give the same bits.
 """
 
-import contextlib
 import os
 import threading
 import types
@@ -24,7 +23,34 @@ _CONFIG: Any = numba.config
 if not os.environ.get("NUMBA_THREADING_LAYER_PRIORITY"):
     # GNU OpenMP first: torch uses it too, and two pools of threads would fight for the cores
     _CONFIG.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
-_TURNS = threading.Lock()
+
+
+class _Cores:
+    """Cores that kernels called from several Python threads share.
+
+    OpenMP gives each calling thread a team of its own; together they would be more than there are cores, and
+    teams on one core wait for each other at every barrier. So a call waits until its threads have cores.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = self._free = count
+        self._changed = threading.Condition()
+
+    def run(self, wanted: int, kernel: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Call `kernel` while `wanted` cores, or all if there are fewer, are taken for it."""
+        wanted = min(wanted, self._count)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= wanted)
+            self._free -= wanted
+        try:
+            return kernel(*args)
+        finally:
+            with self._changed:
+                self._free += wanted
+                self._changed.notify_all()
+
+
+_CORES = _Cores(_CONFIG.NUMBA_NUM_THREADS)
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -56,18 +82,15 @@ def jit_parallel(**options: Any) -> Callable[[Callable[..., Any]], Callable[...,
             if was_forked():
                 return serial(*args)
             threads = torch.get_num_threads()
-            numba.set_num_threads(min(threads, _CONFIG.NUMBA_NUM_THREADS))
+            used = min(threads, _CONFIG.NUMBA_NUM_THREADS)
+            numba.set_num_threads(used)
             # at its first use numba sets the threads of OpenMP, and they are torch's too
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
-            with _turn():
-                return parallel(*args)
+            # numba's own pool ends the process when two threads use it at once; there they queue
+            alone = threading_layer() == "workqueue"
+            return _CORES.run(_CONFIG.NUMBA_NUM_THREADS if alone else used, parallel, args)
 
         return call
 
     return wrap
-
-
-def _turn() -> contextlib.AbstractContextManager[Any]:
-    """Numba's own pool ends the process when two threads use it at once; there they queue."""
-    return _TURNS if threading_layer() == "workqueue" else contextlib.nullcontext()

@@ -26,7 +26,8 @@ from pcsparse.kernels.cpu.microkernel import (
 from pcsparse.kernels.cpu.panels import lanes_of, must_widen, split_columns
 from pcsparse.kernels.cpu.rows import tile_spans
 
-# words whose rows are copied side by side before they are multiplied: both copies stay in the L1 cache or near
+# words whose rows are copied side by side before they are multiplied: both copies stay in the L1 cache or
+# near it
 _WORDS_TOGETHER = 64
 # channels of a register block of rows read in place: with one vector a block, broadcasts need no register of
 # their own and sixteen channels are a cache line, each fetched early once
