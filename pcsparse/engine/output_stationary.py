@@ -59,9 +59,10 @@ class OutputStationary(Dataflow[OutputStationaryConfig]):
         return (*map(OutputStationaryConfig, tiles), *panels)
 
     def configs_grad_weight(self, problem: ConvProblem) -> tuple[OutputStationaryConfig, ...]:
-        """Tiles and numbers of partial sums around the rule's."""
+        """Tiles, numbers of partial sums and panels around the rule's."""
         tiles = tuple(OutputStationaryConfig(tile) for tile in (1024, 256, 512, 2048, 4096))
-        return (*tiles, *(OutputStationaryConfig(1024, 0, partials) for partials in (1, 2, 4, 8, 16)))
+        partials = tuple(OutputStationaryConfig(1024, 0, partials) for partials in (1, 2, 4, 8, 16))
+        return (*tiles, *partials, *(OutputStationaryConfig(1024, panel) for panel in (1, 2, 3, 4)))
 
     def forward(
         self,

@@ -54,7 +54,7 @@ _CORES = _Cores(_CONFIG.NUMBA_NUM_THREADS)
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    dispatcher = numba.njit(nogil=True, no_cfunc_wrapper=True, error_model="numpy", **options)(function)
     dispatcher._cache = CodeCache(function)
     return dispatcher
 

@@ -73,7 +73,6 @@ def pairs_times_panel(
         step_bytes = VECTOR_BYTES * n_vectors
         cells = [(r, v) for r in range(n_rows) for v in range(n_vectors)]
         in_lines = builder.and_(steps, I64(-WORDS_A_LINE))
-        in_groups = builder.sub(n, builder.srem(n, I64(n_rows)))
 
         def row_of(rows, p):
             return emit.load_row(builder.add(rows, builder.shl(p, I64(2))))
@@ -119,25 +118,19 @@ def pairs_times_panel(
             return []
 
         def group(p, _):
-            pairs = [builder.add(p, I64(r)) for r in range(n_rows)]
-            # not beyond the list: near its end the last rows are fetched again
-            first, furthest = builder.add(p, I64(PAIRS_AHEAD)), builder.sub(left, I64(n_rows))
-            first = builder.select(builder.icmp_signed("<", first, furthest), first, furthest)
-            coming = [input_row(builder.add(first, I64(r))) for r in range(n_rows)]
-            return multiply([input_row(pair) for pair in pairs], [output_row(pair) for pair in pairs], coming)
-
-        def rest(p, _):
-            feat, out = [], []
+            feat, out, coming = [], [], []
             for r in range(n_rows):
                 pair = builder.add(p, I64(r))
                 inside = builder.icmp_signed("<", pair, n)
                 pair = builder.select(inside, pair, builder.sub(n, I64(1)))
                 feat.append(input_row(pair))
                 out.append(builder.select(inside, output_row(pair), spare))
-            return multiply(feat, out, ())
+                # near the end of the list its last row is fetched again
+                ahead, last = builder.add(p, I64(PAIRS_AHEAD + r)), builder.sub(left, I64(1))
+                coming.append(input_row(builder.select(builder.icmp_signed("<", ahead, last), ahead, last)))
+            return multiply(feat, out, coming)
 
-        loop(builder, I64(0), in_groups, n_rows, [], group)
-        loop(builder, in_groups, n, n_rows, [], rest)
+        loop(builder, I64(0), n, n_rows, [], group)
         return context.get_dummy_value()
 
     return types.void(kind, mr, nv, *[types.int64] * 11), codegen

@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numba import prange
 from torch import Tensor
 
 from pcsparse.kernels.cpu.emitter import HAS_BF16_DOT, HAS_WIDE_REGISTERS, KINDS, VECTOR_BYTES
-from pcsparse.kernels.cpu.launch import jit_parallel
 from pcsparse.kernels.cpu.memory import aligned
 
 # rows whose accumulators, NV vectors each, fill the registers without spilling. Measured on AVX-512: 6x4 and
@@ -85,24 +82,6 @@ def _panels(vectors: int, panel: int) -> list[tuple[int, int]]:
     return [(4, (vectors - 3 * threes) // 4), (3, threes)]
 
 
-@jit_parallel()
-def _pack(flat, step_k, step_in, step_out, c_in, first, count, pair, width, dest):
-    k, blocks, words = dest.shape
-    steps = words // width
-    for item in prange(k * blocks):
-        offset, block = item // blocks, item % blocks
-        column = first + block * width
-        wide = max(0, min(width, first + count - column))
-        for i in range(steps):
-            at = (i // pair) * pair * width + i % pair
-            source = offset * step_k + i * step_in + column * step_out
-            real = wide if i < c_in else 0
-            for o in range(real):
-                dest[offset, block, at + o * pair] = flat[source + o * step_out]
-            for o in range(real, width):
-                dest[offset, block, at + o * pair] = 0
-
-
 def pack_panels(weight: Tensor, columns: Columns, kind: str) -> Tensor:
     """Panels of some output channels, (k, blocks, steps * width) elements, aligned to 64 bytes.
 
@@ -114,21 +93,15 @@ def pack_panels(weight: Tensor, columns: Columns, kind: str) -> Tensor:
     assert kind in KINDS
     k, c_in, _ = weight.shape
     pair = 2 if kind == "bfloat16" else 1
-    steps = -(-c_in // pair) * pair
-    if not (weight.is_contiguous() or weight.transpose(1, 2).is_contiguous()):
-        weight = weight.contiguous()
-    step_k, step_in, step_out = weight.stride()
-    flat = weight.detach().as_strided((weight.numel(),), (1,))
-    width = columns.nv * columns.lanes
-    panels = aligned((k, columns.blocks, steps * width), weight.dtype)
-    arrays = (_numbers(flat), _numbers(panels))
-    _pack(arrays[0], step_k, step_in, step_out, c_in, columns.first, columns.count, pair, width, arrays[1])
+    words, width = -(-c_in // pair), columns.nv * columns.lanes
+    part = weight.detach()[:, :, columns.first : columns.first + columns.count]
+    missing = (0, columns.width - columns.count, 0, words * pair - c_in)
+    if any(missing):
+        part = torch.nn.functional.pad(part, missing)
+    panels = aligned((k, columns.blocks, words * pair * width), weight.dtype)
+    ordered = part.reshape(k, words, pair, columns.blocks, width).permute(0, 3, 1, 4, 2)
+    panels.view(ordered.shape).copy_(ordered)
     return panels
-
-
-def _numbers(tensor: Tensor) -> np.ndarray:
-    """As a NumPy array; bfloat16, which NumPy lacks, as its bits."""
-    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def lanes_of(dtype: torch.dtype) -> int:
