@@ -1,6 +1,6 @@
 """A choice: one dataflow and its config, for one pass of a convolution."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -29,7 +29,7 @@ class Choice:
 
     def encode(self) -> str:
         """`name(field=value,...)`."""
-        fields = ",".join(f"{name}={value}" for name, value in asdict(self.config).items())
+        fields = ",".join(f"{name}={value}" for name, value in vars(self.config).items())
         return f"{self.dataflow}({fields})"
 
     @staticmethod
@@ -53,12 +53,20 @@ class Choice:
 
 def choices(dataflow: Dataflow[Any], problem: ConvProblem, of: Pass) -> tuple[Choice, ...]:
     """What a dataflow would try for one pass; the first one is what the rule takes."""
+    return tuple(Choice(dataflow.name, config) for config in dict.fromkeys(_configs(dataflow, problem, of)))
+
+
+def first_choice(dataflow: Dataflow[Any], problem: ConvProblem, of: Pass) -> Choice:
+    """What the rule takes: the first of `choices`, without making the others, for it runs at every call."""
+    return Choice(dataflow.name, next(iter(_configs(dataflow, problem, of))))
+
+
+def _configs(dataflow: Dataflow[Any], problem: ConvProblem, of: Pass) -> Iterable[Any]:
     match of:
         case "forward":
-            configs = dataflow.configs(problem)
+            return dataflow.configs(problem)
         case "grad_feats":
             # the input gradient is a forward pass that writes c_in channels
-            configs = dataflow.configs(problem.transposed())
+            return dataflow.configs(problem.transposed())
         case "grad_weight":
-            configs = dataflow.configs_grad_weight(problem)
-    return tuple(Choice(dataflow.name, config) for config in dict.fromkeys(configs))
+            return dataflow.configs_grad_weight(problem)

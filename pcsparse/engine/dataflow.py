@@ -1,6 +1,7 @@
 """Dataflow: one way to run a convolution, in three passes."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
@@ -52,10 +53,10 @@ class Dataflow(ABC, Generic[Config]):
         """Why this dataflow cannot run `problem`, or None."""
 
     @abstractmethod
-    def configs(self, problem: ConvProblem) -> tuple[Config, ...]:
+    def configs(self, problem: ConvProblem) -> Iterator[Config]:
         """Candidates worth timing; the first one is what the rule takes."""
 
-    def configs_grad_weight(self, problem: ConvProblem) -> tuple[Config, ...]:
+    def configs_grad_weight(self, problem: ConvProblem) -> Iterator[Config]:
         """As `configs`, for the pass that sums over the pairs."""
         return self.configs(problem)
 

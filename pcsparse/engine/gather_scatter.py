@@ -6,7 +6,7 @@ atomics.
 Source: TorchSparse (MLSys 2022, arXiv 2204.10319), sections 4.2 and 4.3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -45,11 +45,10 @@ class GatherScatter(Dataflow[GatherScatterConfig]):
         cpu = problem.device in ("cpu", "meta")
         return None if cpu else f"it lays out its buffers for a CPU, not {problem.device}"
 
-    def configs(self, problem: ConvProblem) -> tuple[GatherScatterConfig, ...]:
+    def configs(self, problem: ConvProblem) -> Iterator[GatherScatterConfig]:
         """A grid over epsilon and S around the default."""
-        first = GatherScatterConfig()
-        grid = [GatherScatterConfig(e, s) for e in (0.0, 0.1, 0.3, 0.5) for s in (0, 1024, 4096, 16384)]
-        return (first, *grid)
+        yield GatherScatterConfig()
+        yield from (GatherScatterConfig(e, s) for e in (0.0, 0.1, 0.3, 0.5) for s in (0, 1024, 4096, 16384))
 
     def forward(
         self,

@@ -3,6 +3,7 @@
 No gather buffer and no scatter; the result has the same bits at any number of threads.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -51,18 +52,18 @@ class OutputStationary(Dataflow[OutputStationaryConfig]):
             return f"it has no kernel on {problem.device}"
         return None if problem.distinct else "an offset of the map leads several inputs to one output"
 
-    def configs(self, problem: ConvProblem) -> tuple[OutputStationaryConfig, ...]:
+    def configs(self, problem: ConvProblem) -> Iterator[OutputStationaryConfig]:
         """Tiles whose sums fill half of a usual L2 cache first, then others, and narrower panels."""
         best = _tile_for(problem.c_out)
-        tiles = (best, *(tile for tile in (256, 512, 1024, 2048, 4096) if tile != best))
-        panels = tuple(OutputStationaryConfig(best, panel) for panel in (1, 2, 3, 4))
-        return (*map(OutputStationaryConfig, tiles), *panels)
+        yield OutputStationaryConfig(best)
+        yield from (OutputStationaryConfig(tile) for tile in (256, 512, 1024, 2048, 4096) if tile != best)
+        yield from (OutputStationaryConfig(best, panel) for panel in (1, 2, 3, 4))
 
-    def configs_grad_weight(self, problem: ConvProblem) -> tuple[OutputStationaryConfig, ...]:
+    def configs_grad_weight(self, problem: ConvProblem) -> Iterator[OutputStationaryConfig]:
         """Tiles, numbers of partial sums and panels around the rule's."""
-        tiles = tuple(OutputStationaryConfig(tile) for tile in (1024, 256, 512, 2048, 4096))
-        partials = tuple(OutputStationaryConfig(1024, 0, partials) for partials in (1, 2, 4, 8, 16))
-        return (*tiles, *partials, *(OutputStationaryConfig(1024, panel) for panel in (1, 2, 3, 4)))
+        yield from (OutputStationaryConfig(tile) for tile in (1024, 256, 512, 2048, 4096))
+        yield from (OutputStationaryConfig(1024, 0, partials) for partials in (1, 2, 4, 8, 16))
+        yield from (OutputStationaryConfig(1024, panel) for panel in (1, 2, 3, 4))
 
     def forward(
         self,

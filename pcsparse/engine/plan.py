@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from pcsparse.engine.choice import DATAFLOWS as DATAFLOWS
-from pcsparse.engine.choice import PASSES, choices
+from pcsparse.engine.choice import PASSES, first_choice
 from pcsparse.engine.choice import Choice as Choice
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
@@ -41,8 +41,9 @@ def plan_for(problem: ConvProblem, dataflow: str = "auto", tuned: TuneTable | No
     """The plan for a problem.
 
     Rule: the first dataflow of `DATAFLOWS` that does not refuse, with its first config, for all three passes.
-    On a CPU that is output-stationary: its microkernel beats BLAS with gather and scatter at every size
-    measured (`make bench`). The rule reads the problem only: the same problem has the same bits everywhere.
+    On a CPU that is output-stationary: its microkernel beats BLAS with gather and scatter at every size that
+    the `dataflows` section of `make bench` measures. The rule reads the problem only: the same problem has
+    the same bits everywhere.
 
     A tuned table, where it knows the problem's bucket, replaces the rule pass by pass; where a dataflow is
     named, only by entries of that dataflow. The same table gives the same bits everywhere, too.
@@ -63,7 +64,7 @@ def plan_for(problem: ConvProblem, dataflow: str = "auto", tuned: TuneTable | No
     if not able:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise UnsupportedError(f"no dataflow runs {problem}: {listed}")
-    plan = Plan(*(choices(DATAFLOWS[able[0]], problem, of)[0] for of in PASSES))
+    plan = Plan(*(first_choice(DATAFLOWS[able[0]], problem, of) for of in PASSES))
     if tuned is None:
         return plan
     found = (tuned.choice(problem, of) for of in PASSES)

@@ -121,6 +121,24 @@ def test_threads_are_part_of_the_device():
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("name", ["NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"])
+def test_what_the_kernels_are_compiled_for_is_part_of_the_device(monkeypatch, tmp_path, name):
+    for other in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"):
+        monkeypatch.delenv(other, raising=False)
+    here, path = device_key(), tmp_path / "tuned.json"
+    assert "NUMBA" not in here
+    store_table(path, _table())
+    monkeypatch.setenv(name, "")
+    assert device_key() == here
+
+    monkeypatch.setenv(name, "haswell")
+    assert device_key() == f"{here}; {name}=haswell"
+    with pytest.raises(FormatError, match=f"no tuning for .*{name}=haswell"):
+        load_table(path)
+    monkeypatch.setenv(name, "x86-64")
+    assert device_key() == f"{here}; {name}=x86-64"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

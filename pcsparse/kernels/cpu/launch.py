@@ -54,7 +54,9 @@ _CORES = _Cores(_CONFIG.NUMBA_NUM_THREADS)
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    dispatcher = numba.njit(nogil=True, no_cfunc_wrapper=True, error_model="numpy", **options)(function)
+    # nobody calls a kernel by a C pointer, and numba's stubs do not know the option that leaves it out
+    options = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, **options}
+    dispatcher = numba.njit(**options)(function)
     dispatcher._cache = CodeCache(function)
     return dispatcher
 

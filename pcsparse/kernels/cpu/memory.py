@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 
 _ALIGNMENT = 64
+# bytes from which NumPy asks for huge pages; below, torch's own allocation is aligned as well, and quicker
+_LARGE = 1 << 22
 
 
 def aligned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -16,6 +18,8 @@ def aligned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     count = 1
     for size in shape:
         count *= size
+    if count * dtype.itemsize < _LARGE:
+        return torch.empty(shape, dtype=dtype)
     raw = np.empty(count * dtype.itemsize + _ALIGNMENT, np.uint8)
     skip = -raw.ctypes.data % _ALIGNMENT
     storage = torch.from_numpy(raw[skip : skip + count * dtype.itemsize]).untyped_storage()
