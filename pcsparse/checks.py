@@ -43,9 +43,10 @@ def check_dtype(name: str, tensor: Tensor, *allowed: object) -> None:
 
 def check_same_device(**tensors: Tensor) -> None:
     """Raise DeviceError unless all named tensors live on one device."""
-    devices = {name: str(tensor.device) for name, tensor in tensors.items()}
-    if len(set(devices.values())) > 1:
-        listed = ", ".join(f"{name} on {device}" for name, device in devices.items())
+    devices = [tensor.device for tensor in tensors.values()]
+    # by their names only where it goes wrong: operators ask at every call
+    if any(device != devices[0] for device in devices[1:]):
+        listed = ", ".join(f"{name} on {device}" for name, device in zip(tensors, devices, strict=True))
         raise DeviceError(f"tensors must share one device, got {listed}; move them with .to()")
 
 

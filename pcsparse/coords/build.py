@@ -21,6 +21,8 @@ from pcsparse.kernels.select import backend_of
 
 # coarse cells of more fine cells than this are found by sorting: counters for each offset would take too much
 _MOST_OFFSETS = 4096
+# keys made at once for a level that a transposed convolution writes; 128 MiB, of a cloud of any size
+_MOST_CANDIDATES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,7 @@ def build_kernel_map(
 
     Raises:
         RangeError: a kernel offset or a scaled output coordinate leaves the range of a key, or there are more
-            pairs than int32 can tell apart.
+            offsets or pairs than can be told apart.
     """
     backend, deltas = backend_of(fine.keys), relation.key_deltas()
     symmetric = same_coords and relation.is_symmetric
@@ -109,7 +111,7 @@ def _renumbered(
             pairs.rows_in, pairs.rows_out, pairs.starts, fine.order, coarse.order, n_out
         )
         pairs = Pairs(*rows, pairs.starts)
-    return KernelMap(relation, n_in, n_out, pairs, symmetric, monotone=monotone)
+    return KernelMap(relation, n_in, n_out, pairs, symmetric, monotone=monotone, checked=True)
 
 
 def strided_level(fine: SortedKeys, relation: Relation, coverage: str) -> Level:
@@ -122,14 +124,14 @@ def strided_level(fine: SortedKeys, relation: Relation, coverage: str) -> Level:
             and spconv's rule), "floor" for floor(fine / stride) (MinkowskiEngine's rule).
 
     Raises:
-        RangeError: an unknown coverage; a kernel offset is longer than the guard of the keys; a voxel leaves
-            the range of a key.
+        RangeError: an unknown coverage; a kernel offset is longer than the guard of the keys; there are too
+            many offsets; a voxel leaves the range of a key.
     """
     if coverage not in ("touched", "floor"):
         raise RangeError(f"coverage must be 'touched' or 'floor', got {coverage!r}")
-    backend, stride, first = backend_of(fine.keys), relation.stride, relation.steps()[0]
     # names a step that is beyond the guard, within which the kernels may count without a check
     relation.key_deltas()
+    backend, stride, first = backend_of(fine.keys), relation.stride, relation.steps()[0]
     counted = stride[0] * stride[1] * stride[2] <= _MOST_OFFSETS
     if coverage == "touched" and relation.is_partition and counted:
         keys, *lists = backend.partition_keys(fine.keys, stride, first)
@@ -150,11 +152,12 @@ def expanded_level(coarse: SortedKeys, relation: Relation) -> Level:
     """The fine level that a generative transposed convolution writes.
 
     Raises:
-        RangeError: a voxel leaves the range of a key.
+        RangeError: a voxel leaves the range of a key, or there are more offsets than can be told apart.
     """
-    queries = _queries(coarse.keys, relation)
-    candidates = (queries[:, None] + relation.key_deltas()).view(-1)
-    keys = backend_of(candidates).distinct_keys(candidates)
+    backend, deltas = backend_of(coarse.keys), relation.key_deltas()
+    parts = _queries(coarse.keys, relation).split(max(1, _MOST_CANDIDATES // deltas.numel()))
+    found = [backend.distinct_keys((part[:, None] + deltas).view(-1)) for part in parts]
+    keys = found[0] if len(found) == 1 else backend.distinct_keys(torch.cat(found))
     return Level(_checked(keys), SortedKeys(keys, None))
 
 

@@ -3,19 +3,23 @@
 `coords.build` makes them.
 """
 
-import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pcsparse.checks import check_dtype, check_shape
+from pcsparse.coords.map_check import check_map
+from pcsparse.coords.map_header import Owner, edits, make_header, read_header
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import RangeError, ShapeError
 from pcsparse.kernels.select import backend_of
 
 NO_NEIGHBOUR = -1
 """Entry of a table where an output has no input at an offset."""
+_NOBODY = Owner()
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,22 +37,12 @@ class Pairs:
     starts: Tensor
 
 
-class _Owner:
-    """A weak reference that a copy or another process gets empty: no cycle keeps a dropped map alive."""
-
-    def __init__(self, kmap: "KernelMap | None" = None) -> None:
-        self._reference = None if kmap is None else weakref.ref(kmap)
-
-    def __call__(self) -> "KernelMap | None":
-        return None if self._reference is None else self._reference()
-
-    def __reduce__(self) -> tuple[type["_Owner"], tuple[()]]:
-        return _Owner, ()
-
-
 @dataclass(frozen=True, eq=False)
 class KernelMap:
     """Which input row meets which output row at which offset of a kernel.
+
+    Lists from outside are read when the map is made, once: kernels follow them without looking. The tensors
+    of a map are not to be changed in place; an operator that meets changed ones reads them again.
 
     Attributes:
         relation: the equation that the pairs satisfy.
@@ -59,8 +53,15 @@ class KernelMap:
         reads_coarse: the map of a transposed convolution: inputs are the coarse level.
         monotone: rows_in ascends within an offset too, as it does where both coordinate sets are sorted by
             key.
-        distinct: no output occurs twice at an offset. It does in a map of groups, where a kernel must not
-            write the outputs of an offset all at once.
+        distinct: no input and no output occurs twice at an offset. Outputs do in a map of groups, where a
+            kernel must not write the outputs of an offset all at once.
+
+    Args:
+        checked: the lists need not be read, as a kernel wrote them. A wrong list that is said to be checked
+            corrupts memory.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, RangeError: see `map_check.check_map`.
     """
 
     relation: Relation
@@ -71,23 +72,28 @@ class KernelMap:
     reads_coarse: bool = False
     monotone: bool = False
     distinct: bool = True
-    _derived: dict[str, object] = field(default_factory=dict, repr=False)
+    checked: InitVar[bool] = False
+    _derived: dict[str, object] = field(init=False, default_factory=dict, repr=False)
 
-    def __post_init__(self) -> None:
-        """Make the header of `tensors()`, which leads a custom op back to this map."""
-        if "header" in self._derived:
-            return
-        relation = self.relation
-        fields = (*relation.kernel_size, *relation.stride, *relation.dilation, *relation.padding)
-        flags = sum(
-            flag << bit
-            for bit, flag in enumerate((self.symmetric, self.reads_coarse, self.monotone, self.distinct))
-        )
-        # autograd saves the header, and it cannot save tensors of inference mode
-        with torch.inference_mode(False):
-            header = torch.tensor([*fields, self.n_in, self.n_out, flags])
-        header.kernel_map = _Owner(self)  # type: ignore[attr-defined]
-        self._derived["header"] = header
+    def __post_init__(self, checked: bool) -> None:
+        """Check, and make the header of `tensors()`, which leads a custom op back to this map."""
+        if not checked:
+            check_map(self)
+        self._derived["header"] = make_header(self)
+        self._own_header()
+
+    def _own_header(self) -> None:
+        tensors = self.tensors()
+        tensors[0].owner = Owner(self, edits(tensors))  # type: ignore[attr-defined]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy gets; lists that were changed in place are read before."""
+        return KernelMap.from_tensors(self.tensors()).__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy, or one from another process, is as right as its original."""
+        self.__dict__.update(state)
+        self._own_header()
 
     @property
     def n_pairs(self) -> int:
@@ -105,9 +111,11 @@ class KernelMap:
         table = self._derived.get("table")
         if not isinstance(table, Tensor):
             pairs = self.pairs
-            table = backend_of(pairs.rows_in).pairs_to_table(
-                pairs.rows_in, pairs.rows_out, pairs.starts, self.n_out
-            )
+            # derived in inference mode, but used in training too
+            with torch.inference_mode(False):
+                table = backend_of(pairs.rows_in).pairs_to_table(
+                    pairs.rows_in, pairs.rows_out, pairs.starts, self.n_out
+                )
             self._derived["table"] = table
         return table
 
@@ -124,7 +132,6 @@ class KernelMap:
         spans = self._derived.get(f"tile_spans {tile}")
         if not isinstance(spans, Tensor):
             pairs = self.pairs
-            # derived in inference mode, but used in training too
             with torch.inference_mode(False):
                 spans = backend_of(pairs.rows_out).tile_spans(pairs.rows_out, pairs.starts, self.n_out, tile)
             self._derived[f"tile_spans {tile}"] = spans
@@ -161,8 +168,8 @@ class KernelMap:
         Made at the first call and kept; `kmap.transposed().transposed() is kmap`.
         """
         other = self._derived.get("transposed")
-        if isinstance(other, _Owner):
-            other = other()
+        if isinstance(other, Owner):
+            other = other.kernel_map()
         if not isinstance(other, KernelMap):
             with torch.inference_mode(False):
                 pairs = self._swapped()
@@ -176,8 +183,9 @@ class KernelMap:
                 monotone=self.monotone,
                 # a convolution over either map has a pass over the other
                 distinct=self.distinct,
-                _derived={"transposed": _Owner(self)},
+                checked=True,
             )
+            other._derived["transposed"] = Owner(self)
             self._derived["transposed"] = other
         return other
 
@@ -202,7 +210,7 @@ class KernelMap:
             raise ShapeError(f"mask must have shape ({self.volume},), got {tuple(mask.shape)}")
         smaller = _selected(self.pairs, torch.nonzero(mask).squeeze(1).tolist())
         symmetric = self.symmetric and bool(mask.equal(mask.flip(0))) and bool(mask[self.volume // 2])
-        return replace(self, pairs=smaller, symmetric=symmetric, _derived={})
+        return replace(self, pairs=smaller, symmetric=symmetric, checked=True)
 
     def keep_outputs(self, mask: Tensor) -> "KernelMap":
         """The map without the pairs of outputs where `mask` (n_out,) bool is False; row numbers stay.
@@ -216,14 +224,15 @@ class KernelMap:
         kept = backend_of(pairs.rows_in).keep_outputs(
             pairs.rows_in, pairs.rows_out, pairs.starts, mask.contiguous()
         )
-        return replace(self, pairs=Pairs(*kept), symmetric=False, _derived={})
+        return replace(self, pairs=Pairs(*kept), symmetric=False, checked=True)
 
     @staticmethod
     def identity(relation: Relation, n: int, device: torch.device) -> "KernelMap":
         """The map of a 1^3 convolution of `n` rows: every row meets itself."""
         rows = torch.arange(n, dtype=torch.int32, device=device)
         starts = torch.tensor([0, n], device=device)
-        return KernelMap(relation, n, n, Pairs(rows, rows, starts), symmetric=True, monotone=True)
+        pairs = Pairs(rows, rows, starts)
+        return KernelMap(relation, n, n, pairs, symmetric=True, monotone=True, checked=True)
 
     @staticmethod
     def of_groups(group: Tensor, n_groups: int) -> "KernelMap":
@@ -232,12 +241,26 @@ class KernelMap:
         Args:
             group: (n,) integer in [0, n_groups).
             n_groups: output rows.
+
+        Raises:
+            ShapeError: `group` is not (n,).
+            DtypeError: `group` is not int32 or int64.
+            RangeError: a group is not in [0, n_groups).
         """
+        check_shape("group", group, (None,))
+        check_dtype("group", group, torch.int32, torch.int64)
+        if group.numel():
+            low, high = (int(end) for end in group.aminmax())
+            if low < 0 or high >= n_groups:
+                raise RangeError(
+                    f"rows are in groups {low} to {high}, but there are {n_groups} groups, numbered from 0; "
+                    "renumber the groups, or give a larger n_groups"
+                )
         order, _ = backend_of(group).group_rows(group.contiguous(), n_groups)
         pairs = Pairs(
             order, group[order.long()].int(), group.new_tensor([0, group.numel()], dtype=torch.int64)
         )
-        return KernelMap(Relation((1, 1, 1)), group.numel(), n_groups, pairs, distinct=False)
+        return KernelMap(Relation((1, 1, 1)), group.numel(), n_groups, pairs, distinct=False, checked=True)
 
     def tensors(self) -> list[Tensor]:
         """What a custom op takes: [header, rows_in, rows_out, starts]. `from_tensors` reads them back."""
@@ -247,26 +270,33 @@ class KernelMap:
 
     @staticmethod
     def from_tensors(tensors: list[Tensor]) -> "KernelMap":
-        """The map whose `tensors()` these are: that very map while it lives, with its derived forms."""
-        header, rows_in, rows_out, starts = tensors
-        owner = getattr(header, "kernel_map", _Owner())()
-        if isinstance(owner, KernelMap) and owner.pairs.rows_in.data_ptr() == rows_in.data_ptr():
-            return owner
-        numbers = header.tolist()
-        kernel_size, stride, dilation, padding = (tuple(numbers[i : i + 3]) for i in (0, 3, 6, 9))
-        relation = Relation(kernel_size, stride, dilation, padding)
-        n_in, n_out, flags = numbers[12:]
-        return KernelMap(
-            relation,
-            n_in,
-            n_out,
-            Pairs(rows_in, rows_out, starts),
-            symmetric=bool(flags & 1),
-            reads_coarse=bool(flags & 2),
-            monotone=bool(flags & 4),
-            distinct=bool(flags & 8),
-            _derived={"header": header},
-        )
+        """The map whose `tensors()` these are: that very map while it lives, with its derived forms.
+
+        Tensors without a map, or changed in place, are read and checked, and their header keeps what comes
+        of them for the next time.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError, RangeError: these are no `tensors()` of a map.
+        """
+        owner: Owner = getattr(tensors[0], "owner", _NOBODY) if tensors else _NOBODY
+        known = owner.kernel_map()
+        if known is not None and owner.edits == edits(tensors) and _same(known.tensors()[1:], tensors[1:]):
+            return known
+        relation, n_in, n_out, flags = read_header(tensors)
+        kmap = KernelMap(relation, n_in, n_out, Pairs(*tensors[1:]), *flags)
+        # the map has a header of its own, so there is no cycle
+        tensors[0].owner = Owner(kmap, edits(tensors), keep=True)  # type: ignore[attr-defined]
+        return kmap
+
+
+def _same(own: Sequence[Tensor], given: Sequence[Tensor]) -> bool:
+    if len(given) != len(own):
+        return False
+    # a graph may hand on another tensor of the same memory
+    for a, b in zip(own, given, strict=True):
+        if a is not b and not (a.dtype == b.dtype and a.is_set_to(b)):
+            return False
+    return True
 
 
 def _selected(pairs: Pairs, offsets: Sequence[int]) -> Pairs:

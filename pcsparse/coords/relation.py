@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pcsparse.checks import as_triple
 from pcsparse.coords.keys import key_delta
+from pcsparse.kernels.key_layout import check_offset_count
 from pcsparse.types import Triple
 
 
@@ -80,6 +81,8 @@ class Relation:
         """`steps()` as differences of keys, (k,) int64.
 
         Raises:
-            RangeError: a step is longer than the guard of the keys.
+            RangeError: a step is longer than the guard of the keys, or there are more offsets than a search
+                of a map can number; none was listed then.
         """
+        check_offset_count(self.volume)
         return torch.tensor([key_delta(step) for step in self.steps()], dtype=torch.int64)

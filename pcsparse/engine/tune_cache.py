@@ -24,6 +24,8 @@ SCHEMA = 1
 _PACKAGES = ("pcsparse", "torch", "numba")
 # what kernels look for; the model's name says nothing of what a virtual machine hides
 _FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
+# where they are set, kernels are compiled for another CPU than the one they run on
+_TARGETS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,13 @@ def _doublings(value: int, unit: int) -> int:
 
 
 def device_key() -> str:
-    """This machine as far as a tuning depends on it: CPU model and features, threads."""
+    """This machine as far as a tuning depends on it: CPU, threads, and what the kernels are compiled for."""
     info = _cpu_info()
     model = info.get("model name") or platform.processor() or platform.machine()
     flags = info.get("flags", info.get("Features", "")).split()
     features = " ".join(name for name in _FEATURES if name in flags) or "no known features"
-    return f"{model}; {features}; {torch.get_num_threads()} threads"
+    targets = (f"{name}={os.environ[name]}" for name in _TARGETS if os.environ.get(name))
+    return "; ".join([model, features, f"{torch.get_num_threads()} threads", *targets])
 
 
 def _cpu_info() -> dict[str, str]:

@@ -13,6 +13,8 @@ NO_KEY = (1 << 63) - 1
 """Larger than every key."""
 
 MOST_PAIRS = 2**31 - 1
+MOST_OFFSETS = 2**21
+"""A search packs the number of an offset into 21 bits, above 42 of its position."""
 
 
 def check_pair_count(n_pairs: int, n_in: int, n_out: int, k: int) -> None:
@@ -31,4 +33,19 @@ def check_pair_count(n_pairs: int, n_in: int, n_out: int, k: int) -> None:
         raise RangeError(
             f"{n_pairs} pairs of {n_in} and {n_out} voxels at {k} offsets are more than 32-bit positions can "
             f"tell apart ({MOST_PAIRS}); use a smaller kernel or batch"
+        )
+
+
+def check_offset_count(k: int) -> None:
+    """Raise RangeError where the number of an offset would not fit into a hit of the search.
+
+    Args:
+        k: kernel offsets, counted before anything is made for each.
+
+    Raises:
+        RangeError: more than `MOST_OFFSETS` offsets.
+    """
+    if k > MOST_OFFSETS:
+        raise RangeError(
+            f"{k} kernel offsets are more than one search can number ({MOST_OFFSETS}); use a smaller kernel"
         )

@@ -92,7 +92,8 @@ class Backend(Protocol):
         Args:
             keys: (n_in,) int64, ascending, unique.
             queries: (n_out,) int64, ascending, unique.
-            deltas: (k,) int64, any order; runs of equal steps that ascend are cheapest.
+            deltas: (k,) int64, any order; runs of equal steps that ascend are cheapest. At most
+                `key_layout.MOST_OFFSETS`.
             mirrored: `queries` are `keys`, and `deltas` are the first half of a symmetric kernel: the centre
                 and the second half, which is the first with rows swapped, are added, so that k becomes
                 2 k + 1.
@@ -102,7 +103,8 @@ class Backend(Protocol):
             a group; starts (k + 1,) int64.
 
         Raises:
-            RangeError: more pairs than `key_layout.MOST_PAIRS`; nothing was allocated for them.
+            RangeError: more deltas than `key_layout.MOST_OFFSETS`, before any work; or more pairs than
+                `key_layout.MOST_PAIRS`, before anything is allocated for them.
 
         Source: PointAcc (MICRO 2021), section 4: mapping operations as ranking; the pointer that a column of
         offsets shares is Spira's z-delta search (MLSys 2026), here shared by a slab of columns.

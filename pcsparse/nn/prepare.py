@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -34,22 +34,45 @@ class _ShapesOnly(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+# torch's own names, of whichever version
+_HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks") or "_hooks_" in name)
+
+
 def meta_copy(module: Module) -> Module:
-    """A copy whose parameters and buffers have shapes but no values; `module` may run meanwhile elsewhere."""
+    """A copy whose parameters and buffers have shapes but no values; `module` may run meanwhile elsewhere.
+
+    It has no hooks: those of a user would meet tensors without values. Weights that a hook makes anew before
+    each call (`torch.nn.utils.weight_norm`, `spectral_norm`, pruning masks) are there, as shapes.
+    """
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
         shadow = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
         memo[id(parameter)] = shadow
     for buffer in module.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    for part in module.modules():
+        state = vars(part)
+        for name in _HOOKS:
+            if name in state:
+                # in place of a copy: what hangs on a hook need not bear to be copied
+                memo[id(state[name])] = type(state[name])()
+        for name, value in state.items():
+            if isinstance(value, Tensor) and (value.requires_grad or _is_made(part, name)):
+                memo.setdefault(id(value), torch.empty_like(value, device="meta", requires_grad=False))
     return copy.deepcopy(module, memo)
+
+
+def _is_made(part: nn.Module, name: str) -> bool:
+    """Whether a hook makes the attribute: `weight` of `weight_orig`, or of `weight_g` and `weight_v`."""
+    return any(other.startswith(f"{name}_") for other, _ in part.named_parameters(recurse=False))
 
 
 def prepare(module: nn.Module, x: SparseTensor) -> SparseTensor:
     """Fill the cache of `x` with every level and map that `module(x)` will ask for.
 
     The module runs once with features and parameters on the "meta" device: coordinates and maps are real,
-    arithmetic is not done. So map time can be measured apart, and `torch.compile` finds the maps ready.
+    arithmetic is not done. So map time can be measured apart, and `torch.compile` finds the maps ready. Hooks
+    do not run; where one changes coordinates, the maps that it asks for are built in forward.
 
     Args:
         module: any module that takes a SparseTensor.

@@ -1,6 +1,6 @@
 """Tuned plans in a network: which convolutions it runs, and the table that their plans come from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +12,7 @@ from pcsparse.engine.tune_cache import Bucket, TuneTable
 from pcsparse.nn.conv import SparseConv, SparseConvTranspose3d, SparseInverseConv3d
 from pcsparse.nn.pointwise import ITSELF, Linear
 from pcsparse.nn.prepare import meta_copy
+from pcsparse.ops.grouped_conv import bundles
 from pcsparse.sparse_tensor import SparseTensor
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -41,7 +42,8 @@ class ConvCall:
     """A convolution that a network runs on a cloud.
 
     Attributes:
-        names: of the modules that run a problem of this bucket, in the order of their calls.
+        names: of the modules that run a problem of this bucket, in the order of their calls; more than once
+            for a grouped layer, which runs a convolution for each bundle of groups.
         problem: sizes of the first of them.
         kmap: its map.
     """
@@ -65,28 +67,16 @@ def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = N
     names = {part: name for name, part in module.named_modules()}
 
     def record(part: nn.Module, inputs: tuple[Any, ...], output: SparseTensor) -> None:
-        if isinstance(part, SparseConv) and part.groups > 1:
-            # a grouped layer runs other convolutions than its weight says
-            return
         kmap = _map(part, inputs[0], output)
-        c_in, c_out = inputs[0].feats.shape[1], output.feats.shape[1]
-        problem = ConvProblem(
-            device=x.feats.device.type,
-            dtype=dtype or x.feats.dtype,
-            k=kmap.volume,
-            c_in=c_in,
-            c_out=c_out,
-            n_in=kmap.n_in,
-            n_out=kmap.n_out,
-            n_pairs=kmap.n_pairs,
-            symmetric=kmap.symmetric,
-        )
-        bucket = Bucket.of(problem)
-        known = found.get(bucket)
-        if known is None:
-            found[bucket] = ConvCall((names[part],), problem, kmap)
-        else:
-            found[bucket] = ConvCall((*known.names, names[part]), known.problem, known.kmap)
+        for c_in, c_out in _channels(part, inputs[0], output):
+            # the operands as far as a problem reads them: one number each, whatever their size
+            number = torch.zeros((), dtype=dtype or x.feats.dtype, device=x.feats.device)
+            k = part.weight.shape[0] if isinstance(part, SparseConv) else 1
+            feats, weight = number.expand(len(inputs[0]), c_in), number.expand(k, c_in, c_out)
+            problem = ConvProblem.of(feats, weight, kmap)
+            bucket = Bucket.of(problem)
+            known = found.get(bucket, ConvCall((), problem, kmap))
+            found[bucket] = replace(known, names=(*known.names, names[part]))
 
     for part in names:
         if isinstance(part, _KINDS):
@@ -96,6 +86,16 @@ def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = N
     with torch.no_grad():
         module(x.replace(x.feats.to("meta")))
     return tuple(found.values())
+
+
+def _channels(part: nn.Module, x: SparseTensor, y: SparseTensor) -> list[tuple[int, int]]:
+    """Channels of the convolutions that a layer runs: a grouped one runs its bundles."""
+    c_in, c_out = x.feats.shape[1], y.feats.shape[1]
+    groups = part.groups if isinstance(part, SparseConv) else 1
+    if groups == 1:
+        return [(c_in, c_out)]
+    c_in, c_out = c_in // groups, c_out // groups
+    return [(len(bundle) * c_in, len(bundle) * c_out) for bundle in bundles(c_in, c_out, groups)]
 
 
 def _map(conv: nn.Module, x: SparseTensor, y: SparseTensor) -> KernelMap:

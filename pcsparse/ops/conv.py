@@ -10,12 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcsparse.checks import check_shape
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.dataflow import Epilogue
-from pcsparse.engine.plan import DATAFLOWS, Plan, plan_for
+from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
+from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
 from pcsparse.ops.operator import operator
+
+
+def _check_choice(choice: Choice, problem: ConvProblem) -> None:
+    # the operators are public, and an exported program runs them without `sparse_conv`
+    reason = DATAFLOWS[choice.dataflow].refuses(problem)
+    if reason is not None:
+        raise UnsupportedError(
+            f"the plan names {choice.dataflow}, which cannot run {problem}: {reason}; plan it with plan_for"
+        )
+
+
+def _check_rows(name: str, given: int, kmap: KernelMap, rows: int) -> None:
+    if given != rows:
+        raise ShapeError(
+            f"{name}={given}, but the kernel map leads from {kmap.n_in} to {kmap.n_out} rows; give {rows}"
+        )
 
 
 @operator("pcsparse::sparse_conv")
@@ -31,6 +49,8 @@ def _sparse_conv(
 ) -> Tensor:
     choice = Plan.decode(plan).forward
     kmap = KernelMap.from_tensors(list(kernel_map))
+    _check_choice(choice, ConvProblem.of(feats, weight, kmap, bias, residual))
+    _check_rows("n_out", n_out, kmap, kmap.n_out)
     epilogue = Epilogue(bias, residual, relu)
     return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kmap, choice.config, epilogue)
 
@@ -55,6 +75,8 @@ def _grad_feats(
 ) -> Tensor:
     choice = Plan.decode(plan).grad_feats
     kmap = KernelMap.from_tensors(list(kernel_map))
+    _check_choice(choice, ConvProblem.of(grad_out, weight.transpose(1, 2), kmap.transposed()))
+    _check_rows("n_in", n_in, kmap, kmap.n_in)
     return DATAFLOWS[choice.dataflow].grad_feats(grad_out.contiguous(), weight, kmap, choice.config)
 
 
@@ -72,6 +94,12 @@ _grad_feats.refuse_autograd()
 def _grad_weight(feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], plan: str) -> Tensor:
     choice = Plan.decode(plan).grad_weight
     kmap = KernelMap.from_tensors(list(kernel_map))
+    check_shape("grad_out", grad_out, (kmap.n_out, None))
+    if grad_out.dtype != feats.dtype:
+        raise DtypeError(f"grad_out is {grad_out.dtype}, feats is {feats.dtype}; use one dtype")
+    # a weight without memory: the pass has none, only its shape
+    weight = feats.new_empty(1).expand(kmap.volume, feats.shape[-1], grad_out.shape[1])
+    _check_choice(choice, ConvProblem.of(feats, weight, kmap))
     return DATAFLOWS[choice.dataflow].grad_weight(
         feats.contiguous(), grad_out.contiguous(), kmap, choice.config
     )

@@ -9,12 +9,25 @@ Zero times infinity is NaN, so a value that is not finite reaches the other grou
 import torch
 from torch import Tensor
 
+from pcsparse.checks import check_shape
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import ShapeError
 from pcsparse.ops.conv import sparse_conv
 
 _LANES = 16
+
+
+def bundles(c_in: int, c_out: int, groups: int) -> list[range]:
+    """The groups that run as one convolution, bundle by bundle.
+
+    Args:
+        c_in: input channels of a group, at least 1.
+        c_out: output channels of a group, at least 1.
+        groups: how many there are.
+    """
+    bundle = max(1, _LANES // max(c_in, c_out))
+    return [range(first, min(first + bundle, groups)) for first in range(0, groups, bundle)]
 
 
 def grouped_sparse_conv(
@@ -47,20 +60,29 @@ def grouped_sparse_conv(
         (n_out, c_out), dtype of `feats`.
 
     Raises:
-        ShapeError: channels are not divisible by `groups`, or `weight` does not fit.
+        ShapeError: channels are none or not divisible by `groups`, or the operands disagree.
         DtypeError, DeviceError, UnsupportedError: see `ops.sparse_conv`.
     """
+    if feats.dim() != 2 or weight.dim() != 3:
+        raise ShapeError(
+            f"feats must be (n_in, c_in) and weight (k, c_in / groups, c_out), got {tuple(feats.shape)} and "
+            f"{tuple(weight.shape)}"
+        )
     k, c_in, c_out = weight.shape
-    if groups < 1 or c_in * groups != feats.shape[1] or c_out % groups:
+    if groups < 1 or c_in < 1 or c_out < 1 or c_in * groups != feats.shape[1] or c_out % groups:
         raise ShapeError(
             f"weight {tuple(weight.shape)} in {groups} groups takes {c_in * groups} inputs and writes "
-            f"a multiple of {groups}; feats has {feats.shape[1]}"
+            f"a multiple of {groups}, at least 1 each a group; feats has {feats.shape[1]}"
         )
+    # slices of a bundle would hide what is too long
+    if bias is not None:
+        check_shape("bias", bias, (c_out,))
+    if residual is not None:
+        check_shape("residual", residual, (kmap.n_out, c_out))
     each = c_out // groups
-    bundle = max(1, _LANES // max(c_in, each))
     parts = []
-    for first in range(0, groups, bundle):
-        n = min(bundle, groups - first)
+    for bundle in bundles(c_in, each, groups):
+        first, n = bundle.start, len(bundle)
         columns = slice(first * each, (first + n) * each)
         parts.append(
             sparse_conv(

@@ -6,28 +6,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcsparse.checks import check_dtype, check_shape
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.errors import ShapeError
 from pcsparse.kernels.select import backend_of
 from pcsparse.ops.operator import operator
 
 
-def _by_output(kernel_map: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _by_output(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> tuple[Tensor, Tensor]:
     """Input rows grouped by output row, and where each group starts."""
     kmap = KernelMap.from_tensors(list(kernel_map))
+    # the operators are public, and an exported program runs them without the functions below
+    _check("feats", feats, kmap.n_in)
+    if n_out != kmap.n_out:
+        raise ShapeError(f"n_out={n_out}, but this kernel map has {kmap.n_out} outputs; give that number")
     order, starts = kmap.by_output()
     return kmap.pairs.rows_in[order.long()].contiguous(), starts
 
 
-def _by_input(kernel_map: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _by_input(grad_out: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> tuple[Tensor, Tensor]:
     kmap = KernelMap.from_tensors(list(kernel_map))
+    _check("grad_out", grad_out, kmap.n_out)
+    if n_in != kmap.n_in:
+        raise ShapeError(f"n_in={n_in}, but this kernel map has {kmap.n_in} inputs; give that number")
     order, starts = kmap.by_input()
     return kmap.pairs.rows_out[order.long()].contiguous(), starts
 
 
+def _check(name: str, values: Tensor, rows: int) -> None:
+    if values.dim() != 2 or values.shape[0] != rows:
+        raise ShapeError(f"{name} must be ({rows}, c) for this kernel map, got {tuple(values.shape)}")
+
+
 @operator("pcsparse::sum_pool")
 def _sum_pool(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> Tensor:
-    return backend_of(feats).segment_sum(feats, *_by_output(kernel_map))
+    return backend_of(feats).segment_sum(feats, *_by_output(feats, kernel_map, n_out))
 
 
 @_sum_pool.register_fake
@@ -37,7 +50,7 @@ def _sum_pool_fake(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> T
 
 @operator("pcsparse::sum_pool_grad")
 def _sum_pool_grad(grad_out: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> Tensor:
-    return backend_of(grad_out).segment_sum(grad_out, *_by_input(kernel_map))
+    return backend_of(grad_out).segment_sum(grad_out, *_by_input(grad_out, kernel_map, n_in))
 
 
 @_sum_pool_grad.register_fake
@@ -64,7 +77,7 @@ _sum_pool.register_autograd(_sum_backward, setup_context=_sum_setup)
 
 @operator("pcsparse::max_pool")
 def _max_pool(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> tuple[Tensor, Tensor]:
-    return backend_of(feats).segment_max(feats, *_by_output(kernel_map))
+    return backend_of(feats).segment_max(feats, *_by_output(feats, kernel_map, n_out))
 
 
 @_max_pool.register_fake
@@ -75,7 +88,10 @@ def _max_pool_fake(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> t
 
 @operator("pcsparse::max_pool_grad")
 def _max_pool_grad(grad_out: Tensor, arg: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> Tensor:
-    return backend_of(grad_out).segment_max_grad(grad_out, arg, *_by_input(kernel_map))
+    check_shape("arg", arg, tuple(grad_out.shape))
+    check_dtype("arg", arg, torch.int32)
+    groups = _by_input(grad_out, kernel_map, n_in)
+    return backend_of(grad_out, arg).segment_max_grad(grad_out, arg.contiguous(), *groups)
 
 
 @_max_pool_grad.register_fake
@@ -101,11 +117,6 @@ def _max_backward(ctx: Any, grad_out: Tensor, _: Tensor | None) -> tuple[Any, ..
 _max_pool.register_autograd(_max_backward, setup_context=_max_setup)
 
 
-def _check(feats: Tensor, kmap: KernelMap) -> None:
-    if feats.dim() != 2 or feats.shape[0] != kmap.n_in:
-        raise ShapeError(f"feats must be ({kmap.n_in}, c) for this kernel map, got {tuple(feats.shape)}")
-
-
 def sum_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
     """out[j] = sum of feats[i] over the pairs (i, j) of `kmap`.
 
@@ -119,7 +130,7 @@ def sum_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
     Raises:
         ShapeError: `feats` does not have n_in rows.
     """
-    _check(feats, kmap)
+    _check("feats", feats, kmap.n_in)
     out: Tensor = _sum_pool(feats, kmap.tensors(), kmap.n_out)
     return out
 
@@ -157,6 +168,6 @@ def max_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
     Raises:
         ShapeError: `feats` does not have n_in rows.
     """
-    _check(feats, kmap)
+    _check("feats", feats, kmap.n_in)
     out: Tensor = _max_pool(feats, kmap.tensors(), kmap.n_out)[0]
     return out

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pcsparse.coords import build
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.keys import COORD_MAX
 from pcsparse.coords.relation import Relation
@@ -87,3 +88,21 @@ def test_new_voxels_stop_at_the_range_and_do_not_wrap():
     assert (
         len(CoordCache().expanded(edge - torch.tensor([0, 0, 0, 1], dtype=torch.int32), Relation.of(3))) == 27
     )
+
+
+@pytest.mark.parametrize("at_once", [1, 26, 27, 100, 1000])
+def test_an_expanded_level_does_not_depend_on_how_much_is_made_at_once(monkeypatch, at_once):
+    coords, relation = CLOUDS["clumped"].coords, Relation.of(3, 2)
+    whole = CoordCache().expanded(coords, relation)
+    most = []
+    real = build.backend_of(coords).distinct_keys
+
+    def spy(keys):
+        most.append(keys.numel())
+        return real(keys)
+
+    monkeypatch.setattr(build, "_MOST_CANDIDATES", at_once)
+    monkeypatch.setattr(build.backend_of(coords), "distinct_keys", spy)
+    assert torch.equal(CoordCache().expanded(coords, relation), whole)
+    assert max(most[:-1]) <= max(at_once, 27)
+    assert len(most) == -(-len(coords) // max(1, at_once // 27)) + 1

@@ -176,3 +176,11 @@ def test_tile_spans_are_kept_for_each_height(kmap):
         kmap.tile_spans(0)
     with torch.inference_mode():
         assert not kmap.tile_spans(10).is_inference()
+
+
+def test_forms_derived_in_inference_mode_serve_training(kmap):
+    with torch.inference_mode():
+        forms = [kmap.table, kmap.tile_spans(7), kmap.pairs_per_output(), *kmap.by_output(), *kmap.by_input()]
+        forms += [kmap.transposed().table, *kmap.transposed().tensors()]
+    assert not any(form.is_inference() for form in forms)
+    assert kmap.table is forms[0]

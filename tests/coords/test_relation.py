@@ -1,7 +1,9 @@
 """The equation and the order of its offsets."""
 
 import pytest
+import torch
 
+from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import RangeError, ShapeError
 from tests.oracle import Geometry
@@ -85,3 +87,19 @@ def test_a_kernel_wider_than_the_guard_is_refused():
     assert Relation.of(3, dilation=256).key_deltas().shape == (27,)
     with pytest.raises(RangeError, match="use a smaller dilation or kernel"):
         Relation.of(3, dilation=257).key_deltas()
+
+
+def test_more_offsets_than_a_search_can_number_are_refused_before_they_are_listed(monkeypatch):
+    monkeypatch.setattr(Relation, "steps", lambda relation: pytest.fail("all offsets were listed"))
+    coords = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]], dtype=torch.int32)
+    text = r"2146689 kernel offsets .*\(2097152\); use a smaller kernel"
+    for use in (
+        Relation.of(129).key_deltas,
+        lambda: CoordCache().kernel_map(coords, coords, Relation.of(129, 2)),
+        lambda: CoordCache().kernel_map(coords, coords, Relation.of(129)),
+        lambda: CoordCache().coarser(coords, Relation.of(129, 2)),
+        lambda: CoordCache().coarser(coords, Relation.of(129, 129)),
+        lambda: CoordCache().expanded(coords, Relation.of(129, 2)),
+    ):
+        with pytest.raises(RangeError, match=text):
+            use()

@@ -133,3 +133,25 @@ def test_more_pairs_than_int32_tells_apart_are_refused_before_they_are_listed(de
             backend.match_keys(keys, keys, deltas, mirrored)
     monkeypatch.undo()
     assert torch.iinfo(torch.int32).max == key_layout.MOST_PAIRS
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_more_offsets_than_a_search_can_number_are_refused_before_any_work(device, mirrored):
+    keys = torch.arange(3, device=device)
+    most = key_layout.MOST_OFFSETS
+    assert most == 1 << 21
+    deltas = torch.zeros(most + 1, dtype=torch.int64, device=device)
+    for backend in (reference, backend_of(keys)):
+        with pytest.raises(RangeError, match=r"2097153 kernel offsets .*\(2097152\); use a smaller kernel"):
+            backend.match_keys(keys, keys, deltas, mirrored)
+
+
+def test_offsets_up_to_the_last_that_a_search_can_number_are_found(device):
+    keys, k = torch.tensor([5, 9], device=device), key_layout.MOST_OFFSETS
+    deltas = torch.arange(k, device=device) + (1 << 40)
+    # one whose number has but its highest bit, and the last
+    far, last = 1 << 20, k - 1
+    deltas[[0, 1, far, last]] = torch.tensor([0, 4, -4, 4], device=device)
+    rows_in, rows_out, starts = backend_of(keys).match_keys(keys, keys, deltas)
+    assert (rows_in.tolist(), rows_out.tolist()) == ([0, 1, 1, 0, 1], [0, 1, 0, 1, 0])
+    assert starts[[0, 1, 2, far, far + 1, last, last + 1]].tolist() == [0, 2, 3, 3, 4, 4, 5]

@@ -1,5 +1,7 @@
 """prepare fills exactly the maps that forward asks for, and changes nothing else."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn as torch_nn
@@ -7,6 +9,7 @@ from torch import nn as torch_nn
 from pcsparse import SparseTensor, cat, nn
 from pcsparse.coords import cache as cache_module
 from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.nn.tuning import conv_calls
 from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED, Cloud
 
 
@@ -127,3 +130,111 @@ def test_a_network_that_is_prepared_in_several_threads_keeps_its_weights(rng):
             found = list(pool.map(work, range(40)))
     assert {parameter.device.type for parameter in net.parameters()} == {"cpu"}
     assert all(torch.equal(y, expected) for y in found[1::2])
+
+
+class _Recorder:
+    """What a user hangs on layers: it takes real values, and can be copied no more than a lock can."""
+
+    def __init__(self) -> None:
+        self.lock, self.seen = threading.Lock(), []
+
+    def __call__(self, part: torch_nn.Module, *arguments: object) -> None:
+        for argument in arguments:
+            if isinstance(argument, SparseTensor):
+                self.seen.append(argument.feats.cpu().numpy())
+
+
+HOOKS = {
+    "forward": lambda part, hook: part.register_forward_hook(hook),
+    "forward-keywords": lambda part, hook: part.register_forward_hook(
+        lambda part, inputs, keywords, output: hook(part, output), with_kwargs=True, always_call=True
+    ),
+    "before": lambda part, hook: part.register_forward_pre_hook(lambda part, inputs: hook(part, *inputs)),
+    "before-keywords": lambda part, hook: part.register_forward_pre_hook(
+        lambda part, inputs, keywords: hook(part, *inputs), with_kwargs=True
+    ),
+    "backward": lambda part, hook: part.register_full_backward_hook(hook),
+    "state": lambda part, hook: part.register_state_dict_post_hook(hook),
+}
+
+
+@pytest.mark.parametrize("hang", HOOKS.values(), ids=HOOKS.keys())
+@pytest.mark.parametrize("use", [nn.prepare, conv_calls], ids=["prepare", "conv_calls"])
+def test_hooks_of_the_module_do_not_run(use, hang):
+    network = torch_nn.Sequential(nn.SubmanifoldConv3d(4, 4), nn.ReLU())
+    x, hook = _tensor(UNSORTED), _Recorder()
+    handles = [hang(part, hook) for part in network]
+    use(network, x)
+    assert hook.seen == []
+    assert len(x.cache) == 1
+    # and those of the module itself are still there
+    hooks = [name for name in vars(network[0]) if name.endswith("_hooks") and vars(network[0])[name]]
+    assert len(hooks) == 1
+    for handle in handles:
+        handle.remove()
+
+
+# two that make the weight anew before each call, by a hook, and two that make it where it is read
+NORMS = {
+    "weight_norm": torch_nn.utils.weight_norm,
+    "spectral_norm": torch_nn.utils.spectral_norm,
+    "parametrized-weight_norm": torch_nn.utils.parametrizations.weight_norm,
+    "parametrized-spectral_norm": torch_nn.utils.parametrizations.spectral_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
+@pytest.mark.parametrize("ran", [False, True], ids=["fresh", "after-a-call"])
+def test_weights_that_are_made_from_others_are_there(norm, ran):
+    network = torch_nn.Sequential(norm(nn.SubmanifoldConv3d(4, 4)), nn.BatchNorm(4))
+    if ran:
+        network(_tensor(UNSORTED))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    x = _tensor(UNSORTED)
+    nn.prepare(network, x)
+    assert len(x.cache) == 1
+    assert len(conv_calls(network, _tensor(UNSORTED))) == 1
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network[0].weight.device.type == "cpu"
+    network(x).feats.sum().backward()
+
+
+class _Scaled(torch_nn.Module):
+    """A tensor that is neither parameter nor buffer, and whose value says where the voxels are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor, self.conv = torch.tensor(2.0), nn.SubmanifoldConv3d(4, 4)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return self.conv(x.at(x.feats, x.coords * int(self.factor), x.stride))
+
+
+def test_other_tensors_of_a_module_keep_their_values():
+    x = _tensor(UNSORTED)
+    nn.prepare(_Scaled(), x)
+    [kmap] = x.cache.maps().values()
+    assert kmap.n_pairs == len(x)
+
+
+class _Remembers(torch_nn.Module):
+    """Keeps a result of its last call, which torch does not copy: it has a history."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.SubmanifoldConv3d(4, 4), None
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        y = self.conv(x)
+        self.last = y.feats
+        return y
+
+
+def test_a_module_that_keeps_a_result_is_prepared():
+    network, x = _Remembers(), _tensor(UNSORTED)
+    network(_tensor(UNSORTED))
+    last = network.last
+    nn.prepare(network, x)
+    assert len(x.cache) == 1
+    assert network.last is last

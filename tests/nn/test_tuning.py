@@ -1,17 +1,21 @@
 """A tuned network: every convolution is found, and the table reaches its plans."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 
+from pcsparse.coords.relation import Relation
 from pcsparse.engine.autotune import table_of, tune
 from pcsparse.engine.choice import DATAFLOWS, Choice
 from pcsparse.engine.output_stationary import OutputStationaryConfig
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import Bucket, TuneTable
+from pcsparse.errors import ShapeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import SparseConvTranspose3d, SubmanifoldConv3d
+from pcsparse.nn import tuning as tuning_module
 from pcsparse.nn.tuning import conv_calls, use_tuning
 from pcsparse.ops import conv as conv_module
 from pcsparse.sparse_tensor import SparseTensor
@@ -104,9 +108,49 @@ def test_a_stored_tuning_gives_stored_bits(x, rng):
     layer = SubmanifoldConv3d(4, 40)
     [call] = conv_calls(layer, x)
     table = table_of(tune(call.problem, call.kmap, runs=1))
-    odd = Choice("gather_scatter", DATAFLOWS["gather_scatter"].configs(call.problem)[3])
+    odd = Choice("gather_scatter", tuple(DATAFLOWS["gather_scatter"].configs(call.problem))[3])
     table = table.merged(TuneTable.here({(Bucket.of(call.problem), "forward"): odd}))
     use_tuning(layer, table)
     out = layer(x).feats.detach()
     by_hand = DATAFLOWS["gather_scatter"].forward(x.feats, layer.weight.detach(), call.kmap, odd.config)
     assert torch.equal(out, by_hand)
+
+
+# groups, c_in, c_out and the channels of the convolutions that run: two bundles of one size, a remainder, one
+GROUPED = {
+    "depthwise": (32, 32, 32, [(16, 16), (16, 16)]),
+    "remainder": (20, 20, 40, [(8, 16), (8, 16), (4, 8)]),
+    "wide": (2, 40, 34, [(20, 17), (20, 17)]),
+}
+
+
+@pytest.mark.parametrize(("groups", "c_in", "c_out", "channels"), GROUPED.values(), ids=GROUPED.keys())
+def test_a_grouped_layer_is_the_convolutions_of_its_bundles(rng, monkeypatch, groups, c_in, c_out, channels):
+    coords = lidar_like(300)
+    x = SparseTensor(torch.randn(len(coords), c_in, generator=rng), coords)
+    layer = torch.nn.Sequential(SubmanifoldConv3d(c_in, c_out, groups=groups))
+    calls = conv_calls(layer, x)
+    assert sorted((c.problem.c_in, c.problem.c_out) for c in calls) == sorted(set(channels))
+    for call in calls:
+        assert call.names == ("0",) * channels.count((call.problem.c_in, call.problem.c_out))
+
+    odd = Choice("output_stationary", OutputStationaryConfig(tile=96))
+    use_tuning(layer, TuneTable.here({(Bucket.of(call.problem), "forward"): odd for call in calls}))
+    seen = _seen(monkeypatch)
+    layer(x)
+    assert [(problem.c_in, problem.c_out) for problem, _ in seen] == channels
+    assert {problem for problem, _ in seen} == {call.problem for call in calls}
+    assert all(plan.startswith(odd.encode() + "|") for _, plan in seen)
+
+
+def test_the_problem_of_a_call_is_checked_and_whole(x, monkeypatch):
+    known = x.cache.kernel_map(x.coords, x.coords, Relation.of(3))
+    kmap = dataclasses.replace(known, symmetric=False, distinct=False)
+    monkeypatch.setattr(tuning_module, "_map", lambda *args: kmap)
+    [call] = conv_calls(SubmanifoldConv3d(4, 6), x)
+    assert call.problem == ConvProblem.of(x.feats, torch.zeros(27, 4, 6), kmap)
+    assert not call.problem.distinct
+    # the layer's map has another number of offsets
+    monkeypatch.setattr(tuning_module, "_map", lambda *args: kmap.keep_offsets(torch.arange(27) < 5))
+    with pytest.raises(ShapeError, match="5 offsets"):
+        conv_calls(SubmanifoldConv3d(4, 6), x)

@@ -81,3 +81,52 @@ def test_weights_that_do_not_fit_are_named(rng):
     feats, weight, _, _ = case.operands(rng, 4, 4)
     with pytest.raises(ShapeError, match=r"weight \(27, 4, 4\) in 2 groups takes 8 inputs .* feats has 4"):
         grouped_sparse_conv(feats, weight, case.kmap, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("groups", "c_in", "c_out"), SIZES)
+def test_narrow_dtypes_stay_near_float64(rng, groups, c_in, c_out, dtype):
+    case = Case(UNSORTED, *KINDS["submanifold"])
+    feats, weight, bias, grad_out = case.operands(rng, c_in, c_out, dtype)
+    weight = weight.detach()[:, : c_in // groups].contiguous().requires_grad_()
+    leaves = (feats, weight, bias)
+    wide = [part.detach().double().requires_grad_() for part in leaves]
+    expected = _expected(case, wide[0], wide[1], groups, wide[2])
+    wanted = torch.autograd.grad(expected, wide, grad_out.double())
+
+    actual = grouped_sparse_conv(feats, weight, case.kmap, groups, bias=bias)
+    got = torch.autograd.grad(actual, leaves, grad_out)
+
+    assert actual.dtype == dtype
+    close = tolerance(dtype, 27 * c_in // groups, factor=32)
+    torch.testing.assert_close(actual, expected.to(dtype), **close)
+    # a gradient of the bias sums over the voxels
+    close = tolerance(dtype, len(feats) + 27 * c_in, factor=32, roundings=2)
+    for mine, theirs in zip(got, wanted, strict=True):
+        assert mine.dtype == dtype
+        scale = max(1.0, float(theirs.abs().max()))
+        torch.testing.assert_close(mine, theirs.to(dtype), rtol=close["rtol"], atol=close["atol"] * scale)
+
+
+def test_operands_of_other_sizes_are_named(rng):
+    case = Case(UNSORTED, *KINDS["submanifold"])
+    n = len(case.coords_in)
+    feats, weight = torch.zeros(n, 4), torch.zeros(27, 2, 6)
+
+    def run(feats=feats, weight=weight, groups=2, **options):
+        return grouped_sparse_conv(feats, weight, case.kmap, groups, **options)
+
+    assert run().shape == (n, 6)
+    for options, text in (
+        ({"weight": weight[0]}, rf"feats must be .*\({n}, 4\) and \(2, 6\)"),
+        ({"feats": feats[0]}, r"weight \(k, c_in / groups, c_out\), got \(4,\) and"),
+        ({"feats": feats[:, :0], "weight": weight[:, :0]}, r"weight \(27, 0, 6\) in 2 groups"),
+        ({"weight": weight[:, :, :0]}, r"weight \(27, 2, 0\) in 2 groups"),
+        ({"groups": 0}, "in 0 groups"),
+        ({"weight": weight[:, :, :5]}, r"\(27, 2, 5\) in 2 groups .* a multiple of 2"),
+        ({"weight": weight[:5]}, "27 offsets, but .* weight 5 offsets"),
+        ({"bias": torch.zeros(7)}, r"bias must have shape \(6\), got \(7,\)"),
+        ({"residual": torch.zeros(n, 7)}, rf"residual must have shape \({n}, 6\), got \({n}, 7\)"),
+    ):
+        with pytest.raises(ShapeError, match=text):
+            run(**options)

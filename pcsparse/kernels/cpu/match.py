@@ -13,7 +13,7 @@ from numba import prange
 from torch import Tensor
 
 from pcsparse.kernels.cpu.launch import jit_parallel, jit_serial
-from pcsparse.kernels.key_layout import NO_KEY, SHIFTS, check_pair_count
+from pcsparse.kernels.key_layout import NO_KEY, SHIFTS, check_offset_count, check_pair_count
 
 # queries a block: one search starts it, and its number in the block has 10 bits of a packed hit
 _BLOCK = 1024
@@ -140,6 +140,7 @@ def match_keys(
     keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     k, n_in, n_out = deltas.numel(), keys.numel(), queries.numel()
+    check_offset_count(k)
     # sentinels end the search without a check of the position
     padded = np.empty(n_in + 2, np.int64)
     padded[:n_in], padded[n_in:] = keys.numpy(), NO_KEY

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from pcsparse.kernels.key_layout import check_pair_count
+from pcsparse.kernels.key_layout import check_offset_count, check_pair_count
 
 
 def match_keys(
     keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_offset_count(deltas.numel())
     rows_in, rows_out = [], []
     for delta in deltas.tolist():
         wanted = queries + delta
