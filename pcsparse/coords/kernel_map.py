@@ -93,6 +93,8 @@ class KernelMap:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy, or one from another process, is as right as its original."""
         self.__dict__.update(state)
+        # a shallow copy must not take the header, and with it the way back, from its original
+        self.__dict__["_derived"] = dict(self._derived) | {"header": make_header(self)}
         self._own_header()
 
     @property

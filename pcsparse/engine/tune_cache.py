@@ -85,7 +85,7 @@ def device_key() -> str:
     model = info.get("model name") or platform.processor() or platform.machine()
     flags = info.get("flags", info.get("Features", "")).split()
     features = " ".join(name for name in _FEATURES if name in flags) or "no known features"
-    targets = (f"{name}={os.environ[name]}" for name in _TARGETS if os.environ.get(name))
+    targets = (f"{name}={os.environ[name]}" for name in _TARGETS if name in os.environ)
     return "; ".join([model, features, f"{torch.get_num_threads()} threads", *targets])
 
 

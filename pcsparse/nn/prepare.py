@@ -64,7 +64,8 @@ def meta_copy(module: Module) -> Module:
 
 def _is_made(part: nn.Module, name: str) -> bool:
     """Whether a hook makes the attribute: `weight` of `weight_orig`, or of `weight_g` and `weight_v`."""
-    return any(other.startswith(f"{name}_") for other, _ in part.named_parameters(recurse=False))
+    parameters = [other for other, _ in part.named_parameters(recurse=False)]
+    return any(f"{name}_{source}" in parameters for source in ("orig", "g", "v"))
 
 
 def prepare(module: nn.Module, x: SparseTensor) -> SparseTensor:

@@ -1,5 +1,6 @@
 """Forms of one map: lists, table, groups, subsets, tensors."""
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -184,3 +185,11 @@ def test_forms_derived_in_inference_mode_serve_training(kmap):
         forms += [kmap.transposed().table, *kmap.transposed().tensors()]
     assert not any(form.is_inference() for form in forms)
     assert kmap.table is forms[0]
+
+
+def test_a_shallow_copy_leaves_the_way_back_to_its_original(kmap):
+    twin = copy.copy(kmap)
+    assert KernelMap.from_tensors(twin.tensors()) is twin
+    assert KernelMap.from_tensors(kmap.tensors()) is kmap
+    del twin
+    assert KernelMap.from_tensors(kmap.tensors()) is kmap

@@ -121,7 +121,8 @@ def test_three_passes_match_the_twin(device, rng, flow, name, dtype):
 def test_every_config_matches_the_twin(device, rng, flow, name):
     kmap = maps()[name]
     operands = _operands(rng, kmap, torch.float64)
-    for config in flow.configs(ConvProblem.of(operands[0], operands[1], kmap)):
+    problem = ConvProblem.of(operands[0], operands[1], kmap)
+    for config in {*flow.configs(problem), *flow.configs_grad_weight(problem)}:
         _check(device, flow, config, operands, kmap)
 
 

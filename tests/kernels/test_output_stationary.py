@@ -14,6 +14,8 @@ from tests.tolerance import tolerance
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 # vectors of 16 or 8 lanes, panels of 1 to 4 vectors, and remainders of both
 CHANNELS = [(1, 1), (3, 7), (7, 3), (16, 33), (33, 32), (5, 64), (64, 65), (9, 96), (12, 256), (65, 16)]
+# more panels than one, of one width and of two; channels that fill no register block of rows
+WIDE = [(20, 112), (20, 176), (17, 144), (8, 112), (30, 128)]
 
 
 def _lists(fine, coarse, geometry):
@@ -121,12 +123,12 @@ def test_output_stationary_does_not_let_an_unread_row_in(device, rng):
     assert out.isfinite().all()
 
 
-def _check_grad_weight(device, feats, grad_out, lists, chunk):
+def _check_grad_weight(device, feats, grad_out, lists, chunk, panel=0):
     dtype = feats.dtype
     expected = reference.output_stationary_grad_weight(feats.double(), grad_out.double(), *lists, chunk)
 
     inputs = [part.to(device) for part in (feats, grad_out, *lists)]
-    actual = backend_of(*inputs).output_stationary_grad_weight(*inputs, chunk)
+    actual = backend_of(*inputs).output_stationary_grad_weight(*inputs, chunk, panel)
 
     assert actual.dtype == dtype
     longest = int(lists[2].diff().max()) if lists[2].numel() > 1 else 1
@@ -146,6 +148,15 @@ def test_output_stationary_grad_weight_matches_twin(device, rng, c_in, c_out, dt
     counts = COUNTS["steps"]
     feats, grad_out = _gradients(rng, dtype, c_in, c_out, counts)
     _check_grad_weight(device, feats, grad_out, pairs(counts, rng), 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("panel", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize(("c_in", "c_out"), WIDE)
+def test_grad_weight_of_several_panels(device, rng, c_in, c_out, panel, dtype):
+    counts = COUNTS["steps"]
+    feats, grad_out = _gradients(rng, dtype, c_in, c_out, counts)
+    _check_grad_weight(device, feats, grad_out, pairs(counts, rng), 64, panel)
 
 
 @pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())

@@ -1,8 +1,11 @@
 """Kernels called from several Python threads, and the number of threads they use."""
 
 import os
+import random
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import torch
 
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.relation import Relation
+from pcsparse.kernels.cpu.launch import _Cores
 from pcsparse.ops.conv import sparse_conv
 from tests.clouds import lidar_like
 
@@ -158,3 +162,66 @@ def test_calls_from_many_python_threads_take_no_more_threads_than_there_are(tmp_
     program.write_text(_LEAVE + _CROWD.replace("THREADS", str(threads)))
     found = _run(f"import runpy; runpy.run_path({str(program)!r})", NUMBA_NUM_THREADS=str(most))
     assert 1 <= int(found) <= most
+
+
+def test_a_wide_call_gets_its_turn_among_narrow_ones():
+    cores, stop, turns = _Cores(2), threading.Event(), []
+
+    def narrow():
+        while not stop.is_set():
+            cores.run(1, time.sleep, (0.001,))
+
+    crowd = [threading.Thread(target=narrow) for _ in range(3)]
+    for thread in crowd:
+        thread.start()
+    wide = threading.Thread(target=lambda: [turns.append(cores.run(2, len, ((),))) for _ in range(5)])
+    wide.start()
+    wide.join(timeout=20)
+    # when the narrow ones end, anybody gets a turn
+    in_time = len(turns)
+    stop.set()
+    for thread in [*crowd, wide]:
+        thread.join(timeout=20)
+    assert in_time == 5
+
+
+def test_calls_of_all_widths_never_take_more_cores_than_there_are():
+    cores, lock, busy, most = _Cores(3), threading.Lock(), [0], [0]
+
+    def work(wanted):
+        with lock:
+            busy[0] += wanted
+            most[0] = max(most[0], busy[0])
+        time.sleep(0.0005)
+        with lock:
+            busy[0] -= wanted
+
+    def call(seed):
+        widths = random.Random(seed)
+        for _ in range(30):
+            wanted = widths.randint(1, 5)
+            cores.run(wanted, work, (min(wanted, 3),))
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(call, range(6)))
+    assert most[0] == 3
+
+
+def test_cores_come_back_from_a_kernel_that_raises():
+    cores = _Cores(2)
+
+    def fail():
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            cores.run(2, fail, ())
+    assert cores.run(2, len, ((),)) == 0
+
+
+def test_a_thread_that_was_interrupted_at_the_wrong_moment_goes_on():
+    cores = _Cores(2)
+    # what an interrupt between the end of a kernel and its clean-up leaves
+    cores._running[threading.get_ident()] = 2
+    assert cores.run(2, len, ((),)) == 0
+    assert not cores._running

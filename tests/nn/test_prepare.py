@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from torch import nn as torch_nn
+from torch.nn.utils import prune
 
 from pcsparse import SparseTensor, cat, nn
 from pcsparse.coords import cache as cache_module
@@ -176,6 +177,7 @@ def test_hooks_of_the_module_do_not_run(use, hang):
 
 # two that make the weight anew before each call, by a hook, and two that make it where it is read
 NORMS = {
+    "pruning-mask": lambda conv: prune.random_unstructured(conv, "weight", amount=0.5),
     "weight_norm": torch_nn.utils.weight_norm,
     "spectral_norm": torch_nn.utils.spectral_norm,
     "parametrized-weight_norm": torch_nn.utils.parametrizations.weight_norm,

@@ -26,28 +26,47 @@ if not os.environ.get("NUMBA_THREADING_LAYER_PRIORITY"):
 
 
 class _Cores:
-    """Cores that kernels called from several Python threads share.
+    """Cores that kernels called from several Python threads share, in the order of the calls.
 
     OpenMP gives each calling thread a team of its own; together they would be more than there are cores, and
-    teams on one core wait for each other at every barrier. So a call waits until its threads have cores.
+    teams on one core wait for each other at every barrier. So a call waits until its threads have cores, and
+    until those that came before it have theirs.
     """
 
     def __init__(self, count: int) -> None:
-        self._count = self._free = count
-        self._changed = threading.Condition()
+        self._count = count
+        self._lock = threading.Lock()
+        # by Python thread: what it was given; what it wants, and the gate that opens when it is given that
+        self._running: dict[int, int] = {}
+        self._waiting: dict[int, tuple[int, threading.Lock]] = {}
 
     def run(self, wanted: int, kernel: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Call `kernel` while `wanted` cores, or all if there are fewer, are taken for it."""
-        wanted = min(wanted, self._count)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= wanted)
-            self._free -= wanted
+        me, gate = threading.get_ident(), threading.Lock()
         try:
+            with self._lock:
+                # a thread runs one kernel at a time; an interrupt at the wrong moment leaves an entry behind
+                self._running.pop(me, None)
+                gate.acquire()
+                self._waiting[me] = min(wanted, self._count), gate
+                self._admit()
+            gate.acquire()
             return kernel(*args)
         finally:
-            with self._changed:
-                self._free += wanted
-                self._changed.notify_all()
+            with self._lock:
+                self._waiting.pop(me, None)
+                self._running.pop(me, None)
+                self._admit()
+
+    def _admit(self) -> None:
+        free = self._count - sum(self._running.values())
+        for thread, (wanted, gate) in list(self._waiting.items()):
+            if wanted > free:
+                return
+            free -= wanted
+            del self._waiting[thread]
+            self._running[thread] = wanted
+            gate.release()
 
 
 _CORES = _Cores(_CONFIG.NUMBA_NUM_THREADS)
@@ -70,7 +89,8 @@ def jit_parallel(**options: Any) -> Callable[[Callable[..., Any]], Callable[...,
     """Compile twice, with prange as threads and as a plain loop; a call picks one.
 
     A call uses as many threads as torch would, but never more than Numba has: as many as the process had
-    cores when it was loaded, or `NUMBA_NUM_THREADS`.
+    cores when it was loaded, or `NUMBA_NUM_THREADS`. Calls from several Python threads wait for each other
+    rather than use more.
     """
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:

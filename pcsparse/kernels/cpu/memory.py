@@ -19,7 +19,10 @@ def aligned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     for size in shape:
         count *= size
     if count * dtype.itemsize < _LARGE:
-        return torch.empty(shape, dtype=dtype)
+        small = torch.empty(shape, dtype=dtype, device="cpu")
+        # another allocator may have been built in, and kernels move whole vectors
+        if small.data_ptr() % _ALIGNMENT == 0:
+            return small
     raw = np.empty(count * dtype.itemsize + _ALIGNMENT, np.uint8)
     skip = -raw.ctypes.data % _ALIGNMENT
     storage = torch.from_numpy(raw[skip : skip + count * dtype.itemsize]).untyped_storage()

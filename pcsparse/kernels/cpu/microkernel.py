@@ -52,7 +52,7 @@ def pairs_times_panel(
     spare,
     panel,
     steps,
-):  # fmt: skip
+):
     """acc[rows_out[p]][:] += feats[rows_in[p]] @ panel for p < n, in groups of MR pairs.
 
     Output rows are distinct. The last group is filled up with its last input row and the spare output row.
@@ -202,7 +202,7 @@ def outer_products_in_place(
     rows_out,
     n,
     left,
-):  # fmt: skip
+):
     """grad[c][:] += sum over p < n of feats[rows_in[p]][c] * grads[rows_out[p]][:], rows read where they lie.
 
     MR channels c at a time and NV vectors. The last MR rows of `grad` take the last MR channels, so where

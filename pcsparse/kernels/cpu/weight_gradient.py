@@ -34,8 +34,8 @@ _WORDS_TOGETHER = 64
 _ROWS_IN_PLACE = {1: 16, 2: 8, 3: 8, 4: 6} if HAS_WIDE_REGISTERS else {1: 6}
 # vectors of output channels up to which panels of one vector win: beyond, a row's lines are read too often
 _MOST_BY_ONE = 6
-# pairs whose rows pass through the L1 cache together: in wide panels, in panels of one vector
-_ROWS_TOGETHER = (64, 32)
+# pairs whose rows pass through the L1 cache together, by the vectors of a panel
+_PAIRS_TOGETHER = {1: 32, 2: 64, 3: 64, 4: 64}
 # a partial sum is written, read and added once, which should be little beside this many pairs an offset
 _PAIRS_A_PARTIAL, _MOST_PARTIALS = 1500, 16
 # pieces of work wanted: they are taken by threads one by one, and the last one must be short
@@ -223,17 +223,18 @@ def output_stationary_grad_weight(
     parts = min(k, -(-_ITEMS // groups))
     lanes = lanes_of(wide)
     feats, grad_out = feats.detach().contiguous(), grad_out.detach().contiguous()
+    if not is_pair and not panel and c_out <= _MOST_BY_ONE * lanes:
+        panel = 1
+    split = split_columns(c_out, lanes, panel)
     if not is_pair:
-        if not panel and c_out <= _MOST_BY_ONE * lanes:
-            panel = 1
         # whole vectors, and as many channels as a register block has rows
         grad_out = _padded(grad_out, -(-c_out // lanes) * lanes)
-        feats = _padded(feats, max(c_in, *_ROWS_IN_PLACE.values()))
+        feats = _padded(feats, max(c_in, *(_ROWS_IN_PLACE[part.nv] for part in split)))
     itemsize = feats.element_size()
     # what an odd pair is completed with
     nothing = torch.zeros(max(c_in, c_out), dtype=feats.dtype)
     threads = min(torch.get_num_threads(), groups * parts)
-    for columns in split_columns(c_out, lanes, panel):
+    for columns in split:
         mr = columns.mr if is_pair else _ROWS_IN_PLACE[columns.nv]
         c_rows = -(-feats.shape[1] // mr) * mr
         partial = aligned((groups, k, c_rows, columns.width), wide)
@@ -251,8 +252,7 @@ def output_stationary_grad_weight(
                 *shared, columns.count, nothing.data_ptr(), parts, partial.numpy(), packs, taken
             )
         else:
-            together = _ROWS_TOGETHER[columns.nv == 1]
-            _partials_in_place(*shared, together, parts, partial.numpy(), threads, taken)
+            _partials_in_place(*shared, _PAIRS_TOGETHER[columns.nv], parts, partial.numpy(), threads, taken)
         # rows read in place: the last ones of a register block hold the last channels
         shift = 0 if is_pair else c_rows - feats.shape[1]
         _add_partials(partial.numpy(), grad.numpy(), columns.first, columns.count, c_rows - mr, shift)
