@@ -2,8 +2,8 @@
 
 As PointAcc does: for an offset the outputs' keys, shifted, are merged with the inputs' keys, and equal
 neighbours are a hit. For a submanifold map of an odd kernel only half of the offsets is searched: the centre
-is the identity and the other half is the first one mirrored. Where every fine cell lies in one coarse cell
-nothing is searched: the map falls out of making the level.
+is the identity and the other half is the first one mirrored. Where a layer makes a level nothing is searched:
+each way to reach one of its voxels is a pair of the map.
 
 Source: PointAcc (MICRO 2021, arXiv 2110.07600), section 4.
 """
@@ -19,10 +19,8 @@ from pcsparse.coords.relation import Relation
 from pcsparse.errors import RangeError
 from pcsparse.kernels.select import backend_of
 
-# coarse cells of more fine cells than this are found by sorting: counters for each offset would take too much
+# coarse cells of more fine cells than this are found without the offsets, whose counters would take too much
 _MOST_OFFSETS = 4096
-# keys made at once for a level that a transposed convolution writes; 128 MiB, of a cloud of any size
-_MOST_CANDIDATES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +57,12 @@ class SortedKeys:
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """A coarser level.
+    """A level that a layer writes.
 
     Attributes:
         coords: (m, 4) int32, ascending by key.
         keys: of `coords`.
-        kmap: the map of the convolution that made the level, where it came for nothing.
+        kmap: the map from the fine to the coarse level that came with it, if one did.
     """
 
     coords: Tensor
@@ -115,7 +113,7 @@ def _renumbered(
 
 
 def strided_level(fine: SortedKeys, relation: Relation, coverage: str) -> Level:
-    """The coarse level that a convolution writes.
+    """The coarse level that a convolution writes, with the map to it where it is "touched".
 
     Args:
         fine: keys of the inputs.
@@ -133,32 +131,45 @@ def strided_level(fine: SortedKeys, relation: Relation, coverage: str) -> Level:
     relation.key_deltas()
     backend, stride, first = backend_of(fine.keys), relation.stride, relation.steps()[0]
     counted = stride[0] * stride[1] * stride[2] <= _MOST_OFFSETS
-    if coverage == "touched" and relation.is_partition and counted:
-        keys, *lists = backend.partition_keys(fine.keys, stride, first)
+    if coverage == "touched":
+        if relation.is_partition and counted:
+            keys, *lists = backend.partition_keys(fine.keys, stride, first)
+        else:
+            keys, *lists = backend.reached_cells(
+                fine.keys, relation.kernel_size, stride, relation.dilation, first
+            )
         coarse = SortedKeys(keys, None)
         return Level(_checked(keys), coarse, _renumbered(Pairs(*lists), fine, coarse, relation, False))
-    if coverage == "touched":
-        keys = backend.touched_keys(fine.keys, relation.kernel_size, stride, relation.dilation, first)
-    elif counted:
+    if counted:
         keys = backend.partition_keys(fine.keys, stride, (0, 0, 0))[0]
     else:
         coords = unpack(fine.keys)
         cells = torch.div(coords, coords.new_tensor([1, *stride]), rounding_mode="floor")
-        keys = backend.distinct_keys(pack(cells))
+        keys = backend.unique_keys(pack(cells))[0]
     return Level(_checked(keys), SortedKeys(keys, None))
 
 
 def expanded_level(coarse: SortedKeys, relation: Relation) -> Level:
-    """The fine level that a generative transposed convolution writes.
+    """The fine level that a generative transposed convolution writes, with the map from it to `coarse`.
 
     Raises:
-        RangeError: a voxel leaves the range of a key, or there are more offsets than can be told apart.
+        RangeError: a voxel leaves the range of a key, or there are more offsets or pairs than can be told
+            apart.
     """
-    backend, deltas = backend_of(coarse.keys), relation.key_deltas()
-    parts = _queries(coarse.keys, relation).split(max(1, _MOST_CANDIDATES // deltas.numel()))
-    found = [backend.distinct_keys((part[:, None] + deltas).view(-1)) for part in parts]
-    keys = found[0] if len(found) == 1 else backend.distinct_keys(torch.cat(found))
-    return Level(_checked(keys), SortedKeys(keys, None))
+    # names an offset that is too long, or too many
+    relation.key_deltas()
+    steps, stride = relation.steps(), relation.stride
+    if coarse.keys.numel():
+        # offsets are in C order, so that the first is the lowest on each axis, and the last the highest
+        low, high = unpack(coarse.keys).long().aminmax(dim=0)
+        scale = low.new_tensor([1, *stride])
+        ends = low * scale + low.new_tensor([0, *steps[0]]), high * scale + low.new_tensor([0, *steps[-1]])
+        check_range(torch.stack(ends))
+    keys, *lists = backend_of(coarse.keys).reached_cells(
+        coarse.keys, relation.kernel_size, stride, relation.dilation, steps[0], True
+    )
+    fine = SortedKeys(keys, None)
+    return Level(unpack(keys), fine, _renumbered(Pairs(*lists), fine, coarse, relation, False))
 
 
 def _checked(keys: Tensor) -> Tensor:

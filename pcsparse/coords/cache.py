@@ -62,6 +62,7 @@ class CoordCache:
     _sorted: dict[Token, SortedKeys] = field(default_factory=dict)
     _maps: dict[MapKey, KernelMap] = field(default_factory=dict)
     _clouds: dict[tuple[Token, int], KernelMap] = field(default_factory=dict)
+    # maps that came with their levels; they count as maps once they are asked for
     _ready: dict[MapKey, KernelMap] = field(default_factory=dict)
     _levels: dict[LevelKey, Tensor] = field(default_factory=dict)
     _finer: dict[tuple[Token, Relation], Tensor] = field(default_factory=dict)
@@ -158,7 +159,6 @@ class CoordCache:
             token = self._keep(key, level)
             self._finer[token, relation] = fine
             if level.kmap is not None:
-                # a map that came with its level; it counts as a map once it is asked for
                 self._ready[MapKey(key.source, token, relation, None)] = level.kmap
         return self._levels[key]
 
@@ -178,5 +178,7 @@ class CoordCache:
         if key not in self._levels:
             with _kept():
                 level = expanded_level(self.sorted_keys(coarse), relation)
-            self._keep(key, level)
+            token = self._keep(key, level)
+            if level.kmap is not None:
+                self._ready[MapKey(token, key.source, relation, None)] = level.kmap
         return self._levels[key]

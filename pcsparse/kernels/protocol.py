@@ -35,16 +35,12 @@ class Backend(Protocol):
         """Sort keys, drop repeats, and say where each key went.
 
         Args:
-            keys: (n,) int64, any order.
+            keys: (n,) int64, none negative, any order.
 
         Returns:
             unique (m,) int64 ascending; inverse (n,) int64 with `unique[inverse] == keys`; first (m,) int64,
             the smallest position of each unique key in `keys`.
         """
-        ...
-
-    def distinct_keys(self, keys: Tensor) -> Tensor:
-        """Keys (n,) int64 sorted and without repeats, (m,) int64: `unique_keys` without the way back."""
         ...
 
     def partition_keys(
@@ -65,22 +61,34 @@ class Backend(Protocol):
         """
         ...
 
-    def touched_keys(
-        self, keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple
-    ) -> Tensor:
-        """The coarse cells that a kernel of `size` writes.
+    def reached_cells(
+        self,
+        keys: Tensor,
+        size: Triple,
+        stride: Triple,
+        dilation: Triple,
+        first: Triple,
+        expand: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The level that a kernel of `size` writes, and the whole map to it.
 
-        An axis: fine = stride * coarse + first + dilation * o.
+        An axis: fine = stride * coarse + first + dilation * o; offsets in C order.
 
         Args:
-            keys: (n,) int64, ascending, unique.
-            size: (x, y, z); o runs from 0 to size - 1.
+            keys: (n,) int64, ascending, unique: the fine level, or the coarse one if `expand`.
+            size: (x, y, z), k = their product; o runs from 0 to size - 1.
             stride: (x, y, z).
             dilation: (x, y, z).
             first: (x, y, z); every first + dilation * o is at most 256 cells either way.
+            expand: the fine cells that coarse ones reach are made, all of them in the range of a key; else
+                the coarse cells that fine ones touch.
 
         Returns:
-            (m,) int64, ascending, unique.
+            keys (m,) int64 of the made level, ascending, unique; rows of the fine and of the coarse level
+            (n_pairs,) int32 grouped by offset, ascending in both within a group; starts (k + 1,) int64.
+
+        Raises:
+            RangeError: more pairs than `key_layout.MOST_PAIRS`.
         """
         ...
 

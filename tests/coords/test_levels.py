@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from pcsparse.coords import build
+from pcsparse.coords import cache as cache_module
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.keys import COORD_MAX
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import RangeError
 from tests import oracle
 from tests.clouds import CLOUDS, LINE
-from tests.coords.test_kernel_map import GEOMETRIES, relation_of
+from tests.coords.test_kernel_map import GEOMETRIES, check_map, relation_of
 from tests.oracle import Geometry
 
 MORE = {
@@ -53,7 +54,9 @@ def test_touched_is_what_a_dense_convolution_of_ones_fills():
 
 
 @pytest.mark.parametrize("cloud", CLOUDS.values(), ids=CLOUDS.keys())
-@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2), (3, 3, 3), (1, 2, 4), (5, 2, 3)], ids=str)
+@pytest.mark.parametrize(
+    "stride", [(1, 1, 1), (2, 2, 2), (3, 3, 3), (1, 2, 4), (5, 2, 3), (17, 17, 17)], ids=str
+)
 def test_floor_is_floor_division(cloud, stride):
     coarse = CoordCache().coarser(cloud.coords, Relation.of(3, stride), "floor")
 
@@ -90,19 +93,34 @@ def test_new_voxels_stop_at_the_range_and_do_not_wrap():
     )
 
 
-@pytest.mark.parametrize("at_once", [1, 26, 27, 100, 1000])
-def test_an_expanded_level_does_not_depend_on_how_much_is_made_at_once(monkeypatch, at_once):
-    coords, relation = CLOUDS["clumped"].coords, Relation.of(3, 2)
-    whole = CoordCache().expanded(coords, relation)
-    most = []
-    real = build.backend_of(coords).distinct_keys
+@pytest.mark.parametrize("geometry", SMALL.values(), ids=SMALL.keys())
+@pytest.mark.parametrize("cloud", CLOUDS.values(), ids=CLOUDS.keys())
+@pytest.mark.parametrize("expand", [False, True])
+def test_the_map_that_comes_with_a_level_is_the_one_that_a_search_finds(
+    device, monkeypatch, cloud, geometry, expand
+):
+    given, relation = cloud.coords.to(device), relation_of(geometry)
+    cache = CoordCache()
+    made = cache.expanded(given, relation) if expand else cache.coarser(given, relation)
+    fine, coarse = (made, given) if expand else (given, made)
+    # a cache that has not seen the level made searches
+    searched = CoordCache().kernel_map(fine, coarse, relation)
 
-    def spy(keys):
-        most.append(keys.numel())
-        return real(keys)
+    monkeypatch.setattr(cache_module, "build_kernel_map", None)
+    kmap = cache.kernel_map(fine, coarse, relation)
+    check_map(kmap, oracle.kernel_map(fine, coarse, geometry), len(fine), len(coarse))
+    assert kmap.monotone == searched.monotone
+    for got, want in zip(kmap.tensors(), searched.tensors(), strict=True):
+        assert got.dtype == want.dtype
+        assert torch.equal(got, want)
 
-    monkeypatch.setattr(build, "_MOST_CANDIDATES", at_once)
-    monkeypatch.setattr(build.backend_of(coords), "distinct_keys", spy)
-    assert torch.equal(CoordCache().expanded(coords, relation), whole)
-    assert max(most[:-1]) <= max(at_once, 27)
-    assert len(most) == -(-len(coords) // max(1, at_once // 27)) + 1
+
+def test_a_level_of_more_offsets_than_a_partition_counts_comes_with_its_map_too(monkeypatch):
+    coords, relation = CLOUDS["unsorted"].coords, Relation.of(17, 17)
+    assert relation.volume > build._MOST_OFFSETS
+    cache = CoordCache()
+    coarse = cache.coarser(coords, relation)
+
+    monkeypatch.setattr(cache_module, "build_kernel_map", None)
+    expected = oracle.kernel_map(coords, coarse, Geometry((17, 17, 17), (17, 17, 17)))
+    check_map(cache.kernel_map(coords, coarse, relation), expected, len(coords), len(coarse))

@@ -24,6 +24,9 @@ for threads in (1, 2, 4):
             cache = CoordCache()
             coarse = coords if relation.is_submanifold else cache.coarser(coords, relation)
             kmap = cache.kernel_map(coords, coarse, relation)
+            fine = cache.expanded(coarse, relation)
+            for tensor in (fine, *cache.kernel_map(fine, coarse, relation).tensors()):
+                digest.update(tensor.numpy().tobytes())
             kept = kmap.keep_outputs(torch.arange(kmap.n_out) % 3 > 0)
             for tensor in (coarse, *kmap.tensors(), *kmap.transposed().tensors(), *kept.tensors()):
                 digest.update(tensor.numpy().tobytes())

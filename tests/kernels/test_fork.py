@@ -17,7 +17,7 @@ from pcsparse.kernels.cpu import launch
 from pcsparse.nn import SubmanifoldConv3d
 
 _TASKS = Path("/proc/self/task")
-SUBMANIFOLD, HALVE = Relation.of(3), Relation.of(2, 2)
+SUBMANIFOLD, HALVE, OVERLAP = Relation.of(3), Relation.of(2, 2), Relation.of(3, 2)
 
 
 class _Clouds(Dataset):
@@ -30,7 +30,8 @@ class _Clouds(Dataset):
         rng = torch.Generator().manual_seed(index)
         points = torch.randn(4000, 3, generator=rng)
         x, voxels = SparseTensor.from_points(points, torch.randn(4000, 5, generator=rng), 0.2)
-        coarse = x.cache.coarser(x.coords, HALVE)
+        coarse, overlapped = x.cache.coarser(x.coords, HALVE), x.cache.coarser(x.coords, OVERLAP)
+        fine = x.cache.expanded(coarse, HALVE)
         torch.manual_seed(index)
         out = SubmanifoldConv3d(5, 7)(x).feats.detach()
         return {
@@ -40,6 +41,8 @@ class _Clouds(Dataset):
             "maps": [
                 *x.cache.kernel_map(x.coords, x.coords, SUBMANIFOLD).tensors(),
                 *x.cache.kernel_map(x.coords, coarse, HALVE).transposed().tensors(),
+                *x.cache.kernel_map(x.coords, overlapped, OVERLAP).tensors(),
+                *x.cache.kernel_map(fine, coarse, HALVE).tensors(),
             ],
             "out": out,
             "process": os.getpid(),
@@ -96,7 +99,7 @@ def test_workers_give_the_bits_of_their_parent(start):
         torch.manual_seed(0)
         SubmanifoldConv3d(5, 7)(theirs["x"])
         assert set(theirs["x"].cache.maps()) == maps
-        assert len(maps) == 2
+        assert len(maps) == 4
 
 
 def test_serial_copies_of_the_kernels_give_the_bits_of_the_parallel_ones(monkeypatch, rng):

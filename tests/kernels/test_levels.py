@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pcsparse.coords.keys import COORD_MIN
-from pcsparse.kernels import reference
+from pcsparse.errors import RangeError
+from pcsparse.kernels import key_layout, reference
 from pcsparse.kernels.select import backend_of
 from tests.clouds import CLOUDS, lidar_like
 
@@ -25,6 +26,8 @@ COORDS = {name: torch.unique(cloud.coords, dim=0) for name, cloud in CLOUDS.item
     "wall": WALL.int(),
     "tall": TALL.int(),
     "sweep": lidar_like(9000, batch_size=3),
+    # a chunk holds many clouds
+    "crowd": lidar_like(5000, batch_size=2000),
 }
 SMALL = [name for name in COORDS if len(COORDS[name]) < 1000]
 PARTITIONS = {  # stride, first
@@ -85,35 +88,93 @@ def test_partition_keys_matches_twin(device, name, stride, first):
 
 KERNELS = {  # size, stride, dilation, first
     "3-stride-2": ((3, 3, 3), (2, 2, 2), (1, 1, 1), (-1, -1, -1)),
+    "5-stride-2": ((5, 5, 5), (2, 2, 2), (1, 1, 1), (-2, -2, -2)),
     "2-stride-2": ((2, 2, 2), (2, 2, 2), (1, 1, 1), (0, 0, 0)),
     "1-stride-2": ((1, 1, 1), (2, 2, 2), (1, 1, 1), (0, 0, 0)),
     "2-stride-3": ((2, 2, 2), (3, 3, 3), (1, 1, 1), (0, 0, 0)),
     "3-stride-1": ((3, 3, 3), (1, 1, 1), (1, 1, 1), (-1, -1, -1)),
     "135-dilation": ((1, 3, 5), (2, 1, 2), (1, 2, 3), (0, -2, -7)),
+    "some-residues": ((4, 2, 3), (4, 6, 9), (2, 3, 6), (1, -3, 2)),
     "far": ((2, 1, 2), (1, 1, 2), (256, 1, 512), (0, 5, -256)),
+    # all but one coarse cell lie beyond the range
+    "longest-stride": ((3, 3, 3), (1 << 17, 1 << 18, 1 << 21), (1, 1, 1), (0, -1, -2)),
 }
 
 
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
-@pytest.mark.parametrize("name", SMALL)
-def test_twin_of_touched_keys(name, kernel):
+def _fits(name: str, kernel: tuple, expand: bool) -> bool:
+    """Whether what coarse cells reach keeps in the range of a key, as the contract asks for."""
     size, stride, dilation, first = kernel
-    cells = set()
+    for axis in range(3):
+        image = COORDS[name][:, axis + 1].long() * stride[axis] + first[axis]
+        reach = dilation[axis] * (size[axis] - 1)
+        if (
+            expand
+            and len(image)
+            and (image.min() < COORD_MIN[axis] or image.max() + reach >= -COORD_MIN[axis])
+        ):
+            return False
+    return True
+
+
+def _cases(names) -> list:
+    return [
+        pytest.param(name, kernel, expand, id=f"{name}-{kernel_name}-{'expand' if expand else 'touch'}")
+        for name in names
+        for kernel_name, kernel in KERNELS.items()
+        for expand in (False, True)
+        if _fits(name, kernel, expand)
+    ]
+
+
+@pytest.mark.parametrize(("name", "kernel", "expand"), _cases(SMALL))
+def test_twin_of_reached_cells(name, kernel, expand):
+    size, stride, dilation, first = kernel
+    # for each offset, cells that given rows meet: by Python's integers
+    met = []
     for o in itertools.product(*map(range, size)):
-        for b, *cell in COORDS[name].tolist():
-            scaled = [c - f - d * i for c, f, d, i in zip(cell, first, dilation, o, strict=True)]
-            if all(c % s == 0 for c, s in zip(scaled, stride, strict=True)):
-                cells.add((b, *(c // s for c, s in zip(scaled, stride, strict=True))))
+        step = [f + d * i for f, d, i in zip(first, dilation, o, strict=True)]
+        pairs = []
+        for row, (b, *cell) in enumerate(COORDS[name].tolist()):
+            if expand:
+                pairs.append((row, (b, *(c * s + t for c, s, t in zip(cell, stride, step, strict=True)))))
+            elif all((c - t) % s == 0 for c, s, t in zip(cell, stride, step, strict=True)):
+                pairs.append((row, (b, *((c - t) // s for c, s, t in zip(cell, stride, step, strict=True)))))
+        met.append(pairs)
+    cells = sorted({cell for pairs in met for _, cell in pairs})
+    row_of = {cell: row for row, cell in enumerate(cells)}
 
-    keys = reference.touched_keys(_keys(name), size, stride, dilation, first)
-    assert list(map(tuple, reference.unpack_keys(keys).tolist())) == sorted(cells)
+    keys, fine, coarse, starts = reference.reached_cells(_keys(name), *kernel, expand)
+    assert list(map(tuple, reference.unpack_keys(keys).tolist())) == cells
+    given, reached = (coarse, fine) if expand else (fine, coarse)
+    found = list(zip(given.tolist(), reached.tolist(), strict=True))
+    assert [found[a:b] for a, b in itertools.pairwise(starts.tolist())] == [
+        [(row, row_of[cell]) for row, cell in pairs] for pairs in met
+    ]
+    assert len(found) == starts[-1]
 
 
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
-@pytest.mark.parametrize("name", COORDS)
-def test_touched_keys_matches_twin(device, name, kernel):
+@pytest.mark.parametrize(("name", "kernel", "expand"), _cases(COORDS))
+def test_reached_cells_matches_twin(device, name, kernel, expand):
     keys = _keys(name).to(device)
-    actual = backend_of(keys).touched_keys(keys, *kernel)
+    kept = keys.clone()
+    expected = reference.reached_cells(keys, *kernel, expand)
+    actual = backend_of(keys).reached_cells(keys, *kernel, expand)
 
-    assert actual.dtype == torch.int64
-    assert torch.equal(actual, reference.touched_keys(keys, *kernel))
+    for got, want, dtype in zip(
+        actual, expected, (torch.int64, torch.int32, torch.int32, torch.int64), strict=True
+    ):
+        assert got.dtype == want.dtype == dtype
+        assert torch.equal(got, want)
+    assert torch.equal(keys, kept)
+
+
+@pytest.mark.parametrize("expand", [False, True])
+def test_more_pairs_than_int32_tells_apart_are_refused(device, monkeypatch, expand):
+    keys, kernel = _keys("wall").to(device), KERNELS["3-stride-2"]
+    n_pairs = int(reference.reached_cells(keys, *kernel, expand)[3][-1])
+    for backend in (reference, backend_of(keys)):
+        monkeypatch.setattr(key_layout, "MOST_PAIRS", n_pairs)
+        assert backend.reached_cells(keys, *kernel, expand)[3][-1] == n_pairs
+        monkeypatch.setattr(key_layout, "MOST_PAIRS", n_pairs - 1)
+        with pytest.raises(RangeError, match=rf"{n_pairs} pairs of .* at 27 offsets .*\({n_pairs - 1}\)"):
+            backend.reached_cells(keys, *kernel, expand)

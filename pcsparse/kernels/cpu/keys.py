@@ -1,6 +1,7 @@
 """Packing and sorting of coordinate keys."""
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from numba import prange
 from torch import Tensor
@@ -9,10 +10,15 @@ from pcsparse.kernels.cpu.launch import jit_parallel, jit_serial
 from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS
 
 _BLOCK = 4096
+DIGIT = 12
+"""Most bits that one pass of a counting sort looks at."""
 _SHIFT_X, _SHIFT_Y, _ = SHIFTS
 _BIAS_X, _BIAS_Y, _BIAS_Z = BIAS
 _ALL_BIAS = (_BIAS_X << _SHIFT_X) + (_BIAS_Y << _SHIFT_Y) + _BIAS_Z
 _MASK_X, _MASK_Y, _MASK_Z = ((1 << bits) - 1 for bits in FIELD_BITS)
+_MASK_BATCH = (1 << (63 - BATCH_SHIFT)) - 1
+_FIELDS = (0, _MASK_Z), (_SHIFT_Y, _MASK_Y), (_SHIFT_X, _MASK_X), (BATCH_SHIFT, _MASK_BATCH)
+"""Lowest bit of a field of a key, and its mask once it is moved there."""
 
 
 @jit_serial
@@ -87,6 +93,60 @@ def unpack_keys(keys: Tensor) -> Tensor:
 
 
 @jit_serial
+def extent(keys, shift, mask):
+    """The smallest and largest value of a field; mask and 0 if there are no keys."""
+    low, high = np.int64(mask), np.int64(0)
+    for i in range(keys.size):
+        field = (keys[i] >> shift) & mask
+        low, high = min(low, field), max(high, field)
+    return low, high
+
+
+@jit_serial
+def sort_digit(keys, rows, spare_keys, spare_rows, low, shift, width, heads):
+    """One pass of a counting sort, by the bits of `keys - low` from `shift` to `shift + width`; it is stable.
+
+    `heads` has room for 2^width counts.
+    """
+    mask = (1 << width) - 1
+    for digit in range(mask + 1):
+        heads[digit] = 0
+    for i in range(keys.size):
+        # unsigned: an index that may be negative takes a comparison
+        heads[np.uint64(((keys[i] - low) >> shift) & mask)] += 1
+    total = np.int64(0)
+    for digit in range(mask + 1):
+        count = heads[digit]
+        heads[digit] = total
+        total += count
+    for i in range(keys.size):
+        digit = np.uint64(((keys[i] - low) >> shift) & mask)
+        place = np.uint64(heads[digit])
+        heads[digit] += 1
+        spare_keys[place], spare_rows[place] = keys[i], rows[i]
+
+
+def _order(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Positions by ascending key, ties in input order.
+
+    Field by field, of each only the bits that it takes in these keys: three passes for a sweep. NumPy's sort
+    needs 0.35 ms on one processor with AVX-512 and 3.3 on another, where these passes take 0.6.
+    """
+    extents = [(shift, *extent(keys, shift, mask)) for shift, mask in _FIELDS]
+    lowest = sum(low << shift for shift, low, _ in extents)
+    values, rows, heads = keys.copy(), np.arange(keys.size), np.empty(1 << DIGIT, np.int64)
+    spare_values, spare_rows = np.empty_like(keys), np.empty_like(rows)
+    for shift, low, high in extents:
+        bits = max(high - low, 0).bit_length()
+        passes = -(-bits // DIGIT)
+        for number in range(passes):
+            begin, end = number * bits // passes, (number + 1) * bits // passes
+            sort_digit(values, rows, spare_values, spare_rows, lowest, shift + begin, end - begin, heads)
+            values, rows, spare_values, spare_rows = spare_values, spare_rows, values, rows
+    return rows
+
+
+@jit_serial
 def _unique_sorted(keys, order, unique, inverse, first):
     m = 0
     for i in range(order.size):
@@ -94,35 +154,16 @@ def _unique_sorted(keys, order, unique, inverse, first):
         key = keys[position]
         if m == 0 or unique[m - 1] != key:
             unique[m] = key
+            # the order is stable: the first of equal keys comes first
             first[m] = position
             m += 1
-        elif position < first[m - 1]:
-            first[m - 1] = position
         inverse[position] = m - 1
     return m
 
 
 def unique_keys(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     array = keys.numpy()
-    # not stable, but six times faster; the minimum in the pass below does not see the order of ties
-    order = np.argsort(array)
+    order = _order(array)
     unique, inverse, first = np.empty_like(array), np.empty_like(array), np.empty_like(array)
     m = _unique_sorted(array, order, unique, inverse, first)
     return torch.from_numpy(unique[:m].copy()), torch.from_numpy(inverse), torch.from_numpy(first[:m].copy())
-
-
-@jit_serial
-def _distinct(keys):
-    """Close the gaps that repeats leave in sorted `keys`, in place."""
-    m = 0
-    for i in range(keys.size):
-        key = keys[i]
-        # without a branch: the next key overwrites a repeat
-        m += (m > 0) & (keys[m - 1 if m else 0] != key) if i else 1
-        keys[m - 1] = key
-    return m
-
-
-def distinct_keys(keys: Tensor) -> Tensor:
-    array = np.sort(keys.numpy())
-    return torch.from_numpy(array[: _distinct(array)].copy())

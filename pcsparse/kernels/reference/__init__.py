@@ -7,12 +7,11 @@ from pcsparse.kernels.reference.batch_norm import batch_moments as batch_moments
 from pcsparse.kernels.reference.batch_norm import scale_shift as scale_shift
 from pcsparse.kernels.reference.batch_norm import scale_shift_grad as scale_shift_grad
 from pcsparse.kernels.reference.batch_norm import scale_shift_sums as scale_shift_sums
-from pcsparse.kernels.reference.keys import distinct_keys as distinct_keys
 from pcsparse.kernels.reference.keys import pack_rows as pack_rows
 from pcsparse.kernels.reference.keys import unique_keys as unique_keys
 from pcsparse.kernels.reference.keys import unpack_keys as unpack_keys
 from pcsparse.kernels.reference.levels import partition_keys as partition_keys
-from pcsparse.kernels.reference.levels import touched_keys as touched_keys
+from pcsparse.kernels.reference.levels import reached_cells as reached_cells
 from pcsparse.kernels.reference.match import match_keys as match_keys
 from pcsparse.kernels.reference.output_stationary import output_stationary as output_stationary
 from pcsparse.kernels.reference.output_stationary import (

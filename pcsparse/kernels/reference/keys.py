@@ -28,7 +28,3 @@ def unique_keys(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     first = torch.full_like(unique, keys.numel())
     first.scatter_reduce_(0, inverse, torch.arange(keys.numel(), device=keys.device), "amin")
     return unique, inverse, first
-
-
-def distinct_keys(keys: Tensor) -> Tensor:
-    return torch.unique(keys)
