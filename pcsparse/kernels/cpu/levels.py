@@ -314,5 +314,5 @@ def reached_cells(
     _reach(array, given, slabs, numbers, tables, to_y, to_y + bits_y, *chunks.arrays())
     if not expand:
         check_pair_count(int(chunks.counts.sum()), array.size, int(chunks.sizes.sum()), k)
-    made, *rows, starts = chunks.listed(to_y, to_y + bits_y, (y0 << _SHIFT_Y) + z0)
-    return made, *(rows[::-1] if expand else rows), starts
+    made, rows, reached, starts = chunks.listed(to_y, to_y + bits_y, (y0 << _SHIFT_Y) + z0)
+    return (made, reached, rows, starts) if expand else (made, rows, reached, starts)
