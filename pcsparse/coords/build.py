@@ -162,7 +162,8 @@ def expanded_level(coarse: SortedKeys, relation: Relation) -> Level:
     if coarse.keys.numel():
         # offsets are in C order, so that the first is the lowest on each axis, and the last the highest
         low, high = unpack(coarse.keys).long().aminmax(dim=0)
-        scale = low.new_tensor([1, *stride])
+        # a longer stride leaves the range as this one does, and does not wrap
+        scale = low.new_tensor([1, *(min(step, 1 << 40) for step in stride)])
         ends = low * scale + low.new_tensor([0, *steps[0]]), high * scale + low.new_tensor([0, *steps[-1]])
         check_range(torch.stack(ends))
     keys, *lists = backend_of(coarse.keys).reached_cells(

@@ -124,3 +124,9 @@ def test_a_level_of_more_offsets_than_a_partition_counts_comes_with_its_map_too(
     monkeypatch.setattr(cache_module, "build_kernel_map", None)
     expected = oracle.kernel_map(coords, coarse, Geometry((17, 17, 17), (17, 17, 17)))
     check_map(cache.kernel_map(coords, coarse, relation), expected, len(coords), len(coarse))
+
+
+def test_a_stride_that_would_wrap_is_refused():
+    coords = torch.tensor([[0, 4, 0, 0]], dtype=torch.int32)
+    with pytest.raises(RangeError):
+        CoordCache().expanded(coords, Relation.of(2, (1 << 62, 1, 1)))

@@ -178,3 +178,26 @@ def test_more_pairs_than_int32_tells_apart_are_refused(device, monkeypatch, expa
         monkeypatch.setattr(key_layout, "MOST_PAIRS", n_pairs - 1)
         with pytest.raises(RangeError, match=rf"{n_pairs} pairs of .* at 27 offsets .*\({n_pairs - 1}\)"):
             backend.reached_cells(keys, *kernel, expand)
+
+
+@pytest.mark.parametrize("expand", [False, True])
+def test_a_slab_of_many_voxels_is_listed_once(device, expand):
+    rows = torch.arange(20_000)
+    coords = torch.stack([rows * 0, rows * 0, rows // 150, rows % 150], dim=1).int()
+    keys = reference.pack_rows(coords)[0].to(device)
+    room = []
+    if device.type == "cpu":
+        from pcsparse.kernels.cpu import levels
+
+        axis = levels._Axis.of(3, 2, 1, -1, 1 << 17, expand)
+        (begins, ends), slabs = levels._cuts(keys.numpy(), 27, axis)
+        room.append(int((ends - begins).sum()))
+        assert len(set(slabs.tolist())) == len(slabs)
+    for got, want in zip(
+        backend_of(keys).reached_cells(keys, *KERNELS["3-stride-2"], expand),
+        reference.reached_cells(keys, *KERNELS["3-stride-2"], expand),
+        strict=True,
+    ):
+        assert torch.equal(got.cpu(), want.cpu())
+    # every voxel in at most the two chunks that its cells may lie in
+    assert all(found <= 2 * len(keys) for found in room)

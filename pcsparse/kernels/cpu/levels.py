@@ -197,6 +197,9 @@ def _cuts(keys: _Ints, k: int, axis: _Axis) -> tuple[_Ints, _Ints]:
     middle = keys[keys.size * np.arange(1, chunks) // chunks] >> _SHIFT_X
     batch = middle >> _BITS_X << _BITS_X
     cell = ((middle & _MASK_X) + axis.shift) // axis.divisor * axis.factor + high
+    # a slab of many voxels is one chunk: each of two that begin alike would list all of them
+    _, kept = np.unique(batch + cell, return_index=True)
+    batch, cell = batch[kept], cell[kept]
 
     def first_to_reach(step: int) -> _Ints:
         u = -((step - cell) // axis.factor) * axis.divisor - axis.shift
