@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.coords.kernel_map import KernelMap, Pairs
-from pcsparse.coords.keys import check_range, pack, pack_and_compare, unpack
+from pcsparse.coords.keys import check_extent, pack, pack_and_compare, unpack
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import RangeError
 from pcsparse.kernels.select import backend_of
@@ -45,14 +45,15 @@ class SortedKeys:
         keys, ascending = pack_and_compare(coords)
         if ascending:
             return SortedKeys(keys, None)
-        unique, _, first = backend_of(keys).unique_keys(keys)
-        if unique.numel() != keys.numel():
+        ordered, order = backend_of(keys).sort_keys(keys)
+        if bool((ordered[1:] == ordered[:-1]).any()):
+            unique, _, first = backend_of(keys).unique_keys(keys)
             row = int(_first_repeat(first, keys.numel()))
             raise RangeError(
                 f"{keys.numel() - unique.numel()} of {keys.numel()} coordinates are duplicates, first at row "
                 f"{row}: {coords[row].tolist()}; merge them with voxelize and voxel_reduce"
             )
-        return SortedKeys(unique, first.int())
+        return SortedKeys(ordered, order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,15 +159,13 @@ def expanded_level(coarse: SortedKeys, relation: Relation) -> Level:
     """
     # names an offset that is too long, or too many
     relation.key_deltas()
-    steps, stride = relation.steps(), relation.stride
-    if coarse.keys.numel():
-        # offsets are in C order, so that the first is the lowest on each axis, and the last the highest
-        low, high = unpack(coarse.keys).long().aminmax(dim=0)
-        # a longer stride leaves the range as this one does, and does not wrap
-        scale = low.new_tensor([1, *(min(step, 1 << 40) for step in stride)])
-        ends = low * scale + low.new_tensor([0, *steps[0]]), high * scale + low.new_tensor([0, *steps[-1]])
-        check_range(torch.stack(ends))
-    keys, *lists = backend_of(coarse.keys).reached_cells(
+    backend, stride, steps = backend_of(coarse.keys), relation.stride, relation.steps()
+    low, high = backend.key_extent(coarse.keys)
+    # a longer stride leaves the range as this one does, and does not wrap
+    scale = low.new_tensor([1, *(min(step, 1 << 40) for step in stride)])
+    # offsets are in C order, so that the first is the lowest on each axis, and the last the highest
+    check_extent(low * scale + low.new_tensor([0, *steps[0]]), high * scale + low.new_tensor([0, *steps[-1]]))
+    keys, *lists = backend.reached_cells(
         coarse.keys, relation.kernel_size, stride, relation.dilation, steps[0], True
     )
     fine = SortedKeys(keys, None)
@@ -175,9 +174,8 @@ def expanded_level(coarse: SortedKeys, relation: Relation) -> Level:
 
 def _checked(keys: Tensor) -> Tensor:
     """Coordinates of new voxels; beyond the range but within the guard the next step could wrap silently."""
-    coords = unpack(keys)
-    check_range(coords)
-    return coords
+    check_extent(*backend_of(keys).key_extent(keys))
+    return unpack(keys)
 
 
 def _queries(coarse: Tensor, relation: Relation) -> Tensor:

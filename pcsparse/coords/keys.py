@@ -29,10 +29,15 @@ def check_range(coords: Tensor) -> None:
         RangeError: the text names the field, the values found and the values allowed.
     """
     if coords.shape[0]:
-        _check_extent(*coords.aminmax(dim=0))
+        check_extent(*coords.aminmax(dim=0))
 
 
-def _check_extent(low: Tensor, high: Tensor) -> None:
+def check_extent(low: Tensor, high: Tensor) -> None:
+    """Raise RangeError unless a key holds all coordinates from `low` to `high`, (4,) integers each.
+
+    Raises:
+        RangeError: as `check_range`.
+    """
     limits = zip(("batch", "x", "y", "z"), (0, *COORD_MIN), (_BATCH_MAX, *COORD_MAX), strict=True)
     found = zip(limits, low.tolist(), high.tolist(), strict=True)
     for (name, smallest, largest), lowest, highest in found:
@@ -64,7 +69,7 @@ def pack_and_compare(coords: Tensor) -> tuple[Tensor, bool]:
         # before the cast, where a large value would wrap silently
         check_range(coords)
     keys, low, high, ascending = backend_of(coords).pack_rows(coords.int().contiguous())
-    _check_extent(low, high)
+    check_extent(low, high)
     return keys, ascending
 
 

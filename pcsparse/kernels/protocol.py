@@ -31,6 +31,25 @@ class Backend(Protocol):
         """Coordinates (n, 4) int32 of keys (n,) int64: the inverse of `pack_rows`."""
         ...
 
+    def key_extent(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """The extent of the coordinates that `keys` (n,) int64 stand for.
+
+        Returns:
+            low and high (4,) int64, the smallest and largest value a column, 0 if n = 0.
+        """
+        ...
+
+    def sort_keys(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Sort keys, and say where each came from.
+
+        Args:
+            keys: (n,) int64, none negative, any order.
+
+        Returns:
+            sorted (n,) int64, ascending; order (n,) int32 with `keys[order] == sorted`, ties in input order.
+        """
+        ...
+
     def unique_keys(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Sort keys, drop repeats, and say where each key went.
 

@@ -78,6 +78,23 @@ def test_unpack_keys_matches_twin(device, coords):
     assert torch.equal(actual, reference.unpack_keys(keys))
 
 
+@pytest.mark.parametrize("coords", COORDS.values(), ids=COORDS.keys())
+def test_twin_of_key_extent(coords):
+    low, high = reference.key_extent(reference.pack_rows(coords.int())[0])
+
+    columns = list(zip(*coords.int().tolist(), strict=True)) or [(0,)] * 4
+    assert low.tolist() == [min(column) for column in columns]
+    assert high.tolist() == [max(column) for column in columns]
+
+
+@pytest.mark.parametrize("coords", COORDS.values(), ids=COORDS.keys())
+def test_key_extent_matches_twin(device, coords):
+    keys = reference.pack_rows(coords.int())[0].to(device)
+    for actual, expected in zip(backend_of(keys).key_extent(keys), reference.key_extent(keys), strict=True):
+        assert actual.dtype == expected.dtype == torch.int64
+        assert torch.equal(actual, expected)
+
+
 KEYS = {
     "none": lambda rng: torch.zeros(0, dtype=torch.int64),
     "one": lambda rng: torch.tensor([1 << 62]),
@@ -96,6 +113,28 @@ KEYS = {
         + (torch.randint(1000, 1002, (2000,), generator=rng) << 52)
     ),
 }
+
+
+@pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS.keys())
+def test_twin_of_sort_keys(rng, keys):
+    keys = keys(rng)
+    values, order = reference.sort_keys(keys)
+
+    # sorted is stable
+    expected = sorted(range(len(keys)), key=keys.tolist().__getitem__)
+    assert order.tolist() == expected
+    assert values.tolist() == [keys[i].item() for i in expected]
+
+
+@pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS.keys())
+def test_sort_keys_matches_twin(device, rng, keys):
+    keys = keys(rng).to(device)
+    kept = keys.clone()
+    actual, expected = backend_of(keys).sort_keys(keys), reference.sort_keys(keys)
+    for got, want, dtype in zip(actual, expected, (torch.int64, torch.int32), strict=True):
+        assert got.dtype == want.dtype == dtype
+        assert torch.equal(got, want)
+    assert torch.equal(keys, kept)
 
 
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS.keys())

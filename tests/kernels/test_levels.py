@@ -97,7 +97,7 @@ KERNELS = {  # size, stride, dilation, first
     "some-residues": ((4, 2, 3), (4, 6, 9), (2, 3, 6), (1, -3, 2)),
     "far": ((2, 1, 2), (1, 1, 2), (256, 1, 512), (0, 5, -256)),
     # all but one coarse cell lie beyond the range
-    "longest-stride": ((3, 3, 3), (1 << 17, 1 << 18, 1 << 21), (1, 1, 1), (0, -1, -2)),
+    "longest-stride": ((3, 3, 3), (1 << 17, 1 << 18, 1 << 24), (1, 1, 1), (0, -1, -2)),
 }
 
 
@@ -178,6 +178,15 @@ def test_more_pairs_than_int32_tells_apart_are_refused(device, monkeypatch, expa
         monkeypatch.setattr(key_layout, "MOST_PAIRS", n_pairs - 1)
         with pytest.raises(RangeError, match=rf"{n_pairs} pairs of .* at 27 offsets .*\({n_pairs - 1}\)"):
             backend.reached_cells(keys, *kernel, expand)
+
+
+def test_a_stride_far_beyond_the_range_takes_no_table_of_its_length(device):
+    keys = _keys("line").to(device)
+    long, longer = (((1, 1, 3), (1, 1, stride), (1, 1, 1), (0, 0, -1)) for stride in (1 << 20, 1 << 40))
+    expected = reference.reached_cells(keys, *long)
+    assert len(expected[0]) == 1
+    for got, want in zip(backend_of(keys).reached_cells(keys, *longer), expected, strict=True):
+        assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize("expand", [False, True])

@@ -102,6 +102,15 @@ def extent(keys, shift, mask):
     return low, high
 
 
+def key_extent(keys: Tensor) -> tuple[Tensor, Tensor]:
+    if keys.numel() == 0:
+        return torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
+    fields = [extent(keys.numpy(), shift, mask) for shift, mask in _FIELDS[::-1]]
+    # a batch has no bias
+    low, high = (torch.tensor(ends) - torch.tensor((0, *BIAS)) for ends in zip(*fields, strict=True))
+    return low, high
+
+
 @jit_serial
 def sort_digit(keys, rows, spare_keys, spare_rows, low, shift, width, heads):
     """One pass of a counting sort, by the bits of `keys - low` from `shift` to `shift + width`; it is stable.
@@ -126,8 +135,8 @@ def sort_digit(keys, rows, spare_keys, spare_rows, low, shift, width, heads):
         spare_keys[place], spare_rows[place] = keys[i], rows[i]
 
 
-def _order(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Positions by ascending key, ties in input order.
+def _sorted(keys: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Ascending keys and their positions, ties in input order.
 
     Field by field, of each only the bits that it takes in these keys: three passes for a sweep. NumPy's sort
     needs 0.35 ms on one processor with AVX-512 and 3.3 on another, where these passes take 0.6.
@@ -143,7 +152,12 @@ def _order(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
             begin, end = number * bits // passes, (number + 1) * bits // passes
             sort_digit(values, rows, spare_values, spare_rows, lowest, shift + begin, end - begin, heads)
             values, rows, spare_values, spare_rows = spare_values, spare_rows, values, rows
-    return rows
+    return values, rows
+
+
+def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+    values, rows = _sorted(keys.numpy())
+    return torch.from_numpy(values), torch.from_numpy(rows.astype(np.int32))
 
 
 @jit_serial
@@ -151,9 +165,8 @@ def _unique_sorted(keys, order, unique, inverse, first):
     m = 0
     for i in range(order.size):
         position = order[i]
-        key = keys[position]
-        if m == 0 or unique[m - 1] != key:
-            unique[m] = key
+        if m == 0 or unique[m - 1] != keys[i]:
+            unique[m] = keys[i]
             # the order is stable: the first of equal keys comes first
             first[m] = position
             m += 1
@@ -162,8 +175,7 @@ def _unique_sorted(keys, order, unique, inverse, first):
 
 
 def unique_keys(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    array = keys.numpy()
-    order = _order(array)
-    unique, inverse, first = np.empty_like(array), np.empty_like(array), np.empty_like(array)
-    m = _unique_sorted(array, order, unique, inverse, first)
+    values, rows = _sorted(keys.numpy())
+    unique, inverse, first = np.empty_like(values), np.empty_like(values), np.empty_like(values)
+    m = _unique_sorted(values, rows, unique, inverse, first)
     return torch.from_numpy(unique[:m].copy()), torch.from_numpy(inverse), torch.from_numpy(first[:m].copy())

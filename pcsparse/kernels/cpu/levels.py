@@ -21,7 +21,7 @@ from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS, c
 from pcsparse.types import Triple
 
 # given voxels a chunk, about: its candidates stay in the cache of a core
-_CHUNK = 2048
+_CHUNK = 1024
 _COUNTERS = 1 << 20
 _SHIFT_X, _SHIFT_Y, _ = SHIFTS
 _BITS_X = FIELD_BITS[0]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pcsparse.kernels.cpu.bits import lowest_one
 from pcsparse.kernels.cpu.launch import jit_parallel, jit_serial
+from pcsparse.kernels.cpu.microkernel import next_item
 
 
 @jit_serial
@@ -41,14 +42,14 @@ def pairs_to_table(rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int
     return torch.from_numpy(table)
 
 
-# each worker has a column of its own to scatter into; the result does not depend on their number
-_WORKERS = 8
-
-
 @jit_parallel()
-def _renumber(rows_in, rows_out, starts, order_in, order_out, values, bits, heads, new_in, new_out):
+def _renumber(rows_in, rows_out, starts, order_in, order_out, taken, values, bits, heads, new_in, new_out):
     for worker in prange(values.shape[0]):
-        for k in range(worker, starts.size - 1, values.shape[0]):
+        # a thread takes the next list when it is done with one, and keeps its column in its cache
+        while True:
+            k = next_item(taken.ctypes.data)
+            if k >= starts.size - 1:
+                break
             for p in range(starts[k], starts[k + 1]):
                 j = order_out[rows_out[p]] if order_out.size else rows_out[p]
                 values[worker, j] = order_in[rows_in[p]] if order_in.size else rows_in[p]
@@ -86,16 +87,16 @@ def renumber_pairs(
     order_out: Tensor | None,
     n_out: int,
 ) -> tuple[Tensor, Tensor]:
-    workers = min(_WORKERS, max(1, starts.numel() - 1))
+    # no result depends on their number
+    workers = max(1, min(torch.get_num_threads(), starts.numel() - 1))
     # numba has one type for an array and none: an empty one stands for "as it is"
     orders = [np.empty(0, np.int32) if order is None else order.numpy() for order in (order_in, order_out)]
     values, bits = np.empty((workers, n_out), np.int32), np.zeros((workers, -(-n_out // 64)), np.int64)
     # torch, as most often none of it is touched
     heads = torch.empty(workers, n_out + 1, dtype=torch.int64).numpy()
     new_in, new_out = np.empty(rows_in.numel(), np.int32), np.empty(rows_in.numel(), np.int32)
-    _renumber(
-        rows_in.numpy(), rows_out.numpy(), starts.numpy(), *orders, values, bits, heads, new_in, new_out
-    )
+    lists, taken = (rows_in.numpy(), rows_out.numpy(), starts.numpy()), np.zeros(1, np.int64)
+    _renumber(*lists, *orders, taken, values, bits, heads, new_in, new_out)
     return torch.from_numpy(new_in), torch.from_numpy(new_out)
 
 

@@ -7,7 +7,9 @@ from pcsparse.kernels.reference.batch_norm import batch_moments as batch_moments
 from pcsparse.kernels.reference.batch_norm import scale_shift as scale_shift
 from pcsparse.kernels.reference.batch_norm import scale_shift_grad as scale_shift_grad
 from pcsparse.kernels.reference.batch_norm import scale_shift_sums as scale_shift_sums
+from pcsparse.kernels.reference.keys import key_extent as key_extent
 from pcsparse.kernels.reference.keys import pack_rows as pack_rows
+from pcsparse.kernels.reference.keys import sort_keys as sort_keys
 from pcsparse.kernels.reference.keys import unique_keys as unique_keys
 from pcsparse.kernels.reference.keys import unpack_keys as unpack_keys
 from pcsparse.kernels.reference.levels import partition_keys as partition_keys

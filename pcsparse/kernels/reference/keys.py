@@ -23,6 +23,18 @@ def unpack_keys(keys: Tensor) -> Tensor:
     return torch.stack(columns, dim=1).int()
 
 
+def key_extent(keys: Tensor) -> tuple[Tensor, Tensor]:
+    coords = unpack_keys(keys).long()
+    if len(coords) == 0:
+        return keys.new_zeros(4), keys.new_zeros(4)
+    return coords.amin(dim=0), coords.amax(dim=0)
+
+
+def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+    values, order = torch.sort(keys, stable=True)
+    return values, order.int()
+
+
 def unique_keys(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     unique, inverse = torch.unique(keys, return_inverse=True)
     first = torch.full_like(unique, keys.numel())
