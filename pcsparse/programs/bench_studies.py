@@ -29,7 +29,8 @@ def run_scaling_study(settings: BenchSettings) -> int:
         FormatError: the cloud cannot be read.
         UnsupportedError: matplotlib is not installed.
     """
-    keep_freed_memory()
+    # features of millions of voxels are larger than what is kept by default; they alone would be faulted in
+    keep_freed_memory(everything=True)
     return at_threads(settings.threads, lambda: _scaling(settings))
 
 
