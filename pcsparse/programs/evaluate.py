@@ -17,7 +17,7 @@ from pcsparse.programs.default_model import checkpoint_or_default
 from pcsparse.train.evaluation import evaluate
 from pcsparse.train.metrics import SemanticKittiMetrics
 from pcsparse.train.model_file import load_model
-from pcsparse.train.run_log import write_whole
+from pcsparse.whole_file import write_whole
 
 RESULT_FORMAT = 1
 

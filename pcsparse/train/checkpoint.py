@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pcsparse.errors import FormatError
-from pcsparse.train.run_log import write_whole
 from pcsparse.train.settings import FitSettings
+from pcsparse.whole_file import write_whole
 
 STATE_FORMAT = 1
 

@@ -15,7 +15,7 @@ from pcsparse.data.collate import VoxelSettings
 from pcsparse.data.input_spec import InputSpec
 from pcsparse.data.label_map import LabelMap
 from pcsparse.errors import FormatError, PcsparseError, UnsupportedError
-from pcsparse.train.run_log import write_whole
+from pcsparse.whole_file import write_whole
 
 CARD_FORMAT = 1
 

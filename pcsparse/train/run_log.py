@@ -1,26 +1,13 @@
 """The tables of a run: log.csv (one row a step) and val.csv (one row a validation)."""
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from pcsparse.errors import FormatError
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: to a temporary name in its folder, flushed to disk, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from pcsparse.whole_file import write_whole
 
 
 def _kept_rows(path: Path, columns: Sequence[str], last_step: int) -> bytes:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pcsparse.errors import FormatError
-from pcsparse.train.run_log import CsvLog, write_whole
+from pcsparse.train.run_log import CsvLog
 
 COLUMNS = ("step", "loss")
 
@@ -63,17 +63,3 @@ def test_a_log_that_cannot_be_continued_is_an_error(tmp_path):
 def test_a_row_of_another_width_is_an_error(tmp_path):
     with CsvLog(tmp_path / "log.csv", COLUMNS, resume_step=None) as log, pytest.raises(FormatError):
         log.write(1)
-
-
-def test_whole_or_not_at_all(tmp_path, monkeypatch):
-    target = tmp_path / "file"
-    write_whole(target, b"old")
-
-    def fail(_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("pcsparse.train.run_log.os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(target, b"new")
-    assert target.read_bytes() == b"old"
-    assert [child.name for child in tmp_path.iterdir()] == ["file"]

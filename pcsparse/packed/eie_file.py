@@ -1,0 +1,214 @@
+"""EIE matrices on disk: one safetensors file for the layers of a head, with or without Huffman codes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from pcsparse.errors import FormatError, RangeError
+from pcsparse.packed import huffman
+from pcsparse.packed.bits import pack_bits, unpack_bits
+from pcsparse.packed.eie import EIEFormat, EIEMatrix
+from pcsparse.whole_file import write_whole
+
+FILE_FORMAT = 1
+_KIND = "pcsparse-eie"
+
+_Arrays = dict[str, npt.NDArray]
+
+
+@dataclass(frozen=True)
+class LayerBytes:
+    """What one layer takes in a file.
+
+    Attributes:
+        codes: bytes of the weights' codes, with Huffman's tables where it is used.
+        skips: bytes of the relative indices, the same.
+        pointers: bytes.
+        codebook: bytes.
+        dense: bytes of the weights as float32, for comparison.
+    """
+
+    codes: int
+    skips: int
+    pointers: int
+    codebook: int
+    dense: int
+
+    @property
+    def total(self) -> int:
+        """All of the layer but its name and sizes in the header."""
+        return self.codes + self.skips + self.pointers + self.codebook
+
+    def __str__(self) -> str:
+        """One line with units."""
+        share = 100 * self.total / self.dense if self.dense else float("nan")
+        return (
+            f"{self.total:,} bytes ({share:.2f} % of {self.dense:,} dense): codes {self.codes:,}, "
+            f"skips {self.skips:,}, pointers {self.pointers:,}, codebook {self.codebook:,}"
+        )
+
+
+def save_eie(
+    matrices: Mapping[str, EIEMatrix], path: str | Path, *, with_huffman: bool = False
+) -> dict[str, LayerBytes]:
+    """Write layers whole or not at all.
+
+    Args:
+        matrices: by name; names are free, but none may contain a slash.
+        path: the file; its folder must exist.
+        with_huffman: code the streams of codes and skips by how often each value occurs, layer by layer.
+
+    Returns:
+        Bytes by layer.
+
+    Raises:
+        RangeError: no layer, a name with a slash.
+
+    Source: the Huffman stage of Deep Compression (ICLR 2016), section 4.
+    """
+    if not matrices:
+        raise RangeError("no layers to save; give at least one EIEMatrix by name")
+    arrays: _Arrays = {}
+    layers: dict[str, Any] = {}
+    sizes = {}
+    for name, matrix in matrices.items():
+        if "/" in name:
+            raise RangeError(f"the layer name {name!r} contains a slash; use dots")
+        mine, layers[name] = _layer(matrix, with_huffman=with_huffman)
+        arrays.update({f"{name}/{part}": array for part, array in mine.items()})
+        sizes[name] = _bytes(mine, matrix)
+    header = {"kind": _KIND, "format": FILE_FORMAT, "layers": layers, "sha256": _digest(arrays, layers)}
+    write_whole(Path(path), save(arrays, {_KIND: json.dumps(header, sort_keys=True)}))
+    return sizes
+
+
+def load_eie(path: str | Path) -> dict[str, EIEMatrix]:
+    """Read layers that `save_eie` wrote.
+
+    Raises:
+        FormatError: the file is missing, truncated, altered, of another kind or version, or its content is
+            no EIE matrix.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        header = _header(content)
+        arrays = load(content)
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error}") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise FormatError(f"{path} is no whole safetensors file of EIE layers: {error}") from error
+    if header.get("kind") != _KIND or header.get("format") != FILE_FORMAT:
+        raise FormatError(
+            f"{path} is {header.get('kind')!r} format {header.get('format')!r}; this version reads "
+            f"{_KIND!r} format {FILE_FORMAT}"
+        )
+    if header.get("sha256") != _digest(arrays, header.get("layers")):
+        raise FormatError(f"{path} has been altered or damaged since it was written (SHA-256 differs)")
+    found = {}
+    for name, sizes in header["layers"].items():
+        try:
+            mine = {key.split("/", 1)[1]: a for key, a in arrays.items() if key.split("/", 1)[0] == name}
+            found[name] = _matrix(mine, sizes).checked()
+        except (FormatError, RangeError, KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{path}, layer {name!r}: {error}") from error
+    return found
+
+
+def _layer(matrix: EIEMatrix, *, with_huffman: bool) -> tuple[_Arrays, dict[str, Any]]:
+    widths = matrix.format
+    narrow = np.uint16 if widths.pointer_bits <= 16 else np.uint32
+    arrays: _Arrays = {
+        "codebook": matrix.codebook.numpy(),
+        "batch_starts": matrix.batch_starts.numpy(),
+        "pointers": matrix.pointers.numpy().astype(narrow),
+    }
+    sizes = {
+        "n_out": matrix.n_out,
+        "n_in": matrix.n_in,
+        "n_entries": matrix.n_entries,
+        "huffman": with_huffman,
+        **asdict(widths),
+    }
+    streams = (("codes", matrix.codes, widths.code_bits), ("skips", matrix.skips, widths.index_bits))
+    for part, values, bits in streams:
+        if with_huffman:
+            stream = huffman.encode(values.numpy(), 1 << bits)
+            arrays[f"{part}.lengths"] = stream.lengths
+            arrays[f"{part}.positions"] = stream.positions
+            arrays[f"{part}.data"] = stream.data
+            sizes[f"{part}_bits"] = stream.n_bits
+        else:
+            arrays[part] = pack_bits(values.numpy(), bits)
+    return arrays, sizes
+
+
+def _matrix(arrays: _Arrays, sizes: dict[str, Any]) -> EIEMatrix:
+    widths = EIEFormat(**{name: int(sizes[name]) for name in asdict(EIEFormat())})
+    n = int(sizes["n_entries"])
+    found = {}
+    for part, bits in (("codes", widths.code_bits), ("skips", widths.index_bits)):
+        if sizes["huffman"]:
+            lengths = arrays[f"{part}.lengths"]
+            if len(lengths) != 1 << bits:
+                raise FormatError(f"{len(lengths)} code lengths for {1 << bits} symbols")
+            stream = huffman.HuffmanStream(
+                lengths,
+                arrays[f"{part}.positions"],
+                arrays[f"{part}.data"],
+                n,
+                int(sizes[f"{part}_bits"]),
+            )
+            found[part] = huffman.decode(stream)
+        else:
+            found[part] = unpack_bits(arrays[part], bits, n)
+    # copies: safetensors hands out arrays that may not be written, and torch warns of those
+    return EIEMatrix(
+        widths,
+        int(sizes["n_out"]),
+        int(sizes["n_in"]),
+        torch.from_numpy(arrays["codebook"].copy()),
+        torch.from_numpy(found["codes"]),
+        torch.from_numpy(found["skips"]),
+        torch.from_numpy(arrays["batch_starts"].copy()),
+        torch.from_numpy(arrays["pointers"].astype(np.int32)),
+    )
+
+
+def _bytes(arrays: _Arrays, matrix: EIEMatrix) -> LayerBytes:
+    def of(part: str) -> int:
+        return sum(array.nbytes for name, array in arrays.items() if name.split(".")[0] == part)
+
+    pointers = of("pointers") + of("batch_starts")
+    return LayerBytes(of("codes"), of("skips"), pointers, of("codebook"), 4 * matrix.n_out * matrix.n_in)
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    """The text beside the tensors: `load` does not hand it out."""
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 + length:
+        raise ValueError(f"the header says {length} bytes, {max(len(content) - 8, 0)} follow")
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    header = json.loads(metadata[_KIND])
+    if not isinstance(header, dict):
+        raise ValueError("the header is no table")
+    return header
+
+
+def _digest(arrays: Mapping[str, npt.NDArray], layers: object) -> str:
+    """SHA-256 of the sizes of all layers, and of all tensors with their names, dtypes and shapes."""
+    sha = hashlib.sha256(json.dumps(layers, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        sha.update(f"{name} {array.dtype} {array.shape};".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
