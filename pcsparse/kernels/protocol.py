@@ -396,3 +396,24 @@ class Backend(Protocol):
             The sum (n, c), dtype of `feats`; `grad_out` with its zeros, or None.
         """
         ...
+
+    def two_four_matvec(
+        self, x: Tensor, values: Tensor, positions: Tensor, bias: Tensor | None, relu: bool
+    ) -> Tensor:
+        """out[b, r] = act(bias[r] + sum over j of values[r, j] * x[b, 4 * (j // 2) + position of (r, j)]).
+
+        The product with a 2:4 matrix in the form of `packed.two_four`: of each four inputs two count. Only
+        they enter the sum, so an inf or NaN elsewhere changes nothing; a stored 0 does count, and 0 * inf is
+        NaN. A sum has its own order: its bits depend neither on threads nor on the rest of the batch.
+
+        Args:
+            x: (n_items, n_in) float32, n_in a multiple of 4.
+            values: (n_out, n_in / 2) float32.
+            positions: (n_out, ceil(n_in / 8)) uint8; bits 2 i and 2 i + 1 of byte k belong to j = 4 k + i.
+            bias: (n_out,) float32, or None.
+            relu: whether negative sums become zero; a NaN stays.
+
+        Returns:
+            (n_items, n_out) float32.
+        """
+        ...

@@ -16,6 +16,7 @@ from tests.kernels import (
     test_output_stationary,
     test_rows,
     test_segment,
+    test_two_four,
 )
 
 CONTRACT = {name: member for name, member in vars(Backend).items() if inspect.isfunction(member)}
@@ -50,6 +51,7 @@ def test_backends_have_nothing_beyond_the_contract(backend):
 def test_every_kernel_is_compared_with_its_twin():
     modules = (
         test_batch_norm, test_keys, test_levels, test_match, test_output_stationary, test_rows, test_segment,
+        test_two_four,
     )  # fmt: skip
     tests = {name for module in modules for name in vars(module) if name.startswith("test_")}
 

@@ -12,7 +12,9 @@ CPUS = {
     "avx512-without-bf16": ("skylake-avx512", "+avx,+avx2,+fma,+f16c,+avx512f,+avx512bw,+avx512vl,+avx512dq"),
     "sse2": ("x86-64", "+sse2"),
 }
-_FILES = ("test_output_stationary", "test_batch_norm", "test_segment", "test_match", "test_levels")
+_FILES = (
+    "test_output_stationary", "test_batch_norm", "test_segment", "test_match", "test_levels", "test_two_four",
+)  # fmt: skip
 
 
 def _contained(features: str) -> bool:

@@ -26,6 +26,8 @@ def _has(feature: str) -> bool:
 
 HAS_WIDE_REGISTERS: bool = _has("avx512f")
 """32 registers of 64 bytes."""
+HAS_LANE_PERMUTE: bool = _has("avx2")
+"""vpermilps: each of four lanes takes any of the four, as its own two bits say."""
 HAS_BF16_DOT: bool = _has("avx512bf16") and HAS_WIDE_REGISTERS
 """vdpbf16ps: two bfloat16 products added to a float32 in one lane."""
 
