@@ -417,3 +417,72 @@ class Backend(Protocol):
             (n_items, n_out) float32.
         """
         ...
+
+    def eie_layout(
+        self, starts: Tensor, rows: Tensor, codes: Tensor, codebook: Tensor, n_out: int
+    ) -> list[Tensor]:
+        """Lay out a matrix of shared weights for `eie_linear` of the same backend.
+
+        Args:
+            starts: (n_in + 1,) int64, first weight of each column.
+            rows: (n_weights,) int32 below `n_out`, ascending within a column.
+            codes: (n_weights,) uint8, from 1 to len(codebook) - 1.
+            codebook: (2^code_bits,) float32 with code_bits up to 8; the first is 0.
+            n_out: rows of the matrix.
+
+        Returns:
+            Tensors that only this backend reads; contiguous, on the device of `codes`.
+        """
+        ...
+
+    def eie_linear(
+        self, x: Tensor, layout: list[Tensor], bias: Tensor | None, n_out: int, relu: bool = False
+    ) -> Tensor:
+        """act(x @ W.T + bias) with the matrix of a layout; columns of activations that are 0 are not read.
+
+        Only stored weights enter a sum, so an infinite activation reaches the rows that have a weight for it.
+        The order of additions depends on the layout and on which activations are 0, not on the threads.
+
+        Args:
+            x: (n_items, n_in) float32.
+            layout: from `eie_layout`, of a matrix with n_in columns.
+            bias: (n_out,) float32, or None.
+            n_out: rows of the matrix.
+            relu: whether negative sums become 0; a NaN stays.
+
+        Returns:
+            (n_items, n_out) float32.
+
+        Source: EIE (ISCA 2016), section III: activations that are 0 are skipped, weights looked up.
+        """
+        ...
+
+    def eie_chip_linear(
+        self,
+        x: Tensor,
+        codes: Tensor,
+        skips: Tensor,
+        pointers: Tensor,
+        batch_starts: Tensor,
+        codebook: Tensor,
+        bias: Tensor | None,
+        n_out: int,
+        relu: bool = False,
+    ) -> Tensor:
+        """The same from the chip's own format, entry by entry: see `packed.eie.EIEMatrix` for its tensors.
+
+        Args:
+            x: (n_items, n_in) float32.
+            codes: (n_entries,) uint8, 0 for a pad.
+            skips: (n_entries,) uint8.
+            pointers: (n_pe, n_in + n_batches) int32.
+            batch_starts: (n_batches + 1,) int64.
+            codebook: (2^code_bits,) float32.
+            bias: (n_out,) float32, or None.
+            n_out: rows of the matrix.
+            relu: whether negative sums become 0; a NaN stays.
+
+        Returns:
+            (n_items, n_out) float32; a row is summed in the order of columns.
+        """
+        ...

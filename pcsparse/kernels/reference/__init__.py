@@ -7,6 +7,9 @@ from pcsparse.kernels.reference.batch_norm import batch_moments as batch_moments
 from pcsparse.kernels.reference.batch_norm import scale_shift as scale_shift
 from pcsparse.kernels.reference.batch_norm import scale_shift_grad as scale_shift_grad
 from pcsparse.kernels.reference.batch_norm import scale_shift_sums as scale_shift_sums
+from pcsparse.kernels.reference.eie import eie_chip_linear as eie_chip_linear
+from pcsparse.kernels.reference.eie import eie_layout as eie_layout
+from pcsparse.kernels.reference.eie import eie_linear as eie_linear
 from pcsparse.kernels.reference.keys import key_extent as key_extent
 from pcsparse.kernels.reference.keys import pack_rows as pack_rows
 from pcsparse.kernels.reference.keys import sort_keys as sort_keys
