@@ -1,4 +1,4 @@
-"""Modules: parameters, initialisation, repr. Each takes and returns a SparseTensor."""
+"""Modules: parameters, initialisation, repr. All take a SparseTensor, but layers of heads take tensors."""
 
 from pcsparse.nn.block import ResidualBlock as ResidualBlock
 from pcsparse.nn.conv import SparseConv3d as SparseConv3d
@@ -20,4 +20,5 @@ from pcsparse.nn.pool import GlobalAvgPool as GlobalAvgPool
 from pcsparse.nn.pool import GlobalMaxPool as GlobalMaxPool
 from pcsparse.nn.pool import MaxPool3d as MaxPool3d
 from pcsparse.nn.prepare import prepare as prepare
+from pcsparse.nn.semi_structured_linear import SemiStructuredLinear as SemiStructuredLinear
 from pcsparse.nn.tuning import use_tuning as use_tuning

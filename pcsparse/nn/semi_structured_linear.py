@@ -1,0 +1,300 @@
+"""A linear layer with a 2:4 weight, for inference, that takes the faster of its two products."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, relu
+
+from pcsparse.checks import check_dtype, check_shape
+from pcsparse.errors import FormatError, RangeError, ShapeError, UnsupportedError
+from pcsparse.nn import semi_structured_cuda as cuda
+from pcsparse.ops.two_four_linear import two_four_linear
+from pcsparse.packed.two_four import TwoFourMatrix, pack_two_four
+from pcsparse.timing import time_in_turns
+
+Mode = Literal["auto", "sparse", "dense"]
+Way = Literal["sparse", "dense"]
+_STATE_FORMAT = 1
+# of each product when the layer measures; the median of fewer jumps on a shared machine
+_RUNS = 11
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which product a layer takes for batches of one size on one device.
+
+    Attributes:
+        device: as torch writes it.
+        items: the largest batch that it is for, a power of two; half of it is for the choice before.
+        way: "sparse" or "dense".
+        dense: median seconds of the dense product; None where the sparse one was refused.
+        sparse: of the sparse one.
+        refused: why there is no sparse product; None where it was measured.
+    """
+
+    device: str
+    items: int
+    way: Way
+    dense: float | None = None
+    sparse: float | None = None
+    refused: str | None = None
+
+    def __str__(self) -> str:
+        """One line with units."""
+        where = f"{self.device}, batch {self.items}: {self.way}"
+        if self.dense is None or self.sparse is None:
+            return f"{where} ({self.refused})"
+        return f"{where} (dense {1e3 * self.dense:.3f} ms, sparse {1e3 * self.sparse:.3f} ms)"
+
+
+class SemiStructuredLinear(nn.Module):
+    """`act(x @ W.T + bias)` with a frozen 2:4 weight, in place of an `nn.Linear` for inference.
+
+    Published 2:4 products are slower than dense ones on small shapes and large batches. So in mode "auto" the
+    first batch of each size (in powers of two) on each device times both, and the faster one is taken from
+    then on; `choices` says which and why, and travels in the state dict. The two add in different orders, so
+    their last bits differ: set a mode, or load a state dict with choices, where results must be the same
+    bits. A layer that takes the dense product anywhere holds the dense weight, too.
+
+    Gradients reach `x`, not the weight and the bias, which are buffers.
+
+    Args:
+        in_features: n_in, a multiple of 4.
+        out_features: n_out.
+        bias: whether there is one.
+        mode: "auto", "sparse" or "dense".
+        with_relu: whether a ReLU follows.
+        dtype: float32 on a CPU; float16 or bfloat16 for sparse products on a GPU.
+
+    Raises:
+        ShapeError: in_features is no multiple of 4.
+        RangeError: another mode.
+        DtypeError: another dtype.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        mode: Mode = "auto",
+        with_relu: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if mode not in get_args(Mode):
+            raise RangeError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+        self.in_features, self.out_features = in_features, out_features
+        self.mode: Mode = mode
+        self.with_relu = with_relu
+        self.values: Tensor
+        self.positions: Tensor
+        self.bias: Tensor | None
+        empty = pack_two_four(torch.zeros(out_features, in_features, dtype=dtype))
+        self.register_buffer("values", empty.values)
+        self.register_buffer("positions", empty.positions)
+        self.register_buffer("bias", torch.zeros(out_features, dtype=dtype) if bias else None)
+        self._choices: dict[tuple[str, int], Choice] = {}
+        self._dense: Tensor | None = None
+        self._compressed: Tensor | None = None
+
+    @classmethod
+    def from_linear(
+        cls, given: nn.Linear, *, mask: Tensor | None = None, mode: Mode = "auto", with_relu: bool = False
+    ) -> "SemiStructuredLinear":
+        """A layer that computes what `given` does.
+
+        Args:
+            given: with a 2:4 weight, or any weight and a mask.
+            mask: (n_out, n_in) bool, the weights to keep.
+            mode: see the class.
+            with_relu: whether a ReLU follows.
+
+        Raises:
+            ShapeError, DtypeError, RangeError: no 2:4 matrix, see `packed.two_four.pack_two_four`.
+        """
+        return cls.from_matrix(pack_two_four(given.weight, mask), given.bias, mode=mode, with_relu=with_relu)
+
+    @classmethod
+    def from_matrix(
+        cls,
+        matrix: TwoFourMatrix,
+        bias: Tensor | None = None,
+        *,
+        mode: Mode = "auto",
+        with_relu: bool = False,
+    ) -> "SemiStructuredLinear":
+        """A layer with a packed weight, such as `packed.two_four_file.load_two_four` gives.
+
+        Raises:
+            ShapeError, DtypeError: the bias is not (n_out,) of the dtype of the values.
+        """
+        dtype = matrix.values.dtype
+        made = cls(matrix.n_in, matrix.n_out, bias is not None, mode=mode, with_relu=with_relu, dtype=dtype)
+        made.values, made.positions = matrix.values.clone(), matrix.positions.clone()
+        if bias is not None:
+            check_shape("bias", bias, (matrix.n_out,))
+            check_dtype("bias", bias, dtype)
+            made.bias = bias.detach().clone()
+        return made
+
+    @property
+    def matrix(self) -> TwoFourMatrix:
+        """The weight; its tensors are the layer's own."""
+        return TwoFourMatrix(self.values, self.positions, self.out_features, self.in_features)
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """What was measured or refused, by device and batch."""
+        return tuple(self._choices[key] for key in sorted(self._choices))
+
+    def forget_choices(self) -> None:
+        """Measure anew: on another machine, or with another number of threads."""
+        self._choices.clear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features), dtype of the weight.
+
+        Raises:
+            ShapeError: another number of features.
+            DtypeError: `x` has not the dtype of the weight.
+            UnsupportedError: mode "sparse", and there is no sparse product; the text says why.
+        """
+        if x.dim() < 1 or x.shape[-1] != self.in_features:
+            raise ShapeError(f"x must have {self.in_features} features, got shape {tuple(x.shape)}")
+        check_dtype("x", x, self.values.dtype)
+        items = x.reshape(x.shape[:-1].numel(), self.in_features)
+        out = self._sparse_product(items) if self._way(items) == "sparse" else self._dense_product(items)
+        return out.reshape(*x.shape[:-1], self.out_features)
+
+    def _way(self, items: Tensor) -> Way:
+        if self.mode == "dense":
+            return "dense"
+        refused = self._refusal(items.device)
+        if self.mode == "sparse":
+            if refused is not None:
+                raise UnsupportedError(f"no sparse product: {refused}; use mode='auto' or mode='dense'")
+            return "sparse"
+        key = str(items.device), bucket_of(len(items))
+        if key not in self._choices:
+            if refused is None and torch.compiler.is_compiling():
+                # nothing can be timed while a graph is traced
+                return "sparse"
+            self._choices[key] = self._measured(key, items, refused)
+        return self._choices[key].way
+
+    def _refusal(self, device: torch.device) -> str | None:
+        if cuda.serves(device):
+            return cuda.refusal((self.out_features, self.in_features), self.values.dtype, device)
+        if self.values.dtype != torch.float32:
+            return f"the CPU's kernel takes float32 only, the weight is {self.values.dtype}; use .float()"
+        return None
+
+    def _measured(self, key: tuple[str, int], items: Tensor, refused: str | None) -> Choice:
+        device, bucket = key
+        if refused is not None:
+            return Choice(device, bucket, "dense", refused=refused)
+        with torch.no_grad():
+            taken = time_in_turns(
+                {
+                    "dense": lambda: self._dense_product(items),
+                    "sparse": lambda: self._sparse_product(items),
+                },
+                runs=_RUNS,
+                device=items.device,
+            )
+        dense, sparse = taken["dense"].median, taken["sparse"].median
+        choice = Choice(device, bucket, "sparse" if sparse < dense else "dense", dense, sparse)
+        used = {other.way for other in (*self._choices.values(), choice)}
+        if "dense" not in used:
+            self._dense = None
+        return choice
+
+    def _sparse_product(self, items: Tensor) -> Tensor:
+        if not cuda.serves(items.device):
+            return two_four_linear(items, self.matrix, self.bias, relu=self.with_relu)
+        if self._compressed is None:
+            self._compressed = cuda.compress(self.matrix.unpack())
+        out = cuda.multiply(items, self._compressed, self.bias)
+        return relu(out) if self.with_relu else out
+
+    def _dense_product(self, items: Tensor) -> Tensor:
+        if self._dense is None:
+            self._dense = self.matrix.unpack()
+        out = linear(items, self._dense, self.bias)
+        return relu(out) if self.with_relu else out
+
+    def _forget_forms(self) -> None:
+        self._dense = self._compressed = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SemiStructuredLinear":
+        """Moves and conversions: other forms of the weight are made anew where they are needed."""
+        before = self.values.dtype
+        super()._apply(fn, recurse)
+        self._forget_forms()
+        if self.values.dtype != before and not self.values.is_meta:
+            # a weight that a narrow dtype rounds to 0 stands elsewhere in the packed form
+            matrix = pack_two_four(self.matrix.unpack())
+            self.values, self.positions = matrix.values, matrix.positions
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """A state is checked as a file is; one whose shapes do not fit is torch's to refuse."""
+        refused = len(error_msgs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        self._forget_forms()
+        if len(error_msgs) == refused and not self.values.is_meta:
+            self.matrix.checked()
+
+    def get_extra_state(self) -> Tensor:
+        """The choices, as bytes of JSON in a tensor: so every way to store tensors stores them, too."""
+        content = {"format": _STATE_FORMAT, "choices": [asdict(choice) for choice in self.choices]}
+        return torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8).clone()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take over stored choices.
+
+        Raises:
+            FormatError: they are of another version, or damaged.
+        """
+        try:
+            content = json.loads(bytes(state.cpu().tolist()))
+            version, listed = content["format"], content["choices"]
+            if version != _STATE_FORMAT:
+                raise FormatError(f"choices of format {version}; this version reads format {_STATE_FORMAT}")
+            found = [Choice(**entry) for entry in listed]
+            wrong = [c for c in found if c.way not in get_args(Way) or bucket_of(c.items) != c.items]
+        except FormatError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FormatError(f"the stored choices of a 2:4 layer cannot be read: {error}") from error
+        if wrong:
+            raise FormatError(f"the stored choices of a 2:4 layer are none: {wrong[0]!r}")
+        self._choices = {(choice.device, choice.items): choice for choice in found}
+
+    def extra_repr(self) -> str:
+        """Sizes, mode and choices."""
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}"
+        rest = f"bias={self.bias is not None}, with_relu={self.with_relu}, mode={self.mode}"
+        return "\n".join([f"{sizes}, {rest}", *map(str, self.choices)])
+
+
+def bucket_of(n_items: int) -> int:
+    """The smallest power of two that is not below `n_items`; 1 for none."""
+    return 1 << max(n_items - 1, 0).bit_length()
