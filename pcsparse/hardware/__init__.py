@@ -1,0 +1,1 @@
+"""Cycle models of published accelerators: what the formats and maps of this package would cost in silicon."""

@@ -1,0 +1,34 @@
+"""Command line of the cycle models: one verb an accelerator."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pcsparse.programs.simulate_hardware_eie import EIESettings, run
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse a command line, without the program's name, and run it."""
+    parser = argparse.ArgumentParser(
+        prog="simulate_hardware.py",
+        description="Cycle models of published accelerators beside their figures.",
+    )
+    chips = parser.add_subparsers(dest="chip", required=True)
+    _add_eie(chips.add_parser("eie", help="sparse matrix-vector products: Han et al., ISCA 2016"))
+    given = vars(parser.parse_args(arguments))
+    settings = given.pop("settings")
+    start = given.pop("start")
+    del given["chip"]
+    return int(start(settings(**given)))
+
+
+def _add_eie(parser: argparse.ArgumentParser) -> None:
+    default = EIESettings()
+    parser.set_defaults(settings=EIESettings, start=run)
+    parser.add_argument("--out", type=Path, default=default.out, help="JSON file; the picture lies beside it")
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the random layers")
+    parser.add_argument(
+        "--quick", action="store_true", help="a sixteenth of the columns of each layer: seconds"
+    )
+    parser.add_argument("--no-curves", dest="curves", action="store_false", help="the table alone")
+    parser.add_argument("--no-figure", dest="figure", action="store_false", help="no PNG beside the JSON")
