@@ -56,7 +56,7 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
 def test_a_killed_write_leaves_the_old_state(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     save_state(path, state_after(1))
-    monkeypatch.setattr("pcsparse.train.run_log.os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("pcsparse.whole_file.os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         save_state(path, state_after(2))
     assert load_state(path, FACTS, CPU).step == 1

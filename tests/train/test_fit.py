@@ -179,11 +179,16 @@ def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path, number):
 
 
 def test_a_second_signal_ends_the_process_as_usual():
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal_number == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
+    # a shell starts its background jobs with SIGINT ignored, and then that is the usual
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGINT)
+            assert stop.signal_number == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_handlers_come_back_where_no_signal_came():
