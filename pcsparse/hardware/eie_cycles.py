@@ -153,7 +153,7 @@ def _propagate_arithmetic(pe: int, chip: Switches, stream: Stream, state: State)
     hit = q[pe, TWO_VALID] and q[pe, THREE_VALID] and q[pe, THREE_ADDRESS] == address
     if hit and not chip.bypass:
         d[pe, THREE_VALID] = 0
-        counts[pe, STALLED if q[pe, ONE_KIND] == _ENTRY else STARVED] += 1
+        counts[pe, STALLED] += 1
         return False
     d[pe, THREE_VALID] = q[pe, TWO_VALID]
     d[pe, THREE_ADDRESS] = address

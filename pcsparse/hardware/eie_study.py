@@ -22,7 +22,7 @@ from pcsparse.hardware.eie_layers import (
     stand_in_codebook,
 )
 from pcsparse.hardware.eie_tall import pack_tall, row_batches, simulate_tall
-from pcsparse.hardware.eie_theory import padded_cycles
+from pcsparse.hardware.eie_theory import padded_cycles, slice_floor_cycles
 from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
 
 DEPTHS = tuple(1 << i for i in range(9))
@@ -47,6 +47,7 @@ class LayerResult:
         layer: what was drawn.
         n_weights: that are not zero.
         closed_us: closed form with pads, of the slices as they are packed.
+        floor_us: closed form of what the PEs with most rows need if each empty slice costs a cycle.
         theory_us: simulated entries, pads included, over PEs.
         actual_us: simulated.
         energy_uj: by accesses.
@@ -55,12 +56,13 @@ class LayerResult:
         row_batches: runs that its rows took.
         one_pass: what a single one would be; None where it is one.
         misfits: what of it is larger than the published SRAMs.
-        seconds: that the simulation took, packing not included.
+        seconds: of the processor that the simulation took, packing not included.
     """
 
     layer: EIELayer
     n_weights: int
     closed_us: float
+    floor_us: float
     theory_us: float
     actual_us: float
     energy_uj: float
@@ -146,15 +148,17 @@ def _compile(chip: EIEChip) -> None:
 
 def _result(drawn: _Drawn, matrices: tuple[EIEMatrix, ...], chip: EIEChip) -> LayerResult:
     layer, widths = drawn.layer, matrices[0].format
-    begin = time.perf_counter()
+    # of this thread: what else the machine does must not count
+    begin = time.thread_time()
     run = simulate_tall(matrices, drawn.acts, chip)
-    seconds = time.perf_counter() - begin
+    seconds = time.thread_time() - begin
     parts = [replace(layer, n_out=rows) for rows in row_batches(layer.n_out, chip)]
     misfits = [misfit for matrix in matrices for misfit in chip.misfits(matrix)]
     return LayerResult(
         layer=layer,
         n_weights=int(drawn.codes.count_nonzero()),
         closed_us=1e6 * chip.seconds(sum(padded_cycles(part, widths) for part in parts)),
+        floor_us=1e6 * chip.seconds(sum(slice_floor_cycles(part, widths) for part in parts)),
         theory_us=run.theoretical_microseconds,
         actual_us=run.microseconds,
         energy_uj=run.energy.total / 1e6,
@@ -193,7 +197,6 @@ def _curves(drawn: _Drawn, matrices: tuple[EIEMatrix, ...], chip: EIEChip) -> La
 
 
 def _at_pes(drawn: _Drawn, chip: EIEChip, n_pe: int) -> EIERun:
-    """The published PE, but where there are fewer, with larger register files: a chip holds 4K in all."""
-    registers = max(chip.registers, chip.n_pe * chip.registers // n_pe)
-    some = replace(chip, n_pe=n_pe, registers=registers)
+    """Other PEs, but registers for 4K in all at any number, so that batches of rows and columns stay."""
+    some = replace(chip, n_pe=n_pe, registers=chip.n_pe * chip.registers // n_pe)
     return simulate_tall(drawn.packed(some), drawn.acts, some)

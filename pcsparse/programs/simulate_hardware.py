@@ -28,7 +28,7 @@ def _add_eie(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=default.out, help="JSON file; the picture lies beside it")
     parser.add_argument("--seed", type=int, default=default.seed, help="of the random layers")
     parser.add_argument(
-        "--quick", action="store_true", help="a sixteenth of the columns of each layer: seconds"
+        "--quick", action="store_true", help="a sixteenth of the columns: seconds; bounds may break"
     )
     parser.add_argument("--no-curves", dest="curves", action="store_false", help="the table alone")
     parser.add_argument("--no-figure", dest="figure", action="store_false", help="no PNG beside the JSON")

@@ -8,7 +8,14 @@ from pcsparse.checks import require_extra
 from pcsparse.errors import RangeError
 from pcsparse.hardware.eie_chip import EIEChip
 from pcsparse.hardware.eie_layers import EIE_LAYERS, EIELayer
-from pcsparse.hardware.eie_report import Verdict, curve_verdicts, layer_table, layer_verdicts, remarks
+from pcsparse.hardware.eie_report import (
+    Verdict,
+    curve_verdicts,
+    layer_verdicts,
+    remarks,
+    table_head,
+    table_line,
+)
 from pcsparse.hardware.eie_study import DEPTHS, PES, WIDTHS, LayerCurves, LayerResult, run_layers
 from pcsparse.timing import environment
 
@@ -49,19 +56,9 @@ def run(settings: EIESettings) -> int:
     if draws:
         # before minutes of work, not after
         require_extra("matplotlib", "view")
-    where = environment()
+    where, chip = environment(), EIEChip()
     print(where.header())
-    chip = EIEChip()
-    print(
-        f"EIE: {chip.n_pe} PEs at {chip.clock / 1e6:g} MHz, queues of {chip.fifo_depth}; random weights at "
-        f"the published densities{', a sixteenth of the columns' if settings.quick else ''}, "
-        f"seed {settings.seed}"
-    )
-    results: list[LayerResult] = []
-    curves: list[LayerCurves] = []
-    for result, swept in run_layers(_layers(settings), chip, settings.seed, curves=settings.curves):
-        results.append(result)
-        curves += [swept] if swept is not None else []
+    results, curves = _measure(settings, chip)
     verdicts = _tell(results, curves)
     content = {
         "format": FORMAT,
@@ -85,15 +82,28 @@ def run(settings: EIESettings) -> int:
     return 0 if all(verdict.passed for verdict in verdicts) else 1
 
 
+def _measure(settings: EIESettings, chip: EIEChip) -> tuple[list[LayerResult], list[LayerCurves]]:
+    part = ", a sixteenth of the columns" if settings.quick else ""
+    print(
+        f"EIE: {chip.n_pe} PEs at {chip.clock / 1e6:g} MHz, queues of {chip.fifo_depth}; random weights at "
+        f"the published densities{part}, seed {settings.seed}\n"
+        "microseconds; dev in %; uJ by published energies of an access, and by published power times time\n"
+    )
+    print(table_head())
+    results: list[LayerResult] = []
+    curves: list[LayerCurves] = []
+    for result, swept in run_layers(_layers(settings), chip, settings.seed, curves=settings.curves):
+        print(table_line(result), flush=True)
+        results.append(result)
+        curves += [swept] if swept is not None else []
+    return results, curves
+
+
 def _layers(settings: EIESettings) -> tuple[EIELayer, ...]:
     return tuple(layer.scaled(_QUICK) for layer in EIE_LAYERS) if settings.quick else EIE_LAYERS
 
 
 def _tell(results: list[LayerResult], curves: list[LayerCurves]) -> list[Verdict]:
-    print(
-        "\nmicroseconds; dev in %; uJ by published energies of an access, and by published power times time\n"
-        f"{layer_table(results)}"
-    )
     for remark in remarks(results):
         print(f"  {remark}")
     verdicts = layer_verdicts(results) + (curve_verdicts(curves) if curves else [])

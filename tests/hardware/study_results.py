@@ -8,6 +8,7 @@ RESULT = LayerResult(
     layer=LAYER,
     n_weights=1_500_000,
     closed_us=12.42,
+    floor_us=12.7,
     theory_us=12.41,
     actual_us=12.9,
     energy_uj=4.5,

@@ -87,6 +87,7 @@ def test_the_product_is_exact(rng, n_out, n_pe, density):
 
 def test_fractions_are_added_in_float64(rng):
     matrix, _ = random_layer(rng, 90, 200, 0.3, 1.0, EIEFormat(n_pe=4))
+    matrix = replace(matrix, codebook=BOOK / 7)
     acts = torch.randn(200, generator=rng)
     torch.testing.assert_close(
         simulate(matrix, acts).out, dense_product(matrix, acts), rtol=1e-12, atol=1e-12
@@ -197,6 +198,22 @@ def test_deeper_queues_never_cost_cycles(rng):
     assert cycles[0] > 1.8 * cycles[3]
 
 
+def test_activations_are_held_back_by_a_full_queue():
+    # 5 entries a column: at depth 1 the next one leaves when the pair is through, 7 cycles after the last one
+    matrix = pack_eie(torch.full((5, 3), 2, dtype=torch.uint8), BOOK, EIEFormat(n_pe=1))
+    run = simulate(matrix, torch.ones(3), EIEChip(n_pe=1, fifo_depth=1))
+    assert run.held_back == 2 * 6
+    assert run.cycles == 2 * 7 + FILL + 4
+    assert int(run.starved) == run.cycles - 15
+
+
+def test_a_batch_of_other_weights_reads_its_first_row_anew():
+    # pointers of 3 bits: three columns of two entries a batch, the second in another row 0 of the SRAM
+    matrix = pack_eie(torch.ones(2, 6, dtype=torch.uint8), BOOK, EIEFormat(n_pe=1, pointer_bits=3))
+    assert matrix.n_batches == 2
+    assert simulate(matrix, torch.ones(6), EIEChip(n_pe=1, keep_row=True)).accesses.spmat_reads == 2
+
+
 def test_adjacent_entries_of_a_row_use_the_bypass_or_wait():
     # one row: every entry adds to the sum of the one before it
     matrix = pack_eie(torch.full((1, 20), 15, dtype=torch.uint8), BOOK, EIEFormat(n_pe=1))
@@ -208,6 +225,7 @@ def test_adjacent_entries_of_a_row_use_the_bypass_or_wait():
     assert fast.accesses.bypassed == 19
     assert (slow.accesses.bypassed, int(fast.stalled)) == (0, 0)
     assert slow.cycles == fast.cycles + 19
+    assert int(slow.stalled) == 19
 
 
 def test_one_bank_takes_a_cycle_more_a_column():

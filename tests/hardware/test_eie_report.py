@@ -7,10 +7,11 @@ import pytest
 from pcsparse.hardware.eie_report import (
     Verdict,
     curve_verdicts,
-    layer_table,
     layer_verdicts,
     mean_efficiency,
     remarks,
+    table_head,
+    table_line,
     width_energies,
 )
 from tests.hardware.study_results import CURVES, IRREGULAR, LAYER, ONE_PASS, RESULT
@@ -71,7 +72,7 @@ def change_of(values: tuple, at: int, value: float) -> tuple:
         ("reads", 2, 900_000, "128 is"),
         ("cycles", 6, 1_500, "near-linear|at least 0.7 a PE"),
         ("real_work", 4, 0.5, "no padding"),
-        ("balance", 7, 0.95, "load balance"),
+        ("balance", 7, 0.95, "load balance does not rise with PEs, but for Alex-7"),
     ],
 )
 def test_bounds_of_curves_that_break(name, at, value, text):
@@ -94,12 +95,12 @@ def test_the_least_speed_up_must_be_the_irregular_layers():
 
 
 def test_the_table_has_deviations_by_hand():
-    head, _, line = layer_table([RESULT]).splitlines()
+    line, (head, rule) = table_line(RESULT), table_head().splitlines()
     assert line.split() == [
         "Alex-7", "12.42", "12.41", "-0.1", "|", "11.7", "+6.1", "|", "12.90", "12.2", "+5.7", "|", "1.039",
         "1.04", "|", "4.50", "7.60",
     ]  # fmt: skip
-    assert len(head) == len(line)
+    assert len(head) == len(rule) == len(line)
 
 
 def test_remarks_tell_of_runs_of_rows_and_of_what_does_not_fit():
@@ -107,6 +108,12 @@ def test_remarks_tell_of_runs_of_rows_and_of_what_does_not_fit():
     assert "so 3 runs" in said[0]
     assert "closed form 13.10, theory 13.10 (+0.0 %), actual 13.40 us, act/th 1.023" in said[0]
     assert said[1].startswith("Alex-7: pointers take much")
+
+
+def test_empty_slices_are_told_where_they_count():
+    (said,) = remarks([replace(RESULT, floor_us=18.6)])
+    assert "are at work for 18.60 us" in said
+    assert remarks([replace(RESULT, floor_us=15.0)]) == []
 
 
 def test_sums_over_layers():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pcsparse.hardware import eie_study
 from pcsparse.hardware.eie import simulate
 from pcsparse.hardware.eie_chip import EIEChip
 from pcsparse.hardware.eie_layers import EIE_LAYERS, draw_activations, draw_codes, stand_in_codebook
@@ -23,6 +24,7 @@ def test_a_small_layer_is_run_and_swept():
     assert result.exact
     assert result.theory_us == pytest.approx(result.closed_us, rel=0.02)
     assert (result.row_batches, result.one_pass, result.misfits) == (1, None, ())
+    assert result.closed_us < result.floor_us < result.actual_us
     assert curves.efficiency[DEPTHS.index(8)] == pytest.approx(1 / result.ratio)
     assert curves.balance[PES.index(64)] == pytest.approx(1 / result.ratio)
     assert curves.efficiency[0] < 0.5 < curves.efficiency[-1]
@@ -38,11 +40,25 @@ def test_rows_beyond_the_registers_are_told_beside_one_run():
     ((result, curves),) = run_layers([LAYERS["NT-Wd"].scaled(1 / 8)], EIEChip(), 0, curves=False)
     assert curves is None
     assert result.row_batches == 3
+    assert result.theory_us == pytest.approx(result.closed_us, rel=0.02)
     assert result.exact
     assert result.one_pass.theory_us == pytest.approx(result.one_pass.closed_us, rel=0.02)
     # longer slices have more pads, and three runs wait three times
     assert result.one_pass.theory_us > result.theory_us
     assert result.one_pass.actual_us < result.actual_us
+
+
+def test_a_wrong_product_is_told(monkeypatch):
+    real = eie_study.exact_product
+    monkeypatch.setattr(eie_study, "exact_product", lambda *given: real(*given) + 1)
+    ((result, _),) = run_layers([LAYERS["NT-We"].scaled(1 / 16)], EIEChip(), 0, curves=False)
+    assert not result.exact
+
+
+def test_what_does_not_fit_is_told():
+    layer = replace(LAYERS["VGG-6"], n_out=64)
+    ((result, _),) = run_layers([layer], EIEChip(), 0, curves=False)
+    assert result.misfits == ("pointers of a PE take 49.0 KB of 32",)
 
 
 def test_a_seed_draws_other_weights():
