@@ -43,7 +43,7 @@ def test_the_bits_are_those_that_the_format_names():
         ([0, 9, 0, 0], [0, 9], 0b0100),
         ([0, 0, 9, 0], [0, 9], 0b1000),
         ([0, 0, 0, 9], [0, 9], 0b1100),
-        ([0, -0.0, 0, 9], [0, 9], 0b1100),
+        ([-0.0, 0, 0, 9], [0, 9], 0b1100),
     ],
 )
 def test_groups_with_fewer_than_two_weights_have_one_form(group, values, nibble):
