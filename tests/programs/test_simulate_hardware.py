@@ -29,6 +29,7 @@ def test_a_quick_run_prints_and_writes(tmp_path, monkeypatch, capsys):
     content = json.loads(out.read_text())
     names = [layer["layer"]["name"] for layer in content["layers"]]
     assert names == ["VGG-7", "NT-We", "NT-Wd"]
+    assert [layer["layer"]["n_in"] for layer in content["layers"]] == [256, 256, 38]
     for name in names:
         assert any(line.startswith(f"{name} ") for line in said.splitlines())
     assert all(layer["exact"] for layer in content["layers"])
