@@ -1,0 +1,226 @@
+"""A linear layer with a pruned weight of a few shared values, for inference at batch 1."""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, relu
+
+from pcsparse.checks import check_dtype, check_shape
+from pcsparse.errors import RangeError, ShapeError
+from pcsparse.nn.product_choice import Choice, Choices, Way, measure
+from pcsparse.ops.packed_linear import EIELayout, eie_layout, eie_linear
+from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
+
+Mode = Literal["auto", "sparse", "dense"]
+_PARTS = ("codes", "skips", "pointers", "batch_starts", "codebook")
+
+
+class EIELinear(nn.Module):
+    """`act(x @ W.T + bias)` with W in EIE's format, in place of an `nn.Linear` for inference.
+
+    Columns of activations that are 0 are not read, so it wins most behind a ReLU. It wins at batch 1, where a
+    dense product waits for its weights; each further item reads the packed weights again, and a dense product
+    soon overtakes. In mode "auto" the first batch of each size (in powers of two) on each device times both,
+    on the activations of that batch, and the faster one is taken from then on; `choices` says which and why,
+    and travels in the state dict. The two add in different orders, so their last bits differ: set a mode, or
+    load a state dict with choices, where results must be the same bits. A layer that takes the dense product
+    anywhere holds the dense weight, too.
+
+    There are no gradients; train with `compress.heads.train_centroids`, then convert.
+
+    Args:
+        in_features: n_in.
+        out_features: n_out.
+        bias: whether there is one.
+        widths: of the format; the chip's if None.
+        mode: "sparse", "dense" or "auto".
+        with_relu: whether a ReLU follows.
+
+    Raises:
+        RangeError: another mode.
+
+    Source: EIE (Han et al., ISCA 2016).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        widths: EIEFormat | None = None,
+        mode: Mode = "sparse",
+        with_relu: bool = False,
+    ) -> None:
+        super().__init__()
+        if mode not in get_args(Mode):
+            raise RangeError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+        self.in_features, self.out_features = in_features, out_features
+        self.widths = widths or EIEFormat()
+        self.mode: Mode = mode
+        self.with_relu = with_relu
+        self.codes: Tensor
+        self.skips: Tensor
+        self.pointers: Tensor
+        self.batch_starts: Tensor
+        self.codebook: Tensor
+        self._layout: EIELayout | None = None
+        self._dense: Tensor | None = None
+        empty = torch.zeros(out_features, in_features, dtype=torch.uint8)
+        self._hold(pack_eie(empty, torch.zeros(1 << self.widths.code_bits), self.widths))
+        self.bias: Tensor | None
+        self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+        self._choices = Choices()
+
+    @classmethod
+    def from_matrix(
+        cls,
+        matrix: EIEMatrix,
+        bias: Tensor | None = None,
+        *,
+        mode: Mode = "sparse",
+        with_relu: bool = False,
+    ) -> "EIELinear":
+        """A layer with a packed weight, from `compress.heads.share_weights(...).pack()` or a file.
+
+        Raises:
+            ShapeError, DtypeError: the bias is not (n_out,) float32.
+        """
+        made = cls(
+            matrix.n_in,
+            matrix.n_out,
+            bias is not None,
+            widths=matrix.format,
+            mode=mode,
+            with_relu=with_relu,
+        )
+        made._hold(matrix)
+        if bias is not None:
+            check_shape("bias", bias, (matrix.n_out,))
+            check_dtype("bias", bias, torch.float32)
+            made.bias = bias.detach().clone()
+        return made
+
+    @property
+    def matrix(self) -> EIEMatrix:
+        """The weight, on the CPU."""
+        parts = {name: getattr(self, name).cpu() for name in _PARTS}
+        return EIEMatrix(self.widths, self.out_features, self.in_features, **parts)
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """What was measured, by device and batch."""
+        return self._choices.listed()
+
+    def forget_choices(self) -> None:
+        """Measure anew: on another machine, with another number of threads, for other activations."""
+        self._choices.clear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features), float32.
+
+        Raises:
+            ShapeError: another number of features.
+            DtypeError: `x` is not float32.
+            UnsupportedError: `x` wants a gradient.
+        """
+        if x.dim() < 1 or x.shape[-1] != self.in_features:
+            raise ShapeError(f"x must have {self.in_features} features, got shape {tuple(x.shape)}")
+        items = x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), self.in_features)
+        out = self._sparse_product(items) if self._way(items) == "sparse" else self._dense_product(items)
+        return out if x.dim() == 2 else out.reshape(*x.shape[:-1], self.out_features)
+
+    def layout(self, device: torch.device) -> EIELayout:
+        """The weight as the kernels of `device` read it; made once."""
+        if self._layout is None or self._layout.tensors[0].device != device:
+            self._layout = eie_layout(self.matrix, device)
+        return self._layout
+
+    def _way(self, items: Tensor) -> Way:
+        if self.mode != "auto":
+            return self.mode
+        choice = self._choices.find(items.device, len(items))
+        if choice is None:
+            if torch.compiler.is_compiling():
+                # nothing can be timed while a graph is traced
+                return "sparse"
+            products: dict[Way, Callable[[], Tensor]] = {
+                "dense": lambda: self._dense_product(items),
+                "sparse": lambda: self._sparse_product(items),
+            }
+            choice = measure(products, items.device, len(items))
+            self._choices.keep(choice)
+            if all(other.way == "sparse" for other in self.choices):
+                self._dense = None
+        return choice.way
+
+    def _sparse_product(self, items: Tensor) -> Tensor:
+        return eie_linear(items, self.layout(items.device), self.bias, relu=self.with_relu)
+
+    def _dense_product(self, items: Tensor) -> Tensor:
+        check_dtype("x", items, torch.float32)
+        if self._dense is None or self._dense.device != items.device:
+            self._dense = self.matrix.to_dense().to(items.device)
+        out = linear(items, self._dense, self.bias)
+        return relu(out) if self.with_relu else out
+
+    def _hold(self, matrix: EIEMatrix) -> None:
+        for name in _PARTS:
+            self.register_buffer(name, getattr(matrix, name).clone())
+        self._layout = self._dense = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EIELinear":
+        """Moves; conversions leave the layer in float32, the only dtype that it computes in."""
+        kept = {name: getattr(self, name) for name in ("codebook", "bias")}
+        super()._apply(fn, recurse)
+        for name, before in kept.items():
+            now = getattr(self, name)
+            if now is not None and now.dtype != torch.float32:
+                setattr(self, name, before.to(now.device))
+        self._layout = self._dense = None
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """A layer of these sizes may hold any number of weights; its state is checked as a file is."""
+        given = {name: state_dict[prefix + name] for name in _PARTS if prefix + name in state_dict}
+        if len(given) == len(_PARTS):
+            parts = {name: tensor.detach().cpu() for name, tensor in given.items()}
+            matrix = EIEMatrix(self.widths, self.out_features, self.in_features, **parts).checked()
+            device = self.codebook.device
+            self._hold(matrix)
+            for name in _PARTS:
+                self.register_buffer(name, getattr(self, name).to(device))
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def get_extra_state(self) -> Tensor:
+        """The choices."""
+        return self._choices.to_state()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take over stored choices.
+
+        Raises:
+            FormatError: they are of another version, or damaged.
+        """
+        self._choices.take_state(state)
+
+    def extra_repr(self) -> str:
+        """Sizes, format, mode and choices."""
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}"
+        share = len(self.codes) / max(self.in_features * self.out_features, 1)
+        rest = f"bias={self.bias is not None}, with_relu={self.with_relu}, mode={self.mode}"
+        entries = f"entries={len(self.codes)} ({100 * share:.1f} %), {self.widths}"
+        return "\n".join([f"{sizes}, {rest}, {entries}", *map(str, self.choices)])

@@ -1,0 +1,113 @@
+"""`scripts/bench_heads.py`: EIE's nine layers on this CPU, beside dense and compressed-row products."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pcsparse.allocation import keep_freed_memory
+from pcsparse.bench.eie_layers import (
+    DENSE,
+    GOALS,
+    LAYERS,
+    OURS,
+    SCIPY_CSR,
+    TORCH_CSR,
+    HeadResult,
+    cache_bytes,
+    geometric_mean,
+    run_head_layer,
+)
+from pcsparse.bench.limits import Limits, measure_limits
+from pcsparse.bench.report import write_json
+from pcsparse.bench.tables import ms, name_failure, quartiles, table
+from pcsparse.programs.bench_settings import at_threads
+from pcsparse.timing import environment
+
+_QUICK_SCALE, _QUICK_CACHE = 16, 1 << 20
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse a command line and run it; 1 if any product disagrees with float64, else 0."""
+    parser = argparse.ArgumentParser(description="Verify, then time layers in EIE's format.")
+    parser.add_argument("--items", type=int, nargs="+", default=[1], help="batches (default: 1)")
+    parser.add_argument("--runs", type=int, default=40, help="of each product, cold and warm")
+    parser.add_argument("--only", default="", help="layers with this text in their names")
+    parser.add_argument("--quick", action="store_true", help="a sixteenth of every size, few runs: seconds")
+    parser.add_argument("--threads", type=int, help="default: torch's choice")
+    parser.add_argument("--out", type=Path, default=Path("bench-out/heads.json"), help="JSON file")
+    given = parser.parse_args(arguments)
+    keep_freed_memory()
+    return at_threads(given.threads, lambda: _run(given))
+
+
+def _run(given: argparse.Namespace) -> int:
+    where = environment()
+    print(where.header())
+    limits = measure_limits()
+    cache = _QUICK_CACHE if given.quick else cache_bytes()
+    print(f"limits: {limits}; last-level cache {cache >> 20} MiB")
+    print("random Bernoulli weights and activations of the published densities, not trained ones", flush=True)
+    results: list[HeadResult] = []
+    for n_items in given.items:
+        here = []
+        for layer in LAYERS:
+            if given.only in layer.name:
+                scale = _QUICK_SCALE if given.quick else 1
+                runs = 3 if given.quick else given.runs
+                here.append(run_head_layer(layer, n_items, runs, scale=scale, cache=cache))
+        results += here
+        _show(here, n_items, limits)
+    content = {
+        "format": 1,
+        "environment": asdict(where),
+        "limits": asdict(limits),
+        "cache_bytes": cache,
+        "results": [asdict(result) for result in results],
+    }
+    write_json(given.out, content)
+    print(f"\nwritten: {given.out}")
+    failed = [(result, check) for result in results for check in result.checks if not check.passed]
+    for result, check in failed:
+        print(f"FAILED  {result.layer.name}: {name_failure(check)}")
+    return 1 if failed else 0
+
+
+def _show(results: list[HeadResult], n_items: int, limits: Limits) -> None:
+    whole = [result for result in results if result.passed]
+    if not whole:
+        return
+    for title, warm in (("caches cold", False), ("caches warm", True)):
+        columns = ("layer", "pcsparse ms", "quartiles", DENSE, TORCH_CSR, SCIPY_CSR, "x dense", "x CSR",
+                   "ps a MAC", "floor ms", "bytes", "of CSR")  # fmt: skip
+        rows = [_row(result, limits, warm=warm) for result in whole]
+        print(f"\nEIE's layers, batch {n_items}, {title}; ms\n{table(columns, rows)}")
+        dense = [result.ratio(DENSE, warm=warm) for result in whole]
+        csr = [result.ratio(TORCH_CSR, SCIPY_CSR, warm=warm) for result in whole]
+        for name, ratios in (("dense", dense), ("CSR", csr)):
+            print(
+                f"over {name}: {sum(ratio > 1 for ratio in ratios)} of {len(ratios)} faster, geometric mean "
+                f"{geometric_mean(ratios):.2f} (to reach cold, at batch 1: {GOALS[name]:.0f})"
+            )
+    largest = max(result.bytes_layout / result.bytes_csr for result in whole)
+    print(
+        f"bytes of a layer over CSR with float32 and int32: at most {largest:.3f} (to reach: 0.25)",
+        flush=True,
+    )
+
+
+def _row(result: HeadResult, limits: Limits, *, warm: bool) -> tuple[str, ...]:
+    times = result.warm if warm else result.cold
+    ours = times[OURS]
+    return (
+        result.layer.name,
+        ms(ours.median),
+        quartiles(ours),
+        *(ms(times[name].median) for name in (DENSE, TORCH_CSR, SCIPY_CSR)),
+        f"{result.ratio(DENSE, warm=warm):.2f}",
+        f"{result.ratio(TORCH_CSR, SCIPY_CSR, warm=warm):.2f}",
+        f"{1e12 * ours.median / max(result.n_macs, 1):.0f}",
+        f"{1e3 * result.floor(limits):.3f}",
+        f"{result.bytes_layout:,}",
+        f"{result.bytes_layout / result.bytes_csr:.3f}",
+    )

@@ -1,0 +1,156 @@
+"""EIELinear: a drop-in for nn.Linear, its state, its choice of product."""
+
+import pytest
+import torch
+from torch import nn
+
+from pcsparse.compress.heads import keep_largest, share_weights
+from pcsparse.errors import DtypeError, FormatError, RangeError, ShapeError, UnsupportedError
+from pcsparse.nn import eie_linear as module
+from pcsparse.nn.eie_linear import EIELinear
+from pcsparse.packed.eie import EIEFormat
+from pcsparse.packed.eie_file import load_eie, save_eie
+from tests.tolerance import tolerance
+
+
+def pruned(rng, n_in=60, n_out=45, density=0.2) -> nn.Linear:
+    linear = nn.Linear(n_in, n_out)
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn(n_out, n_in, generator=rng))
+        linear.weight.mul_(keep_largest(linear.weight, density))
+        linear.weight.copy_(share_weights(linear.weight.detach()).to_dense())
+        linear.bias.copy_(torch.randn(n_out, generator=rng))
+    return linear
+
+
+def packed(linear: nn.Linear, **options) -> EIELinear:
+    return EIELinear.from_matrix(share_weights(linear.weight.detach()).pack(), linear.bias, **options)
+
+
+@pytest.mark.parametrize("mode", ["sparse", "dense", "auto"])
+@pytest.mark.parametrize("shape", [(60,), (1, 60), (3, 60), (2, 5, 60), (0, 60)])
+@torch.no_grad()
+def test_it_computes_what_the_linear_layer_does(mode, shape, rng):
+    linear = pruned(rng)
+    x = torch.randn(shape, generator=rng).relu()
+    found = packed(linear, mode=mode)(x)
+    torch.testing.assert_close(found, linear(x), **tolerance(torch.float32, 60, 16))
+    assert found.shape == (*shape[:-1], 45)
+
+
+@torch.no_grad()
+def test_a_relu_may_follow(rng):
+    linear = pruned(rng)
+    x = torch.randn(3, 60, generator=rng)
+    for mode in ("sparse", "dense"):
+        found = packed(linear, mode=mode, with_relu=True)(x)
+        torch.testing.assert_close(found, linear(x).relu(), **tolerance(torch.float32, 60, 16))
+
+
+@torch.no_grad()
+def test_it_survives_a_file_and_a_state_dict(rng, tmp_path):
+    linear = pruned(rng)
+    x = torch.randn(2, 60, generator=rng)
+    first = packed(linear)
+    save_eie({"fc": first.matrix}, tmp_path / "head")
+    from_file = EIELinear.from_matrix(load_eie(tmp_path / "head")["fc"], linear.bias)
+    fresh = EIELinear(60, 45)
+    fresh(x)
+    fresh.load_state_dict(first.state_dict())
+    assert torch.equal(from_file(x), first(x))
+    assert torch.equal(fresh(x), first(x))
+
+
+def test_a_damaged_state_is_refused(rng):
+    state = packed(pruned(rng)).state_dict()
+    state["skips"] = state["skips"] + 16
+    with pytest.raises(FormatError, match="no EIE matrix: a skip is"):
+        EIELinear(60, 45).load_state_dict(state)
+    with pytest.raises(FormatError, match="pointers should be"):
+        EIELinear(61, 45).load_state_dict(packed(pruned(rng)).state_dict())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        EIELinear(60, 45).load_state_dict({"bias": torch.zeros(45)})
+
+
+@torch.no_grad()
+def test_auto_takes_the_faster_and_says_so(rng, monkeypatch):
+    layer = packed(pruned(rng), mode="auto")
+    taken = []
+    real = module.measure
+
+    def fixed(way):
+        def measure(products, device, n_items):
+            choice = real(products, device, n_items)
+            taken.append(n_items)
+            return type(choice)(choice.device, choice.items, way, choice.dense, choice.sparse)
+
+        return measure
+
+    monkeypatch.setattr(module, "measure", fixed("dense"))
+    one = torch.randn(1, 60, generator=rng)
+    assert torch.equal(layer(one), packed(pruned(rng.manual_seed(20231)), mode="dense")(one))
+    layer(one)
+    monkeypatch.setattr(module, "measure", fixed("sparse"))
+    layer(torch.randn(3, 60, generator=rng))
+    layer(torch.randn(4, 60, generator=rng))
+    assert taken == [1, 3]
+    assert [(c.items, c.way) for c in layer.choices] == [(1, "dense"), (4, "sparse")]
+    assert all(c.dense > 0 and c.sparse > 0 for c in layer.choices)
+    assert "cpu, batch 4: sparse (dense 0." in repr(layer)
+
+    copy = EIELinear(60, 45, mode="auto")
+    copy.load_state_dict(layer.state_dict())
+    assert copy.choices == layer.choices
+    layer.forget_choices()
+    assert layer.choices == ()
+
+
+def test_a_measurement_names_the_faster(rng, monkeypatch):
+    import time
+
+    from pcsparse.nn import product_choice
+
+    for slow, fast in (("dense", "sparse"), ("sparse", "dense")):
+        products = {slow: lambda: time.sleep(0.003), fast: lambda: None}
+        choice = product_choice.measure(products, torch.device("cpu"), 5)
+        assert choice.way == fast
+        assert choice.items == 8
+
+
+@torch.no_grad()
+def test_conversions_leave_it_in_float32(rng):
+    linear = pruned(rng)
+    x = torch.randn(1, 60, generator=rng)
+    layer = packed(linear)
+    before = layer(x)
+    converted = nn.Sequential(layer).to(torch.bfloat16)[0]
+    assert torch.equal(converted(x), before)
+    assert converted.codebook.dtype == converted.bias.dtype == torch.float32
+
+
+def test_wrong_input_is_refused(rng):
+    with pytest.raises(RangeError, match="mode must be one of auto, sparse, dense, got 'fast'"):
+        EIELinear(4, 4, mode="fast")
+    layer = packed(pruned(rng))
+    with pytest.raises(ShapeError, match="x must have 60 features, got shape"):
+        layer(torch.zeros(2, 59))
+    with pytest.raises(DtypeError, match="x must be float32"):
+        layer(torch.zeros(2, 60).double())
+    with pytest.raises(UnsupportedError, match="no gradients"):
+        layer(torch.zeros(2, 60, requires_grad=True))
+    matrix = share_weights(pruned(rng).weight.detach()).pack()
+    with pytest.raises(ShapeError, match="bias must have shape"):
+        EIELinear.from_matrix(matrix, torch.zeros(3))
+
+
+def test_repr_says_how_full_it_is(rng):
+    assert "entries=540 (20.0 %)" in repr(packed(pruned(rng)))
+
+
+def test_other_widths_by_parameter(rng):
+    linear = pruned(rng)
+    shared = share_weights(linear.weight.detach(), code_bits=8)
+    layer = EIELinear.from_matrix(shared.pack(EIEFormat(16, code_bits=8, index_bits=5)), linear.bias)
+    x = torch.randn(2, 60, generator=rng)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), linear(x), **tolerance(torch.float32, 60, 16))

@@ -1,0 +1,111 @@
+"""Linear layers in EIE's format as operators: against dense products, dtypes, shapes, compiled graphs."""
+
+import pytest
+import torch
+
+from pcsparse.errors import DeviceError, DtypeError, ShapeError, UnsupportedError
+from pcsparse.ops.packed_linear import EIELayout, eie_chip_linear, eie_layout, eie_linear
+from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
+from tests.packed.test_eie import codebook, random_codes
+from tests.tolerance import tolerance
+
+
+def matrix_of(rng, n_out=70, n_in=50, density=0.2, widths=None) -> EIEMatrix:
+    widths = widths or EIEFormat(n_pe=8)
+    codes = random_codes(rng, n_out, n_in, density, widths.code_bits)
+    return pack_eie(codes, codebook(widths.code_bits), widths)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(
+    "widths",
+    [EIEFormat(), EIEFormat(1), EIEFormat(3, code_bits=8, index_bits=5), EIEFormat(4, pointer_bits=5)],
+    ids=["chip", "one PE", "bytes", "batches"],
+)
+@pytest.mark.parametrize("product", ["cpu layout", "chip layout"])
+def test_products_are_those_of_the_dense_matrix(product, widths, relu, rng):
+    matrix = matrix_of(rng, widths=widths)
+    x = torch.randn(4, 50, generator=rng).relu()
+    bias = torch.randn(70, generator=rng)
+    if product == "cpu layout":
+        found = eie_linear(x, eie_layout(matrix), bias, relu=relu)
+    else:
+        found = eie_chip_linear(x, matrix, bias, relu=relu)
+    expected = torch.nn.functional.linear(x.double(), matrix.to_dense().double(), bias.double())
+    expected = expected.relu() if relu else expected
+    torch.testing.assert_close(found.double(), expected, **tolerance(torch.float32, 50))
+
+
+def test_an_item_has_the_same_bits_in_any_batch(rng):
+    layout = eie_layout(matrix_of(rng))
+    x = torch.randn(5, 50, generator=rng).relu()
+    together = eie_linear(x, layout)
+    for item, expected in zip(x, together, strict=True):
+        assert torch.equal(eie_linear(item[None], layout)[0], expected)
+
+
+def test_rows_of_a_wider_tensor_are_taken(rng):
+    layout = eie_layout(matrix_of(rng))
+    wide = torch.randn(3, 100, generator=rng)
+    assert torch.equal(eie_linear(wide[:, ::2], layout), eie_linear(wide[:, ::2].contiguous(), layout))
+
+
+def test_the_operator_is_one_node_of_a_compiled_graph(rng):
+    layout = eie_layout(matrix_of(rng))
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return eie_linear(x, layout, relu=True) + 1
+
+    x = torch.randn(2, 50, generator=rng)
+    with torch.no_grad():
+        compiled = torch.compile(call, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(x), call(x))
+
+
+def test_shapes_of_the_fake_kernel_are_the_real_ones(rng):
+    layout = eie_layout(matrix_of(rng))
+    arguments = (torch.randn(2, 50, generator=rng), layout.tensors, None, layout.n_out, True)
+    torch.library.opcheck(torch.ops.pcsparse.eie_linear.default, arguments, test_utils="test_faketensor")
+
+
+def test_the_layout_takes_no_more_than_two_bytes_a_weight(rng):
+    matrix = matrix_of(rng, 2000, 400, 0.1)
+    n_weights = matrix.n_entries - matrix.n_pads
+    assert 1.5 * n_weights < eie_layout(matrix).n_bytes < 2 * n_weights + 4 * 401 + 200
+
+
+@pytest.mark.parametrize("product", ["cpu layout", "chip layout"])
+def test_wrong_input_is_refused(product, rng):
+    matrix = matrix_of(rng)
+
+    def call(x, bias=None):
+        if product == "cpu layout":
+            return eie_linear(x, eie_layout(matrix), bias)
+        return eie_chip_linear(x, matrix, bias)
+
+    with pytest.raises(ShapeError, match=r"x must have shape \(\*, 50\), got \(2, 49\)"):
+        call(torch.zeros(2, 49))
+    with pytest.raises(ShapeError, match="x must have shape"):
+        call(torch.zeros(50))
+    with pytest.raises(DtypeError, match="x must be float32, got float64"):
+        call(torch.zeros(2, 50, dtype=torch.float64))
+    with pytest.raises(ShapeError, match=r"bias must have shape \(70\)"):
+        call(torch.zeros(2, 50), torch.zeros(71))
+    with pytest.raises(DtypeError, match="bias must be float32"):
+        call(torch.zeros(2, 50), torch.zeros(70, dtype=torch.float16))
+    with pytest.raises(DeviceError, match="share one device"):
+        call(torch.zeros(2, 50, device="meta"))
+
+
+def test_gradients_are_refused_before_any_work(rng):
+    layout = eie_layout(matrix_of(rng))
+    with pytest.raises(UnsupportedError, match=r"no gradients.*train_centroids"):
+        eie_linear(torch.zeros(1, 50, requires_grad=True), layout)
+    with torch.no_grad():
+        assert eie_linear(torch.zeros(1, 50, requires_grad=True), layout).shape == (1, 70)
+
+
+def test_a_layout_knows_its_sizes(rng):
+    layout = eie_layout(matrix_of(rng))
+    assert isinstance(layout, EIELayout)
+    assert (layout.n_out, layout.n_in) == (70, 50)
