@@ -35,6 +35,19 @@ def test_two_stripes_are_grouped_in_the_best_way():
         assert kept(weight[:, found.permutation]) == pytest.approx(best, rel=1e-6)
 
 
+@pytest.mark.parametrize("half", [half for half in combinations(range(8), 4) if 0 in half])
+def test_every_way_to_halve_eight_columns_is_tried(half):
+    # each row has two large columns in either half: all are kept in this grouping and in no other
+    other = [i for i in range(8) if i not in half]
+    rows = [(*two, *more) for two in combinations(half, 2) for more in combinations(other, 2)]
+    weight = torch.zeros(36, 8)
+    for row, places in zip(weight, rows, strict=True):
+        row[list(places)] = 1.0
+    found = search_permutation(weight)
+    assert found.after == 144.0
+    assert found.permutation.tolist() == [*half, *other]
+
+
 @pytest.mark.parametrize(("n_out", "n_in"), [(16, 12), (5, 20), (40, 64)])
 def test_the_report_is_what_the_order_does(rng, n_out, n_in):
     weight = torch.randn(n_out, n_in, generator=rng)
