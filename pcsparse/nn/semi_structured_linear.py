@@ -1,8 +1,6 @@
 """A linear layer with a 2:4 weight, for inference, that takes the faster of its two products."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,45 +8,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
 from pcsparse.checks import check_dtype, check_shape
-from pcsparse.errors import FormatError, RangeError, ShapeError, UnsupportedError
+from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.nn import semi_structured_cuda as cuda
+from pcsparse.nn.product_choice import Choice, Choices, Way, bucket_of, measure
 from pcsparse.ops.two_four_linear import two_four_linear
 from pcsparse.packed.two_four import TwoFourMatrix, pack_two_four
-from pcsparse.timing import time_in_turns
 
 Mode = Literal["auto", "sparse", "dense"]
-Way = Literal["sparse", "dense"]
-_STATE_FORMAT = 1
-# of each product when the layer measures; the median of fewer jumps on a shared machine
-_RUNS = 11
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which product a layer takes for batches of one size on one device.
-
-    Attributes:
-        device: as torch writes it.
-        items: the largest batch that it is for, a power of two; half of it is for the choice before.
-        way: "sparse" or "dense".
-        dense: median seconds of the dense product; None where the sparse one was refused.
-        sparse: of the sparse one.
-        refused: why there is no sparse product; None where it was measured.
-    """
-
-    device: str
-    items: int
-    way: Way
-    dense: float | None = None
-    sparse: float | None = None
-    refused: str | None = None
-
-    def __str__(self) -> str:
-        """One line with units."""
-        where = f"{self.device}, batch {self.items}: {self.way}"
-        if self.dense is None or self.sparse is None:
-            return f"{where} ({self.refused})"
-        return f"{where} (dense {1e3 * self.dense:.3f} ms, sparse {1e3 * self.sparse:.3f} ms)"
 
 
 class SemiStructuredLinear(nn.Module):
@@ -99,7 +65,7 @@ class SemiStructuredLinear(nn.Module):
         self.register_buffer("values", empty.values)
         self.register_buffer("positions", empty.positions)
         self.register_buffer("bias", torch.zeros(out_features, dtype=dtype) if bias else None)
-        self._choices: dict[tuple[str, int], Choice] = {}
+        self._choices = Choices()
         self._dense: Tensor | None = None
         self._compressed: Tensor | None = None
 
@@ -151,7 +117,7 @@ class SemiStructuredLinear(nn.Module):
     @property
     def choices(self) -> tuple[Choice, ...]:
         """What was measured or refused, by device and batch."""
-        return tuple(self._choices[key] for key in sorted(self._choices))
+        return self._choices.listed()
 
     def forget_choices(self) -> None:
         """Measure anew: on another machine, or with another number of threads."""
@@ -180,13 +146,16 @@ class SemiStructuredLinear(nn.Module):
             if refused is not None:
                 raise UnsupportedError(f"no sparse product: {refused}; use mode='auto' or mode='dense'")
             return "sparse"
-        key = str(items.device), bucket_of(len(items))
-        if key not in self._choices:
+        choice = self._choices.find(items.device, len(items))
+        if choice is None:
             if refused is None and torch.compiler.is_compiling():
                 # nothing can be timed while a graph is traced
                 return "sparse"
-            self._choices[key] = self._measured(key, items, refused)
-        return self._choices[key].way
+            choice = self._measured(items, refused)
+            self._choices.keep(choice)
+            if all(other.way == "sparse" for other in self.choices):
+                self._dense = None
+        return choice.way
 
     def _refusal(self, device: torch.device) -> str | None:
         if cuda.serves(device):
@@ -195,25 +164,14 @@ class SemiStructuredLinear(nn.Module):
             return f"the CPU's kernel takes float32 only, the weight is {self.values.dtype}; use .float()"
         return None
 
-    def _measured(self, key: tuple[str, int], items: Tensor, refused: str | None) -> Choice:
-        device, bucket = key
+    def _measured(self, items: Tensor, refused: str | None) -> Choice:
         if refused is not None:
-            return Choice(device, bucket, "dense", refused=refused)
-        with torch.no_grad():
-            taken = time_in_turns(
-                {
-                    "dense": lambda: self._dense_product(items),
-                    "sparse": lambda: self._sparse_product(items),
-                },
-                runs=_RUNS,
-                device=items.device,
-            )
-        dense, sparse = taken["dense"].median, taken["sparse"].median
-        choice = Choice(device, bucket, "sparse" if sparse < dense else "dense", dense, sparse)
-        used = {other.way for other in (*self._choices.values(), choice)}
-        if "dense" not in used:
-            self._dense = None
-        return choice
+            return Choice(str(items.device), bucket_of(len(items)), "dense", refused=refused)
+        products: dict[Way, Callable[[], object]] = {
+            "dense": lambda: self._dense_product(items),
+            "sparse": lambda: self._sparse_product(items),
+        }
+        return measure(products, items.device, len(items))
 
     def _sparse_product(self, items: Tensor) -> Tensor:
         if not cuda.serves(items.device):
@@ -263,9 +221,8 @@ class SemiStructuredLinear(nn.Module):
             self.matrix.checked()
 
     def get_extra_state(self) -> Tensor:
-        """The choices, as bytes of JSON in a tensor: so every way to store tensors stores them, too."""
-        content = {"format": _STATE_FORMAT, "choices": [asdict(choice) for choice in self.choices]}
-        return torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8).clone()
+        """The choices."""
+        return self._choices.to_state()
 
     def set_extra_state(self, state: Any) -> None:
         """Take over stored choices.
@@ -273,28 +230,10 @@ class SemiStructuredLinear(nn.Module):
         Raises:
             FormatError: they are of another version, or damaged.
         """
-        try:
-            content = json.loads(bytes(state.cpu().tolist()))
-            version, listed = content["format"], content["choices"]
-            if version != _STATE_FORMAT:
-                raise FormatError(f"choices of format {version}; this version reads format {_STATE_FORMAT}")
-            found = [Choice(**entry) for entry in listed]
-            wrong = [c for c in found if c.way not in get_args(Way) or bucket_of(c.items) != c.items]
-        except FormatError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FormatError(f"the stored choices of a 2:4 layer cannot be read: {error}") from error
-        if wrong:
-            raise FormatError(f"the stored choices of a 2:4 layer are none: {wrong[0]!r}")
-        self._choices = {(choice.device, choice.items): choice for choice in found}
+        self._choices.take_state(state)
 
     def extra_repr(self) -> str:
         """Sizes, mode and choices."""
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
         rest = f"bias={self.bias is not None}, with_relu={self.with_relu}, mode={self.mode}"
         return "\n".join([f"{sizes}, {rest}", *map(str, self.choices)])
-
-
-def bucket_of(n_items: int) -> int:
-    """The smallest power of two that is not below `n_items`; 1 for none."""
-    return 1 << max(n_items - 1, 0).bit_length()

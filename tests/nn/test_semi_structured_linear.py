@@ -9,9 +9,10 @@ from torch import nn
 
 from pcsparse.compress.two_four import two_four_mask
 from pcsparse.errors import DtypeError, FormatError, RangeError, ShapeError, UnsupportedError
+from pcsparse.nn import product_choice
 from pcsparse.nn import semi_structured_cuda as cuda
-from pcsparse.nn import semi_structured_linear as module
-from pcsparse.nn.semi_structured_linear import SemiStructuredLinear, bucket_of
+from pcsparse.nn.product_choice import bucket_of
+from pcsparse.nn.semi_structured_linear import SemiStructuredLinear
 from pcsparse.packed.two_four import pack_two_four
 from pcsparse.timing import Timing
 from tests.packed.test_two_four import random_two_four
@@ -37,7 +38,7 @@ def _clock(monkeypatch, **seconds):
         calls.append(options)
         return {name: Timing(seconds[name], 0.0, 0.0, 1) for name in candidates}
 
-    monkeypatch.setattr(module, "time_in_turns", time_in_turns)
+    monkeypatch.setattr(product_choice, "time_in_turns", time_in_turns)
     return calls
 
 
@@ -133,9 +134,13 @@ def test_state_comes_back_with_its_choices(rng, monkeypatch):
     assert state["positions"].shape == (20, 5)
 
     other = SemiStructuredLinear(36, 20)
-    other(x)
-    other.load_state_dict(state)
     calls = _clock(monkeypatch, dense=2e-3, sparse=1e-3)
+    # a choice and a dense weight of its own, both of which give way
+    other(x)
+    other._dense = torch.zeros(20, 36)
+    assert other.choices[0].way == "sparse"
+    calls.clear()
+    other.load_state_dict(state)
     assert torch.equal(other(x), expected)
     assert not calls
     assert other.choices == layer.choices
@@ -163,10 +168,10 @@ def test_damaged_states_are_refused(rng):
     with pytest.raises(FormatError, match="choices of format 2; this version reads format 1"):
         load(_extra_state=extra({"format": 2, "choices": []}))
     for broken in (extra({"format": 1}), extra([1]), extra(None), torch.tensor([1, 2], dtype=torch.uint8)):
-        with pytest.raises(FormatError, match="choices of a 2:4 layer cannot be read"):
+        with pytest.raises(FormatError, match="choices of a layer cannot be read"):
             load(_extra_state=broken)
     for choice in ({"way": "fast", "items": 1}, {"way": "dense", "items": 3}):
-        with pytest.raises(FormatError, match="choices of a 2:4 layer are none"):
+        with pytest.raises(FormatError, match="choices of a layer are none"):
             load(_extra_state=extra({"format": 1, "choices": [{"device": "cpu", **choice}]}))
 
 
