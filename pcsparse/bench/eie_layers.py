@@ -22,7 +22,8 @@ from pcsparse.nn.eie_linear import EIELinear
 from pcsparse.packed.eie import EIEFormat, pack_eie
 from pcsparse.timing import Timing, time_in_turns
 
-OURS, DENSE, TORCH_CSR, SCIPY_CSR = "pcsparse", "torch mv", "torch CSR", "scipy CSR (1 thread)"
+OURS, DENSE, SCIPY_CSR = "pcsparse", "torch dense", "scipy CSR (1 thread)"
+TORCH_CSR, TORCH_CSR64 = "torch CSR int32", "torch CSR int64"
 GOALS = {"dense": 8.0, "CSR": 3.0}
 """Geometric means to reach over the nine layers, batch 1, caches cold."""
 _CACHES = 4
@@ -150,7 +151,8 @@ def run_head_layer(
     made: dict[str, Callable[[bool], Callable[[], Any]]] = {
         OURS: lambda one: _ours(ours, x, copies, one),
         DENSE: lambda one: _dense(dense, x, copies, one),
-        TORCH_CSR: lambda one: _torch_csr(rows, x, copies, one),
+        TORCH_CSR: lambda one: _torch_csr(rows, x, copies, one, np.int32),
+        TORCH_CSR64: lambda one: _torch_csr(rows, x, copies, one, np.int64),
         SCIPY_CSR: lambda one: _scipy_csr(rows, x, copies, one),
     }
     expected = x.double() @ dense.double().T
@@ -162,7 +164,8 @@ def run_head_layer(
             found = found if name == OURS else found.reshape(n_out, n_items).T
             checks.append(check_close(name, found, expected, float(n_in)))
         right = [check.what for check in checks if check.passed]
-        cold = time_in_turns({name: made[name](False) for name in right}, runs=runs)
+        # the run before each leaves threads awake and other copies in the caches
+        cold = time_in_turns({name: made[name](False) for name in right}, runs=runs, settle=1)
         warm = time_in_turns({name: made[name](True) for name in right}, runs=runs, settle=1)
     active = x != 0
     per_column = (codes != 0).sum(dim=0)
@@ -209,10 +212,10 @@ def _dense(weight: Tensor, x: Tensor, copies: _Copies, one: bool) -> Callable[[]
     return lambda: next(made) @ x.T
 
 
-def _torch_csr(rows: Any, x: Tensor, copies: _Copies, one: bool) -> Callable[[], Tensor]:
+def _torch_csr(rows: Any, x: Tensor, copies: _Copies, one: bool, index: type) -> Callable[[], Tensor]:
     def copy() -> Tensor:
-        # 32-bit indices, which are what its library computes with; 64-bit ones are converted in every call
-        starts, columns = (torch.from_numpy(a.astype(np.int32)) for a in (rows.indptr, rows.indices))
+        # 64-bit indices are what `to_sparse_csr` makes, and what is converted in every call
+        starts, columns = (torch.from_numpy(a.astype(index)) for a in (rows.indptr, rows.indices))
         return torch.sparse_csr_tensor(starts, columns, torch.from_numpy(rows.data.copy()), rows.shape)
 
     made = cycle([copy() for _ in copies.of(8 * rows.nnz, one)])

@@ -16,6 +16,11 @@ from pcsparse.kernels.cpu.eie_chunks import (
     SLOTS,
     add_chunks,
     fetch_lines,
+    read_float32,
+    read_int32,
+    read_int64,
+    write_float32,
+    write_int32,
 )
 from pcsparse.kernels.cpu.launch import jit_parallel, jit_serial
 from pcsparse.kernels.cpu.memory import aligned
@@ -33,6 +38,8 @@ _AHEAD = 3
 # from this share of active columns on, zeros cost less than finding them
 _DENSE = 0.75
 _NARROW, _WIDE = (0,) * 4, (0,) * 8
+# of a table of half-byte codes
+_TABLE = range(16)
 _ABSOLUTE, _CHAINED = (0,), (0,) * 2
 
 
@@ -122,7 +129,7 @@ def _fill_chunks(starts, rows, codes, group_rows, n_groups, chained, code_bits, 
 def eie_layout(starts: Tensor, rows: Tensor, codes: Tensor, codebook: Tensor, n_out: int) -> list[Tensor]:
     n_in = len(starts) - 1
     n_groups = max(1, -(-n_out // _GROUP_ROWS))
-    group_rows = max(1, -(-n_out // n_groups))
+    group_rows = -(-n_out // n_groups)
     n_parts = max(_PARTS, -(-n_in // _MOST_PART))
     # columns of equal numbers of weights a part, but never more than a chunk can number
     wanted = torch.arange(n_parts + 1) * int(starts[-1]) // n_parts
@@ -147,84 +154,94 @@ def eie_layout(starts: Tensor, rows: Tensor, codes: Tensor, codebook: Tensor, n_
         )  # fmt: skip
     table = torch.zeros(1 << code_bits)
     table[: len(codebook)] = codebook
-    header = torch.tensor([code_bits, int(is_chain), group_rows])
-    return [chunks, torch.from_numpy(pointers), bounds, table, header]
+    # a length is read sooner than a value
+    mode = torch.empty(int(is_chain))
+    return [chunks, torch.from_numpy(pointers), bounds, table, mode]
 
 
 @jit_parallel()
-def _eie_linear(code_bits, chained, x, chunks, pointers, bounds, table, group_rows, size, active, sums):
-    n_groups, n_parts = pointers.shape[0], len(bounds) - 1
-    base, table_at = chunks.ctypes.data, table.ctypes.data
-    for task in prange(sums.shape[0]):
+def _eie_linear(code_bits, chained, shape, layout, x, bias, relu, sums, active, out):
+    """All but the first three are addresses (bias 0 for none); `shape` is n_items, n_in, n_out."""
+    n_items, n_in, n_out = shape
+    chunks, pointers, bounds, table, n_groups, n_parts, group_rows = layout
+    size = len(code_bits) * SLOTS // 8 + CODES
+    stride = _padded_rows(group_rows)
+    for task in prange(n_items * n_parts * n_groups):
         sample, part = task // (n_groups * n_parts), task // n_groups % n_parts
-        group = task % n_groups
-        mine, listed = sums[task], active[task]
+        mine, listed = sums + 4 * task * stride, active + 4 * task * (n_in + 1)
+        mapped = pointers + 4 * (task % n_groups) * (n_in + 1)
         for row in range(group_rows):
-            mine[row] = 0
-        first, last = bounds[part], bounds[part + 1]
+            write_float32(mine, row, np.float32(0))
+        first, last = read_int64(bounds, part), read_int64(bounds, part + 1)
         n = 0
         for j in range(first, last):
-            listed[n] = j
-            n += x[sample, j] != 0
-        x_at = x.ctypes.data + 4 * (sample * x.shape[1] + first)
-        sums_at = sums.ctypes.data + 4 * task * sums.shape[1]
+            # written before it is known whether the column counts
+            write_int32(listed, n, j)
+            n += read_float32(x, sample * n_in + j) != 0
+        given = x + 4 * (sample * n_in + first)
         if n >= _DENSE * (last - first):
-            begin, end = base + size * pointers[group, first], base + size * pointers[group, last]
-            add_chunks(code_bits, chained, begin, end, sums_at, table_at, x_at)
+            begin, end = chunks + size * read_int32(mapped, first), chunks + size * read_int32(mapped, last)
+            add_chunks(code_bits, chained, begin, end, mine, table, given)
         else:
             for i in range(n):
                 if i + _AHEAD < n:
-                    ahead = listed[i + _AHEAD]
-                    fetch_lines(
-                        base + size * pointers[group, ahead], base + size * pointers[group, ahead + 1]
-                    )
-                j = listed[i]
-                begin, end = base + size * pointers[group, j], base + size * pointers[group, j + 1]
-                add_chunks(code_bits, chained, begin, end, sums_at, table_at, x_at)
+                    j = read_int32(listed, i + _AHEAD)
+                    begin, end = read_int32(mapped, j), read_int32(mapped, j + 1)
+                    fetch_lines(chunks + size * begin, chunks + size * end)
+                j = read_int32(listed, i)
+                begin, end = read_int32(mapped, j), read_int32(mapped, j + 1)
+                add_chunks(code_bits, chained, chunks + size * begin, chunks + size * end, mine, table, given)
+    for i in range(n_items * n_groups):
+        sample, low = i // n_groups, i % n_groups * group_rows
+        n = min(group_rows, n_out - low)
+        to = out + 4 * (sample * n_out + low)
+        # one loop a part, which is a loop of vectors
+        for part in range(n_parts):
+            mine = sums + 4 * ((sample * n_parts + part) * n_groups + i % n_groups) * stride
+            if part == 0:
+                for row in range(n):
+                    write_float32(to, row, read_float32(mine, row))
+            else:
+                for row in range(n):
+                    write_float32(to, row, read_float32(to, row) + read_float32(mine, row))
+        if bias != 0:
+            for row in range(n):
+                write_float32(to, row, read_float32(to, row) + read_float32(bias, low + row))
+        if relu:
+            for row in range(n):
+                value = read_float32(to, row)
+                # a NaN stays one, as in torch
+                write_float32(to, row, np.float32(0) if value < 0 else value)
 
 
 @jit_serial
-def _add_parts(sums, n_groups, group_rows, bias, relu, out):
-    n_parts = sums.shape[0] // (out.shape[0] * n_groups)
-    for sample in range(out.shape[0]):
-        for group in range(n_groups):
-            low = group * group_rows
-            n = min(group_rows, out.shape[1] - low)
-            mine = out[sample, low : low + n]
-            for row in range(n):
-                mine[row] = 0
-            for part in range(n_parts):
-                added = sums[(sample * n_parts + part) * n_groups + group]
-                for row in range(n):
-                    mine[row] += added[row]
-        if len(bias):
-            for row in range(out.shape[1]):
-                out[sample, row] += bias[row]
-        if relu:
-            for row in range(out.shape[1]):
-                value = out[sample, row]
-                # a NaN stays one, as in torch
-                out[sample, row] = 0 if value < 0 else value
+def _padded_rows(group_rows):
+    """Rows of a block of sums, with those that empty slots add to."""
+    return (group_rows + SLACK + SLOTS - 1) // SLOTS * SLOTS
 
 
 def eie_linear(
     x: Tensor, layout: list[Tensor], bias: Tensor | None, n_out: int, relu: bool = False
 ) -> Tensor:
-    chunks, pointers, bounds, table, header = layout
-    code_bits, is_chain, group_rows = header.tolist()
-    n_groups, n_parts = pointers.shape[0], len(bounds) - 1
-    n_tasks = len(x) * n_groups * n_parts
-    sums = aligned((n_tasks, -(-(group_rows + SLACK) // SLOTS) * SLOTS), torch.float32)
-    # the list of active columns is written before it is known whether there is one more
-    active = torch.empty(n_tasks, x.shape[1] + 1, dtype=torch.int32)
-    out = torch.empty(len(x), n_out)
+    chunks, pointers, bounds, table, mode = layout
+    n_items, n_in = x.shape
+    n_groups, n_parts = pointers.shape[0], bounds.shape[0] - 1
+    group_rows = -(-n_out // n_groups)
+    n_tasks = n_items * n_groups * n_parts
+    sums = torch.empty(n_tasks * (group_rows + SLACK + SLOTS))
+    active = torch.empty(n_tasks * (n_in + 1), dtype=torch.int32)
+    out = torch.empty(n_items, n_out)
     _eie_linear(
-        _NARROW if code_bits == 4 else _WIDE, _CHAINED if is_chain else _ABSOLUTE, x.numpy(), chunks.numpy(),
-        pointers.numpy(), bounds.numpy(), table.numpy(), group_rows, CHUNK_BYTES[code_bits], active.numpy(),
-        sums.numpy(),
+        _NARROW if table.shape[0] == len(_TABLE) else _WIDE,
+        _CHAINED if mode.shape[0] else _ABSOLUTE,
+        (n_items, n_in, n_out),
+        (
+            chunks.data_ptr(), pointers.data_ptr(), bounds.data_ptr(), table.data_ptr(), n_groups, n_parts,
+            group_rows,
+        ),
+        x.data_ptr(), 0 if bias is None else bias.data_ptr(), relu, sums.data_ptr(), active.data_ptr(),
+        out.data_ptr(),
     )  # fmt: skip
-    none = torch.empty(0) if bias is None else bias
-    _add_parts(sums.numpy(), n_groups, group_rows, none.numpy(), relu, out.numpy())
     return out
 
 

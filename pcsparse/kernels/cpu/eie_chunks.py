@@ -120,3 +120,41 @@ def fetch_lines(typing_context, begin, end):
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
+
+
+def _reader(kind, number):
+    @intrinsic
+    def read(typing_context, address, index):
+        """Item `index` of an array at an i64 address: arrays as arguments cost more than a small layer."""
+
+        def codegen(context, builder, signature, args):
+            place = builder.gep(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
+            value = builder.load(place)
+            return builder.sext(value, I64) if kind == I32 else value
+
+        return number(types.int64, types.int64), codegen
+
+    return read
+
+
+read_int32, read_int64, read_float32 = (
+    _reader(I32, types.int64), _reader(I64, types.int64), _reader(F32, types.float32)
+)  # fmt: skip
+
+
+def _writer(kind, number):
+    @intrinsic
+    def write(typing_context, address, index, value):
+        """Set item `index` of an array at an i64 address."""
+
+        def codegen(context, builder, signature, args):
+            value = builder.trunc(args[2], I32) if kind == I32 else args[2]
+            builder.store(value, builder.gep(builder.inttoptr(args[0], kind.as_pointer()), [args[1]]))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, number), codegen
+
+    return write
+
+
+write_int32, write_float32 = _writer(I32, types.int64), _writer(F32, types.float32)
