@@ -5,6 +5,7 @@ from pcsparse.nn.conv import SparseConv3d as SparseConv3d
 from pcsparse.nn.conv import SparseConvTranspose3d as SparseConvTranspose3d
 from pcsparse.nn.conv import SparseInverseConv3d as SparseInverseConv3d
 from pcsparse.nn.conv import SubmanifoldConv3d as SubmanifoldConv3d
+from pcsparse.nn.eie_linear import EIELinear as EIELinear
 from pcsparse.nn.fuse import FusedResidualBlock as FusedResidualBlock
 from pcsparse.nn.fuse import fuse as fuse
 from pcsparse.nn.norm import BatchNorm as BatchNorm
