@@ -208,6 +208,9 @@ def _check_head(modules: list[tuple[str, nn.Module]], length: int) -> None:
     """Refuse before anything is changed."""
     if len(modules) != length:
         raise UnsupportedError("a module stands in two places of the head; give each place a copy of its own")
+    tensors = [id(tensor) for _, module in modules for tensor in module.parameters()]
+    if len(set(tensors)) < len(tensors):
+        raise UnsupportedError("two layers of the head share a parameter; give each a copy of its own")
     width: int | None = None
     for name, module in modules:
         # torch's parametrisations, and its older hooks, take the parameter of this name away

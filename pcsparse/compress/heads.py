@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pcsparse.checks import check_dtype, check_shape
-from pcsparse.errors import RangeError
+from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.packed.eie import MOST_BITS, EIEFormat, EIEMatrix, pack_eie
 
 Initial = Literal["linear", "density", "random"]
@@ -67,9 +67,9 @@ def share_weights(
 ) -> SharedWeights:
     """Let the weights that are not 0 share 2^code_bits - 1 values, by k-means.
 
-    Lloyd's rounds on sorted values with running sums, so that a round costs one search a centroid; it ends
-    when no weight changes its centroid. If there are no more different weights than centroids, each keeps its
-    value. Ties between two centroids go to the lower one.
+    Lloyd's rounds on sorted values with running sums, so that a round costs one search a centroid; they end
+    when no weight changes its centroid, or after 300. If there are no more different weights than centroids,
+    each keeps its value. Ties between two centroids go to the lower one.
 
     Args:
         weight: (n_out, n_in) float32, finite; zeros stay zeros.
@@ -189,7 +189,13 @@ def train_centroids(linear: nn.Linear, shared: SharedWeights) -> None:
 
     Raises:
         ShapeError: another shape.
+        UnsupportedError: a weight that is parametrised already.
     """
+    # torch's parametrisations, and its older hooks, take the parameter of this name away
+    if "weight" not in dict(linear.named_parameters(recurse=False)):
+        raise UnsupportedError(
+            "the weight of this layer is parametrised already; call trained_centroids, or remove that first"
+        )
     check_shape("shared.codes", shared.codes, tuple(linear.weight.shape))
     parametrize.register_parametrization(linear, "weight", SharedParametrization(shared), unsafe=True)
 

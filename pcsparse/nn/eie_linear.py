@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
 from pcsparse.checks import check_dtype, check_shape
-from pcsparse.errors import RangeError, ShapeError
-from pcsparse.nn.product_choice import Choice, Choices, Way, measure
-from pcsparse.ops.packed_linear import EIELayout, eie_layout, eie_linear
+from pcsparse.errors import DeviceError, RangeError, ShapeError, UnsupportedError
+from pcsparse.nn.product_choice import Choice, Choices, Way, bucket_of, measure
+from pcsparse.ops.packed_linear import EIELayout, eie_layout, eie_linear, refuse_gradients
 from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
 
 Mode = Literal["auto", "sparse", "dense"]
@@ -87,7 +87,9 @@ class EIELinear(nn.Module):
 
         Raises:
             ShapeError, DtypeError: the bias is not (n_out,) float32.
+            FormatError: the tensors are no EIE matrix.
         """
+        matrix.checked()
         made = cls(
             matrix.n_in,
             matrix.n_out,
@@ -107,7 +109,7 @@ class EIELinear(nn.Module):
     def matrix(self) -> EIEMatrix:
         """The weight, on the CPU."""
         parts = {name: getattr(self, name).cpu() for name in _PARTS}
-        return EIEMatrix(self.widths, self.out_features, self.in_features, **parts)
+        return EIEMatrix(self.widths, self.out_features, self.in_features, **parts).trusted()
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -124,8 +126,9 @@ class EIELinear(nn.Module):
         Raises:
             ShapeError: another number of features.
             DtypeError: `x` is not float32.
-            UnsupportedError: `x` wants a gradient.
+            UnsupportedError: `x` wants a gradient; or mode "sparse", and the device has no kernels.
         """
+        refuse_gradients(x=x)
         if x.dim() < 1 or x.shape[-1] != self.in_features:
             raise ShapeError(f"x must have {self.in_features} features, got shape {tuple(x.shape)}")
         items = x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), self.in_features)
@@ -134,13 +137,28 @@ class EIELinear(nn.Module):
 
     def layout(self, device: torch.device) -> EIELayout:
         """The weight as the kernels of `device` read it; made once."""
-        if self._layout is None or self._layout.tensors[0].device != device:
-            self._layout = eie_layout(self.matrix, device)
-        return self._layout
+        layout = self._layout
+        if layout is None or layout.tensors[0].device != device:
+            if torch.compiler.is_compiling():
+                raise UnsupportedError(
+                    "a layer in EIE's format is laid out when it first runs, which cannot be compiled; "
+                    "call it once before torch.compile"
+                )
+            self._layout = layout = eie_layout(self.matrix, device)
+        return layout
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the forms that are made from the format: another version may make them otherwise."""
+        return {**self.__dict__, "_layout": None, "_dense": None}
 
     def _way(self, items: Tensor) -> Way:
+        if self.mode not in get_args(Mode):
+            raise RangeError(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
         if self.mode != "auto":
             return self.mode
+        if len(items) == 0:
+            # nothing to measure, and nothing to remember for batches that are something
+            return "dense"
         choice = self._choices.find(items.device, len(items))
         if choice is None:
             if torch.compiler.is_compiling():
@@ -150,7 +168,12 @@ class EIELinear(nn.Module):
                 "dense": lambda: self._dense_product(items),
                 "sparse": lambda: self._sparse_product(items),
             }
-            choice = measure(products, items.device, len(items))
+            try:
+                self.layout(items.device)
+                choice = measure(products, items.device, len(items))
+            except (UnsupportedError, DeviceError) as error:
+                device, bucket = str(items.device), bucket_of(len(items))
+                choice = Choice(device, bucket, "dense", refused=str(error))
             self._choices.keep(choice)
             if all(other.way == "sparse" for other in self.choices):
                 self._dense = None
@@ -161,9 +184,10 @@ class EIELinear(nn.Module):
 
     def _dense_product(self, items: Tensor) -> Tensor:
         check_dtype("x", items, torch.float32)
-        if self._dense is None or self._dense.device != items.device:
-            self._dense = self.matrix.to_dense().to(items.device)
-        out = linear(items, self._dense, self.bias)
+        dense = self._dense
+        if dense is None or dense.device != items.device:
+            self._dense = dense = self.matrix.to_dense().to(items.device)
+        out = linear(items, dense, self.bias)
         return relu(out) if self.with_relu else out
 
     def _hold(self, matrix: EIEMatrix) -> None:
@@ -194,8 +218,9 @@ class EIELinear(nn.Module):
     ) -> None:
         """A layer of these sizes may hold any number of weights; its state is checked as a file is."""
         given = {name: state_dict[prefix + name] for name in _PARTS if prefix + name in state_dict}
-        if len(given) == len(_PARTS):
-            parts = {name: tensor.detach().cpu() for name, tensor in given.items()}
+        if given:
+            # parts that are missing stay, if the whole is a matrix
+            parts = {name: given.get(name, getattr(self, name)).detach().cpu() for name in _PARTS}
             matrix = EIEMatrix(self.widths, self.out_features, self.in_features, **parts).checked()
             device = self.codebook.device
             self._hold(matrix)

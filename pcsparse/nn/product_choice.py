@@ -46,7 +46,7 @@ class Choice:
 
 
 def bucket_of(n_items: int) -> int:
-    """The smallest power of two that is not below `n_items`; 1 for none."""
+    """The smallest power of two that is not below `n_items`, at least 1."""
     return 1 << max(n_items - 1, 0).bit_length()
 
 
@@ -86,7 +86,8 @@ class Choices:
 
     def listed(self) -> tuple[Choice, ...]:
         """All, by device and batch."""
-        return tuple(self._by_key[key] for key in sorted(self._by_key))
+        # a copy: another thread may choose or forget meanwhile
+        return tuple(choice for _, choice in sorted(self._by_key.copy().items(), key=lambda item: item[0]))
 
     def to_state(self) -> Tensor:
         """Bytes of JSON in a tensor: so every way to store tensors stores them, too."""

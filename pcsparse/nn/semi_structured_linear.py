@@ -139,6 +139,8 @@ class SemiStructuredLinear(nn.Module):
         return out.reshape(*x.shape[:-1], self.out_features)
 
     def _way(self, items: Tensor) -> Way:
+        if self.mode not in get_args(Mode):
+            raise RangeError(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
         if self.mode == "dense":
             return "dense"
         refused = self._refusal(items.device)
@@ -146,6 +148,9 @@ class SemiStructuredLinear(nn.Module):
             if refused is not None:
                 raise UnsupportedError(f"no sparse product: {refused}; use mode='auto' or mode='dense'")
             return "sparse"
+        if len(items) == 0:
+            # nothing to measure, and nothing to remember for batches that are something
+            return "dense"
         choice = self._choices.find(items.device, len(items))
         if choice is None:
             if refused is None and torch.compiler.is_compiling():
@@ -182,9 +187,10 @@ class SemiStructuredLinear(nn.Module):
         return relu(out) if self.with_relu else out
 
     def _dense_product(self, items: Tensor) -> Tensor:
-        if self._dense is None:
-            self._dense = self.matrix.unpack()
-        out = linear(items, self._dense, self.bias)
+        dense = self._dense
+        if dense is None:
+            self._dense = dense = self.matrix.unpack()
+        out = linear(items, dense, self.bias)
         return relu(out) if self.with_relu else out
 
     def _forget_forms(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from pcsparse.errors import UnsupportedError
 
@@ -62,3 +63,14 @@ class Operator(Generic[Inputs, Result]):
 def operator(name: str) -> Callable[[Callable[Inputs, Result]], Operator[Inputs, Result]]:
     """Make a function an `Operator`."""
     return lambda function: Operator(name, function)
+
+
+def runs_plainly(tensor: Tensor) -> bool:
+    """Whether no graph is traced, and no mode or transform stands between a call and its kernel."""
+    return (
+        type(tensor) is Tensor
+        and not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )

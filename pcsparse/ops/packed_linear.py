@@ -8,13 +8,13 @@ from torch import Tensor
 from pcsparse.checks import check_dtype, check_same_device, check_shape
 from pcsparse.errors import UnsupportedError
 from pcsparse.kernels.select import backend_of
-from pcsparse.ops.operator import operator
+from pcsparse.ops.operator import operator, runs_plainly
 from pcsparse.packed.eie import EIEMatrix
 
 
 @operator("pcsparse::eie_linear")
 def _eie_linear(x: Tensor, layout: list[Tensor], bias: Tensor | None, n_out: int, relu: bool) -> Tensor:
-    return backend_of(x, *layout[:1]).eie_linear(x.contiguous(), layout, bias, n_out, relu)
+    return backend_of(x, *layout[:1]).eie_linear(x, layout, bias, n_out, relu)
 
 
 @_eie_linear.register_fake
@@ -56,8 +56,9 @@ def eie_layout(matrix: EIEMatrix, device: torch.device | str = "cpu") -> EIELayo
 
     Raises:
         DeviceError, UnsupportedError: the device has no kernels.
+        FormatError: the tensors are no EIE matrix.
     """
-    row, column = matrix.entry_rows()
+    row, column = matrix.checked().entry_rows()
     kept = matrix.codes != 0
     row, column, codes = row[kept], column[kept], matrix.codes[kept]
     # by column, and by row within
@@ -68,6 +69,15 @@ def eie_layout(matrix: EIEMatrix, device: torch.device | str = "cpu") -> EIELayo
     starts, rows, codes, codebook = (part.to(device) for part in parts)
     tensors = backend_of(codes).eie_layout(starts, rows, codes, codebook, matrix.n_out)
     return EIELayout(tensors, matrix.n_out, matrix.n_in)
+
+
+def refuse_gradients(**tensors: Tensor) -> None:
+    """Raise UnsupportedError where one of these wants a gradient: products in EIE's format have none."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors.values()):
+        raise UnsupportedError(
+            "a layer in EIE's format has no gradients; call it under torch.no_grad(), or train the dense "
+            "layer with compress.heads.train_centroids and pack it afterwards"
+        )
 
 
 def eie_linear(x: Tensor, layout: EIELayout, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
@@ -98,14 +108,10 @@ def eie_linear(x: Tensor, layout: EIELayout, bias: Tensor | None = None, *, relu
         check_dtype("bias", bias, torch.float32)
         tensors["bias"] = bias
     check_same_device(**tensors)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors.values()):
-        raise UnsupportedError(
-            "a layer in EIE's format has no gradients; call it under torch.no_grad(), or train the dense "
-            "layer with compress.heads.train_centroids and pack it afterwards"
-        )
-    if type(x) is Tensor and not torch.compiler.is_compiling():
-        # past the dispatcher, which takes a third of the time of a small layer
-        return backend_of(x).eie_linear(x.detach().contiguous(), layout.tensors, bias, layout.n_out, relu)
+    refuse_gradients(**tensors)
+    if runs_plainly(x):
+        # past the dispatcher, which takes a sixth of the time of a small layer
+        return backend_of(x).eie_linear(x, layout.tensors, bias, layout.n_out, relu)
     return _eie_linear(x, layout.tensors, bias, layout.n_out, relu)
 
 
@@ -124,8 +130,10 @@ def eie_chip_linear(
         (n_items, n_out) float32.
 
     Raises:
-        ShapeError, DtypeError, DeviceError: as `eie_linear`.
+        ShapeError, DtypeError, DeviceError, UnsupportedError: as `eie_linear`.
+        FormatError: the tensors are no EIE matrix.
     """
+    matrix.checked()
     check_shape("x", x, (None, matrix.n_in))
     check_dtype("x", x, torch.float32)
     tensors = {"x": x, "matrix": matrix.codes}
@@ -134,6 +142,7 @@ def eie_chip_linear(
         check_dtype("bias", bias, torch.float32)
         tensors["bias"] = bias
     check_same_device(**tensors)
+    refuse_gradients(**tensors)
     return backend_of(x).eie_chip_linear(
         x.detach().contiguous(),
         matrix.codes,

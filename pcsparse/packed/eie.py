@@ -177,8 +177,18 @@ class EIEMatrix:
         Raises:
             FormatError: what does not hold, with the values.
         """
-        for problem in _problems(self):
-            raise FormatError(f"no EIE matrix: {problem}")
+        if self._first_problem is not None:
+            raise FormatError(f"no EIE matrix: {self._first_problem}")
+        return self
+
+    @cached_property
+    def _first_problem(self) -> str | None:
+        # once a matrix: products ask each time
+        return next(_problems(self), None)
+
+    def trusted(self) -> "EIEMatrix":
+        """This matrix, unread: for tensors of a matrix that was checked or packed here."""
+        self.__dict__["_first_problem"] = None
         return self
 
 
@@ -247,7 +257,7 @@ def pack_eie(codes: Tensor, codebook: Tensor, widths: EIEFormat | None = None) -
         skips,
         torch.tensor(starts),
         joined.int(),
-    )
+    ).trusted()
 
 
 def _check_codebook(codebook: Tensor, widths: EIEFormat) -> None:
@@ -328,11 +338,19 @@ def _problems(matrix: EIEMatrix) -> Iterator[str]:
             yield f"an entry lies in row {int(rows.max())} of {matrix.n_out}"
     try:
         _check_codebook(matrix.codebook, widths)
+        again = pack_eie(matrix.unpack(), matrix.codebook, widths)
     except RangeError as error:
         yield str(error)
+        return
+    for name in ("codes", "skips", "pointers", "batch_starts"):
+        if not torch.equal(getattr(again, name), getattr(matrix, name)):
+            yield f"its weights are packed to other {name}; it is not in its one form"
 
 
 def _misshapen(matrix: EIEMatrix) -> Iterator[str]:
+    for name, dims in (("codes", 1), ("skips", 1), ("batch_starts", 1), ("pointers", 2), ("codebook", 1)):
+        if getattr(matrix, name).dim() != dims:
+            yield f"{name} should have {dims} dimensions, has {getattr(matrix, name).dim()}"
     n_batches = len(matrix.batch_starts) - 1
     if matrix.n_out < 0 or matrix.n_in < 0 or n_batches < 0:
         yield f"{matrix.n_out} rows, {matrix.n_in} columns, {n_batches} batches"

@@ -72,6 +72,7 @@ def save_eie(
 
     Raises:
         RangeError: no layer, a name with a slash.
+        FormatError: a matrix that is none.
 
     Source: the Huffman stage of Deep Compression (ICLR 2016), section 4.
     """
@@ -83,7 +84,7 @@ def save_eie(
     for name, matrix in matrices.items():
         if "/" in name:
             raise RangeError(f"the layer name {name!r} contains a slash; use dots")
-        mine, layers[name] = _layer(matrix, with_huffman=with_huffman)
+        mine, layers[name] = _layer(matrix.checked(), with_huffman=with_huffman)
         arrays.update({f"{name}/{part}": array for part, array in mine.items()})
         sizes[name] = _bytes(mine, matrix)
     header = {"kind": _KIND, "format": FILE_FORMAT, "layers": layers, "sha256": _digest(arrays, layers)}
@@ -105,7 +106,7 @@ def load_eie(path: str | Path) -> dict[str, EIEMatrix]:
         arrays = load(content)
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error}") from error
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{path} is no whole safetensors file of EIE layers: {error}") from error
     if header.get("kind") != _KIND or header.get("format") != FILE_FORMAT:
         raise FormatError(

@@ -62,7 +62,7 @@ def load_two_four(path: str | Path) -> dict[str, TwoFourMatrix]:
         tensors = load(content)
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error}") from error
-    except (SafetensorError, ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{path} is no whole safetensors file of 2:4 layers: {error}") from error
     if header.get("kind") != _KIND or header.get("format") != FILE_FORMAT:
         raise FormatError(

@@ -172,6 +172,9 @@ def test_heads_that_cannot_be_ordered_are_refused_before_anything_changes():
     ]
     shared = nn.Linear(8, 8)
     cases.append((nn.Sequential(shared, nn.ReLU(), shared), UnsupportedError, "stands in two places"))
+    tied = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    tied[1].weight = tied[0].weight
+    cases.append((tied, UnsupportedError, "share a parameter"))
     trained = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
     attach_sr_ste(trained[2])
     cases.append((trained, UnsupportedError, "'2' is .*parametri"))

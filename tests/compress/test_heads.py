@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pcsparse.compress.heads import keep_largest, share_weights, train_centroids, trained_centroids
-from pcsparse.errors import DtypeError, RangeError, ShapeError
+from pcsparse.errors import DtypeError, RangeError, ShapeError, UnsupportedError
 
 
 def sparse(rng: torch.Generator, n_out: int = 60, n_in: int = 80, density: float = 0.2) -> torch.Tensor:
@@ -154,6 +154,13 @@ def test_only_layers_with_shared_weights_have_them(rng):
         trained_centroids(nn.Linear(3, 3))
     with pytest.raises(ShapeError, match=r"shared\.codes must have shape"):
         train_centroids(nn.Linear(3, 3), share_weights(sparse(rng)))
+
+
+def test_a_weight_is_parametrised_once(rng):
+    linear = nn.Linear(80, 60)
+    train_centroids(linear, share_weights(sparse(rng)))
+    with pytest.raises(UnsupportedError, match="parametrised already; call trained_centroids"):
+        train_centroids(linear, share_weights(sparse(rng)))
 
 
 def test_centroids_that_ran_away_are_refused(rng):

@@ -167,3 +167,49 @@ def test_a_nan_passes_the_relu(rng):
     found = cpu.eie_linear(x, layout, None, 3, True)
     assert bool(found[0].isnan().all())
     assert found[1].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_and_device_change_nothing(dtype, rng):
+    codes, book, x = dense_codes("odd", rng), codebook_of("odd", rng), activations("odd", rng)
+    columns, matrix = columns_of(codes), pack_eie(codes, book, EIEFormat(n_pe=5))
+    expected = cpu.eie_linear(x, cpu.eie_layout(*columns, book, 133), None, 133)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device("meta"):
+            layout = cpu.eie_layout(*columns, book, 133)
+            found = cpu.eie_linear(x, layout, None, 133), cpu.eie_chip_linear(x, *chip(matrix), None, 133)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(found[0], expected)
+    assert found[1].dtype == torch.float32
+    torch.testing.assert_close(found[1], expected, **tolerance(torch.float32, 97, 32))
+
+
+def test_a_bias_may_lie_anyhow(rng):
+    codes, book, x = dense_codes("odd", rng), codebook_of("odd", rng), activations("odd", rng)
+    layout = cpu.eie_layout(*columns_of(codes), book, 133)
+    plain = cpu.eie_linear(x, layout, None, 133)
+    for bias in (torch.arange(266.0)[::2], torch.ones(1).expand(133)):
+        torch.testing.assert_close(cpu.eie_linear(x, layout, bias, 133), plain + bias)
+
+
+def test_more_columns_than_a_chunk_can_number(rng):
+    # all weights in the last columns, so that equal numbers of weights would give a part too many columns
+    n_in = (1 << 16) + 5000
+    codes = torch.zeros(6, n_in, dtype=torch.uint8)
+    codes[:, -9:] = torch.randint(1, 16, (6, 9), generator=rng).to(torch.uint8)
+    codes[0, 0] = 3
+    book = torch.linspace(0, 1, 16)
+    x = torch.rand(2, n_in, generator=rng)
+    found = cpu.eie_linear(x, cpu.eie_layout(*columns_of(codes), book, 6), None, 6)
+    torch.testing.assert_close(found, x @ book[codes.long()].T, **tolerance(torch.float32, 10))
+
+
+def test_a_large_batch_is_cut(rng, monkeypatch):
+    codes, book, x = dense_codes("odd", rng), codebook_of("odd", rng), activations("odd", rng, 7)
+    layout = cpu.eie_layout(*columns_of(codes), book, 133)
+    whole = cpu.eie_linear(x, layout, None, 133)
+    monkeypatch.setattr("pcsparse.kernels.cpu.eie._MOST_ITEMS", 3)
+    assert torch.equal(cpu.eie_linear(x, layout, None, 133), whole)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pcsparse.kernels import reference
+from pcsparse.kernels import cpu, reference
 from pcsparse.kernels.select import backend_of
 from pcsparse.packed.two_four import pack_two_four
 from tests.packed.oracle_two_four import decode_row
@@ -122,3 +122,18 @@ def test_bits_depend_on_neither_threads_nor_batch(device, rng):
     # few rows are added by one thread, in the same order
     few = backend.two_four_matvec(x[:1], values[9:14], positions[9:14], bias[9:14], False)
     assert torch.equal(few, expected[:1, 9:14])
+
+
+def test_the_default_dtype_and_device_change_nothing(rng):
+    weight = torch.randn(8, 16, generator=rng).view(8, 4, 4)
+    weight[..., :2] = 0
+    matrix = pack_two_four(weight.view(8, 16))
+    x = torch.randn(3, 16, generator=rng)
+    expected = cpu.two_four_matvec(x, matrix.values, matrix.positions, None, False)
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.device("meta"):
+            found = cpu.two_four_matvec(x, matrix.values, matrix.positions, None, False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)

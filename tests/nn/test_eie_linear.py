@@ -1,5 +1,8 @@
 """EIELinear: a drop-in for nn.Linear, its state, its choice of product."""
 
+import pickle
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -141,6 +144,76 @@ def test_wrong_input_is_refused(rng):
     matrix = share_weights(pruned(rng).weight.detach()).pack()
     with pytest.raises(ShapeError, match="bias must have shape"):
         EIELinear.from_matrix(matrix, torch.zeros(3))
+
+
+@torch.no_grad()
+def test_a_part_of_a_state_is_taken_and_checked(rng):
+    layer = packed(pruned(rng))
+    x = torch.randn(1, 60, generator=rng)
+    before = layer(x) - layer.bias
+    layer.load_state_dict({"codebook": 2 * layer.codebook}, strict=False)
+    torch.testing.assert_close(layer(x) - layer.bias, 2 * before, **tolerance(torch.float32, 60, 64))
+    with pytest.raises(FormatError, match="no EIE matrix"):
+        layer.load_state_dict({"skips": layer.skips + 200}, strict=False)
+
+
+@torch.no_grad()
+def test_an_empty_batch_decides_nothing(rng):
+    layer = packed(pruned(rng), mode="auto")
+    assert layer(torch.zeros(0, 60)).shape == (0, 45)
+    assert layer.choices == ()
+
+
+@torch.no_grad()
+def test_auto_takes_the_dense_product_where_there_is_no_kernel(rng, monkeypatch):
+    def refuse(*_):
+        raise UnsupportedError("no kernels here")
+
+    monkeypatch.setattr(module, "eie_layout", refuse)
+    linear = pruned(rng)
+    layer = packed(linear, mode="auto")
+    x = torch.randn(1, 60, generator=rng)
+    torch.testing.assert_close(layer(x), linear(x), **tolerance(torch.float32, 60, 16))
+    assert "cpu, batch 1: dense (no kernels here)" in repr(layer)
+    layer.mode = "sparse"
+    with pytest.raises(UnsupportedError, match="no kernels here"):
+        layer(x)
+    layer.mode = "sprase"
+    with pytest.raises(RangeError, match="got 'sprase'"):
+        layer(x)
+
+
+@torch.no_grad()
+def test_it_compiles_once_it_has_run_and_says_so_before(rng):
+    layer = packed(pruned(rng))
+    x = torch.randn(2, 60, generator=rng)
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match="call it once before"):
+        compiled(x)
+    expected = layer(x)
+    assert torch.equal(torch.compile(layer, fullgraph=True, backend="eager")(x), expected)
+
+
+@torch.no_grad()
+def test_a_pickle_holds_the_format_alone(rng):
+    layer = packed(pruned(rng))
+    x = torch.randn(1, 60, generator=rng)
+    expected = layer(x)
+    copy = pickle.loads(pickle.dumps(layer))
+    assert copy._layout is None
+    assert torch.equal(copy(x), expected)
+
+
+def test_every_mode_refuses_a_gradient(rng):
+    for mode in ("sparse", "dense", "auto"):
+        with pytest.raises(UnsupportedError, match="no gradients"):
+            packed(pruned(rng), mode=mode)(torch.zeros(1, 60, requires_grad=True))
+
+
+def test_a_matrix_that_is_none_makes_no_layer(rng):
+    matrix = share_weights(pruned(rng).weight.detach()).pack()
+    with pytest.raises(FormatError, match="no EIE matrix"):
+        EIELinear.from_matrix(replace(matrix, skips=torch.full_like(matrix.skips, 15)))
 
 
 def test_repr_says_how_full_it_is(rng):

@@ -1,9 +1,12 @@
 """Linear layers in EIE's format as operators: against dense products, dtypes, shapes, compiled graphs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.fx.experimental.proxy_tensor
 
-from pcsparse.errors import DeviceError, DtypeError, ShapeError, UnsupportedError
+from pcsparse.errors import DeviceError, DtypeError, FormatError, ShapeError, UnsupportedError
 from pcsparse.ops.packed_linear import EIELayout, eie_chip_linear, eie_layout, eie_linear
 from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
 from tests.packed.test_eie import codebook, random_codes
@@ -97,8 +100,39 @@ def test_wrong_input_is_refused(product, rng):
         call(torch.zeros(2, 50, device="meta"))
 
 
+def test_a_traced_product_is_one_node(rng):
+    layout = eie_layout(matrix_of(rng))
+    x = torch.randn(1, 50, generator=rng)
+    graph = torch.fx.experimental.proxy_tensor.make_fx(lambda x: eie_linear(x, layout))(x)
+    assert [str(node.target) for node in graph.graph.nodes if node.op == "call_function"] == [
+        "pcsparse.eie_linear.default"
+    ]
+    assert torch.equal(graph(x), eie_linear(x, layout))
+
+
+def test_a_matrix_that_is_none_is_refused_before_a_kernel_follows_it(rng):
+    matrix = matrix_of(rng)
+    wrong = replace(matrix, skips=torch.full_like(matrix.skips, 15))
+    with pytest.raises(FormatError, match="no EIE matrix: an entry lies in row"):
+        eie_chip_linear(torch.zeros(1, 50), wrong)
+    with pytest.raises(FormatError, match="no EIE matrix"):
+        eie_layout(wrong)
+    trailing = pack_eie(torch.tensor([[3]], dtype=torch.uint8), codebook(), EIEFormat(1))
+    padded = replace(
+        trailing,
+        n_out=40,
+        codes=torch.tensor([3, 0], dtype=torch.uint8),
+        skips=torch.tensor([0, 15], dtype=torch.uint8),
+        pointers=torch.tensor([[0, 2]], dtype=torch.int32),
+    )
+    with pytest.raises(FormatError, match="not in its one form"):
+        padded.checked()
+
+
 def test_gradients_are_refused_before_any_work(rng):
     layout = eie_layout(matrix_of(rng))
+    with pytest.raises(UnsupportedError, match="no gradients"):
+        eie_chip_linear(torch.zeros(1, 50, requires_grad=True), matrix_of(rng))
     with pytest.raises(UnsupportedError, match=r"no gradients.*train_centroids"):
         eie_linear(torch.zeros(1, 50, requires_grad=True), layout)
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """EIE layers on disk: round trips, bytes, and every way a file can be wrong."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,6 +99,26 @@ def test_other_files_are_named(tmp_path, rng, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(FormatError, match="format 2; this version reads 'pcsparse-eie' format 1"):
         load_eie(tmp_path / "newer")
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["[]", "3", "null", '{"__metadata__": null}', '{"__metadata__": []}',
+     '{"__metadata__": {"pcsparse-eie": 3}}', '{"__metadata__": {"pcsparse-eie": "[]"}}', "[" * 100_000],
+    ids=lambda header: header[:40],
+)  # fmt: skip
+def test_any_header_is_read_or_refused(header, tmp_path):
+    path = tmp_path / "odd"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    with pytest.raises(FormatError, match="no whole safetensors file"):
+        load_eie(path)
+
+
+def test_a_matrix_that_is_none_is_not_written(rng, tmp_path):
+    matrix = layers(rng)["head.fc1"]
+    with pytest.raises(FormatError, match="no EIE matrix"):
+        save_eie({"fc": replace(matrix, pointers=matrix.pointers + (1 << 16))}, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_content_is_checked_behind_the_checksum(rng, tmp_path, monkeypatch):

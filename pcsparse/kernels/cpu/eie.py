@@ -37,6 +37,8 @@ _CHAIN_COST = 1.3
 _AHEAD = 3
 # from this share of active columns on, zeros cost less than finding them
 _DENSE = 0.75
+# items a call, each with its own sums
+_MOST_ITEMS = 32
 _NARROW, _WIDE = (0,) * 4, (0,) * 8
 # of a table of half-byte codes
 _TABLE = range(16)
@@ -132,11 +134,11 @@ def eie_layout(starts: Tensor, rows: Tensor, codes: Tensor, codebook: Tensor, n_
     group_rows = -(-n_out // n_groups)
     n_parts = max(_PARTS, -(-n_in // _MOST_PART))
     # columns of equal numbers of weights a part, but never more than a chunk can number
-    wanted = torch.arange(n_parts + 1) * int(starts[-1]) // n_parts
+    wanted = torch.arange(n_parts + 1, device="cpu") * int(starts[-1]) // n_parts
     bounds = torch.searchsorted(starts, wanted)
     bounds[0], bounds[-1] = 0, n_in
     if int(bounds.diff().max()) > _MOST_PART:
-        bounds = torch.arange(n_parts + 1) * n_in // n_parts
+        bounds = torch.arange(n_parts + 1, device="cpu") * n_in // n_parts
     columns, entries = starts.numpy(), rows.numpy()
     pointers = np.zeros((n_groups, n_in + 1), np.int32)
     absolute = _count_chunks(columns, entries, group_rows, False, pointers)
@@ -146,16 +148,16 @@ def eie_layout(starts: Tensor, rows: Tensor, codes: Tensor, codebook: Tensor, n_
     code_bits = 4 if len(codebook) <= 16 else 8
     size = CHUNK_BYTES[code_bits]
     chunks = aligned((n_chunks * size,), torch.uint8).zero_()
-    in_part = torch.arange(n_in) - bounds[:-1].repeat_interleave(bounds.diff())
+    in_part = torch.arange(n_in, device="cpu") - bounds[:-1].repeat_interleave(bounds.diff())
     if n_chunks:
         _fill_chunks(
             columns, entries, codes.numpy(), group_rows, n_groups, is_chain, code_bits, in_part.numpy(),
             chunks.numpy().reshape(n_chunks, size),
         )  # fmt: skip
-    table = torch.zeros(1 << code_bits)
+    table = torch.zeros(1 << code_bits, dtype=torch.float32, device="cpu")
     table[: len(codebook)] = codebook
     # a length is read sooner than a value
-    mode = torch.empty(int(is_chain))
+    mode = torch.empty(int(is_chain), dtype=torch.float32, device="cpu")
     return [chunks, torch.from_numpy(pointers), bounds, table, mode]
 
 
@@ -224,13 +226,33 @@ def eie_linear(
     x: Tensor, layout: list[Tensor], bias: Tensor | None, n_out: int, relu: bool = False
 ) -> Tensor:
     chunks, pointers, bounds, table, mode = layout
-    n_items, n_in = x.shape
+    # addresses are handed on, so all must be as the kernel reads it
+    x, bias = x.detach().contiguous(), None if bias is None else bias.detach().contiguous()
+    out = torch.empty(len(x), n_out, dtype=torch.float32, device="cpu")
+    for first in range(0, len(x), _MOST_ITEMS):
+        some = slice(first, first + _MOST_ITEMS)
+        _multiply(x[some], chunks, pointers, bounds, table, mode, bias, relu, out[some])
+    return out
+
+
+def _multiply(
+    x: Tensor,
+    chunks: Tensor,
+    pointers: Tensor,
+    bounds: Tensor,
+    table: Tensor,
+    mode: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+    out: Tensor,
+) -> None:
+    """A few items: each needs rows of sums and a list of columns for every part."""
+    (n_items, n_in), n_out = x.shape, out.shape[1]
     n_groups, n_parts = pointers.shape[0], bounds.shape[0] - 1
     group_rows = -(-n_out // n_groups)
     n_tasks = n_items * n_groups * n_parts
-    sums = torch.empty(n_tasks * (group_rows + SLACK + SLOTS))
-    active = torch.empty(n_tasks * (n_in + 1), dtype=torch.int32)
-    out = torch.empty(n_items, n_out)
+    sums = torch.empty(n_tasks * (group_rows + SLACK + SLOTS), dtype=torch.float32, device="cpu")
+    active = torch.empty(n_tasks * (n_in + 1), dtype=torch.int32, device="cpu")
     _eie_linear(
         _NARROW if table.shape[0] == len(_TABLE) else _WIDE,
         _CHAINED if mode.shape[0] else _ABSOLUTE,
@@ -242,7 +264,6 @@ def eie_linear(
         x.data_ptr(), 0 if bias is None else bias.data_ptr(), relu, sums.data_ptr(), active.data_ptr(),
         out.data_ptr(),
     )  # fmt: skip
-    return out
 
 
 @jit_parallel()
@@ -283,13 +304,14 @@ def eie_chip_linear(
     relu: bool = False,
 ) -> Tensor:
     # where each PE's entries begin in each batch: batches follow each other, in them PEs
-    ends = batch_starts[1:] + torch.arange(len(batch_starts) - 1)
+    ends = batch_starts[1:] + torch.arange(len(batch_starts) - 1, device="cpu")
     counts = pointers[:, ends].long().T.reshape(-1)
     bases = (counts.cumsum(0) - counts).view(-1, len(pointers))
-    out = torch.empty(len(x), n_out)
-    none = torch.empty(0) if bias is None else bias
+    out = torch.empty(len(x), n_out, dtype=torch.float32, device="cpu")
+    none = torch.empty(0, dtype=torch.float32, device="cpu") if bias is None else bias.detach()
     _eie_chip_linear(
-        x.numpy(), codes.numpy(), skips.numpy(), pointers.numpy(), batch_starts.numpy(), bases.numpy(),
+        x.detach().numpy(), codes.numpy(), skips.numpy(), pointers.numpy(), batch_starts.numpy(),
+        bases.numpy(),
         codebook.numpy(), none.numpy(), relu, out.numpy(),
     )  # fmt: skip
     return out

@@ -30,4 +30,4 @@ def aligned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     for axis in range(len(shape) - 2, -1, -1):
         strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
     # on the storage itself: a view may not be changed in place after an operator returned it
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape, strides)
+    return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, shape, strides)

@@ -69,7 +69,7 @@ def two_four_matvec(x: Tensor, values: Tensor, positions: Tensor, bias: Tensor |
     n_items, n_in = x.shape
     n_out, n_kept = values.shape
     out = aligned((n_items, n_out), torch.float32)
-    shifts = torch.zeros(1) if bias is None else bias.detach().contiguous()
+    shifts = torch.zeros(1, dtype=torch.float32, device="cpu") if bias is None else bias.detach().contiguous()
     least = np.float32(0 if relu else -np.inf)
     if not n_out or not n_items:
         return out
