@@ -14,6 +14,8 @@ from pcsparse.ops.packed_linear import EIELayout, eie_layout, eie_linear, refuse
 from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
 
 Mode = Literal["auto", "sparse", "dense"]
+# a call asks, and typing takes a microsecond to answer
+_MODES = get_args(Mode)
 _PARTS = ("codes", "skips", "pointers", "batch_starts", "codebook")
 
 
@@ -55,8 +57,8 @@ class EIELinear(nn.Module):
         with_relu: bool = False,
     ) -> None:
         super().__init__()
-        if mode not in get_args(Mode):
-            raise RangeError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+        if mode not in _MODES:
+            raise RangeError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")
         self.in_features, self.out_features = in_features, out_features
         self.widths = widths or EIEFormat()
         self.mode: Mode = mode
@@ -152,8 +154,8 @@ class EIELinear(nn.Module):
         return {**self.__dict__, "_layout": None, "_dense": None}
 
     def _way(self, items: Tensor) -> Way:
-        if self.mode not in get_args(Mode):
-            raise RangeError(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
+        if self.mode not in _MODES:
+            raise RangeError(f"mode must be one of {', '.join(_MODES)}, got {self.mode!r}")
         if self.mode != "auto":
             return self.mode
         if len(items) == 0:

@@ -183,7 +183,7 @@ def _eie_linear(code_bits, chained, shape, layout, x, bias, relu, sums, active, 
         given = x + 4 * (sample * n_in + first)
         if n >= _DENSE * (last - first):
             begin, end = chunks + size * read_int32(mapped, first), chunks + size * read_int32(mapped, last)
-            add_chunks(code_bits, chained, begin, end, mine, table, given)
+            add_chunks(code_bits, chained, (0, 0), begin, end, mine, table, given)
         else:
             for i in range(n):
                 if i + _AHEAD < n:
@@ -192,7 +192,8 @@ def _eie_linear(code_bits, chained, shape, layout, x, bias, relu, sums, active, 
                     fetch_lines(chunks + size * begin, chunks + size * end)
                 j = read_int32(listed, i)
                 begin, end = read_int32(mapped, j), read_int32(mapped, j + 1)
-                add_chunks(code_bits, chained, chunks + size * begin, chunks + size * end, mine, table, given)
+                begin, end = chunks + size * begin, chunks + size * end
+                add_chunks(code_bits, chained, (0,), begin, end, mine, table, given)
     for i in range(n_items * n_groups):
         sample, low = i // n_groups, i % n_groups * group_rows
         n = min(group_rows, n_out - low)
@@ -229,6 +230,9 @@ def eie_linear(
     # addresses are handed on, so all must be as the kernel reads it
     x, bias = x.detach().contiguous(), None if bias is None else bias.detach().contiguous()
     out = torch.empty(len(x), n_out, dtype=torch.float32, device="cpu")
+    if len(x) <= _MOST_ITEMS:
+        _multiply(x, chunks, pointers, bounds, table, mode, bias, relu, out)
+        return out
     for first in range(0, len(x), _MOST_ITEMS):
         some = slice(first, first + _MOST_ITEMS)
         _multiply(x[some], chunks, pointers, bounds, table, mode, bias, relu, out[some])
