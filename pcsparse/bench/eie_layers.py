@@ -5,7 +5,7 @@ run takes the next of as many copies of the weight as fill four last-level cache
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from math import prod
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from pcsparse.bench.limits import Limits
 from pcsparse.bench.verify import Check, check_close
 from pcsparse.checks import require_extra
+from pcsparse.hardware.eie_layers import EIELayer, draw_activations, draw_codes, stand_in_codebook
 from pcsparse.nn.eie_linear import EIELinear
 from pcsparse.packed.eie import EIEFormat, pack_eie
 from pcsparse.timing import Timing, time_in_turns
@@ -30,39 +31,6 @@ _CACHES = 4
 _DEFAULT_CACHE = 32 << 20
 # small layers would need hundreds of copies to leave the caches: rotating over fewer bytes is warmer for all
 _MOST_COPIES = 256
-
-
-@dataclass(frozen=True)
-class HeadLayer:
-    """One layer of the paper's table III.
-
-    Attributes:
-        name: the paper's.
-        n_in: columns.
-        n_out: rows.
-        weights: share of weights that are not 0.
-        activations: share of activations that are not 0.
-    """
-
-    name: str
-    n_in: int
-    n_out: int
-    weights: float
-    activations: float
-
-
-LAYERS = (
-    HeadLayer("Alex-6", 9216, 4096, 0.09, 0.351),
-    HeadLayer("Alex-7", 4096, 4096, 0.09, 0.353),
-    HeadLayer("Alex-8", 4096, 1000, 0.25, 0.375),
-    HeadLayer("VGG-6", 25088, 4096, 0.04, 0.183),
-    HeadLayer("VGG-7", 4096, 4096, 0.04, 0.375),
-    HeadLayer("VGG-8", 4096, 1000, 0.23, 0.411),
-    HeadLayer("NT-We", 4096, 600, 0.10, 1.0),
-    HeadLayer("NT-Wd", 600, 8791, 0.11, 1.0),
-    HeadLayer("NT-LSTM", 1201, 2400, 0.10, 1.0),
-)
-"""Source: EIE (ISCA 2016), table III."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +51,7 @@ class HeadResult:
         warm: the same.
     """
 
-    layer: HeadLayer
+    layer: EIELayer
     n_items: int
     checks: tuple[Check, ...]
     n_weights: int
@@ -121,9 +89,9 @@ def cache_bytes() -> int:
 
 
 def run_head_layer(
-    layer: HeadLayer, n_items: int, runs: int, *, scale: int = 1, cache: int | None = None
+    layer: EIELayer, n_items: int, runs: int, *, scale: int = 1, cache: int | None = None
 ) -> HeadResult:
-    """Check and time one layer: random Bernoulli weights and activations of the paper's densities.
+    """Check and time one layer, with weights and activations drawn at the paper's densities.
 
     Args:
         layer: which.
@@ -137,12 +105,9 @@ def run_head_layer(
     """
     sparse: Any = require_extra("scipy.sparse", "dev")
     n_in, n_out = layer.n_in // scale, layer.n_out // scale
-    rng = torch.Generator().manual_seed(n_in + n_out)
-    codes = torch.randint(1, 16, (n_out, n_in), generator=rng, dtype=torch.uint8)
-    codes *= torch.rand(n_out, n_in, generator=rng) < layer.weights
-    codebook = torch.randn(16, generator=rng).index_fill(0, torch.tensor([0]), 0.0)
-    x = torch.rand(n_items, n_in, generator=rng)
-    x *= torch.rand(n_items, n_in, generator=rng) < layer.activations
+    small = replace(layer, n_in=n_in, n_out=n_out)
+    codes, codebook = draw_codes(small, seed=n_in + n_out), stand_in_codebook()
+    x = torch.stack([draw_activations(small, seed=item) for item in range(n_items)])
     matrix = pack_eie(codes, codebook, EIEFormat())
     dense = matrix.to_dense()
     rows = sparse.csr_matrix(dense.numpy())

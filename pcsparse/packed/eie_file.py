@@ -1,7 +1,5 @@
 """EIE matrices on disk: one safetensors file for the layers of a head, with or without Huffman codes."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,14 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from torch import Tensor
 
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.packed import huffman
 from pcsparse.packed.bits import pack_bits, unpack_bits
 from pcsparse.packed.eie import EIEFormat, EIEMatrix
-from pcsparse.whole_file import write_whole
+from pcsparse.packed.layer_file import check_names, read_layers, write_layers
 
 FILE_FORMAT = 1
 _KIND = "pcsparse-eie"
@@ -76,19 +73,15 @@ def save_eie(
 
     Source: the Huffman stage of Deep Compression (ICLR 2016), section 4.
     """
-    if not matrices:
-        raise RangeError("no layers to save; give at least one EIEMatrix by name")
-    arrays: _Arrays = {}
+    check_names(matrices)
+    tensors: dict[str, Tensor] = {}
     layers: dict[str, Any] = {}
     sizes = {}
     for name, matrix in matrices.items():
-        if "/" in name:
-            raise RangeError(f"the layer name {name!r} contains a slash; use dots")
         mine, layers[name] = _layer(matrix.checked(), with_huffman=with_huffman)
-        arrays.update({f"{name}/{part}": array for part, array in mine.items()})
+        tensors.update({f"{name}/{part}": torch.from_numpy(array) for part, array in mine.items()})
         sizes[name] = _bytes(mine, matrix)
-    header = {"kind": _KIND, "format": FILE_FORMAT, "layers": layers, "sha256": _digest(arrays, layers)}
-    write_whole(Path(path), save(arrays, {_KIND: json.dumps(header, sort_keys=True)}))
+    write_layers(Path(path), _KIND, FILE_FORMAT, layers, tensors)
     return sizes
 
 
@@ -100,25 +93,15 @@ def load_eie(path: str | Path) -> dict[str, EIEMatrix]:
             no EIE matrix.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-        header = _header(content)
-        arrays = load(content)
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error}") from error
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{path} is no whole safetensors file of EIE layers: {error}") from error
-    if header.get("kind") != _KIND or header.get("format") != FILE_FORMAT:
-        raise FormatError(
-            f"{path} is {header.get('kind')!r} format {header.get('format')!r}; this version reads "
-            f"{_KIND!r} format {FILE_FORMAT}"
-        )
-    if header.get("sha256") != _digest(arrays, header.get("layers")):
-        raise FormatError(f"{path} has been altered or damaged since it was written (SHA-256 differs)")
+    layers, tensors = read_layers(path, _KIND, FILE_FORMAT, "EIE layers")
     found = {}
-    for name, sizes in header["layers"].items():
+    for name, sizes in layers.items():
         try:
-            mine = {key.split("/", 1)[1]: a for key, a in arrays.items() if key.split("/", 1)[0] == name}
+            mine = {
+                key.partition("/")[2]: tensor.numpy()
+                for key, tensor in tensors.items()
+                if key.partition("/")[0] == name
+            }
             found[name] = _matrix(mine, sizes).checked()
         except (FormatError, RangeError, KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path}, layer {name!r}: {error}") from error
@@ -191,25 +174,3 @@ def _bytes(arrays: _Arrays, matrix: EIEMatrix) -> LayerBytes:
 
     pointers = of("pointers") + of("batch_starts")
     return LayerBytes(of("codes"), of("skips"), pointers, of("codebook"), 4 * matrix.n_out * matrix.n_in)
-
-
-def _header(content: bytes) -> dict[str, Any]:
-    """The text beside the tensors: `load` does not hand it out."""
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 + length:
-        raise ValueError(f"the header says {length} bytes, {max(len(content) - 8, 0)} follow")
-    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    header = json.loads(metadata[_KIND])
-    if not isinstance(header, dict):
-        raise ValueError("the header is no table")
-    return header
-
-
-def _digest(arrays: Mapping[str, npt.NDArray], layers: object) -> str:
-    """SHA-256 of the sizes of all layers, and of all tensors with their names, dtypes and shapes."""
-    sha = hashlib.sha256(json.dumps(layers, sort_keys=True).encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        sha.update(f"{name} {array.dtype} {array.shape};".encode())
-        sha.update(array.tobytes())
-    return sha.hexdigest()

@@ -9,7 +9,6 @@ from pcsparse.allocation import keep_freed_memory
 from pcsparse.bench.eie_layers import (
     DENSE,
     GOALS,
-    LAYERS,
     OURS,
     SCIPY_CSR,
     TORCH_CSR,
@@ -22,6 +21,7 @@ from pcsparse.bench.eie_layers import (
 from pcsparse.bench.limits import Limits, measure_limits
 from pcsparse.bench.report import write_json
 from pcsparse.bench.tables import name_failure, table
+from pcsparse.hardware.eie_layers import EIE_LAYERS
 from pcsparse.programs.bench_settings import at_threads
 from pcsparse.timing import environment
 
@@ -49,11 +49,11 @@ def _run(given: argparse.Namespace) -> int:
     limits = measure_limits()
     cache = _QUICK_CACHE if given.quick else cache_bytes()
     print(f"limits: {limits}; last-level cache {cache >> 20} MiB")
-    print("random Bernoulli weights and activations of the published densities, not trained ones", flush=True)
+    print("random weights and activations of the published densities, not trained ones", flush=True)
     results: list[HeadResult] = []
     for n_items in given.items:
         here = []
-        for layer in LAYERS:
+        for layer in EIE_LAYERS:
             if given.only in layer.name:
                 scale = _QUICK_SCALE if given.quick else 1
                 runs = 3 if given.quick else given.runs

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pcsparse.bench import eie_layers
-from pcsparse.bench.eie_layers import DENSE, LAYERS, OURS, SCIPY_CSR, TORCH_CSR, TORCH_CSR64, run_head_layer
+from pcsparse.bench.eie_layers import DENSE, OURS, SCIPY_CSR, TORCH_CSR, TORCH_CSR64, run_head_layer
+from pcsparse.hardware.eie_layers import EIE_LAYERS
 from pcsparse.programs.bench_heads import main
 
 # torch's compressed rows warn that they are new
@@ -21,7 +22,7 @@ def test_a_quick_run_times_every_layer_and_library(tmp_path, capsys):
     assert "batch 3, caches warm; microseconds" in said
     results = json.loads(out.read_text())["results"]
     assert [(r["layer"]["name"], r["n_items"]) for r in results] == [
-        (layer.name, n) for n in (1, 3) for layer in LAYERS if "NT" in layer.name
+        (layer.name, n) for n in (1, 3) for layer in EIE_LAYERS if "NT" in layer.name
     ]
     for result in results:
         for times in (result["cold"], result["warm"]):
@@ -31,8 +32,8 @@ def test_a_quick_run_times_every_layer_and_library(tmp_path, capsys):
 
 
 def test_counts_are_those_of_the_matrix():
-    result = run_head_layer(LAYERS[2], 1, 1, scale=8, cache=1 << 16)
-    n_in, n_out = LAYERS[2].n_in // 8, LAYERS[2].n_out // 8
+    result = run_head_layer(EIE_LAYERS[2], 1, 1, scale=8, cache=1 << 16)
+    n_in, n_out = EIE_LAYERS[2].n_in // 8, EIE_LAYERS[2].n_out // 8
     assert result.n_weights == pytest.approx(0.25 * n_in * n_out, rel=0.05)
     assert result.n_macs == pytest.approx(0.375 * result.n_weights, rel=0.15)
     assert result.bytes_csr == 8 * result.n_weights + 4 * (n_out + 1)
@@ -42,7 +43,7 @@ def test_counts_are_those_of_the_matrix():
 
 def test_a_wrong_product_has_no_time_and_fails_the_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch, "mv", lambda weight, x: (weight @ x).flip(0))
-    result = run_head_layer(LAYERS[6], 1, 1, scale=16, cache=1 << 16)
+    result = run_head_layer(EIE_LAYERS[6], 1, 1, scale=16, cache=1 << 16)
     assert not result.passed
     assert DENSE not in result.cold
     assert OURS in result.cold
