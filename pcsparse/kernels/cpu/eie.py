@@ -15,6 +15,7 @@ from pcsparse.kernels.cpu.eie_chunks import (
     SLACK,
     SLOTS,
     add_chunks,
+    code_shift,
     fetch_lines,
     read_float32,
     read_int32,
@@ -86,8 +87,7 @@ def _write_code(chunk, slot, code, code_bits):
     if code_bits == 8:
         chunk[CODES + slot] = code
     else:
-        # see eie_chunks.code_shift
-        bit = 32 * (slot % 2) + 4 * (slot // 2)
+        bit = code_shift(slot)
         chunk[CODES + bit // 8] |= code << (bit % 8)
 
 

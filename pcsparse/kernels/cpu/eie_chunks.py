@@ -10,7 +10,7 @@ narrow loads), products by look-ups in memory (1.9), rows as running sums of ste
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from pcsparse.kernels.cpu.emitter import F32, HAS_WIDE_REGISTERS, I8, I16, I32, I64, Emitter, loop
 
@@ -27,7 +27,8 @@ SLACK = MOST_OFFSET + SLOTS
 """Rows behind the last that empty slots may add zeros to."""
 
 
-def code_shift(slot: int) -> int:
+@register_jitable
+def code_shift(slot):
     """Bit of a slot's code among the 64 of 16 codes: even slots in the low half, odd ones in the high."""
     return 32 * (slot % 2) + 4 * (slot // 2)
 
