@@ -1,5 +1,7 @@
 """From hits to returns: small bumps, range noise, lost pulses, intensity."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.random import Generator
 
@@ -29,6 +31,54 @@ def value_noise(x: Floats, y: Floats, cell: float, seed: int) -> Floats:
     a, b = _hash(iu, iv, seed), _hash(iu + 1, iv, seed)
     c, d = _hash(iu, iv + 1, seed), _hash(iu + 1, iv + 1, seed)
     return (a * (1 - fu) + b * fu) * (1 - fv) + (c * (1 - fu) + d * fu) * fv
+
+
+@dataclass(frozen=True)
+class Echoes:
+    """What the sensor makes of n hits.
+
+    Args:
+        kept: (n,) which of them it reports.
+        distance: (n,) float64, metres, as measured.
+        intensity: (n,) float32, 0 to 1.
+    """
+
+    kept: Bools
+    distance: Floats
+    intensity: Floats
+
+
+def echoes(
+    distance: Floats,
+    points: Floats,
+    directions: Floats,
+    struck: Mesh,
+    sensor: Sensor,
+    gain: float,
+    seed: int,
+    rng: Generator,
+) -> Echoes:
+    """Measure hits: bumps, range noise, the range's step, lost pulses and those out of range, intensity.
+
+    Args:
+        distance: (n,) metres along the ray.
+        points: (n, 3) world metres.
+        directions: (n, 3) unit vectors of the rays.
+        struck: n triangles, the one that each ray met.
+        sensor: what measures.
+        gain: of its intensity.
+        seed: of the place.
+        rng: of the sweep.
+    """
+    cosine = np.abs(np.einsum("ij,ij->i", struck.normals(), directions))
+    exact = bumped(distance, points, cosine, struck.material, seed, rng)
+    exact = exact + rng.normal(0.0, sensor.range_noise, len(distance)) * (
+        0.5 + 0.5 * np.minimum(exact / 25.0, 1.5)
+    )
+    exact = np.round(exact / sensor.range_quantum) * sensor.range_quantum
+    kept = ~lost(distance, cosine, struck, sensor, rng)
+    kept &= (exact >= sensor.min_range) & (exact <= sensor.max_range)
+    return Echoes(kept, exact, intensity(points, cosine, struck, gain, seed, rng))
 
 
 def bumped(

@@ -8,7 +8,7 @@ from numpy.random import Generator
 from pcsparse.data.synthetic.arrays import Floats, Ints
 from pcsparse.data.synthetic.caster import Caster, make_caster
 from pcsparse.data.synthetic.mesh import Mesh, join, rotate, unit
-from pcsparse.data.synthetic.returns import bumped, intensity, lost
+from pcsparse.data.synthetic.returns import echoes
 from pcsparse.data.synthetic.scene import Town
 from pcsparse.data.synthetic.sensor import Sensor
 
@@ -133,23 +133,14 @@ class Drive:
         origins, directions = _roll_shutter(early, pose, late, phase, local)
         rows, distance, struck = self._cast(s, stamp, pose, origins, directions)
 
-        cosine = np.abs(np.einsum("ij,ij->i", struck.normals(), directions[rows]))
-        world = origins[rows] + distance[:, None] * directions[rows]
-        exact = bumped(distance, world, cosine, struck.material, self.town.seed, rng)
-        exact = exact + rng.normal(0.0, sensor.range_noise, len(rows)) * (
-            0.5 + 0.5 * np.minimum(exact / 25.0, 1.5)
-        )
-        exact = np.round(exact / sensor.range_quantum) * sensor.range_quantum
-        keep = ~lost(distance, cosine, struck, sensor, rng)
-        keep &= (exact >= sensor.min_range) & (exact <= sensor.max_range)
-        value = intensity(world, cosine, struck, self._gain, self.town.seed, rng)
-
-        seen = rows[keep]
-        world = origins[seen] + exact[keep, None] * directions[seen]
+        hits = origins[rows] + distance[:, None] * directions[rows]
+        back = echoes(distance, hits, directions[rows], struck, sensor, self._gain, self.town.seed, rng)
+        keep, seen = back.kept, rows[back.kept]
+        world = origins[seen] + back.distance[keep, None] * directions[seen]
         points = rotate(world - pose[:3, 3], pose[:3, :3].T)
         return Sweep(
             points.astype(np.float32),
-            value[keep],
+            back.intensity[keep],
             struck.semantic[keep],
             struck.instance[keep],
             ring[seen].astype(np.uint8),
