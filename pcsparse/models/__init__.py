@@ -2,3 +2,5 @@
 
 from pcsparse.models.minkunet import MinkUNet as MinkUNet
 from pcsparse.models.minkunet import MinkUNetSpec as MinkUNetSpec
+from pcsparse.models.pillar_bev import PillarBEV as PillarBEV
+from pcsparse.models.pillar_bev import PillarBEVSpec as PillarBEVSpec

@@ -1,0 +1,288 @@
+"""PillarBEV: pillars of points, a dense 2-D network over the bird's-eye view, classes a cell.
+
+Each point is described by nine numbers and a linear layer, the maximum over the points of a pillar is laid
+into a dense map, three blocks of 2-D convolutions see it at falling resolution and are brought back to the
+first one's, and a head of 3 x 3 convolutions and a 1 x 1 one gives logits.
+
+Source: PointPillars (Lang et al., CVPR 2019, arXiv 1812.05784), section 2.1 for the pillars, 2.2 for the
+backbone, which is that of SECOND (Yan et al., Sensors 2018). It differs from the paper in two things: the
+pillars hold all points (the paper draws at most 100 a pillar and 12,000 pillars), and the head tells cells
+apart where the paper's finds boxes.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcsparse.checks import check_dtype, check_same_device, check_shape
+from pcsparse.coords.pillars import PillarGrid, Span, to_pillars
+from pcsparse.coords.voxelize import Voxels
+from pcsparse.errors import FormatError, RangeError
+from pcsparse.ops import voxel_reduce
+
+POINT_FEATURES = 9
+"""x, y, z in metres, intensity, x, y, z from the mean of the pillar's points, x, y from its middle."""
+
+# SECOND's; its momentum, 0.01, would leave a run of a few hundred steps with the statistics of its start
+_EPS = 1e-3
+
+
+@dataclass(frozen=True)
+class BlockSpec2d:
+    """One block of the backbone.
+
+    Attributes:
+        c_in: channels in.
+        c_out: channels of its 3 x 3 convolutions.
+        n_convs: how many of them; the first one has the stride.
+        stride: of the block, over what it reads.
+        c_up: channels in which it comes back to the resolution of the first block.
+    """
+
+    c_in: int
+    c_out: int
+    n_convs: int
+    stride: int
+    c_up: int
+
+
+@dataclass(frozen=True)
+class PillarBEVSpec:
+    """Every width of a PillarBEV.
+
+    Attributes:
+        grid: the pillars.
+        blocks: of the backbone; the first one's `c_in` are the channels of a pillar.
+        head: channels of the head's 3 x 3 convolutions.
+        n_classes: outputs a cell.
+    """
+
+    grid: PillarGrid
+    blocks: tuple[BlockSpec2d, ...]
+    head: tuple[int, ...]
+    n_classes: int
+
+    @staticmethod
+    def of(
+        grid: PillarGrid,
+        n_classes: int,
+        *,
+        channels: int = 64,
+        convs: tuple[int, ...] = (4, 6, 6),
+        first_stride: int = 2,
+        head: tuple[int, ...] = (64,),
+    ) -> "PillarBEVSpec":
+        """The published pattern: channels double from block to block, each comes back with twice the first's.
+
+        Args:
+            grid: the pillars.
+            n_classes: outputs a cell.
+            channels: of a pillar and of the first block; 64 in the paper.
+            convs: of each block.
+            first_stride: of the first block: 2 in the paper for cars, 1 for people; of the others it is 2.
+            head: channels of the head's 3 x 3 convolutions.
+        """
+        blocks, c_in = [], channels
+        for i, n in enumerate(convs):
+            c_out = channels << i
+            blocks.append(BlockSpec2d(c_in, c_out, n, 2 if i else first_stride, 2 * channels))
+            c_in = c_out
+        return PillarBEVSpec(grid, tuple(blocks), head, n_classes)
+
+    @staticmethod
+    def pointpillars(n_classes: int = 19) -> "PillarBEVSpec":
+        """The paper's sizes for cars on KITTI: pillars of 0.16 m ahead of the sensor.
+
+        The paper's 70.4 m by 80 m are no whole multiple of the backbone's stride of 8 pillars; these are the
+        next smaller ones that are.
+        """
+        grid = PillarGrid((0.0, 69.12), (-39.68, 39.68), (-3.0, 1.0), 0.16)
+        return PillarBEVSpec.of(grid, n_classes)
+
+    @property
+    def cells(self) -> PillarGrid:
+        """The cells that get logits: pillars times the stride of the first block."""
+        return self.grid.coarser(self.blocks[0].stride)
+
+    def to_json(self) -> str:
+        """JSON text; `from_json` reads it back."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "PillarBEVSpec":
+        """Inverse of `to_json`.
+
+        Raises:
+            FormatError: not the JSON of a PillarBEVSpec.
+        """
+        try:
+            data = json.loads(text)
+            grid = data["grid"]
+            return PillarBEVSpec(
+                PillarGrid(_span(grid["x"]), _span(grid["y"]), _span(grid["z"]), float(grid["size"])),
+                tuple(BlockSpec2d(**block) for block in data["blocks"]),
+                tuple(int(width) for width in data["head"]),
+                int(data["n_classes"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"not a PillarBEVSpec ({error!r}): {text[:200]}") from error
+
+    def with_classes(self, n_classes: int) -> "PillarBEVSpec":
+        """The same network with another last layer."""
+        return replace(self, n_classes=n_classes)
+
+
+def _span(values: Any) -> Span:
+    low, high = values
+    return float(low), float(high)
+
+
+class PillarFeatures(nn.Module):
+    """One row of features a pillar: linear layer, batch norm, ReLU, maximum over the pillar's points.
+
+    Args:
+        grid: the pillars.
+        c_out: channels.
+    """
+
+    def __init__(self, grid: PillarGrid, c_out: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.linear = nn.Linear(POINT_FEATURES, c_out, bias=False)
+        self.norm = nn.BatchNorm1d(c_out, eps=_EPS)
+
+    def forward(self, points: Tensor, intensity: Tensor, pillars: Voxels) -> Tensor:
+        """(n, 3) points and (n,) intensity of n points -> (m, c_out) of their m pillars."""
+        described = self.norm(self.linear(self.describe(points, intensity, pillars)))
+        return voxel_reduce(described.relu(), pillars, "max")
+
+    def describe(self, points: Tensor, intensity: Tensor, pillars: Voxels) -> Tensor:
+        """The (n, 9) inputs, see `POINT_FEATURES`."""
+        mean = voxel_reduce(points, pillars, "mean")[pillars.inverse]
+        corner = points.new_tensor((self.grid.x[0], self.grid.y[0]))
+        middle = corner + self.grid.size * (pillars.coords[:, 1:3].to(points.dtype) + 0.5)
+        from_middle = points[:, :2] - middle[pillars.inverse]
+        return torch.cat([points, intensity[:, None], points - mean, from_middle], dim=1)
+
+
+class PillarBEV(nn.Module):
+    """Class logits for every cell of the ground around a sensor.
+
+    Args:
+        spec: every width, see `PillarBEVSpec.of`.
+
+    Raises:
+        RangeError: neighbouring widths of the Spec do not fit, a width or stride is below 1, or the pillars
+            are no whole multiple of the strides.
+    """
+
+    def __init__(self, spec: PillarBEVSpec) -> None:
+        super().__init__()
+        _check(spec)
+        self.spec = spec
+        self.pillars = PillarFeatures(spec.grid, spec.blocks[0].c_in)
+        self.blocks = nn.ModuleList(nn.Sequential(*_block(block)) for block in spec.blocks)
+        self.up = nn.ModuleList()
+        scale = 1
+        for i, block in enumerate(spec.blocks):
+            scale *= block.stride if i else 1
+            up = nn.ConvTranspose2d(block.c_out, block.c_up, scale, scale, bias=False)
+            self.up.append(nn.Sequential(up, *_norm(block.c_up)))
+        self.head = nn.Sequential(*_head(spec))
+
+    def forward(self, points: Tensor, intensity: Tensor, batch: Tensor, n_clouds: int) -> Tensor:
+        """Logits of the cells.
+
+        Args:
+            points: (n, 3) float32, metres, all inside `spec.grid` (`spec.grid.inside` tells which are).
+            intensity: (n,) float32, 0 to 1.
+            batch: (n,) integer, the cloud of each point, 0 to n_clouds - 1; a cloud may have no points.
+            n_clouds: clouds.
+
+        Returns:
+            (n_clouds, n_classes, nx, ny) of `spec.cells`.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: inputs that do not fit each other.
+            RangeError: a point outside the grid, or a cloud outside 0 to n_clouds - 1.
+        """
+        logits: Tensor = self.head(self.neck(self.scatter(points, intensity, batch, n_clouds)))
+        return logits
+
+    def scatter(self, points: Tensor, intensity: Tensor, batch: Tensor, n_clouds: int) -> Tensor:
+        """The map of pillars, (n_clouds, c, nx, ny), 0 where no point stands; arguments as of `forward`."""
+        check_shape("points", points, (None, 3))
+        check_dtype("points", points, torch.float32)
+        check_shape("intensity", intensity, (len(points),))
+        check_dtype("intensity", intensity, torch.float32)
+        check_shape("batch", batch, (len(points),))
+        check_same_device(points=points, intensity=intensity, batch=batch)
+        _check_clouds(batch, n_clouds)
+        pillars = to_pillars(points, self.spec.grid, batch=batch)
+        feats = self.pillars(points, intensity, pillars)
+        nx, ny = self.spec.grid.shape
+        cloud, x, y, _ = pillars.coords.long().unbind(dim=1)
+        # each cell is written once, so no order of writing shows
+        canvas = feats.new_zeros(n_clouds * nx * ny, feats.shape[1])
+        canvas = canvas.index_copy(0, (cloud * nx + x) * ny + y, feats)
+        return canvas.view(n_clouds, nx, ny, -1).permute(0, 3, 1, 2).contiguous()
+
+    def neck(self, canvas: Tensor) -> Tensor:
+        """(n, c, nx, ny) of the pillars -> (n, sum of c_up, nx, ny) of the cells."""
+        seen = []
+        for block, up in zip(self.blocks, self.up, strict=True):
+            canvas = block(canvas)
+            seen.append(up(canvas))
+        return torch.cat(seen, dim=1)
+
+
+def _norm(channels: int) -> Iterator[nn.Module]:
+    yield nn.BatchNorm2d(channels, eps=_EPS)
+    yield nn.ReLU()
+
+
+def _block(spec: BlockSpec2d) -> Iterator[nn.Module]:
+    channels = spec.c_in
+    for i in range(spec.n_convs):
+        yield nn.Conv2d(channels, spec.c_out, 3, 1 if i else spec.stride, padding=1, bias=False)
+        yield from _norm(spec.c_out)
+        channels = spec.c_out
+
+
+def _head(spec: PillarBEVSpec) -> Iterator[nn.Module]:
+    channels = sum(block.c_up for block in spec.blocks)
+    for width in spec.head:
+        yield nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        yield from _norm(width)
+        channels = width
+    yield nn.Conv2d(channels, spec.n_classes, 1)
+
+
+def _check(spec: PillarBEVSpec) -> None:
+    if not spec.blocks:
+        raise RangeError("a PillarBEVSpec needs at least one block")
+    numbers = [*spec.head, spec.n_classes, *(n for block in spec.blocks for n in asdict(block).values())]
+    if min(numbers) < 1:
+        raise RangeError(f"widths, counts and strides of a PillarBEVSpec are at least 1, got {spec}")
+    for i in range(1, len(spec.blocks)):
+        have, want = spec.blocks[i - 1].c_out, spec.blocks[i].c_in
+        if have != want:
+            raise RangeError(f"blocks.{i} of the Spec reads {want} channels, but {have} arrive")
+    stride = 1
+    for block in spec.blocks:
+        stride *= block.stride
+    # what is not a whole multiple would come back larger than it went down
+    spec.grid.coarser(stride)
+
+
+def _check_clouds(batch: Tensor, n_clouds: int) -> None:
+    if n_clouds < 1:
+        raise RangeError(f"n_clouds must be at least 1, got {n_clouds}")
+    if batch.numel() and not 0 <= int(batch.min()) <= int(batch.max()) < n_clouds:
+        raise RangeError(
+            f"batch must lie in 0 to {n_clouds - 1}, got {int(batch.min())} to {int(batch.max())}"
+        )
