@@ -1,0 +1,154 @@
+"""Where evaluations run: in this process, or in processes beside it.
+
+Which executor is used changes no result: methods choose how many assignments they ask for at once, and what
+comes back is put in the order of asking.
+"""
+
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from types import TracebackType
+from typing import Protocol, Self
+
+import torch
+
+from pcsparse.compress.search.space import Assignment
+from pcsparse.errors import PcsparseError, RangeError, UnsupportedError
+
+Evaluate = Callable[[Assignment], float]
+"""The score of a network with these widths, 0 to 1, higher is better; NaN where it has none."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An evaluation that is done.
+
+    Attributes:
+        position: in the sequence that was handed over.
+        score: as returned.
+        seconds: on the clock of the process that ran it.
+    """
+
+    position: int
+    score: float
+    seconds: float
+
+
+class Executor(Protocol):
+    """Runs evaluations; each is yielded as soon as it is there, in any order."""
+
+    def run(self, evaluate: Evaluate, assignments: Sequence[Assignment]) -> Iterator[Finished]:
+        """Evaluate all of them."""
+
+
+def timed(evaluate: Evaluate, position: int, assignment: Assignment) -> Finished:
+    """Call `evaluate` with a clock beside it; at module level so that other processes find it."""
+    start = time.perf_counter()
+    score = float(evaluate(assignment))
+    return Finished(position, score, time.perf_counter() - start)
+
+
+class InProcess:
+    """One after the other, here."""
+
+    def run(self, evaluate: Evaluate, assignments: Sequence[Assignment]) -> Iterator[Finished]:
+        """Evaluate all of them, in order."""
+        for position, assignment in enumerate(assignments):
+            yield timed(evaluate, position, assignment)
+
+
+class SpawnedProcesses:
+    """Fresh processes on this machine; to be closed, best by `with`.
+
+    `evaluate` is sent to each process once. A kill of the search loses what is running: as many evaluations
+    as there are workers. Milliseconds measured in workers that share the cores are worthless: take them from
+    a table that was measured alone.
+
+    Args:
+        workers: processes.
+        threads: torch threads of each; by default the cores are shared out.
+
+    Raises:
+        RangeError: workers or threads below 1.
+    """
+
+    def __init__(self, workers: int, *, threads: int | None = None) -> None:
+        if workers < 1 or (threads is not None and threads < 1):
+            raise RangeError(f"workers and threads must be at least 1, got {workers} and {threads}")
+        self._workers = workers
+        self._threads = threads or max(1, (os.cpu_count() or 1) // workers)
+        self._pool: ProcessPoolExecutor | None = None
+        self._sent: Evaluate | None = None
+
+    def run(self, evaluate: Evaluate, assignments: Sequence[Assignment]) -> Iterator[Finished]:
+        """Evaluate all of them, yielding each when it is done.
+
+        Raises:
+            UnsupportedError: `evaluate` cannot be sent to another process.
+            PcsparseError: a worker died.
+        """
+        pool = self._pool_for(evaluate)
+        waiting = [pool.submit(_evaluate, i, assignment) for i, assignment in enumerate(assignments)]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        except BrokenProcessPool as error:
+            self.close()
+            raise PcsparseError(
+                "a worker process died, for lack of memory perhaps; what it had finished is in the log: run "
+                "again, with fewer workers"
+            ) from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _pool_for(self, evaluate: Evaluate) -> ProcessPoolExecutor:
+        if self._pool is not None and self._sent is evaluate:
+            return self._pool
+        self.close()
+        try:
+            packed = pickle.dumps(evaluate)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UnsupportedError(
+                f"evaluate cannot be sent to another process ({error}); make it a function or a class at the "
+                "top of a module, or evaluate in this process"
+            ) from error
+        self._pool = ProcessPoolExecutor(
+            self._workers, get_context("spawn"), initializer=_receive, initargs=(packed, self._threads)
+        )
+        self._sent = evaluate
+        return self._pool
+
+    def close(self) -> None:
+        """End the processes; what is running is waited for."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._pool, self._sent = None, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Worker:
+    """What a worker process holds."""
+
+    evaluate: Evaluate
+
+
+def _receive(packed: bytes, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _Worker.evaluate = pickle.loads(packed)
+
+
+def _evaluate(position: int, assignment: Assignment) -> Finished:
+    return timed(_Worker.evaluate, position, assignment)
