@@ -29,11 +29,11 @@ _BLOCK = 1 << 16
 _LEAST_GAIN = 1e-9
 _EXCHANGES = 2
 
-# modules that treat each channel alone and alike
-_ELEMENTWISE = (
+ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Hardswish,
     nn.Dropout, nn.Identity,
 )  # fmt: skip
+"""Modules that treat each channel alone and alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +221,7 @@ def _check_head(modules: list[tuple[str, nn.Module]], length: int) -> None:
             found, width_after = module.in_features, module.out_features
         elif type(module) is nn.BatchNorm1d:
             found, width_after = module.num_features, module.num_features
-        elif type(module) in _ELEMENTWISE:
+        elif type(module) in ELEMENTWISE:
             continue
         else:
             raise UnsupportedError(

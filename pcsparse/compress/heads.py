@@ -1,218 +1,155 @@
-"""Dense layers made sparse: pruning by magnitude and weights that share a few values.
+"""Dense layers of heads made sparse in one call, and the names of the steps that it takes.
 
-Source: Deep Compression (Han et al., ICLR 2016), sections 2 and 3.
+Classification heads and dense heads on a bird's-eye view stand behind a sparse backbone; their linear and 2-D
+convolution layers can be stored in EIE's format or keep two of each four weights.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import get_args
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import nn
 
-from pcsparse.checks import check_dtype, check_shape
-from pcsparse.errors import RangeError, UnsupportedError
-from pcsparse.packed.eie import MOST_BITS, EIEFormat, EIEMatrix, pack_eie
-
-Initial = Literal["linear", "density", "random"]
-_MOST_ROUNDS = 300
-
-
-@dataclass(frozen=True, eq=False)
-class SharedWeights:
-    """A matrix whose weights are 0 or one of a few shared values.
-
-    Attributes:
-        codes: (n_out, n_in) uint8, which value each weight is; 0 where it is 0.
-        codebook: (2^code_bits,) float32, the values; the first is 0.
-    """
-
-    codes: Tensor
-    codebook: Tensor
-
-    def to_dense(self) -> Tensor:
-        """The weights, (n_out, n_in) float32."""
-        return self.codebook[self.codes.long()]
-
-    def pack(self, widths: EIEFormat | None = None) -> EIEMatrix:
-        """The same in EIE's format, see `packed.eie.pack_eie`."""
-        return pack_eie(self.codes, self.codebook, widths)
+from pcsparse.compress.shared_weights import Initial as Initial
+from pcsparse.compress.shared_weights import SharedParametrization as SharedParametrization
+from pcsparse.compress.shared_weights import SharedWeights as SharedWeights
+from pcsparse.compress.shared_weights import keep_largest as keep_largest
+from pcsparse.compress.shared_weights import share_weights as share_weights
+from pcsparse.compress.shared_weights import train_centroids as train_centroids
+from pcsparse.compress.shared_weights import trained_centroids as trained_centroids
+from pcsparse.compress.sparse_heads_file import load_heads as load_heads
+from pcsparse.compress.sparse_heads_file import report_of
+from pcsparse.compress.sparse_heads_file import save_heads as save_heads
+from pcsparse.compress.sparse_heads_layers import HeadLayer, Heads, find_layers
+from pcsparse.compress.sparse_heads_recipe import EIERecipe, Recipe, TwoFourRecipe
+from pcsparse.compress.sparse_heads_report import HeadsReport as HeadsReport
+from pcsparse.compress.sparse_heads_report import LayerReport as LayerReport
+from pcsparse.compress.sparse_heads_report import Method
+from pcsparse.compress.sparse_heads_report import SkippedLayer as SkippedLayer
+from pcsparse.compress.sparse_heads_report import Stage as Stage
+from pcsparse.compress.sparse_heads_run import Before, Inputs, Run, check_packed
+from pcsparse.compress.sparse_heads_settings import EIESettings as EIESettings
+from pcsparse.compress.sparse_heads_settings import Evaluate, Fit
+from pcsparse.compress.sparse_heads_settings import TwoFourSettings as TwoFourSettings
+from pcsparse.errors import DeviceError, RangeError, UnsupportedError
+from pcsparse.nn.linear_conv2d import Mode
+from pcsparse.nn.product_choice import Way
 
 
-def keep_largest(weight: Tensor, density: float) -> Tensor:
-    """Which weights to keep, by magnitude.
+def sparsify_heads(
+    model: nn.Module,
+    method: Method | EIESettings | TwoFourSettings,
+    *,
+    heads: Heads | None = None,
+    evaluate: Evaluate | None = None,
+    fit: Fit | None = None,
+    fit_shared: Fit | None = None,
+    with_dense_control: bool = False,
+    mode: Mode = "auto",
+) -> HeadsReport:
+    """Convert the linear and 2-D convolution layers of heads into packed layers, in place.
+
+    EIE: the largest weights stay, and `fit` trains them with the others held at 0; then they share values,
+    which `fit_shared` trains; then they are packed. 2:4: the two largest of each four input channels stay,
+    `fit` trains them, they are packed. `evaluate` runs before, between and after. Without `fit` nothing is
+    trained: what `evaluate` finds is the one-shot result.
+
+    Converted are layers of exactly torch's own classes, `nn.Linear` and `nn.Conv2d`, in float32; a layer that
+    stands in several places is converted once. What cannot be converted stays, and the report says why:
+    layers that share a parameter with others or have hooks, convolutions with groups or with padding other
+    than zeros, `pcsparse.nn.Linear` and other subclasses. Everything else, batch norms too, stays as it is,
+    but `fit` may train it. Code that reads the weight of a converted layer past its `forward`, as
+    `nn.TransformerEncoderLayer` does, cannot run afterwards: leave such layers out by `heads`.
+
+    All layers are tried before anything changes. Each packed layer is compared with the one that it was made
+    of, on an input that `evaluate` gave it, or random ones. Whatever is raised, by `fit` and `evaluate` too,
+    the model is then as it was, weights and statistics included: a copy of its state is held meanwhile.
 
     Args:
-        weight: any shape, finite.
-        density: share to keep, 0 to 1; of equal magnitudes the first ones stay.
+        model: on the device where it runs.
+        method: "eie" or "2:4" with settings as they are by default, or `EIESettings` or `TwoFourSettings`.
+        heads: names of modules, each for itself and all below it; or a function of the name and the layer;
+            None for all layers of the model.
+        evaluate: model to a figure of merit. It runs without gradients, with the model in evaluation mode.
+        fit: trains the model that it is given, in place, with an optimiser that it makes anew. Modules are in
+            the mode in which they came.
+        fit_shared: the same for shared values; `fit` if None. The gradient of a centroid is the sum of those
+            of its weights, so plain gradient descent wants a lower learning rate there.
+        with_dense_control: also train a copy of the dense model as often, without pruning, and evaluate it:
+            what of the gain is due to more training alone. Needs `fit` and `evaluate`.
+        mode: of the packed layers, see `EIELinear`.
 
     Returns:
-        bool, the shape of `weight`, True for round(density * numel) weights.
+        Bytes by layer, accuracy by stage, what was left dense and why.
 
     Raises:
-        RangeError: a density outside [0, 1], a weight that is not finite.
+        RangeError: another method or mode, a head that does not exist or holds no such layer, a density of a
+            layer that is not converted, a weight that is not finite, a matrix that the format cannot hold, a
+            control without `fit` and `evaluate`.
+        UnsupportedError: nothing can be converted; mode "sparse" on a device without kernels.
+        FormatError: a packed layer computes something else than the layer that it was made of.
+
+    Source: Deep Compression (Han et al., ICLR 2016); EIE (ISCA 2016); arXiv 2104.08378 for 2:4.
     """
-    if not 0.0 <= density <= 1.0:
-        raise RangeError(f"density must be a share from 0 to 1, got {density}")
-    _check_finite(weight)
-    kept = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
-    order = weight.detach().abs().reshape(-1).argsort(descending=True, stable=True)
-    kept[order[: round(density * weight.numel())]] = True
-    return kept.view(weight.shape)
+    recipe = _recipe(method)
+    if mode not in get_args(Mode):
+        raise RangeError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+    if with_dense_control and (fit is None or evaluate is None):
+        raise RangeError("a dense control is trained and evaluated as the model is; give fit and evaluate")
+    layers, skipped = find_layers(model, heads, recipe.refusal)
+    recipe.check(layers)
+    ways = [_trial(layer, recipe, mode) for layer in layers]
+    run = Run(model, evaluate, fit, fit_shared)
+    before = Before(model, layers)
+    try:
+        inputs = Inputs(layers)
+        try:
+            run.measure("dense")
+        finally:
+            inputs.stop()
+        if with_dense_control:
+            run.control(recipe.n_fits)
+        packed = [layer.around(made) for layer, made in zip(layers, recipe.make(layers, run), strict=True)]
+        for layer, module, way in zip(layers, packed, ways, strict=True):
+            module.mode = way
+            check_packed(layer, module, inputs.of(layer))
+        # only now, when nothing can be refused any more
+        for layer, module in zip(layers, packed, strict=True):
+            module.mode = mode
+            module.release_dense()
+            layer.put(module)
+        run.measure("packed")
+        reports = tuple(report_of(layer, module) for layer, module in zip(layers, packed, strict=True))
+    except BaseException:
+        before.restore()
+        raise
+    return HeadsReport(recipe.method, reports, skipped, tuple(run.stages))
 
 
-def share_weights(
-    weight: Tensor, *, code_bits: int = 4, initial: Initial = "linear", seed: int = 0
-) -> SharedWeights:
-    """Let the weights that are not 0 share 2^code_bits - 1 values, by k-means.
-
-    Lloyd's rounds on sorted values with running sums, so that a round costs one search a centroid; they end
-    when no weight changes its centroid, or after 300. If there are no more different weights than centroids,
-    each keeps its value. Ties between two centroids go to the lower one.
-
-    Args:
-        weight: (n_out, n_in) float32, finite; zeros stay zeros.
-        code_bits: 1 to 8.
-        initial: "linear": centroids spread evenly from the smallest to the largest weight; "density": at
-            equal shares of the weights; "random": weights drawn with `seed`.
-        seed: of the draw.
-
-    Returns:
-        The shared weights; the sum of squared changes is as small as rounds of Lloyd find it.
-
-    Raises:
-        ShapeError, DtypeError: no float32 matrix.
-        RangeError: a weight that is not finite, code_bits outside 1 to 8, or another `initial`.
-
-    Source: Deep Compression, section 3.1 (clusters) and 3.2 (initialisation; linear was best).
-    """
-    check_shape("weight", weight, (None, None))
-    check_dtype("weight", weight, torch.float32)
-    _check_finite(weight)
-    if not 1 <= code_bits <= MOST_BITS:
-        raise RangeError(f"code_bits must be 1 to {MOST_BITS}, got {code_bits}")
-    flat = weight.detach().cpu().reshape(-1).numpy()
-    values = np.sort(flat[flat != 0]).astype(np.float64)
-    centroids = _centroids(values, (1 << code_bits) - 1, initial, seed).astype(np.float32)
-    codes = np.zeros(flat.shape, np.uint8)
-    codes[flat != 0] = 1 + np.searchsorted(_borders(centroids.astype(np.float64)), flat[flat != 0])
-    codebook = np.zeros(1 << code_bits, np.float32)
-    codebook[1 : 1 + len(centroids)] = centroids
-    return SharedWeights(torch.from_numpy(codes).view(weight.shape), torch.from_numpy(codebook))
+def _recipe(method: Method | EIESettings | TwoFourSettings) -> Recipe:
+    match method:
+        case EIESettings():
+            return EIERecipe(method)
+        case TwoFourSettings():
+            return TwoFourRecipe(method)
+        case "eie":
+            return EIERecipe(EIESettings())
+        case "2:4":
+            return TwoFourRecipe(TwoFourSettings())
+    raise RangeError(f"method must be 'eie', '2:4', EIESettings or TwoFourSettings, got {method!r}")
 
 
-def _centroids(values: np.ndarray, most: int, initial: str, seed: int) -> np.ndarray:
-    """At most `most` ascending centroids of sorted values."""
-    distinct = np.unique(values)
-    if len(distinct) <= most:
-        return distinct
-    match initial:
-        case "linear":
-            centroids = np.linspace(values[0], values[-1], most)
-        case "density":
-            centroids = np.quantile(values, (np.arange(most) + 0.5) / most)
-        case "random":
-            centroids = np.sort(np.random.default_rng(seed).choice(distinct, most, replace=False))
-        case _:
-            raise RangeError(f"initial must be 'linear', 'density' or 'random', got {initial!r}")
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    cuts = np.zeros(0, np.int64)
-    for _ in range(_MOST_ROUNDS):
-        before = cuts
-        cuts = np.searchsorted(values, _borders(centroids), side="right")
-        if np.array_equal(cuts, before):
-            break
-        starts, ends = np.append(0, cuts), np.append(cuts, len(values))
-        counts = ends - starts
-        # a centroid that lost all its weights stays where it is, and may win some back
-        means = (sums[ends] - sums[starts]) / np.maximum(counts, 1)
-        centroids = np.sort(np.where(counts > 0, means, centroids))
-    return centroids
-
-
-def _borders(centroids: np.ndarray) -> np.ndarray:
-    """Where the nearest centroid changes; a weight on a border belongs to the lower one."""
-    return (centroids[:-1] + centroids[1:]) / 2
-
-
-def _check_finite(weight: Tensor) -> None:
-    n_wrong = int((~weight.detach().isfinite()).sum())
-    if n_wrong:
-        raise RangeError(f"{n_wrong} of {weight.numel()} weights are not finite; look for what made them so")
-
-
-class _Lookup(torch.autograd.Function):
-    """codebook[codes]; the gradient of a centroid is the sum of its members' (Deep Compression, eq. 3)."""
-
-    @staticmethod
-    def forward(ctx, centroids: Tensor, codes: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(codes)
-        ctx.n = len(centroids)
-        return torch.cat([centroids.new_zeros(1), centroids])[codes.int()]
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        (codes,) = ctx.saved_tensors
-        sums = torch.bincount(codes.reshape(-1).int(), grad.reshape(-1).double(), minlength=ctx.n + 1)
-        return sums[1:].to(grad.dtype), None
-
-
-class SharedParametrization(nn.Module):
-    """The weight of a layer as a function of its centroids, for `torch.nn.utils.parametrize`.
-
-    Zeros stay zeros, and weights of one centroid stay equal while the centroids are trained.
-    """
-
-    def __init__(self, shared: SharedWeights) -> None:
-        super().__init__()
-        self.codes: Tensor
-        self.register_buffer("codes", shared.codes)
-        self._first = shared.codebook[1:].clone()
-
-    def forward(self, centroids: Tensor) -> Tensor:
-        """(2^code_bits - 1,) centroids -> (n_out, n_in) weights."""
-        return _Lookup.apply(centroids, self.codes)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """The centroids that the layer starts from; `weight` only says on which device."""
-        return self._first.to(weight)
-
-
-def train_centroids(linear: nn.Linear, shared: SharedWeights) -> None:
-    """Replace a layer's weight by its shared values, so that an optimiser moves the centroids.
-
-    Args:
-        linear: with a weight of the shape of `shared.codes`; changed in place. Its parameters must be handed
-            to the optimiser after this call.
-        shared: from `share_weights`.
-
-    Raises:
-        ShapeError: another shape.
-        UnsupportedError: a weight that is parametrised already.
-    """
-    # torch's parametrisations, and its older hooks, take the parameter of this name away
-    if "weight" not in dict(linear.named_parameters(recurse=False)):
-        raise UnsupportedError(
-            "the weight of this layer is parametrised already; call trained_centroids, or remove that first"
-        )
-    check_shape("shared.codes", shared.codes, tuple(linear.weight.shape))
-    parametrize.register_parametrization(linear, "weight", SharedParametrization(shared), unsafe=True)
-
-
-def trained_centroids(linear: nn.Linear) -> SharedWeights:
-    """The shared weights as they are after training; `linear` becomes a plain layer with these weights.
-
-    Raises:
-        RangeError: `linear` was not given to `train_centroids`, or a centroid is not finite.
-    """
-    listed: Any = getattr(getattr(linear, "parametrizations", None), "weight", [None])
-    found = listed[0]
-    if not isinstance(found, SharedParametrization):
-        raise RangeError("this layer has no shared weights; call train_centroids first")
-    centroids = listed.original.detach().float().cpu()
-    _check_finite(centroids)
-    codebook = torch.cat([torch.zeros(1), centroids])
-    codes = found.codes.cpu().clone()
-    parametrize.remove_parametrizations(linear, "weight")
-    return SharedWeights(codes, codebook)
+def _trial(layer: HeadLayer, recipe: Recipe, mode: Mode) -> Way:
+    """See before training that a layer can be packed and run; which product it can take."""
+    try:
+        packed = layer.around(recipe.trial(layer))
+    except RangeError as error:
+        raise RangeError(f"{layer.name}: {error}") from error
+    packed.mode = "sparse"
+    try:
+        with torch.no_grad():
+            packed(Inputs(()).of(layer))
+    except (UnsupportedError, DeviceError):
+        if mode == "sparse":
+            raise
+        return "dense"
+    return "sparse"

@@ -60,7 +60,8 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, weight: Tensor, decay: float) -> Tensor:  # type: ignore[no-untyped-def]
-        mask = _best_two(weight)
+        # groups lie along the input channels, the last dimension of a linear layer only
+        mask = _best_two(weight.movedim(1, -1)).movedim(-1, 1)
         ctx.save_for_backward(weight, mask)
         ctx.decay = decay
         return weight * mask
@@ -86,7 +87,7 @@ class SRSTE(nn.Module):
         self.decay = decay
 
     def forward(self, weight: Tensor) -> Tensor:
-        """(n_out, n_in) -> the same with two of each four zero."""
+        """(n_out, n_in, ...) -> the same with two of each four input channels zero."""
         return _StraightThrough.apply(weight, self.decay)
 
 
@@ -99,15 +100,16 @@ class FixedMask(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """(n_out, n_in) -> the same with zeros."""
+        """(n_out, n_in, ...) -> the same with zeros."""
         return weight * self.mask
 
 
-def attach_sr_ste(linear: nn.Linear, decay: float = 2e-4) -> None:
+def attach_sr_ste(linear: nn.Linear | nn.Conv2d, decay: float = 2e-4) -> None:
     """Let a layer train with the 2:4 part of its weight; `bake` ends it.
 
     Args:
-        linear: changed in place; its parameter is now `parametrizations.weight.original`, the same object.
+        linear: or a convolution, whose groups lie along its input channels; changed in place. Its parameter
+            is now `parametrizations.weight.original`, the same object.
         decay: see `SRSTE`; the paper takes 2e-4 for its networks trained from scratch.
 
     Raises:
@@ -115,14 +117,14 @@ def attach_sr_ste(linear: nn.Linear, decay: float = 2e-4) -> None:
         RangeError: a decay below 0 or not finite.
         UnsupportedError: its weight is parametrised already.
     """
-    check_groups("weight", linear.in_features)
+    check_groups("weight", linear.weight.shape[1])
     if not 0 <= decay < float("inf"):
         raise RangeError(f"decay must be at least 0, got {decay}; the paper takes 2e-4")
     _refuse_parametrised(linear)
     parametrize.register_parametrization(linear, "weight", SRSTE(decay))
 
 
-def attach_mask(linear: nn.Linear, mask: Tensor) -> None:
+def attach_mask(linear: nn.Linear | nn.Conv2d, mask: Tensor) -> None:
     """Let a layer train with some weights held at zero; `bake` ends it.
 
     Raises:
@@ -135,7 +137,7 @@ def attach_mask(linear: nn.Linear, mask: Tensor) -> None:
     parametrize.register_parametrization(linear, "weight", FixedMask(mask))
 
 
-def bake(linear: nn.Linear) -> None:
+def bake(linear: nn.Linear | nn.Conv2d) -> None:
     """Make a plain layer again, with the zeros in its weight.
 
     Raises:
@@ -207,7 +209,7 @@ def one_shot_two_four(
     return tuple(found)
 
 
-def _refuse_parametrised(linear: nn.Linear) -> None:
+def _refuse_parametrised(linear: nn.Linear | nn.Conv2d) -> None:
     # torch's parametrisations, and its older hooks, take the parameter of this name away
     if "weight" not in dict(linear.named_parameters(recurse=False)):
         raise UnsupportedError(

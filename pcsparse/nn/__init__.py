@@ -8,6 +8,7 @@ from pcsparse.nn.conv import SubmanifoldConv3d as SubmanifoldConv3d
 from pcsparse.nn.eie_linear import EIELinear as EIELinear
 from pcsparse.nn.fuse import FusedResidualBlock as FusedResidualBlock
 from pcsparse.nn.fuse import fuse as fuse
+from pcsparse.nn.linear_conv2d import LinearConv2d as LinearConv2d
 from pcsparse.nn.norm import BatchNorm as BatchNorm
 from pcsparse.nn.norm import BatchNormReLU as BatchNormReLU
 from pcsparse.nn.pointwise import GELU as GELU

@@ -12,6 +12,7 @@ from pcsparse.errors import DeviceError, RangeError, ShapeError, UnsupportedErro
 from pcsparse.nn.product_choice import Choice, Choices, Way, bucket_of, measure
 from pcsparse.ops.packed_linear import EIELayout, eie_layout, eie_linear, refuse_gradients
 from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
+from pcsparse.packed.eie_codes import codes_of
 
 Mode = Literal["auto", "sparse", "dense"]
 # a call asks, and typing takes a microsecond to answer
@@ -107,6 +108,30 @@ class EIELinear(nn.Module):
             made.bias = bias.detach().clone()
         return made
 
+    @classmethod
+    def from_linear(
+        cls,
+        given: nn.Linear,
+        *,
+        widths: EIEFormat | None = None,
+        mode: Mode = "sparse",
+        with_relu: bool = False,
+    ) -> "EIELinear":
+        """A layer that computes what `given` does, whose weights share few values already.
+
+        Args:
+            given: pruned, and with a shared weight: `compress.heads.trained_centroids` leaves such a layer.
+            widths: of the format; the chip's if None.
+            mode: see the class.
+            with_relu: whether a ReLU follows.
+
+        Raises:
+            ShapeError, DtypeError: the weight is no float32 matrix.
+            RangeError: it is not finite, or has more different values than the codebook holds.
+        """
+        matrix = pack_eie(*codes_of(given.weight, widths), widths)
+        return cls.from_matrix(matrix, given.bias, mode=mode, with_relu=with_relu)
+
     @property
     def matrix(self) -> EIEMatrix:
         """The weight, on the CPU."""
@@ -149,6 +174,17 @@ class EIELinear(nn.Module):
             self._layout = layout = eie_layout(self.matrix, device)
         return layout
 
+    def dense_weight(self) -> Tensor:
+        """(n_out, n_in) float32, where the layer is; made once and held."""
+        dense = self._dense
+        if dense is None or dense.device != self.codebook.device:
+            self._dense = dense = self.matrix.to_dense().to(self.codebook.device)
+        return dense
+
+    def release_dense(self) -> None:
+        """Let the dense weight go until it is asked for again."""
+        self._dense = None
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the forms that are made from the format: another version may make them otherwise."""
         return {**self.__dict__, "_layout": None, "_dense": None}
@@ -178,7 +214,7 @@ class EIELinear(nn.Module):
                 choice = Choice(device, bucket, "dense", refused=str(error))
             self._choices.keep(choice)
             if all(other.way == "sparse" for other in self.choices):
-                self._dense = None
+                self.release_dense()
         return choice.way
 
     def _sparse_product(self, items: Tensor) -> Tensor:
@@ -186,10 +222,7 @@ class EIELinear(nn.Module):
 
     def _dense_product(self, items: Tensor) -> Tensor:
         check_dtype("x", items, torch.float32)
-        dense = self._dense
-        if dense is None or dense.device != items.device:
-            self._dense = dense = self.matrix.to_dense().to(items.device)
-        out = linear(items, dense, self.bias)
+        out = linear(items, self.dense_weight(), self.bias)
         return relu(out) if self.with_relu else out
 
     def _hold(self, matrix: EIEMatrix) -> None:

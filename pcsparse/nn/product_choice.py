@@ -50,17 +50,20 @@ def bucket_of(n_items: int) -> int:
     return 1 << max(n_items - 1, 0).bit_length()
 
 
-def measure(products: Mapping[Way, Callable[[], object]], device: torch.device, n_items: int) -> Choice:
+def measure(
+    products: Mapping[Way, Callable[[], object]], device: torch.device, n_items: int, *, runs: int = _RUNS
+) -> Choice:
     """Time both products in turns, without gradients.
 
     Args:
         products: by way; each call is one run.
         device: where they run.
         n_items: of the batch.
+        runs: of each product.
     """
     with torch.no_grad():
         named: dict[str, Callable[[], object]] = dict(products.items())
-        taken = time_in_turns(named, runs=_RUNS, device=device)
+        taken = time_in_turns(named, runs=runs, device=device)
     dense, sparse = taken["dense"].median, taken["sparse"].median
     way: Way = "sparse" if sparse < dense else "dense"
     return Choice(str(device), bucket_of(n_items), way, dense, sparse)

@@ -138,6 +138,17 @@ class SemiStructuredLinear(nn.Module):
         out = self._sparse_product(items) if self._way(items) == "sparse" else self._dense_product(items)
         return out.reshape(*x.shape[:-1], self.out_features)
 
+    def dense_weight(self) -> Tensor:
+        """(n_out, n_in), dtype of the weight, where the layer is; made once and held."""
+        dense = self._dense
+        if dense is None:
+            self._dense = dense = self.matrix.unpack()
+        return dense
+
+    def release_dense(self) -> None:
+        """Let the dense weight go until it is asked for again."""
+        self._dense = None
+
     def _way(self, items: Tensor) -> Way:
         if self.mode not in get_args(Mode):
             raise RangeError(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
@@ -159,7 +170,7 @@ class SemiStructuredLinear(nn.Module):
             choice = self._measured(items, refused)
             self._choices.keep(choice)
             if all(other.way == "sparse" for other in self.choices):
-                self._dense = None
+                self.release_dense()
         return choice.way
 
     def _refusal(self, device: torch.device) -> str | None:
@@ -187,10 +198,7 @@ class SemiStructuredLinear(nn.Module):
         return relu(out) if self.with_relu else out
 
     def _dense_product(self, items: Tensor) -> Tensor:
-        dense = self._dense
-        if dense is None:
-            self._dense = dense = self.matrix.unpack()
-        out = linear(items, dense, self.bias)
+        out = linear(items, self.dense_weight(), self.bias)
         return relu(out) if self.with_relu else out
 
     def _forget_forms(self) -> None:

@@ -78,9 +78,9 @@ def save_eie(
     layers: dict[str, Any] = {}
     sizes = {}
     for name, matrix in matrices.items():
-        mine, layers[name] = _layer(matrix.checked(), with_huffman=with_huffman)
+        mine, layers[name] = eie_arrays(matrix.checked(), with_huffman=with_huffman)
         tensors.update({f"{name}/{part}": torch.from_numpy(array) for part, array in mine.items()})
-        sizes[name] = _bytes(mine, matrix)
+        sizes[name] = layer_bytes(mine, matrix)
     write_layers(Path(path), _KIND, FILE_FORMAT, layers, tensors)
     return sizes
 
@@ -102,13 +102,14 @@ def load_eie(path: str | Path) -> dict[str, EIEMatrix]:
                 for key, tensor in tensors.items()
                 if key.partition("/")[0] == name
             }
-            found[name] = _matrix(mine, sizes).checked()
+            found[name] = eie_matrix(mine, sizes).checked()
         except (FormatError, RangeError, KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path}, layer {name!r}: {error}") from error
     return found
 
 
-def _layer(matrix: EIEMatrix, *, with_huffman: bool) -> tuple[_Arrays, dict[str, Any]]:
+def eie_arrays(matrix: EIEMatrix, *, with_huffman: bool) -> tuple[_Arrays, dict[str, Any]]:
+    """What a file holds of a matrix: arrays by part, and sizes that JSON can hold."""
     widths = matrix.format
     narrow = np.uint16 if widths.pointer_bits <= 16 else np.uint32
     arrays: _Arrays = {
@@ -136,7 +137,12 @@ def _layer(matrix: EIEMatrix, *, with_huffman: bool) -> tuple[_Arrays, dict[str,
     return arrays, sizes
 
 
-def _matrix(arrays: _Arrays, sizes: dict[str, Any]) -> EIEMatrix:
+def eie_matrix(arrays: _Arrays, sizes: dict[str, Any]) -> EIEMatrix:
+    """The inverse of `eie_arrays`; the matrix is not checked.
+
+    Raises:
+        FormatError, RangeError, KeyError, TypeError, ValueError: what is given is none.
+    """
     widths = EIEFormat(**{name: int(sizes[name]) for name in asdict(EIEFormat())})
     n = int(sizes["n_entries"])
     found = {}
@@ -168,7 +174,9 @@ def _matrix(arrays: _Arrays, sizes: dict[str, Any]) -> EIEMatrix:
     )
 
 
-def _bytes(arrays: _Arrays, matrix: EIEMatrix) -> LayerBytes:
+def layer_bytes(arrays: _Arrays, matrix: EIEMatrix) -> LayerBytes:
+    """Bytes of the arrays of a matrix."""
+
     def of(part: str) -> int:
         return sum(array.nbytes for name, array in arrays.items() if name.split(".")[0] == part)
 
