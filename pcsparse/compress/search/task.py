@@ -122,7 +122,7 @@ class Task:
         if old is not None and old.widths != widths:
             raise FormatError(
                 f"the log has {old.widths} as rollout {index}, this process came to {widths}: a score "
-                "differed at the same widths, or the log comes from another machine or another torch; start a new log"
+                "differed at the same widths, or the log comes from another machine or torch; start a new log"
             )
         return old
 
