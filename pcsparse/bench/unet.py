@@ -54,7 +54,8 @@ class _Block(nn.Module):
         self.norm1 = _OnFeats(library, _BatchNormReLU(spec.conv1.c_out))
         self.conv2 = _submanifold(library, spec.conv2, level)
         self.norm2 = _OnFeats(library, nn.BatchNorm1d(c_out))
-        self.shortcut = nn.Sequential() if c_in == c_out else nn.Sequential(
+        plain = c_in == c_out and not spec.projected
+        self.shortcut = nn.Sequential() if plain else nn.Sequential(
             _OnFeats(library, _Pointwise(c_in, c_out)), _OnFeats(library, nn.BatchNorm1d(c_out))
         )  # fmt: skip
 

@@ -9,8 +9,9 @@ width 1.0.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -40,10 +41,17 @@ class ConvSpec:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """The two 3^3 convolutions of a residual block; the shortcut follows from them."""
+    """A residual block.
+
+    Attributes:
+        conv1, conv2: its two 3^3 convolutions.
+        projected: whether the shortcut is a 1x1 convolution; None where that follows from the channels: it is
+            one where they differ. A block that was sliced to equal channels keeps its convolution.
+    """
 
     conv1: ConvSpec
     conv2: ConvSpec
+    projected: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,45 @@ class MinkUNetSpec:
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not a MinkUNetSpec ({error!r}): {text[:200]}") from error
 
+    def with_channels(self, channels: Mapping[str, tuple[int, int]]) -> "MinkUNetSpec":
+        """The same network with other channels; a block that has a 1x1 shortcut keeps it, whatever they are.
+
+        Args:
+            channels: c_in and c_out by the name that the layer has in `MinkUNet`, such as
+                "encoder.0.1.conv2"; convolutions that are not named stay as they are. Shortcuts and the
+                classifier follow from the others, whether they are named or not.
+
+        Raises:
+            RangeError: a name that is no layer of the network.
+        """
+        left = dict(channels)
+        left.pop("classifier", None)
+
+        def sized(name: str, conv: ConvSpec) -> ConvSpec:
+            c_in, c_out = left.pop(name, (conv.c_in, conv.c_out))
+            return replace(conv, c_in=c_in, c_out=c_out)
+
+        def block(name: str, old: BlockSpec) -> BlockSpec:
+            projects = old.projected or old.conv1.c_in != old.conv2.c_out
+            projected = True if projects else old.projected
+            if projects:
+                left.pop(f"{name}.shortcut.0", None)
+            return BlockSpec(sized(f"{name}.conv1", old.conv1), sized(f"{name}.conv2", old.conv2), projected)
+
+        def stage(way: str, name: str, old: StageSpec) -> StageSpec:
+            blocks = (block(f"{name}.{i}", b) for i, b in enumerate(old.blocks))
+            return StageSpec(sized(f"{way}.0", old.resample), tuple(blocks))
+
+        spec = MinkUNetSpec(
+            (sized("stem.0", self.stem[0]), sized("stem.2", self.stem[1])),
+            tuple(stage(f"down.{i}", f"encoder.{i}", old) for i, old in enumerate(self.encoder)),
+            tuple(stage(f"up.{i}", f"decoder.{i}", old) for i, old in enumerate(self.decoder)),
+            self.n_classes,
+        )
+        if left:
+            raise RangeError(f"this MinkUNet has no layer {', '.join(sorted(left))}")
+        return spec
+
     def with_classes(self, n_classes: int) -> "MinkUNetSpec":
         """The same network with another classifier."""
         return replace(self, n_classes=n_classes)
@@ -161,9 +208,17 @@ def _conv(data: dict[str, object]) -> ConvSpec:
 
 
 def _stage(data: dict[str, object]) -> StageSpec:
-    blocks: list[dict[str, dict[str, object]]] = data["blocks"]  # type: ignore[assignment]
+    blocks: list[dict[str, Any]] = data["blocks"]  # type: ignore[assignment]
     resample: dict[str, object] = data["resample"]  # type: ignore[assignment]
-    return StageSpec(_conv(resample), tuple(BlockSpec(_conv(b["conv1"]), _conv(b["conv2"])) for b in blocks))
+    return StageSpec(_conv(resample), tuple(map(_block, blocks)))
+
+
+def _block(data: dict[str, Any]) -> BlockSpec:
+    # files from before there was a choice have none
+    projected = data.get("projected")
+    if projected not in (None, True, False):
+        raise ValueError(f"projected={projected!r}")
+    return BlockSpec(_conv(data["conv1"]), _conv(data["conv2"]), projected)
 
 
 class MinkUNet(nn.Module):
@@ -229,6 +284,7 @@ def _residual(stage: StageSpec) -> nn.Sequential:
                 block.conv1.c_out,
                 block.conv2.c_out,
                 (block.conv1.offsets, block.conv2.offsets),
+                projected=block.projected,
             )
             for block in stage.blocks
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from pcsparse.errors import ShapeError
 from pcsparse.nn.conv import SubmanifoldConv3d
 from pcsparse.nn.norm import BatchNorm, BatchNormReLU
 from pcsparse.sparse_tensor import SparseTensor
@@ -12,13 +13,17 @@ from pcsparse.sparse_tensor import SparseTensor
 class ResidualBlock(nn.Module):
     """Two submanifold 3^3 convolutions with batch norm, added to a shortcut.
 
-    The shortcut is the identity where the channels agree, else a 1x1 convolution with batch norm.
+    The shortcut is the identity or a 1x1 convolution with batch norm.
 
     Args:
         c_in: input channels.
         c_mid: channels between the convolutions.
         c_out: output channels.
         offsets: kept kernel offsets of the two 3^3 convolutions; all where None.
+        projected: whether the shortcut is a convolution; None: where the channels differ.
+
+    Raises:
+        ShapeError: no projection, and the channels differ.
     """
 
     def __init__(
@@ -27,16 +32,22 @@ class ResidualBlock(nn.Module):
         c_mid: int,
         c_out: int,
         offsets: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
+        *,
+        projected: bool | None = None,
     ) -> None:
         super().__init__()
+        if projected is False and c_in != c_out:
+            raise ShapeError(
+                f"a block from {c_in} to {c_out} channels cannot add its input; leave projected=None"
+            )
         self.conv1 = SubmanifoldConv3d(c_in, c_mid, 3, offsets=offsets[0])
         self.norm1 = BatchNormReLU(c_mid)
         self.conv2 = SubmanifoldConv3d(c_mid, c_out, 3, offsets=offsets[1])
         self.norm2 = BatchNormReLU(c_out)
         self.shortcut = (
-            nn.Identity()
-            if c_in == c_out
-            else nn.Sequential(SubmanifoldConv3d(c_in, c_out, 1), BatchNorm(c_out))
+            nn.Sequential(SubmanifoldConv3d(c_in, c_out, 1), BatchNorm(c_out))
+            if projected or c_in != c_out
+            else nn.Identity()
         )
 
     def forward(self, x: SparseTensor) -> SparseTensor:

@@ -123,3 +123,33 @@ def test_widths_that_do_not_meet_are_named(part):
     spec = _wrong(part)
     with pytest.raises(RangeError, match=rf"{part} of the Spec reads \d+ channels, but \d+ arrive"):
         MinkUNet(spec)
+
+
+def test_with_channels_names_layers_as_the_network_does():
+    spec = MinkUNetSpec.minkunet14(width=0.25)
+    other = spec.with_channels(
+        {"stem.2": (8, 5), "encoder.1.0.conv1": (8, 9), "decoder.3.0.shortcut.0": (1, 1)}
+    )
+    assert other.stem[1] == ConvSpec(8, 5)
+    assert other.encoder[1].blocks[0].conv1 == ConvSpec(8, 9)
+    # a block with a 1x1 shortcut keeps it
+    assert other.encoder[1].blocks[0].projected is True
+    assert other.encoder[0].blocks[0].projected is None
+    assert MinkUNetSpec.from_json(other.to_json()) == other
+    with pytest.raises(RangeError, match=r"no layer stem\.3"):
+        spec.with_channels({"stem.3": (8, 8)})
+    # a block without a shortcut has none to name
+    with pytest.raises(RangeError, match=r"no layer encoder\.0\.0\.shortcut\.0"):
+        spec.with_channels({"encoder.0.0.shortcut.0": (8, 8)})
+
+
+def test_a_spec_from_before_shortcuts_were_named_is_read():
+    spec = MinkUNetSpec.minkunet14(width=0.25)
+    old = json.loads(spec.to_json())
+    for stage in old["encoder"] + old["decoder"]:
+        for block in stage["blocks"]:
+            del block["projected"]
+    assert MinkUNetSpec.from_json(json.dumps(old)) == spec
+    old["encoder"][0]["blocks"][0]["projected"] = "yes"
+    with pytest.raises(FormatError, match="projected='yes'"):
+        MinkUNetSpec.from_json(json.dumps(old))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from pcsparse.errors import RangeError
+from pcsparse.errors import RangeError, ShapeError
 from pcsparse.nn import ResidualBlock
 from tests import oracle
 from tests.clouds import TWO_BATCHES
@@ -46,6 +47,13 @@ def test_forward_and_gradients(rng, c_mid, c_out):
     ):
         torch.testing.assert_close(mine, theirs, **close)
     assert any(name.startswith("shortcut") for name, _ in block.named_parameters()) == (c_out != 3)
+
+
+def test_a_shortcut_may_be_asked_for():
+    assert isinstance(ResidualBlock(3, 2, 3, projected=True).shortcut, nn.Sequential)
+    assert isinstance(ResidualBlock(3, 2, 3, projected=False).shortcut, nn.Identity)
+    with pytest.raises(ShapeError, match="from 3 to 4 channels cannot add its input"):
+        ResidualBlock(3, 2, 4, projected=False)
 
 
 def test_kept_offsets_reach_both_convolutions():

@@ -1,0 +1,144 @@
+"""How much each channel of a group matters, summed over all places where it stands."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pcsparse.compress.graph import ChannelGraph, Group, Slot
+from pcsparse.errors import RangeError
+
+Score = Literal["magnitude", "batchnorm", "taylor"]
+Losses = Callable[[nn.Module], Iterable[Tensor]]
+"""Given the model, yields one loss (a scalar that leads back to its parameters) for each batch."""
+
+
+def channel_scores(
+    model: nn.Module, graph: ChannelGraph, score: Score = "magnitude", losses: Losses | None = None
+) -> dict[str, Tensor]:
+    """A score for each channel of each group that may become narrower; the lowest matter least.
+
+    - "magnitude": the Euclidean norm of all weights that make the channel in a layer or take it into one,
+      summed over the layers of the group. Where a batch norm follows, the weights that make the channel count
+      as the norm scales them.
+    - "batchnorm": the sum of the sizes of its batch norms' scales (Liu et al., ICCV 2017, arXiv 1708.06519).
+    - "taylor": the square of the change of the loss, to first order, if the channel were zero; summed over
+      the batches (Molchanov et al., CVPR 2019, arXiv 1906.10771, with a gate behind each batch norm).
+
+    Args:
+        model: the graph's network.
+        graph: of `model`.
+        score: one of the above.
+        losses: of the calibration batches; needed for "taylor" only. The model runs in evaluation mode.
+
+    Returns:
+        (width,) float64 by name of the group.
+
+    Raises:
+        RangeError: an unknown score, "taylor" without losses, "batchnorm" for a group without one, or a score
+            that is not finite.
+    """
+    if score not in get_args(Score):
+        raise RangeError(f"score must be one of {', '.join(get_args(Score))}, got {score!r}")
+    if score == "taylor":
+        if losses is None:
+            raise RangeError("score='taylor' needs losses=, a function that yields the loss of each batch")
+        found = _taylor(model, graph, losses)
+    else:
+        of = _magnitude if score == "magnitude" else _scales
+        found = {group.name: of(model, graph, group) for group in graph.free}
+    for name, values in found.items():
+        if not bool(values.isfinite().all()):
+            raise RangeError(f"the {score} scores of group {name!r} are not finite; look at its weights")
+    return found
+
+
+def out_rows(module: nn.Module, parameter: Tensor) -> Tensor:
+    """The parameter of a convolution or linear layer as (c_out, everything else)."""
+    if parameter.dim() == 3:
+        return parameter.permute(2, 0, 1).flatten(1)
+    return parameter.reshape(parameter.shape[0], -1)
+
+
+def in_rows(module: nn.Module, weight: Tensor) -> Tensor:
+    """The weight of a convolution or linear layer as (c_in, everything else)."""
+    return weight.transpose(0, 1).flatten(1)
+
+
+def _module(model: nn.Module, slot: Slot) -> nn.Module:
+    return model.get_submodule(slot.layer)
+
+
+@torch.no_grad()
+def _magnitude(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
+    total = torch.zeros(group.width, dtype=torch.float64)
+    norms = {layer.follows: layer.name for layer in reversed(graph.layers) if layer.follows is not None}
+    for slot in group.slots:
+        if slot.side == "norm":
+            continue
+        module = _module(model, slot)
+        rows = (out_rows if slot.side == "out" else in_rows)(module, module.weight.double().cpu())  # type: ignore
+        sizes = rows[list(slot.channels)].norm(dim=1)
+        norm = model.get_submodule(norms[slot.layer]) if slot.side == "out" and slot.layer in norms else None
+        if norm is not None and norm.running_var is not None:
+            scale = torch.rsqrt(norm.running_var.double() + norm.eps)  # type: ignore[operator]
+            if norm.weight is not None:
+                scale = scale * norm.weight.double().abs()  # type: ignore[operator]
+            sizes = sizes * scale.cpu()[list(slot.channels)]
+        total += sizes
+    return total
+
+
+@torch.no_grad()
+def _scales(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
+    total = torch.zeros(group.width, dtype=torch.float64)
+    weights = [(s, _module(model, s).weight) for s in group.slots if s.side == "norm"]
+    scales = [(slot, weight) for slot, weight in weights if isinstance(weight, Tensor)]
+    if not scales:
+        raise RangeError(
+            f"group {group.name!r} has no batch norm with a scale; use score='magnitude' or 'taylor'"
+        )
+    for slot, weight in scales:
+        total += weight.double().cpu().abs()[list(slot.channels)]
+    return total
+
+
+def _taylor(model: nn.Module, graph: ChannelGraph, losses: Losses) -> dict[str, Tensor]:
+    totals = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in graph.free}
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    before = [p.grad for p in parameters]
+    was_training = model.training
+    model.eval()
+    try:
+        for loss in losses(model):
+            for parameter in parameters:
+                parameter.grad = None
+            loss.backward()
+            for group in graph.free:
+                totals[group.name] += _gate_gradient(model, group).square()
+    finally:
+        model.train(was_training)
+        for parameter, grad in zip(parameters, before, strict=True):
+            parameter.grad = grad
+    return totals
+
+
+@torch.no_grad()
+def _gate_gradient(model: nn.Module, group: Group) -> Tensor:
+    """Derivative of the loss by a factor on the channel, (width,), from the gradients of the parameters."""
+    gates = [slot for slot in group.slots if slot.side == "norm"]
+    gates = gates or [slot for slot in group.slots if slot.side == "out"]
+    total = torch.zeros(group.width, dtype=torch.float64)
+    for slot in gates:
+        module = _module(model, slot)
+        # a factor on the output is one on the weights and on the bias at once
+        for parameter in _own(module):
+            if parameter.grad is not None:
+                change = out_rows(module, parameter.double() * parameter.grad.double()).sum(dim=1)
+                total += change.cpu()[list(slot.channels)]
+    return total
+
+
+def _own(module: nn.Module) -> Sequence[Tensor]:
+    return [parameter for parameter in (module.weight, module.bias) if isinstance(parameter, Tensor)]

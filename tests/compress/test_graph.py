@@ -1,0 +1,232 @@
+"""The channel graph: what is tied, what shifts, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from pcsparse import SparseTensor, cat
+from pcsparse.compress.graph import ChannelGraph
+from pcsparse.errors import RangeError, UnsupportedError
+from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.nn import (
+    BatchNorm,
+    BatchNormReLU,
+    GlobalMaxPool,
+    Linear,
+    MaxPool3d,
+    ReLU,
+    ResidualBlock,
+    SubmanifoldConv3d,
+    fuse,
+)
+
+
+def _unet(**options) -> MinkUNet:
+    return MinkUNet(MinkUNetSpec.minkunet18(in_channels=3, n_classes=5, width=1 / 8, **options))
+
+
+def _places(graph: ChannelGraph, name: str) -> list[str]:
+    return [str(slot) for slot in graph.group(name).slots if slot.side != "norm"]
+
+
+def test_a_residual_ties_what_it_adds():
+    graph = ChannelGraph.of(_unet())
+    # the identity block ties the strided convolution and both second convolutions of the stage
+    assert graph.group("down.0.0").layers("out") == ("down.0.0", "encoder.0.0.conv2", "encoder.0.1.conv2")
+    # the projected block ties its shortcut
+    assert graph.group("encoder.1.0.conv2").layers("out") == (
+        "encoder.1.0.conv2",
+        "encoder.1.0.shortcut.0",
+        "encoder.1.1.conv2",
+    )
+    # what is between two convolutions of a block is tied to nothing
+    assert _places(graph, "encoder.0.0.conv1") == ["encoder.0.0.conv1 out 0-3", "encoder.0.0.conv2 in 0-3"]
+
+
+def test_a_skip_is_read_behind_what_comes_from_below():
+    graph = ChannelGraph.of(_unet())
+    # the last decoder stage reads 12 channels from below, then the 4 of the stem
+    assert _places(graph, "stem.2") == [
+        "stem.2 out 0-3",
+        "down.0.0 in 0-3",
+        "decoder.3.0.conv1 in 12-15",
+        "decoder.3.0.shortcut.0 in 12-15",
+    ]
+    assert _places(graph, "up.3.0")[1] == "decoder.3.0.conv1 in 0-11"
+
+
+def test_every_norm_follows_the_layer_it_scales():
+    graph = ChannelGraph.of(_unet())
+    follows = {layer.name: layer.follows for layer in graph.layers if layer.kind == "norm"}
+    assert follows["encoder.1.0.norm2"] == "encoder.1.0.conv2"
+    assert follows["encoder.1.0.shortcut.1"] == "encoder.1.0.shortcut.0"
+    assert follows["stem.1"] == "stem.0"
+    assert None not in follows.values()
+
+
+def test_input_and_output_stay():
+    graph = ChannelGraph.of(_unet())
+    fixed = {group.name: (group.width, group.fixed) for group in graph.groups if group.fixed}
+    assert fixed == {"input": (3, "the network's input"), "classifier": (5, "the network's output")}
+
+
+@pytest.mark.parametrize("make", ["minkunet14", "minkunet18", "minkunet34"])
+def test_every_channel_of_every_layer_is_in_one_group(make):
+    model = MinkUNet(getattr(MinkUNetSpec, make)(width=1 / 8))
+    graph = ChannelGraph.of(model)
+    seen: dict[tuple[str, str], list[int]] = {}
+    for group in graph.groups:
+        assert all(len(slot.channels) == group.width for slot in group.slots)
+        for slot in group.slots:
+            seen.setdefault((slot.layer, slot.side), []).extend(slot.channels)
+    for layer in graph.layers:
+        sides = {"norm": layer.c_out} if layer.kind == "norm" else {"in": layer.c_in, "out": layer.c_out}
+        for side, width in sides.items():
+            assert sorted(seen.pop((layer.name, side))) == list(range(width))
+    assert not seen
+    weighty = {
+        name.removesuffix(".weight") for name, _ in model.named_parameters() if name.endswith("weight")
+    }
+    assert {layer.name for layer in graph.layers} == weighty
+
+
+def test_widths_are_those_of_the_sliced_layers():
+    graph = ChannelGraph.of(_unet())
+    widths = graph.widths({"stem.2": 1, "up.3.0": 5})
+    assert widths["stem.2"] == (4, 1)
+    assert widths["stem.3"] == (1, 1)
+    assert widths["down.0.0"] == (1, 4)
+    assert widths["decoder.3.0.conv1"] == widths["decoder.3.0.shortcut.0"] == (6, 12)
+    assert widths["classifier"] == (12, 5)
+    with pytest.raises(RangeError, match="it cannot keep 5"):
+        graph.widths({"stem.2": 5})
+    with pytest.raises(RangeError, match="the network's output"):
+        graph.widths({"classifier": 4})
+    with pytest.raises(RangeError, match=r"no group 'stem'.*stem\.0"):
+        graph.widths({"stem": 4})
+
+
+def test_a_fused_network_has_the_same_groups():
+    # a fused convolution takes the residual itself
+    wide, fused = ChannelGraph.of(_unet()), ChannelGraph.of(fuse(_unet()))
+    assert [group.width for group in fused.groups] == [group.width for group in wide.groups]
+    assert len(fused.group("down.0").layers("out")) == 3
+
+
+class _Halves(nn.Module):
+    """Adds the two halves of a concatenation to what one convolution writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.both = (SubmanifoldConv3d(2, c, 1) for c in (3, 4, 7))
+        self.head = Linear(7, 2)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return self.head(cat([self.a(x), self.b(x)]) + self.both(x))
+
+
+def test_a_sum_with_a_concatenation_splits_the_group():
+    graph = ChannelGraph.of(_Halves())
+    assert _places(graph, "a") == ["a out 0-2", "both out 0-2", "head in 0-2"]
+    assert _places(graph, "b") == ["b out 0-3", "both out 3-6", "head in 3-6"]
+
+
+class _Twice(nn.Module):
+    """One convolution at two places, and a channel that is read twice by one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again = SubmanifoldConv3d(4, 4, 1), SubmanifoldConv3d(4, 4, 3)
+        self.head = Linear(8, 2)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        y = self.again(self.again(self.first(x)))
+        return self.head(cat([y, y]))
+
+
+def test_weights_at_two_places_tie_what_they_meet():
+    graph = ChannelGraph.of(_Twice())
+    assert _places(graph, "first") == [
+        "first out 0-3", "again in 0-3", "again out 0-3", "head in 0-3", "head in 4-7",
+    ]  # fmt: skip
+
+
+def test_pools_activations_and_norms_pass_channels_on():
+    net = nn.Sequential(
+        SubmanifoldConv3d(2, 6, 3), BatchNorm(6), ReLU(), MaxPool3d(2), ResidualBlock(6, 3, 6)
+    )
+    graph = ChannelGraph.of(nn.Sequential(net, GlobalMaxPool(), nn.Linear(6, 2)))
+    assert graph.group("0.0").layers("out") == ("0.0", "0.4.conv2")
+    assert graph.group("0.0").layers("in") == ("0.4.conv1", "2")
+
+
+class _Odd(nn.Module):
+    """Does something to features that the graph was not taught."""
+
+    def __init__(self, odd) -> None:
+        super().__init__()
+        self.conv, self.norm, self.odd = SubmanifoldConv3d(2, 4, 3), BatchNormReLU(4), odd
+        self.head = Linear(4, 2)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        y = self.norm(self.conv(x))
+        return self.head(y.replace(self.odd(y.feats)))
+
+
+class _Flip(nn.Module):
+    def forward(self, feats):
+        return feats.flip(1)
+
+
+@pytest.mark.parametrize(
+    ("odd", "named"),
+    [
+        (
+            lambda feats: feats.roll(1, dims=1),
+            r"aten\.roll\.default in the network \(_Odd\)",
+        ),
+        (_Flip(), r"aten\.flip\.default in odd \(_Flip\)"),
+        (lambda feats: feats + 1.0, r"aten\.add\.Tensor"),
+        (lambda feats: feats * torch.ones(4, device="meta"), r"aten\.mul\.Tensor"),
+        (lambda feats: torch.cat([feats[:, :2], feats[:, 2:]], dim=1), r"aten\.slice"),
+        (lambda feats: feats.softmax(dim=1), r"aten\._softmax"),
+    ],
+    ids=["roll", "module", "constant", "scale", "slice", "softmax"],
+)
+def test_an_unknown_operator_is_named_with_its_place(odd, named):
+    with pytest.raises(UnsupportedError, match=named):
+        ChannelGraph.of(_Odd(odd))
+
+
+def test_a_tensor_from_nowhere_is_refused():
+    with pytest.raises(UnsupportedError, match="what head reads is a tensor"):
+        ChannelGraph.of(_Odd(lambda feats: torch.ones(feats.shape, device="meta")))
+
+
+def test_grouped_convolutions_are_refused():
+    with pytest.raises(UnsupportedError, match="0 is a convolution of 2 groups"):
+        ChannelGraph.of(nn.Sequential(SubmanifoldConv3d(4, 4, 3, groups=2)))
+
+
+def test_a_network_on_other_input_is_refused():
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = Linear(3, 3)
+
+        def forward(self, points):
+            return points.unsqueeze(0)
+
+    with pytest.raises(UnsupportedError, match="Dense does not run on a SparseTensor"):
+        ChannelGraph.of(Dense())
+    with pytest.raises(UnsupportedError, match="no sparse convolution and no linear layer"):
+        ChannelGraph.of(nn.Sequential(nn.ReLU()))
+
+
+def test_the_network_is_left_as_it_is():
+    model = _unet().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ChannelGraph.of(model)
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
