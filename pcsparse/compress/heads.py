@@ -57,8 +57,8 @@ def sparsify_heads(
     stands in several places is converted once. What cannot be converted stays, and the report says why:
     layers that share a parameter with others or have hooks, convolutions with groups or with padding other
     than zeros, `pcsparse.nn.Linear` and other subclasses. Everything else, batch norms too, stays as it is,
-    but `fit` may train it. Code that reads the weight of a converted layer past its `forward`, as
-    `nn.TransformerEncoderLayer` does, cannot run afterwards: leave such layers out by `heads`.
+    but `fit` may train it. Code that reads the weight of a converted layer past its `forward` cannot run
+    afterwards: leave such layers out by `heads`.
 
     All layers are tried before anything changes. Each packed layer is compared with the one that it was made
     of, on an input that `evaluate` gave it, or random ones. Whatever is raised, by `fit` and `evaluate` too,
@@ -72,8 +72,8 @@ def sparsify_heads(
         evaluate: model to a figure of merit. It runs without gradients, with the model in evaluation mode.
         fit: trains the model that it is given, in place, with an optimiser that it makes anew. Modules are in
             the mode in which they came.
-        fit_shared: the same for shared values; `fit` if None. The gradient of a centroid is the sum of those
-            of its weights, so plain gradient descent wants a lower learning rate there.
+        fit_shared: the same for shared values, EIE only; `fit` if None. The gradient of a centroid is the sum
+            of those of its weights, so plain gradient descent wants a lower learning rate there.
         with_dense_control: also train a copy of the dense model as often, without pruning, and evaluate it:
             what of the gain is due to more training alone. Needs `fit` and `evaluate`.
         mode: of the packed layers, see `EIELinear`.
@@ -93,12 +93,14 @@ def sparsify_heads(
     recipe = _recipe(method)
     if mode not in get_args(Mode):
         raise RangeError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
-    if with_dense_control and (fit is None or evaluate is None):
+    if fit_shared is not None and not recipe.shares:
+        raise RangeError("fit_shared trains shared values, and 2:4 has none; give fit alone")
+    if with_dense_control and (evaluate is None or (fit is None and fit_shared is None)):
         raise RangeError("a dense control is trained and evaluated as the model is; give fit and evaluate")
     layers, skipped = find_layers(model, heads, recipe.refusal)
     recipe.check(layers)
     ways = [_trial(layer, recipe, mode) for layer in layers]
-    run = Run(model, evaluate, fit, fit_shared)
+    run = Run(model, layers, evaluate, fit, fit_shared)
     before = Before(model, layers)
     try:
         inputs = Inputs(layers)
@@ -107,7 +109,7 @@ def sparsify_heads(
         finally:
             inputs.stop()
         if with_dense_control:
-            run.control(recipe.n_fits)
+            run.control(with_shared=recipe.shares)
         packed = [layer.around(made) for layer, made in zip(layers, recipe.make(layers, run), strict=True)]
         for layer, module, way in zip(layers, packed, ways, strict=True):
             module.mode = way
@@ -141,6 +143,9 @@ def _recipe(method: Method | EIESettings | TwoFourSettings) -> Recipe:
 def _trial(layer: HeadLayer, recipe: Recipe, mode: Mode) -> Way:
     """See before training that a layer can be packed and run; which product it can take."""
     try:
+        bias = layer.module.bias
+        if bias is not None and not bool(bias.isfinite().all()):
+            raise RangeError("a bias is not finite; look for what made it so")
         packed = layer.around(recipe.trial(layer))
     except RangeError as error:
         raise RangeError(f"{layer.name}: {error}") from error

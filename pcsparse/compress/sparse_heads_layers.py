@@ -16,6 +16,8 @@ from pcsparse.nn.linear_conv2d import LinearConv2d, conv_refusal, kernel_order, 
 from pcsparse.nn.semi_structured_linear import SemiStructuredLinear
 
 Heads = Sequence[str] | Callable[[str, nn.Module], bool]
+Places = tuple[tuple[nn.Module, str], ...]
+"""The modules that hold a layer, each with the name that it has there."""
 Packed = EIELinear | SemiStructuredLinear | LinearConv2d
 PACKED = (EIELinear, SemiStructuredLinear, LinearConv2d)
 
@@ -27,13 +29,13 @@ class HeadLayer:
     Attributes:
         name: its first in the model.
         also: its other names.
-        places: the modules that hold it, each with the name it has there.
+        places: that it stands in.
         module: of torch's own class.
     """
 
     name: str
     also: tuple[str, ...]
-    places: tuple[tuple[nn.Module, str], ...]
+    places: Places
     module: nn.Linear | nn.Conv2d
 
     def matrix(self) -> Tensor:
@@ -95,11 +97,11 @@ def find_layers(
     layers, skipped = [], []
     for module in chosen:
         name, *also = candidates[module]
-        reason = _refusal(name, module, owners)
+        places = tuple(_place(model, one) for one in (name, *also))
+        reason = _refusal(name, module, owners, places)
         if reason is None and isinstance(module, nn.Linear | nn.Conv2d):
             reason = refusal(name, module)
             if reason is None:
-                places = tuple(_place(model, one) for one in (name, *also))
                 layers.append(HeadLayer(name, tuple(also), places, module))
                 continue
         skipped.append(SkippedLayer(name, _shape(module), reason or ""))
@@ -134,7 +136,7 @@ def _within(name: str, head: str) -> bool:
     return head in ("", name) or name.startswith(f"{head}.")
 
 
-def _refusal(name: str, module: nn.Module, owners: dict[int, list[str]]) -> str | None:
+def _refusal(name: str, module: nn.Module, owners: dict[int, list[str]], places: Places) -> str | None:
     """Why a layer cannot be converted, whatever the method."""
     if isinstance(module, PACKED):
         return f"is converted already ({type(module).__name__})"
@@ -156,6 +158,8 @@ def _refusal(name: str, module: nn.Module, owners: dict[int, list[str]]) -> str 
             return f"shares a parameter with {', '.join(others)}"
         if tensor.dtype != torch.float32:
             return f"its parameters are {tensor.dtype}; only float32 is packed"
+    if any(isinstance(parent, nn.TransformerEncoderLayer) for parent, _ in places):
+        return "nn.TransformerEncoderLayer reads its weight past its forward"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         return "has hooks, which would be lost"
     return None

@@ -32,8 +32,8 @@ class Recipe(Protocol):
     """What the methods have in common."""
 
     method: Method
-    n_fits: int
-    """Times that a model is trained."""
+    shares: bool
+    """Whether weights share values, and these are trained once more."""
 
     def refusal(self, name: str, module: nn.Linear | nn.Conv2d) -> str | None:
         """Why a layer cannot be taken; None if it can."""
@@ -60,7 +60,7 @@ class EIERecipe:
     """Prune, train what is left, share, train what is shared, pack."""
 
     method: Method = "eie"
-    n_fits = 2
+    shares = True
 
     def __init__(self, settings: EIESettings) -> None:
         self._settings = settings
@@ -91,9 +91,7 @@ class EIERecipe:
         for layer in layers:
             attach_mask(layer.module, layer.shaped(self._mask(layer)))
         run.measure("pruned")
-        if run.fit is not None:
-            run.train(run.fit)
-            run.measure("pruned, fine-tuned")
+        run.train("pruned, fine-tuned")
         for layer in layers:
             bake(layer.module)
             shared = share_weights(
@@ -101,9 +99,7 @@ class EIERecipe:
             )
             train_centroids(layer.module, replace(shared, codes=layer.shaped(shared.codes)))
         run.measure("shared")
-        if run.fit is not None:
-            run.train(run.fit_shared or run.fit)
-            run.measure("shared, fine-tuned")
+        run.train("shared, fine-tuned", shared=True)
         made: list[EIELinear | SemiStructuredLinear] = []
         for layer in layers:
             shared = trained_centroids(layer.module)
@@ -119,7 +115,7 @@ class TwoFourRecipe:
     """Order channels where asked, prune, train what is left, pack."""
 
     method: Method = "2:4"
-    n_fits = 1
+    shares = False
 
     def __init__(self, settings: TwoFourSettings) -> None:
         self._settings = settings
@@ -147,9 +143,7 @@ class TwoFourRecipe:
             else:
                 attach_mask(layer.module, layer.shaped(two_four_mask(layer.matrix())))
         run.measure("pruned")
-        if run.fit is not None:
-            run.train(run.fit)
-            run.measure("pruned, fine-tuned")
+        run.train("pruned, fine-tuned")
         made: list[EIELinear | SemiStructuredLinear] = []
         for layer in layers:
             bake(layer.module)

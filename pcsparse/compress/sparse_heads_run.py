@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from pcsparse.compress.sparse_heads_layers import HeadLayer, Packed
 from pcsparse.compress.sparse_heads_report import Stage
 from pcsparse.compress.sparse_heads_settings import Evaluate, Fit
-from pcsparse.errors import FormatError
+from pcsparse.errors import FormatError, RangeError
 
 # times epsilon and the root of the terms of a sum: rounding errors walk at random, this is far from where
 _ROOM = 32.0
@@ -26,13 +26,15 @@ class Run:
 
     Attributes:
         model: the one.
+        layers: of it that are converted.
         evaluate: see `Evaluate`; None to measure nothing.
         fit: see `Fit`; None to train nothing.
-        fit_shared: of the centroids; `fit` if None.
+        fit_shared: of shared values, where it is another.
         stages: so far.
     """
 
     model: nn.Module
+    layers: tuple[HeadLayer, ...]
     evaluate: Evaluate | None
     fit: Fit | None
     fit_shared: Fit | None
@@ -52,23 +54,36 @@ class Run:
                 _set_modes(modes)
         self.stages.append(Stage(name, accuracy))
 
-    def train(self, fit: Fit, model: nn.Module | None = None) -> None:
-        """Train; every module has afterwards the mode that it had before."""
-        model = model or self.model
-        modes = _modes(model)
-        try:
-            fit(model)
-        finally:
-            _set_modes(modes)
+    def train(self, name: str, *, shared: bool = False) -> None:
+        """Train and note a stage, if there is anything to train with.
 
-    def control(self, n_fits: int) -> None:
-        """Train a copy of the model as it is, as often as the model will be."""
-        if self.fit is None:
+        Raises:
+            RangeError: a weight is not finite afterwards.
+        """
+        fit = self._fit(shared=shared)
+        if fit is None:
             return
+        _train(self.model, fit)
+        for layer in self.layers:
+            weight = layer.module.weight.detach()
+            n_wrong = int((~weight.isfinite()).sum())
+            if n_wrong:
+                raise RangeError(
+                    f"{layer.name}: {n_wrong} of {weight.numel()} weights are not finite after training "
+                    f"({name}); take a lower learning rate. The model is as it was before"
+                )
+        self.measure(name)
+
+    def control(self, *, with_shared: bool) -> None:
+        """Train a copy of the model as it is, as often as the model will be."""
         dense = copy.deepcopy(self.model)
-        for i in range(n_fits):
-            self.train(self.fit if i == 0 else self.fit_shared or self.fit, dense)
+        for fit in (self._fit(), self._fit(shared=True) if with_shared else None):
+            if fit is not None:
+                _train(dense, fit)
         self.measure("dense, fine-tuned", dense)
+
+    def _fit(self, *, shared: bool = False) -> Fit | None:
+        return (self.fit_shared if shared else None) or self.fit
 
 
 class Before:
@@ -121,7 +136,12 @@ class Inputs:
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
         def keep(module: nn.Module, args: tuple[object, ...]) -> None:
             x = args[0] if args else None
-            if name in self._found or not isinstance(x, Tensor) or x.numel() == 0:
+            if (
+                name in self._found
+                or not isinstance(x, Tensor)
+                or x.numel() == 0
+                or not bool(x.isfinite().all())
+            ):
                 return
             if not isinstance(module, nn.Conv2d):
                 part = x.reshape(-1, x.shape[-1])[:_MOST_ITEMS]
@@ -170,6 +190,15 @@ def check_packed(layer: HeadLayer, packed: Packed, x: Tensor) -> None:
         where = int(worst.reshape(-1).nan_to_num(float("inf")).argmax())
         one, other = float(found.reshape(-1)[where]), float(wanted.reshape(-1)[where])
         raise FormatError(f"{layer.name}: the packed layer gives {one:.8g} where {other:.8g} is right")
+
+
+def _train(model: nn.Module, fit: Fit) -> None:
+    """Every module has afterwards the mode that it had before."""
+    modes = _modes(model)
+    try:
+        fit(model)
+    finally:
+        _set_modes(modes)
 
 
 def _spans(conv: nn.Conv2d) -> list[int]:

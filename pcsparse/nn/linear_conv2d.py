@@ -235,7 +235,7 @@ class LinearConv2d(nn.Module):
     def _sparse_product(self, maps: Tensor) -> Tensor:
         rows, columns = self._size(maps)
         out = self.linear(self._patches(maps, rows, columns))
-        return out.view(len(maps), rows, columns, -1).permute(0, 3, 1, 2).contiguous()
+        return out.view(len(maps), rows, columns, self.out_channels).permute(0, 3, 1, 2).contiguous()
 
     def _patches(self, maps: Tensor, rows: int, columns: int) -> Tensor:
         """(n * rows * columns, kh * kw * c_in), columns as `reduction_order` has them."""
