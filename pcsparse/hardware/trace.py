@@ -1,0 +1,308 @@
+"""What a network did, as cycle models take it: layers with their maps, and how the maps came to be.
+
+A trace holds sizes, maps, keys and points, and no feature or weight. `trace_sparse` makes one by running a
+network of sparse convolutions; others are written down by hand, a step after the other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcsparse.checks import check_dtype, check_shape
+from pcsparse.coords.kernel_map import KernelMap, Pairs
+from pcsparse.coords.keys import pack
+from pcsparse.coords.relation import Relation
+from pcsparse.errors import RangeError, UnsupportedError
+from pcsparse.nn.conv import SparseConv, SparseConvTranspose3d, SparseInverseConv3d
+from pcsparse.nn.pointwise import Linear
+from pcsparse.sparse_tensor import SparseTensor
+from pcsparse.types import Triple
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTrace:
+    """One layer: a convolution over a map, or a linear layer on rows as they are or gathered.
+
+    Attributes:
+        name: in tables.
+        map: of a convolution; None for a linear layer.
+        c_in: input channels.
+        c_out: output channels.
+        itemsize: bytes of a feature and of a weight.
+        n_in: input rows of a linear layer; those of the map otherwise.
+        gather: (rows,) int32, the input row that each row of a linear layer reads; None for each its own.
+        follows: whether a linear layer reads, row by row, what the layer before it in the trace wrote.
+        pooled: rows of the output that are reduced to one before they are written, 1 for none.
+
+    Raises:
+        RangeError: channels or bytes below 1; no rows; a map and gathered rows; rows that are not there, or
+            that `pooled` does not divide.
+        ShapeError, DtypeError: `gather` is not (rows,) int32.
+    """
+
+    name: str
+    map: KernelMap | None
+    c_in: int
+    c_out: int
+    itemsize: int
+    n_in: int = 0
+    gather: Tensor | None = None
+    follows: bool = False
+    pooled: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what is no layer."""
+        for name in ("c_in", "c_out", "itemsize", "pooled"):
+            if getattr(self, name) < 1:
+                raise RangeError(f"{self.name}: {name} must be at least 1, got {getattr(self, name)}")
+        if self.map is not None:
+            if self.gather is not None or self.follows:
+                raise RangeError(f"{self.name}: gather and follows are of linear layers; leave out the map")
+            object.__setattr__(self, "n_in", self.map.n_in)
+        if self.gather is not None:
+            check_shape("gather", self.gather, (None,))
+            check_dtype("gather", self.gather, torch.int32)
+            if self.gather.numel() and not 0 <= int(self.gather.min()) <= int(self.gather.max()) < self.n_in:
+                raise RangeError(
+                    f"{self.name}: rows must be in 0 to {self.n_in - 1}, gather has "
+                    f"{int(self.gather.min())} to {int(self.gather.max())}"
+                )
+        if self.n_rows < 1:
+            raise RangeError(f"{self.name} has no output row; leave empty clouds out of a trace")
+        if self.n_rows % self.pooled:
+            raise RangeError(f"{self.name}: {self.n_rows} rows are no multiple of pooled={self.pooled}")
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the layer reads rows as they stand: no map and nothing gathered."""
+        return self.map is None and self.gather is None
+
+    @property
+    def n_rows(self) -> int:
+        """Rows computed."""
+        if self.map is not None:
+            return self.map.n_out
+        return self.n_in if self.gather is None else self.gather.numel()
+
+    @property
+    def n_pairs(self) -> int:
+        """Rows multiplied, each with one offset's weights."""
+        return self.n_rows if self.map is None else self.map.n_pairs
+
+    @property
+    def volume(self) -> int:
+        """Offsets, 1 for a linear layer."""
+        return 1 if self.map is None else self.map.volume
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds."""
+        return self.n_pairs * self.c_in * self.c_out
+
+    def accesses(self, tile: int) -> tuple[Tensor, Tensor]:
+        """Input rows in the order of use, and where those of each tile of output rows begin, an offset.
+
+        Args:
+            tile: output rows of a tile.
+
+        Returns:
+            (n_pairs,) int32, and (tiles + 1, k) int64 as `KernelMap.tile_spans`.
+        """
+        if self.map is not None:
+            return self.map.pairs.rows_in, self.map.tile_spans(tile)
+        n = self.n_rows
+        rows = torch.arange(n, dtype=torch.int32) if self.gather is None else self.gather
+        edges = torch.arange(-(-n // tile) + 1) * tile
+        return rows, edges.clamp(max=n)[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class MapStep:
+    """A kernel map is searched.
+
+    Attributes:
+        name: in tables.
+        inputs: (n,) int64, ascending keys.
+        queries: (m,) int64, ascending keys of stride * coarse; the same tensor where both are one set.
+        deltas: (k,) int64, differences of keys of the offsets.
+        expected: the engine's pairs.
+    """
+
+    name: str
+    inputs: Tensor
+    queries: Tensor
+    deltas: Tensor
+    expected: Pairs
+
+
+@dataclass(frozen=True, eq=False)
+class CoarsenStep:
+    """A coarser level is made.
+
+    Attributes:
+        name: in tables.
+        keys: (n,) int64, ascending, of the finer level.
+        stride: cells of it.
+        expected: (m,) int64, the engine's: ascending keys of stride * coarse.
+    """
+
+    name: str
+    keys: Tensor
+    stride: Triple
+    expected: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class NearestStep:
+    """Neighbours are searched: kNN, or a ball query.
+
+    Attributes:
+        name: in tables.
+        points: (n, 3) float32, metres.
+        queries: (m, 3) float32, metres.
+        k: neighbours a query.
+        radius: metres; None for kNN.
+        expected: (m, k) int64, another implementation's result, -1 where there are fewer; None for none.
+    """
+
+    name: str
+    points: Tensor
+    queries: Tensor
+    k: int
+    radius: float | None = None
+    expected: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SampleStep:
+    """Farthest points are sampled.
+
+    Attributes:
+        name: in tables.
+        points: (n, 3) float32, metres.
+        n_samples: of them.
+        expected: (n_samples,) int32, another implementation's result; None for none.
+    """
+
+    name: str
+    points: Tensor
+    n_samples: int
+    expected: Tensor | None = None
+
+
+MappingStep = MapStep | CoarsenStep | NearestStep | SampleStep
+"""Work of a mapping unit."""
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkTrace:
+    """One run of a network.
+
+    Attributes:
+        name: in tables.
+        steps: in order; a map is made before the first layer that reads it.
+    """
+
+    name: str
+    steps: tuple[LayerTrace | MappingStep, ...]
+
+    @property
+    def layers(self) -> tuple[LayerTrace, ...]:
+        """The layers alone."""
+        return tuple(step for step in self.steps if isinstance(step, LayerTrace))
+
+
+def trace_sparse(net: nn.Module, x: SparseTensor, name: str, *, itemsize: int = 2) -> NetworkTrace:
+    """Run a network of sparse convolutions once, and write down what its layers did.
+
+    A map is searched once, by the first layer that reads it; inverse convolutions read that of their strided
+    one. No two linear layers are taken to be a chain: what lies between two modules is not seen.
+
+    Args:
+        net: of convolutions and linear layers of `pcsparse.nn`; other modules are left out.
+        x: voxels in the order of their keys, as `voxelize` has them.
+        name: in tables.
+        itemsize: bytes of a feature and a weight on the chip, whatever the network computes with here.
+
+    Raises:
+        UnsupportedError: a grouped convolution, or one with a stride whose coarse cells are not just the fine
+            ones with low bits cleared.
+    """
+    steps: list[LayerTrace | MappingStep] = []
+    known: list[object] = []
+    recorder = _Recorder(steps, known, itemsize)
+    names = {module: path for path, module in net.named_modules()}
+    wanted = [module for module in net.modules() if isinstance(module, SparseConv | Linear)]
+    hooks = [module.register_forward_hook(recorder.hook(names[module])) for module in wanted]
+    try:
+        with torch.no_grad():
+            net(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return NetworkTrace(name, tuple(steps))
+
+
+@dataclass(frozen=True, eq=False)
+class _Recorder:
+    """Appends to `steps`; `known` holds maps and levels that are there already."""
+
+    steps: list[LayerTrace | MappingStep]
+    known: list[object]
+    itemsize: int
+
+    def hook(self, name: str) -> Callable[..., None]:
+        def record(module: nn.Module, args: tuple[Any, ...], out: SparseTensor) -> None:
+            if isinstance(module, SparseConv) and module.relation.volume > 1:
+                self._conv(name, module, args[0], out)
+            elif isinstance(module, SparseConv):
+                self._linear(name, module.c_in, module.c_out, len(out))
+            elif isinstance(module, Linear):
+                self._linear(name, module.in_features, module.out_features, len(out))
+
+        return record
+
+    def _linear(self, name: str, c_in: int, c_out: int, rows: int) -> None:
+        self.steps.append(LayerTrace(name, None, c_in, c_out, self.itemsize, rows))
+
+    def _conv(self, name: str, module: SparseConv, x: SparseTensor, out: SparseTensor) -> None:
+        if module.groups > 1:
+            raise UnsupportedError(
+                f"{name} has {module.groups} groups of channels; traces have whole layers only"
+            )
+        back = isinstance(module, SparseInverseConv3d | SparseConvTranspose3d)
+        fine, coarse = (out.coords, x.coords) if back else (x.coords, out.coords)
+        kmap = x.cache.kernel_map(fine, coarse, module.relation, module.offsets)
+        if fine is not coarse and not self._seen(coarse):
+            self._level(name, module.relation, fine, coarse)
+        if not self._seen(kmap):
+            queries = pack(fine) if fine is coarse else _scaled(coarse, module.relation)
+            inputs = queries if fine is coarse else pack(fine)
+            deltas = module.relation.key_deltas()
+            kept = deltas if module.offsets is None else deltas[list(module.offsets)]
+            self.steps.append(MapStep(f"{name} map", inputs, queries, kept, kmap.pairs))
+        layer_map = kmap.transposed() if back else kmap
+        self.steps.append(LayerTrace(name, layer_map, module.c_in, module.c_out, self.itemsize))
+
+    def _level(self, name: str, relation: Relation, fine: Tensor, coarse: Tensor) -> None:
+        if not relation.is_partition or relation.padding != (0, 0, 0):
+            raise UnsupportedError(
+                f"{name} with {relation} writes more cells than the fine ones with their low bits cleared; "
+                "trace convolutions whose kernel is their stride"
+            )
+        self.steps.append(
+            CoarsenStep(f"{name} level", pack(fine), relation.stride, _scaled(coarse, relation))
+        )
+
+    def _seen(self, thing: object) -> bool:
+        if any(each is thing for each in self.known):
+            return True
+        self.known.append(thing)
+        return False
+
+
+def _scaled(coarse: Tensor, relation: Relation) -> Tensor:
+    return pack(coarse * coarse.new_tensor([1, *relation.stride]))

@@ -1,0 +1,110 @@
+"""Traces: what a run of a network leaves, and layers that are none."""
+
+import pytest
+import torch
+
+from pcsparse.coords.keys import pack
+from pcsparse.errors import DtypeError, RangeError, UnsupportedError
+from pcsparse.hardware.trace import CoarsenStep, LayerTrace, MapStep, NetworkTrace, trace_sparse
+from pcsparse.models.minkunet import MinkUNet, MinkUNetSpec
+from pcsparse.nn import Linear, SparseConv3d, SubmanifoldConv3d
+from pcsparse.sparse_tensor import SparseTensor
+from tests.clouds import lidar_like
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    coords = lidar_like(800)
+    return SparseTensor(torch.zeros(len(coords), 4), coords)
+
+
+@pytest.fixture(scope="module")
+def traced(cloud):
+    net = MinkUNet(MinkUNetSpec.minkunet18(width=0.125)).eval()
+    return net, trace_sparse(net, cloud, "unet", itemsize=4)
+
+
+def test_layers_are_those_of_the_network(traced):
+    net, trace = traced
+    wanted = [m for m in net.modules() if hasattr(m, "weight") and m.weight.dim() in (2, 3)]
+    assert len(trace.layers) == len(wanted) == 50
+    by_name = {layer.name: layer for layer in trace.layers}
+    for name, layer in by_name.items():
+        weight = net.get_submodule(name).weight
+        want = (layer.volume, layer.c_in, layer.c_out) if weight.dim() == 3 else (layer.c_out, layer.c_in)
+        assert tuple(weight.shape) == want
+        assert layer.itemsize == 4
+        assert not layer.follows
+    assert by_name["classifier"].is_linear
+    assert by_name["encoder.1.0.shortcut.0"].is_linear
+    assert by_name["classifier"].n_rows == by_name["stem.0"].n_rows
+    down, up = by_name["down.2.0"], by_name["up.1.0"]
+    assert (down.n_in, down.n_rows) == (up.n_rows, up.n_in)
+    assert down.n_pairs == up.n_pairs == down.n_in
+    assert down.macs == down.n_in * down.c_in * down.c_out
+    # no hook is left behind
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_maps_are_searched_once_and_before_their_use(traced):
+    _, trace = traced
+    steps = trace.steps
+    assert sum(isinstance(step, CoarsenStep) for step in steps) == 4
+    # five levels, and four ways between them
+    assert sum(isinstance(step, MapStep) for step in steps) == 9
+    kinds = [type(step).__name__ for step in steps[:6]]
+    assert kinds == ["MapStep", "LayerTrace", "LayerTrace", "CoarsenStep", "MapStep", "LayerTrace"]
+    level, way = steps[3:5]
+    assert torch.equal(way.queries, level.expected)
+    assert torch.equal(way.inputs, level.keys)
+    assert steps[0].inputs is steps[0].queries
+    assert len(way.deltas) == 8
+
+
+def test_kept_offsets_leave_the_others_out(cloud):
+    net = SubmanifoldConv3d(4, 4, 3, offsets=(0, 13, 26))
+    step, layer = trace_sparse(net, cloud, "conv").steps
+    assert len(step.deltas) == layer.volume == 3
+    assert torch.equal(step.inputs, pack(cloud.coords))
+
+
+def test_what_cannot_be_traced_is_refused(cloud):
+    with pytest.raises(UnsupportedError, match="2 groups"):
+        trace_sparse(SubmanifoldConv3d(4, 4, 3, groups=2), cloud, "grouped")
+    with pytest.raises(UnsupportedError, match="low bits cleared"):
+        trace_sparse(SparseConv3d(4, 4, 3, 2), cloud, "overlapping")
+    net = torch.nn.Sequential(Linear(4, 4), SubmanifoldConv3d(4, 4, 3, groups=2))
+    with pytest.raises(UnsupportedError):
+        trace_sparse(net, cloud, "both")
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_spans_of_linear_and_gathered_rows():
+    rows, spans = LayerTrace("rows", None, 4, 4, 2, 5).accesses(2)
+    assert rows.tolist() == [0, 1, 2, 3, 4]
+    assert spans[:, 0].tolist() == [0, 2, 4, 5]
+    picked = torch.tensor([3, 0, 3], dtype=torch.int32)
+    rows, spans = LayerTrace("picked", None, 4, 4, 2, 5, gather=picked).accesses(4)
+    assert rows.tolist() == [3, 0, 3]
+    assert spans[:, 0].tolist() == [0, 3]
+
+
+def test_what_is_no_layer_is_refused(cloud, traced):
+    kmap = traced[1].layers[0].map
+    picked = torch.tensor([0, 5], dtype=torch.int32)
+    with pytest.raises(RangeError, match="empty has no output row"):
+        LayerTrace("empty", None, 4, 4, 2, 0)
+    with pytest.raises(RangeError, match="c_out must be at least 1, got 0"):
+        LayerTrace("layer", None, 4, 0, 2, 5)
+    with pytest.raises(RangeError, match="gather has 0 to 5"):
+        LayerTrace("layer", None, 4, 4, 2, 5, gather=picked)
+    with pytest.raises(DtypeError, match="int32"):
+        LayerTrace("layer", None, 4, 4, 2, 9, gather=picked.long())
+    with pytest.raises(RangeError, match="leave out the map"):
+        LayerTrace("layer", kmap, 4, 4, 2, gather=picked)
+    with pytest.raises(RangeError, match="5 rows are no multiple of pooled=2"):
+        LayerTrace("layer", None, 4, 4, 2, 5, pooled=2)
+    empty = SparseTensor(torch.zeros(0, 4), torch.zeros(0, 4, dtype=torch.int32), batch_size=1)
+    with pytest.raises(RangeError, match="no output row"):
+        trace_sparse(SubmanifoldConv3d(4, 4, 3), empty, "empty")
+    assert NetworkTrace("none", ()).layers == ()
