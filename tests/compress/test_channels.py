@@ -23,16 +23,9 @@ from pcsparse.train.model_file import arch_of, build_arch
 from tests.clouds import TWO_BATCHES
 from tests.tolerance import tolerance
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = {"14": MinkUNetSpec.minkunet14, "18": MinkUNetSpec.minkunet18, "34": MinkUNetSpec.minkunet34}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads that wait for each other in tiny kernels take most of the time where other programs run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _network(make=MinkUNetSpec.minkunet14, width: float = 1 / 8) -> MinkUNet:

@@ -1,0 +1,148 @@
+"""Fine-grained pruning: single weights become zero, by magnitude, and stay zero in fine-tuning.
+
+The network keeps its shape: a dense engine is not faster for it. Smaller files and sparse heads are what it
+is for (`packed.huffman`, `compress.heads`), and the sensitivity of layers is read most finely by it.
+
+Source: Han et al., NeurIPS 2015 (arXiv 1506.02626), section 3.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcsparse.compress.heads import keep_largest
+from pcsparse.errors import RangeError, ShapeError
+from pcsparse.nn.conv import SparseConv
+
+Ratio = float | Mapping[str, float]
+"""The share of weights that become zero, in [0, 1): of every layer, or by name of the layer."""
+
+
+def weight_layers(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that can be pruned one by one: of convolutions and linear layers, by name of the layer."""
+    kinds = (SparseConv, nn.Linear, nn.Conv2d)
+    parts = ((name, part) for name, part in model.named_modules() if isinstance(part, kinds))
+    return {name: weight for name, part in parts if isinstance(weight := part.weight, nn.Parameter)}
+
+
+def check_ratio(ratio: float, of: str) -> None:
+    """Raise RangeError unless `ratio` is in [0, 1)."""
+    if not 0.0 <= ratio < 1.0:
+        raise RangeError(
+            f"the ratio of {of} must be in [0, 1), the share to remove, got {ratio}; leave the layer out of "
+            "the network to remove all of it"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class WeightMasks:
+    """Which weights stay, by name of the layer; bool, shapes of the weights. Other layers keep all."""
+
+    kept: Mapping[str, Tensor]
+
+    @staticmethod
+    def of_zeros(model: nn.Module) -> "WeightMasks":
+        """The masks of a pruned network: all weights that are not zero, in layers that have zeros."""
+        found = {name: weight.detach() != 0 for name, weight in weight_layers(model).items()}
+        return WeightMasks({name: kept for name, kept in found.items() if not bool(kept.all())})
+
+    @property
+    def density(self) -> float:
+        """The share of weights that stay in the masked layers; 1 where there are none."""
+        total = sum(kept.numel() for kept in self.kept.values())
+        return sum(int(kept.sum()) for kept in self.kept.values()) / total if total else 1.0
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Make the other weights zero, in place.
+
+        Raises:
+            RangeError: the model has no such layer.
+            ShapeError: a weight of another shape.
+        """
+        for weight, kept in self._pairs(model):
+            # not a product: a NaN would survive it
+            weight.masked_fill_(~kept.to(weight.device), 0.0)
+
+    @contextmanager
+    def held(self, model: nn.Module) -> Iterator[None]:
+        """Keep the other weights zero while the block trains `model`, whatever the optimiser does.
+
+        Their gradients are zero, so that they add nothing to norms and moments, and before each call of the
+        network they are made zero again, as at the end of the block.
+        """
+        self.apply(model)
+        handles: list[Any] = [
+            weight.register_hook(_Masked(kept)) for weight, kept in self._pairs(model) if weight.requires_grad
+        ]
+        handles.append(model.register_forward_pre_hook(lambda module, inputs: self.apply(module)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.apply(model)
+
+    def _pairs(self, model: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        weights = weight_layers(model)
+        for name, kept in self.kept.items():
+            if name not in weights:
+                raise RangeError(
+                    f"there is no layer {name!r} with weights to mask; there are {', '.join(weights)}"
+                )
+            if weights[name].shape != kept.shape:
+                raise ShapeError(
+                    f"the mask of {name} has shape {tuple(kept.shape)}, the weight "
+                    f"{tuple(weights[name].shape)}; masks are made after channels are pruned"
+                )
+            yield weights[name], kept
+
+
+class _Masked:
+    def __init__(self, kept: Tensor) -> None:
+        self._gone = ~kept
+
+    def __call__(self, grad: Tensor) -> Tensor:
+        return grad.masked_fill(self._gone.to(grad.device), 0.0)
+
+
+def magnitude_masks(model: nn.Module, ratio: Ratio) -> WeightMasks:
+    """Masks that remove the smallest weights of each layer.
+
+    Args:
+        model: any network.
+        ratio: share to remove; a number holds for every convolution and linear layer.
+
+    Raises:
+        RangeError: no such layer, a ratio outside [0, 1), or a weight that is not finite.
+    """
+    weights = weight_layers(model)
+    ratios = ratio if isinstance(ratio, Mapping) else dict.fromkeys(weights, float(ratio))
+    unknown = sorted(ratios.keys() - weights.keys())
+    if unknown:
+        raise RangeError(f"there is no layer {unknown[0]!r} with weights; there are {', '.join(weights)}")
+    for name, share in ratios.items():
+        check_ratio(share, f"layer {name!r}")
+    return WeightMasks({name: keep_largest(weights[name], 1.0 - share) for name, share in ratios.items()})
+
+
+def prune_weights(model: nn.Module, ratio: Ratio) -> WeightMasks:
+    """Make the smallest weights of each layer zero, in place.
+
+    Args:
+        model: any network.
+        ratio: see `magnitude_masks`.
+
+    Returns:
+        The masks; `held` keeps them in fine-tuning.
+
+    Raises:
+        RangeError: see `magnitude_masks`; nothing is changed then.
+    """
+    masks = magnitude_masks(model, ratio)
+    masks.apply(model)
+    return masks

@@ -1,0 +1,13 @@
+"""What tests of compression share."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def one_thread():
+    """Threads that wait for each other in tiny kernels take most of the time where other programs run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

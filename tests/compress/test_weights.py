@@ -1,0 +1,111 @@
+"""Fine-grained pruning: the smallest weights, and masks that no optimiser breaks."""
+
+import copy
+
+import pytest
+import torch
+
+from pcsparse import SparseTensor
+from pcsparse.compress.weights import WeightMasks, magnitude_masks, prune_weights, weight_layers
+from pcsparse.errors import RangeError, ShapeError
+from pcsparse.models import MinkUNet, MinkUNetSpec
+from tests.clouds import LINE
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def _network() -> MinkUNet:
+    torch.manual_seed(0)
+    return MinkUNet(MinkUNetSpec.minkunet14(in_channels=3, n_classes=5, width=1 / 16))
+
+
+def test_the_smallest_weights_of_each_layer_go():
+    network = _network()
+    before = copy.deepcopy(network)
+    masks = prune_weights(network, {"stem.0": 0.75, "classifier": 0.5})
+    for name, share in (("stem.0", 0.75), ("classifier", 0.5)):
+        old, new = weight_layers(before)[name].detach(), weight_layers(network)[name].detach()
+        gone = new == 0
+        assert int(gone.sum()) == round(share * old.numel())
+        assert float(old[gone].abs().max()) <= float(old[~gone].abs().min())
+        assert torch.equal(new[~gone], old[~gone])
+        assert torch.equal(masks.kept[name], ~gone)
+    untouched = dict(before.named_parameters())
+    for name, parameter in network.named_parameters():
+        if name not in ("stem.0.weight", "classifier.weight"):
+            assert torch.equal(parameter, untouched[name])
+
+
+def test_one_ratio_is_for_every_layer_and_norms_stay():
+    network = _network()
+    masks = prune_weights(network, 0.5)
+    names = {name.removesuffix(".weight") for name, p in network.named_parameters() if p.dim() > 1}
+    assert masks.kept.keys() == names
+    assert masks.density == pytest.approx(0.5, abs=0.01)
+    assert all(bool((p != 0).all()) for name, p in network.named_parameters() if "norm1.weight" in name)
+    again = WeightMasks.of_zeros(network)
+    assert all(torch.equal(again.kept[name], masks.kept[name]) for name in names)
+
+
+@pytest.mark.parametrize("make", ["adamw", "sgd"])
+def test_masks_hold_whatever_the_optimiser_does(rng, make):
+    network = _network()
+    feats = torch.randn(len(LINE.coords), 3, generator=rng)
+    x = SparseTensor(feats, LINE.coords)
+    if make == "adamw":
+        optimizer = torch.optim.AdamW(network.parameters(), lr=0.05, weight_decay=0.1)
+    else:
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        network(x).feats.square().mean().backward()
+        optimizer.step()
+
+    # moments of before the pruning would move the zeros
+    step()
+    masks = magnitude_masks(network, 0.6)
+    start = copy.deepcopy(network)
+    with masks.held(network):
+        for _ in range(3):
+            step()
+        assert not bool(network.stem[0].weight.grad[~masks.kept["stem.0"]].any())
+    moved = 0
+    for name, weight in weight_layers(network).items():
+        assert not bool(weight[~masks.kept[name]].any()), name
+        moved += int((weight != weight_layers(start)[name]).sum())
+    assert moved > 1000
+    # afterwards nothing is held any more
+    assert not network._forward_pre_hooks
+    step()
+    assert any(bool(w[~masks.kept[name]].any()) for name, w in weight_layers(network).items())
+
+
+def test_a_mask_wins_over_nan():
+    network = _network()
+    masks = magnitude_masks(network, {"stem.0": 0.5})
+    with torch.no_grad():
+        network.stem[0].weight[~masks.kept["stem.0"]] = float("nan")
+    masks.apply(network)
+    assert bool(network.stem[0].weight.isfinite().all())
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan")])
+def test_ratios_outside_are_refused_before_anything_changes(ratio):
+    network = _network()
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(RangeError, match=r"must be in \[0, 1\)"):
+        prune_weights(network, {"stem.0": 0.5, "stem.2": ratio})
+    assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
+
+
+def test_unknown_layers_and_other_shapes_are_refused():
+    network = _network()
+    with pytest.raises(RangeError, match=r"no layer 'stem' with weights; there are stem\.0"):
+        prune_weights(network, {"stem": 0.5})
+    wider = MinkUNet(MinkUNetSpec.minkunet14(in_channels=3, n_classes=5, width=1 / 8))
+    masks = magnitude_masks(network, 0.5)
+    with pytest.raises(ShapeError, match=r"the mask of stem\.0 has shape"):
+        masks.apply(wider)
+    with pytest.raises(RangeError, match="no layer 'x'"):
+        WeightMasks({"x": torch.ones(1)}).apply(network)
