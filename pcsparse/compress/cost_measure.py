@@ -1,0 +1,241 @@
+"""Measure what a network costs on calibration sweeps, through the package's own engine.
+
+Each layer is timed at a grid of widths on the maps of a real sweep, which are built before. Layers that share
+a map, as those of a level do, share the measurements.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pcsparse.compress.cost import CostTable, LayerCost
+from pcsparse.compress.cost_run import Call, calls_of, runnable
+from pcsparse.compress.graph import ChannelGraph
+from pcsparse.engine.tune_cache import TuneTable, device_key, versions
+from pcsparse.errors import RangeError
+from pcsparse.nn import BatchNorm, BatchNormReLU, use_tuning
+from pcsparse.ops.conv import sparse_conv
+from pcsparse.sparse_tensor import SparseTensor
+from pcsparse.timing import environment, time_in_turns
+
+_SEED = 20231
+
+Size = tuple[int, int]
+"""c_in, c_out."""
+
+
+def measure_cost(
+    model: nn.Module,
+    sweeps: Sequence[SparseTensor],
+    *,
+    graph: ChannelGraph | None = None,
+    multiple: int = 8,
+    step: int = 16,
+    runs: int = 7,
+    fused: bool = True,
+    tuned: TuneTable | None = None,
+) -> CostTable:
+    """Count and time every layer of a network.
+
+    Numbers of rows and pairs are means over all sweeps. Times are medians on one of them, the one whose
+    multiply-adds are nearest to the mean, with all maps built before and layers timed in turns.
+
+    Args:
+        model: any network that the channel graph knows; it is not changed.
+        sweeps: calibration inputs; their caches stay as they are.
+        graph: of `model`; read from it if None.
+        multiple: the smallest width of a group that will be asked for.
+        step: widths between that and the full one are timed at multiples of it; between them times are
+            interpolated.
+        runs: of each width.
+        fused: fold batch norm and ReLU into the convolutions, as inference does.
+        tuned: plans for the convolutions; the rule if None.
+
+    Raises:
+        RangeError: no sweeps, or `multiple`, `step` or `runs` below 1.
+        UnsupportedError: an operator that the graph does not know.
+    """
+    if not sweeps or min(multiple, step, runs) < 1:
+        raise RangeError(
+            f"measure_cost needs sweeps, and multiple, step and runs of at least 1; got {len(sweeps)} "
+            f"sweeps, multiple={multiple}, step={step}, runs={runs}"
+        )
+    graph = ChannelGraph.of(model) if graph is None else graph
+    others = environment().others
+    net = use_tuning(runnable(model, fused=fused), tuned)
+    inputs = [SparseTensor(x.feats, x.coords, stride=x.stride, batch_size=x.batch_size) for x in sweeps]
+    seen = [calls_of(net, x) for x in inputs]
+    timed = _most_usual([calls for calls, _ in seen])
+    calls = seen[timed][0]
+    grids = [_grid(call, graph, multiple, step) for call in calls]
+    times = _time_layers(calls, grids, inputs[timed], runs, tuned)
+    layers = [_layer([found[i] for found, _ in seen], grids[i], times[i], fused) for i in range(len(calls))]
+    map_ms, network_ms = _time_network(net, inputs[timed], runs)
+    return CostTable(
+        layers=tuple(layers),
+        map_ms=map_ms,
+        network_ms=network_ms,
+        peak_bytes=sum(peak for _, peak in seen) / len(seen),
+        itemsize=inputs[0].feats.element_size(),
+        fused=fused,
+        sweeps=len(inputs),
+        machine=device_key(),
+        versions=tuple(versions().items()),
+        others=others,
+    )
+
+
+def _most_usual(runs: Sequence[tuple[Call, ...]]) -> int:
+    work = [float(sum(call.n_pairs * call.c_in * call.c_out for call in calls)) for calls in runs]
+    mean = sum(work) / len(work)
+    return min(range(len(work)), key=lambda i: abs(work[i] - mean))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Widths at which a layer is timed."""
+
+    widths_in: tuple[int, ...]
+    widths_out: tuple[int, ...]
+
+    def sizes(self, call: Call) -> list[Size]:
+        if call.kind in ("norm", "cat"):
+            return [(width, width) for width in self.widths_out]
+        return [(c_in, c_out) for c_in in self.widths_in for c_out in self.widths_out]
+
+
+def _grid(call: Call, graph: ChannelGraph, multiple: int, step: int) -> _Grid:
+    ins = _widths(call.name, "norm" if call.kind == "norm" else "in", call.c_in, graph, multiple, step)
+    if call.kind in ("norm", "cat"):
+        return _Grid(ins, ins)
+    return _Grid(ins, _widths(call.name, "out", call.c_out, graph, multiple, step))
+
+
+def _widths(
+    layer: str, side: str, full: int, graph: ChannelGraph, multiple: int, step: int
+) -> tuple[int, ...]:
+    least = full
+    for group in graph.free:
+        places = sum(slot.layer == layer and slot.side == side for slot in group.slots)
+        least -= places * (group.width - min(multiple, group.width))
+    between = range(step * (least // step + 1), full, step)
+    return tuple(sorted({least, *between, full}))
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What layers have in common that take the same time at the same widths; maps by identity."""
+
+    kind: str
+    kmap: int
+    n_in: int
+    n_out: int
+    bias: bool
+    residual: bool
+    relu: bool
+
+
+def _problem(call: Call) -> _Problem:
+    return _Problem(call.kind, id(call.kmap), call.n_in, call.n_out, call.bias, call.residual, call.relu)
+
+
+def _time_layers(
+    calls: Sequence[Call],
+    grids: Sequence[_Grid],
+    x: SparseTensor,
+    runs: int,
+    tuned: TuneTable | None,
+) -> list[dict[Size, float]]:
+    """Milliseconds by size, for each call."""
+    wanted: dict[_Problem, dict[Size, None]] = {}
+    for call, grid in zip(calls, grids, strict=True):
+        wanted.setdefault(_problem(call), {}).update(dict.fromkeys(grid.sizes(call)))
+    found: dict[_Problem, dict[Size, float]] = {}
+    for call in calls:
+        problem = _problem(call)
+        if problem not in found:
+            found[problem] = _time_problem(call, wanted[problem], x, runs, tuned)
+    return [found[_problem(call)] for call in calls]
+
+
+def _time_problem(
+    call: Call, sizes: Iterable[Size], x: SparseTensor, runs: int, tuned: TuneTable | None
+) -> dict[Size, float]:
+    draw = _Draw(x.feats.dtype)
+    runners = {f"{c_in} {c_out}": _runner(call, c_in, c_out, draw, tuned) for c_in, c_out in sizes}
+    with torch.no_grad():
+        times = time_in_turns(runners, runs=runs, warmup=1, device=x.device)
+    return {size: 1e3 * times[f"{size[0]} {size[1]}"].median for size in sizes}
+
+
+class _Draw:
+    """Random features, drawn once a shape."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._drawn: dict[tuple[int, ...], Tensor] = {}
+
+    def __call__(self, *shape: int) -> Tensor:
+        if shape not in self._drawn:
+            generator = torch.Generator().manual_seed(_SEED)
+            self._drawn[shape] = torch.randn(*shape, generator=generator).to(self._dtype)
+        return self._drawn[shape]
+
+
+def _runner(call: Call, c_in: int, c_out: int, draw: _Draw, tuned: TuneTable | None) -> Callable[[], object]:
+    feats = draw(call.n_in, c_in)
+    residual = draw(call.n_out, c_out) if call.residual else None
+    if call.kind == "cat":
+        halves = feats.split([c_in // 2, c_in - c_in // 2], dim=1)
+        parts = [half.contiguous() for half in halves]
+        return lambda: torch.cat(parts, dim=1)
+    if call.kind == "norm":
+        norm = (BatchNormReLU if call.relu else BatchNorm)(c_in).to(feats.dtype).eval()
+        coords = torch.zeros(call.n_in, 4, dtype=torch.int32)
+        x = SparseTensor(feats, coords, batch_size=1)
+        extra = None if residual is None else x.replace(residual)
+        return lambda: norm(x, residual=extra)
+    assert call.kmap is not None
+    kmap = call.kmap
+    weight, bias = draw(call.k, c_in, c_out), draw(c_out) if call.bias else None
+    return lambda: sparse_conv(feats, weight, kmap, bias=bias, residual=residual, relu=call.relu, tuned=tuned)
+
+
+def _layer(calls: Sequence[Call], grid: _Grid, times: Mapping[Size, float], fused: bool) -> LayerCost:
+    """One layer from its call in every sweep."""
+    first, n = calls[0], len(calls)
+    if first.kind in ("norm", "cat"):
+        ms: tuple[tuple[float, ...], ...] = (tuple(times[width, width] for width in grid.widths_out),)
+    else:
+        ms = tuple(tuple(times[c_in, c_out] for c_out in grid.widths_out) for c_in in grid.widths_in)
+    # a norm has scale, shift, mean and variance
+    vectors = 4 if first.kind == "norm" else int(first.bias)
+    return LayerCost(
+        name=first.name,
+        kind=first.kind,
+        k=first.k,
+        c_in=first.c_in,
+        c_out=first.c_out,
+        stride=first.stride,
+        n_in=sum(call.n_in for call in calls) / n,
+        n_out=sum(call.n_out for call in calls) / n,
+        n_pairs=sum(call.n_pairs for call in calls) / n,
+        vectors=vectors,
+        widths_in=grid.widths_in,
+        widths_out=grid.widths_out,
+        ms=ms,
+    )
+
+
+def _time_network(net: nn.Module, x: SparseTensor, runs: int) -> tuple[float, float]:
+    """Milliseconds to build all maps, and of the network with its maps there."""
+
+    def fresh() -> object:
+        return net(SparseTensor(x.feats, x.coords, stride=x.stride, batch_size=x.batch_size))
+
+    with torch.no_grad():
+        times = time_in_turns({"with": fresh, "without": lambda: net(x)}, runs=runs, device=x.device)
+    without = times["without"].median
+    return 1e3 * max(0.0, times["with"].median - without), 1e3 * without

@@ -1,0 +1,136 @@
+"""One run of a network without arithmetic: which layers it calls, on which maps, and what lives at once."""
+
+import copy
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.nn import BatchNorm, BatchNormReLU, Linear, fuse
+from pcsparse.nn.conv import SparseConv
+from pcsparse.nn.prepare import meta_copy
+from pcsparse.nn.tuning import _map
+from pcsparse.sparse_tensor import SparseTensor
+
+_NAME = "_name_in_the_network"
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One layer, as it was called.
+
+    Attributes:
+        name: of its module in the network before fusing; of a "cat" that of the layer that reads it.
+        kind: see `cost.LayerCost`.
+        kmap: of a convolution or linear layer.
+        c_in, c_out: channels.
+        stride: of the outputs' level along x.
+        n_in, n_out: rows.
+        bias, residual, relu: what is done besides the products.
+    """
+
+    name: str
+    kind: Literal["conv", "linear", "norm", "cat"]
+    kmap: KernelMap | None
+    c_in: int
+    c_out: int
+    stride: int
+    n_in: int
+    n_out: int
+    bias: bool = False
+    residual: bool = False
+    relu: bool = False
+
+    @property
+    def k(self) -> int:
+        """Kernel offsets."""
+        return 1 if self.kmap is None else self.kmap.volume
+
+    @property
+    def n_pairs(self) -> int:
+        """Of the map."""
+        return 0 if self.kmap is None else self.kmap.n_pairs
+
+
+def runnable(model: nn.Module, *, fused: bool) -> nn.Module:
+    """A copy for inference whose layers remember their names, which fusing would change."""
+    model = copy.deepcopy(model).eval()
+    for name, part in model.named_modules():
+        setattr(part, _NAME, name)
+    return fuse(model) if fused else model
+
+
+def calls_of(model: nn.Module, x: SparseTensor) -> tuple[tuple[Call, ...], int]:
+    """The layers that `model(x)` calls, and the most bytes of features that live at once.
+
+    Args:
+        model: from `runnable`.
+        x: its input; its cache is filled with all maps.
+    """
+    module = meta_copy(model)
+    calls: list[Call] = []
+    joined: list[Tensor] = []
+
+    def record(part: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], out: SparseTensor) -> None:
+        source: SparseTensor = inputs[0]
+        name, c_in, c_out = getattr(part, _NAME), source.feats.shape[1], out.feats.shape[1]
+        rows = out.stride[0], len(source), len(out)
+        if any(source.feats is feats for feats in joined):
+            # told once, by its first reader
+            joined.clear()
+            calls.append(Call(name, "cat", None, c_in, c_in, source.stride[0], len(source), len(source)))
+        residual = kwargs.get("residual") is not None
+        if isinstance(part, BatchNorm):
+            relu = isinstance(part, BatchNormReLU)
+            calls.append(Call(name, "norm", None, c_in, c_out, *rows, residual=residual, relu=relu))
+            return
+        bias = getattr(part, "bias", None) is not None
+        relu = bool(getattr(part, "relu", False))
+        kind: Literal["conv", "linear"] = "conv" if isinstance(part, SparseConv) else "linear"
+        kmap = _map(part, source, out)
+        calls.append(Call(name, kind, kmap, c_in, c_out, *rows, bias, residual, relu))
+
+    for part in module.modules():
+        if isinstance(part, SparseConv | Linear | BatchNorm):
+            part.register_forward_hook(record, with_kwargs=True)
+    shapes = x.replace(x.feats.to("meta"))
+    live = _Live(joined, shapes.feats)
+    with torch.no_grad(), live:
+        module(shapes)
+    return tuple(calls), live.most
+
+
+class _Live(TorchDispatchMode):
+    """Adds up the bytes of feature tensors while they live; `joined` gets what a concatenation made."""
+
+    def __init__(self, joined: list[Tensor], given: Tensor) -> None:
+        super().__init__()
+        self._joined = joined
+        self.now = self.most = given.nbytes
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.is_meta and out.dim() == 2 and out.is_floating_point():
+            sources = [tensor for tensor in args if isinstance(tensor, Tensor)]
+            # a view takes no memory
+            if all(out.untyped_storage()._cdata != t.untyped_storage()._cdata for t in sources):
+                self._add(out)
+            if func is torch.ops.aten.cat.default:
+                self._joined[:] = [out]
+        return out
+
+    def _add(self, tensor: Tensor) -> None:
+        size = tensor.nbytes
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(tensor, self._drop, size)
+
+    def _drop(self, size: int) -> None:
+        self.now -= size
