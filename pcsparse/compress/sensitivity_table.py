@@ -1,0 +1,241 @@
+"""What a sensitivity scan found: points, their intervals, and the ratios that they suggest."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pcsparse.errors import RangeError
+from pcsparse.whole_file import write_whole
+
+_SEED = 20231
+_RESAMPLES = 2000
+_SHARE = 95.0
+_COLUMNS = (
+    "axis", "name", "ratio", "kept", "size", "metric", "low", "high", "loss", "macs", "ms", "seconds",
+    "failed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a network is.
+
+    Attributes:
+        metric: higher is better.
+        loss: lower is better; None where it was not taken.
+        per_sweep: the metric of each sweep, always of the same sweeps in the same order; none where it is not
+            known. From it come intervals.
+    """
+
+    metric: float
+    loss: float | None = None
+    per_sweep: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation of a pruned network.
+
+    Attributes:
+        name: of the layer or group that was pruned, alone.
+        kept: weights or channels that stayed.
+        size: weights or channels that it has.
+        macs, ms: of the network; None where they are not known.
+        metric: None where it was not finite.
+        loss, per_sweep: see `Evaluation`.
+        seconds: of the evaluation.
+    """
+
+    name: str
+    kept: int
+    size: int
+    macs: float | None
+    ms: float | None
+    metric: float | None
+    loss: float | None
+    per_sweep: tuple[float, ...]
+    seconds: float
+
+    @staticmethod
+    def of(
+        name: str,
+        kept: int,
+        size: int,
+        macs: float | None,
+        ms: float | None,
+        found: Evaluation,
+        seconds: float,
+    ) -> "Point":
+        """A point from what an evaluation returned."""
+        loss = found.loss if found.loss is not None and math.isfinite(found.loss) else None
+        if not math.isfinite(found.metric):
+            return Point(name, kept, size, macs, ms, None, loss, (), seconds)
+        return Point(name, kept, size, macs, ms, found.metric, loss, found.per_sweep, seconds)
+
+    @property
+    def ratio(self) -> float:
+        """The share that was removed."""
+        return 1.0 - self.kept / self.size
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A ratio for every layer or group.
+
+    Attributes:
+        ratios: shares to remove, by name.
+        kept: weights or channels that stay, by name; what `prune_channels` takes.
+        degradation: the most that any of them alone loses, by the scan.
+        cost: of the network, in the unit that was asked for; None where no cost was.
+    """
+
+    ratios: Mapping[str, float]
+    kept: Mapping[str, int]
+    degradation: float
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
+class SensitivityTable:
+    """All points of a scan.
+
+    Attributes:
+        axis: what was pruned.
+        dense: the network as it is.
+        points: layer by layer, ratios ascending.
+        worst: what a failed evaluation counts as.
+    """
+
+    axis: str
+    dense: Evaluation
+    points: tuple[Point, ...]
+    worst: float = 0.0
+
+    @cached_property
+    def curves(self) -> dict[str, tuple[Point, ...]]:
+        """The points of each layer or group, ratios ascending."""
+        found: dict[str, list[Point]] = {}
+        for point in self.points:
+            found.setdefault(point.name, []).append(point)
+        return {name: tuple(sorted(points, key=lambda p: p.ratio)) for name, points in found.items()}
+
+    def metric(self, point: Point) -> float:
+        """The metric of a point, the worst where its evaluation failed."""
+        return self.worst if point.metric is None else point.metric
+
+    def interval(self, point: Point) -> tuple[float, float] | None:
+        """95 % interval of the metric over sweeps, None without values by sweep.
+
+        Sweeps are resampled in pairs with those of the dense network, so it is the interval of the *change*;
+        that a sweep is hard for both does not widen it.
+        """
+        if len(point.per_sweep) < 2 or len(point.per_sweep) != len(self.dense.per_sweep):
+            return None
+        change = np.array(point.per_sweep) - np.array(self.dense.per_sweep)
+        draws = np.random.default_rng(_SEED).integers(len(change), size=(_RESAMPLES, len(change)))
+        spread = change[draws].mean(axis=1) - change.mean()
+        low, high = np.percentile(spread, (50 - _SHARE / 2, 50 + _SHARE / 2)).tolist()
+        return self.metric(point) + low, self.metric(point) + high
+
+    def suggest(self, threshold: float) -> Suggestion:
+        """The largest ratio of each layer up to which the metric stays at or above a threshold.
+
+        Args:
+            threshold: a value of the metric, such as 0.95 times that of the dense network.
+
+        Raises:
+            RangeError: the dense network is below it.
+        """
+        if not threshold <= self.dense.metric:
+            raise RangeError(
+                f"the network as it is has a metric of {self.dense.metric:.4f}, below the threshold "
+                f"{threshold}; choose a lower one"
+            )
+        return self._at(self.dense.metric - threshold)
+
+    def suggest_within(self, budget: float, cost: Callable[[Mapping[str, int]], float]) -> Suggestion:
+        """The least common degradation at which the network meets a budget, found by bisection.
+
+        Every layer gets the largest ratio up to which it alone loses no more than that degradation.
+
+        Args:
+            budget: the most the network may cost.
+            cost: of a network by what each layer or group keeps, such as
+                `lambda kept: table.total("ms", graph.widths(kept))`.
+
+        Raises:
+            RangeError: no ratios of the scan meet the budget; the text says the smallest cost there is.
+
+        Source: the search of FastNAS in NVIDIA's Model Optimizer, by its documentation.
+        """
+        levels = sorted({0.0, *(drop for drops in self._drops.values() for drop in drops)})
+        at_most = self._at(levels[-1])
+        smallest = cost(at_most.kept)
+        if not smallest <= budget:
+            raise RangeError(
+                f"the budget of {budget:g} cannot be met: the largest ratios that were scanned cost "
+                f"{smallest:g}; scan larger ratios or allow more"
+            )
+        low, high = 0, len(levels) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if cost(self._at(levels[middle]).kept) <= budget:
+                high = middle
+            else:
+                low = middle + 1
+        found = self._at(levels[high])
+        return Suggestion(found.ratios, found.kept, found.degradation, cost(found.kept))
+
+    @cached_property
+    def _drops(self) -> dict[str, tuple[float, ...]]:
+        """How much each layer loses up to each of its points: never less at a larger ratio."""
+        found = {}
+        for name, points in self.curves.items():
+            lost = np.array([max(0.0, self.dense.metric - self.metric(point)) for point in points])
+            found[name] = tuple(np.maximum.accumulate(lost).tolist())
+        return found
+
+    def _at(self, degradation: float) -> Suggestion:
+        ratios: dict[str, float] = {}
+        kept: dict[str, int] = {}
+        most = 0.0
+        for name, points in self.curves.items():
+            ratios[name], kept[name] = 0.0, points[0].size
+            for point, lost in zip(points, self._drops[name], strict=True):
+                if lost <= degradation:
+                    ratios[name], kept[name] = point.ratio, point.kept
+                    most = max(most, lost)
+        return Suggestion(ratios, kept, most)
+
+    def to_csv(self) -> str:
+        """A line a point, empty where a value is not known."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for point in self.points:
+            low, high = self.interval(point) or ("", "")
+            values = (
+                self.axis, point.name, point.ratio, point.kept, point.size, self.metric(point), low, high,
+                point.loss, point.macs, point.ms, point.seconds, int(point.metric is None),
+            )  # fmt: skip
+            writer.writerow(["" if value is None else value for value in values])
+        return out.getvalue()
+
+    def write_csv(self, path: Path) -> None:
+        """Write `to_csv`, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, self.to_csv().encode())
+
+    def __str__(self) -> str:
+        """A line a layer: the metric at each of its ratios."""
+        lines = [f"{self.axis}, dense {self.dense.metric:.4f}"]
+        for name, points in self.curves.items():
+            values = "  ".join(f"{p.ratio:.2f}: {self.metric(p):.4f}" for p in points)
+            lines.append(f"{name:<24} {points[0].size:>8}  {values}")
+        return "\n".join(lines)
