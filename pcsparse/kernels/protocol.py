@@ -220,6 +220,71 @@ class Backend(Protocol):
         """Position of each mask in the Gray sequence: b = g ^ g>>1 ^ g>>2 ^ ... ; int64 in, int64 out."""
         ...
 
+    def k_nearest(
+        self,
+        points: Tensor,
+        starts: Tensor,
+        queries: Tensor,
+        query_starts: Tensor,
+        k: int,
+        radius: float,
+    ) -> tuple[Tensor, Tensor]:
+        """The k nearest points of each query, among the points of its own cloud.
+
+        The squared distance is dx * dx + dy * dy + dz * dz, added in this order, in float64 without fused
+        operations; neighbours are ranked by it, equal ones by row.
+
+        Args:
+            points: (n, 3) float32, metres, finite, cloud after cloud.
+            starts: (clouds + 1,) int64, the first point of each cloud.
+            queries: (m, 3) float32, metres, finite, cloud after cloud.
+            query_starts: (clouds + 1,) int64, as many clouds, at most 2047.
+            k: at least 1.
+            radius: metres, positive; only points nearer than that count. inf: all.
+
+        Returns:
+            rows of `points` (m, k) int32, and squared distances (m, k) float64 in square metres; NO_NEIGHBOUR
+            (-1) and inf where there are fewer.
+
+        Source: PointAcc (MICRO 2021), section 4: kNN as ranking of distances.
+        """
+        ...
+
+    def first_in_ball(
+        self,
+        points: Tensor,
+        starts: Tensor,
+        queries: Tensor,
+        query_starts: Tensor,
+        limit: int,
+        radius: float,
+    ) -> tuple[Tensor, Tensor]:
+        """The first `limit` points, by row, that are nearer to a query than `radius`.
+
+        Arguments, distances and results as of `k_nearest`, but ranked by row alone.
+
+        Source: PointNet++ (NeurIPS 2017), section 3.2: the ball query, as its CUDA code takes points.
+        """
+        ...
+
+    def farthest_points(self, points: Tensor, starts: Tensor, first: Tensor, counts: Tensor) -> Tensor:
+        """Points of each cloud, of which each is the farthest from those before it.
+
+        Distances as of `k_nearest`; of equally far ones the first row is taken, and none twice.
+
+        Args:
+            points: (n, 3) float32, metres, finite, cloud after cloud.
+            starts: (clouds + 1,) int64.
+            first: (clouds,) int64, the row to begin with; without meaning where nothing is to be chosen.
+            counts: (clouds,) int64, how many to choose, from 0 to the points of the cloud.
+
+        Returns:
+            rows of `points` (sum of counts,) int32, cloud after cloud, in the order of choice.
+
+        Source: PointNet++ (NeurIPS 2017), section 3.2: iterative farthest point sampling.
+        """
+        ...
+
     def segment_sum(self, values: Tensor, order: Tensor, starts: Tensor) -> Tensor:
         """out[s] = sum of values[order[i]] for i in [starts[s], starts[s + 1]), added in that order.
 

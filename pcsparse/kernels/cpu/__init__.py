@@ -7,6 +7,7 @@ from pcsparse.kernels.cpu.batch_norm import scale_shift_sums as scale_shift_sums
 from pcsparse.kernels.cpu.eie import eie_chip_linear as eie_chip_linear
 from pcsparse.kernels.cpu.eie import eie_layout as eie_layout
 from pcsparse.kernels.cpu.eie import eie_linear as eie_linear
+from pcsparse.kernels.cpu.farthest import farthest_points as farthest_points
 from pcsparse.kernels.cpu.keys import key_extent as key_extent
 from pcsparse.kernels.cpu.keys import pack_rows as pack_rows
 from pcsparse.kernels.cpu.keys import sort_keys as sort_keys
@@ -15,6 +16,8 @@ from pcsparse.kernels.cpu.keys import unpack_keys as unpack_keys
 from pcsparse.kernels.cpu.levels import partition_keys as partition_keys
 from pcsparse.kernels.cpu.levels import reached_cells as reached_cells
 from pcsparse.kernels.cpu.match import match_keys as match_keys
+from pcsparse.kernels.cpu.neighbors import first_in_ball as first_in_ball
+from pcsparse.kernels.cpu.neighbors import k_nearest as k_nearest
 from pcsparse.kernels.cpu.output_stationary import output_stationary as output_stationary
 from pcsparse.kernels.cpu.rows import gray_rank as gray_rank
 from pcsparse.kernels.cpu.rows import group_rows as group_rows

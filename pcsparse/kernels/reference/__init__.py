@@ -18,6 +18,9 @@ from pcsparse.kernels.reference.keys import unpack_keys as unpack_keys
 from pcsparse.kernels.reference.levels import partition_keys as partition_keys
 from pcsparse.kernels.reference.levels import reached_cells as reached_cells
 from pcsparse.kernels.reference.match import match_keys as match_keys
+from pcsparse.kernels.reference.neighbors import farthest_points as farthest_points
+from pcsparse.kernels.reference.neighbors import first_in_ball as first_in_ball
+from pcsparse.kernels.reference.neighbors import k_nearest as k_nearest
 from pcsparse.kernels.reference.output_stationary import output_stationary as output_stationary
 from pcsparse.kernels.reference.output_stationary import (
     output_stationary_grad_weight as output_stationary_grad_weight,
