@@ -58,7 +58,8 @@ def sparsify_heads(
     layers that share a parameter with others or have hooks, convolutions with groups or with padding other
     than zeros, `pcsparse.nn.Linear` and other subclasses. Everything else, batch norms too, stays as it is,
     but `fit` may train it. Code that reads the weight of a converted layer past its `forward` cannot run
-    afterwards: leave such layers out by `heads`.
+    afterwards: leave such layers out by `heads`. Layers in EIE's format have no gradients, so a model with
+    them runs under `torch.no_grad()`.
 
     All layers are tried before anything changes. Each packed layer is compared with the one that it was made
     of, on an input that `evaluate` gave it, or random ones. Whatever is raised, by `fit` and `evaluate` too,

@@ -19,6 +19,8 @@ from pcsparse.packed.two_four import TwoFourMatrix
 
 FILE_FORMAT = 1
 _KIND = "pcsparse-heads"
+_KINDS = (nn.Linear, nn.Conv2d, *PACKED)
+_Linear = EIELinear | SemiStructuredLinear
 _Matrix = EIEMatrix | TwoFourMatrix
 
 
@@ -45,6 +47,8 @@ def save_heads(model: nn.Module, path: str | Path, *, with_huffman: bool = False
     inside = {m.linear for m in packed.values() if isinstance(m, LinearConv2d)}
     packed = {name: m for name, m in packed.items() if m not in inside}
     check_names(packed)
+    if "" in packed:
+        raise RangeError("the model is itself a packed layer, which has no name; wrap it in nn.Sequential")
     tensors: dict[str, Tensor] = {}
     layers: dict[str, Any] = {}
     sizes: dict[str, int] = {}
@@ -89,31 +93,16 @@ def load_heads(model: nn.Module, path: str | Path, *, mode: Mode = "auto") -> tu
     by_name = {name: module for module, listed in names.items() for name in listed}
     made: list[tuple[list[str], nn.Module]] = []
     for name, entry in layers.items():
-        mine = {
-            part: tensor
-            for key, tensor in tensors.items()
-            for owner, _, part in [key.partition("/")]
-            if owner == name
-        }
-        try:
-            linear = _read(entry, mine)
-            geometry = dict(entry["geometry"])
-        except (PcsparseError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"{path}, layer {name!r}: {error}") from error
-        target = by_name.get(name)
-        if target is None:
+        parts = {key.partition("/")[2]: value for key, value in tensors.items() if _owner(key) == name}
+        if name not in by_name:
             raise FormatError(f"{path} has a layer {name!r}, the model has none of this name")
-        if type(target) not in (nn.Linear, nn.Conv2d, *PACKED):
-            raise FormatError(f"{path} has a layer {name!r}, which in the model is a {type(target).__name__}")
-        have = _geometry(target, names[target])
-        for key in {**have, **geometry}:
-            if have.get(key) != geometry.get(key):
-                raise FormatError(
-                    f"{path}, layer {name!r}: {key} is {geometry.get(key)}, the model's is {have.get(key)}; "
-                    "build the model as it was when the file was written"
-                )
-        device = next(tensor.device for tensor in (*target.parameters(), *target.buffers()))
-        made.append((names[target], _module(linear, target, mode).to(device)))
+        target = by_name[name]
+        try:
+            linear, geometry = _read(entry, parts)
+            made.append((names[target], _fitted(linear, geometry, target, names[target], mode)))
+        except PcsparseError as error:
+            raise FormatError(f"{path}, layer {name!r}: {error}") from error
+    # only now, when all fit
     for listed, module in made:
         for name in listed:
             parent, _, child = name.rpartition(".")
@@ -152,7 +141,7 @@ def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
     return found
 
 
-def _linear(module: Packed) -> EIELinear | SemiStructuredLinear:
+def _linear(module: Packed) -> _Linear:
     return module.linear if isinstance(module, LinearConv2d) else module
 
 
@@ -166,15 +155,22 @@ def _parts(matrix: _Matrix, *, with_huffman: bool) -> tuple[dict[str, Tensor], d
     return {part: tensor.detach().cpu().contiguous() for part, tensor in parts.items()}, numbers
 
 
-def _read(entry: dict[str, Any], parts: dict[str, Tensor]) -> EIELinear | SemiStructuredLinear:
-    numbers, with_relu, bias = entry["numbers"], bool(entry["with_relu"]), parts.pop("bias", None)
-    if entry["format"] == "eie":
-        matrix = eie_matrix({part: tensor.numpy() for part, tensor in parts.items()}, numbers)
-        return EIELinear.from_matrix(matrix, bias, with_relu=with_relu)
-    if entry["format"] == "2:4":
-        sizes = int(numbers["n_out"]), int(numbers["n_in"])
-        halved = TwoFourMatrix(parts["values"], parts["positions"], *sizes).checked()
-        return SemiStructuredLinear.from_matrix(halved, bias, with_relu=with_relu)
+def _read(entry: Any, parts: dict[str, Tensor]) -> tuple[_Linear, dict[str, Any]]:
+    """The layer, and what it must have in common with the one whose place it takes."""
+    try:
+        numbers, geometry, with_relu = entry["numbers"], dict(entry["geometry"]), bool(entry["with_relu"])
+        bias = parts.pop("bias", None)
+        if entry["format"] == "eie":
+            matrix = eie_matrix({part: tensor.numpy() for part, tensor in parts.items()}, numbers)
+            return EIELinear.from_matrix(matrix, bias, with_relu=with_relu), geometry
+        if entry["format"] == "2:4":
+            sizes = int(numbers["n_out"]), int(numbers["n_in"])
+            halved = TwoFourMatrix(parts["values"], parts["positions"], *sizes).checked()
+            return SemiStructuredLinear.from_matrix(halved, bias, with_relu=with_relu), geometry
+    except PcsparseError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"it is no packed layer: {error!r}") from error
     raise FormatError(f"its format is {entry['format']!r}, neither 'eie' nor '2:4'")
 
 
@@ -194,8 +190,31 @@ def _geometry(module: nn.Module, names: list[str]) -> dict[str, Any]:
     return {"kind": "Linear", **geometry, **sizes, "bias": linear.bias is not None}
 
 
-def _module(linear: EIELinear | SemiStructuredLinear, target: nn.Module, mode: Mode) -> nn.Module:
+def _fitted(
+    linear: _Linear, geometry: dict[str, Any], target: nn.Module, names: list[str], mode: Mode
+) -> Packed:
+    """The layer of a file that takes the place of `target`."""
+    if type(target) not in _KINDS:
+        raise FormatError(f"in the model it is a {type(target).__name__}")
+    have = _geometry(target, names)
+    for key in {**have, **geometry}:
+        if have.get(key) != geometry.get(key):
+            raise FormatError(
+                f"{key} is {geometry.get(key)}, the model's is {have.get(key)}; build the model as it was "
+                "when the file was written"
+            )
+    if have["bias"] != (linear.bias is not None):
+        raise FormatError(
+            f"its bias is {'' if have['bias'] else 'not '}announced, and the file says otherwise"
+        )
+    device = next(tensor.device for tensor in (*target.parameters(), *target.buffers()))
     if isinstance(target, nn.Conv2d | LinearConv2d):
-        return LinearConv2d.from_conv(target, linear, mode=mode)
+        return LinearConv2d.from_conv(target, linear, mode=mode).to(device)
+    if (linear.in_features, linear.out_features) != (have["in_features"], have["out_features"]):
+        raise FormatError(f"its matrix is {linear.out_features} x {linear.in_features}, other than announced")
     linear.mode = mode
-    return linear
+    return linear.to(device)
+
+
+def _owner(key: str) -> str:
+    return key.partition("/")[0]

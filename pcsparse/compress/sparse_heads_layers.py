@@ -78,8 +78,12 @@ def find_layers(
 
     Raises:
         RangeError: a name that does not exist, or below which there is no linear or convolution layer.
-        UnsupportedError: nothing can be converted; the text says why for each layer.
+        UnsupportedError: nothing can be converted, the text says why for each layer; or a layer of the model
+            waits for its first input.
     """
+    for name, tensor in model.named_parameters():
+        if is_lazy(tensor):
+            raise UnsupportedError(f"{name} has no values yet; call the model once before")
     names: dict[nn.Module, list[str]] = defaultdict(list)
     for name, module in model.named_modules(remove_duplicate=False):
         names[module].append(name)
@@ -172,5 +176,4 @@ def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 def _shape(module: nn.Module) -> tuple[int, ...]:
     weight = getattr(module, "weight", None)
-    # the weight of a lazy layer has no shape before its first input
-    return tuple(weight.shape) if isinstance(weight, Tensor) and not is_lazy(weight) else ()
+    return tuple(weight.shape) if isinstance(weight, Tensor) else ()

@@ -104,6 +104,8 @@ class Before:
                 parametrize.remove_parametrizations(layer.module, "weight")
                 # of a weight of another shape, it may be
                 layer.module.weight.grad = None
+            # a weight that was parametrised once is the last parameter, and optimisers count them
+            layer.module._parameters["bias"] = layer.module._parameters.pop("bias")
         self._model.load_state_dict(self._state)
 
 
