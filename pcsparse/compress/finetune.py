@@ -1,0 +1,214 @@
+"""Fine-tuning after pruning: rounds of pruning and training, batch norms measured anew, distillation.
+
+How a network is trained is the caller's: `fit` is passed in. What makes training after pruning different
+stands here. The learning rate is a tenth to a hundredth of that of the first training (Han et al., NeurIPS
+2015, arXiv 1506.02626, section 3.3).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pcsparse.checks import check_shape
+from pcsparse.compress.channel_scores import Losses, Score
+from pcsparse.compress.channels import MULTIPLE, prune_channels
+from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.weights import Ratio, WeightMasks, magnitude_masks, weight_layers
+from pcsparse.errors import RangeError
+
+Fit = Callable[[nn.Module, float], object]
+"""Trains a network in place, at a peak learning rate; how long and on what is the caller's."""
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How pruning is spread over the fine-tuning.
+
+    Attributes:
+        n: rounds of pruning and training; 1 prunes all at once.
+        lr: peak learning rate of the first training of the network.
+        lr_factor: share of it that fine-tuning takes.
+
+    Raises:
+        RangeError: no round, or a rate or factor that is not above 0.
+    """
+
+    lr: float
+    n: int = 1
+    lr_factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or not self.lr > 0 or not 0 < self.lr_factor <= 1:
+            raise RangeError(
+                f"rounds must be at least 1, lr above 0 and lr_factor in (0, 1], got n={self.n}, "
+                f"lr={self.lr}, lr_factor={self.lr_factor}"
+            )
+
+    def shares(self) -> tuple[float, ...]:
+        """How much of the pruning is done after each round: much at first, less where weights are few.
+
+        Source: Zhu and Gupta, 2017 (arXiv 1710.01878), equation 1.
+        """
+        return tuple(1.0 - (1.0 - (i + 1) / self.n) ** 3 for i in range(self.n))
+
+
+def tune_channels(
+    model: nn.Module,
+    widths: Mapping[str, int],
+    fit: Fit,
+    rounds: Rounds,
+    *,
+    score: Score = "magnitude",
+    multiple: int = MULTIPLE,
+    losses: Losses | None = None,
+    batches: Callable[[], Iterable[Any]] | None = None,
+) -> nn.Module:
+    """Prune channels and fine-tune, in one round or several; channels are scored anew in each.
+
+    Args:
+        model: trained; it is not changed.
+        widths: channels that each group keeps in the end; groups that are not named keep all.
+        fit: trains the pruned network of each round.
+        rounds: how many, and at which learning rate.
+        score: see `channel_scores`.
+        multiple: widths between the rounds are multiples of it; those of the last are `widths`.
+        losses: for score="taylor".
+        batches: makes inputs to measure batch norms anew before each training; None leaves them.
+
+    Returns:
+        The fine-tuned network.
+
+    Raises:
+        RangeError: see `prune_channels`.
+    """
+    full = {group.name: group.width for group in ChannelGraph.of(model).groups}
+    for share in rounds.shares():
+        graph = ChannelGraph.of(model)
+        now = {group.name: group.width for group in graph.free}
+        keep = {
+            name: _between(full.get(name, width), width, share, multiple) for name, width in widths.items()
+        }
+        # never wider again
+        keep = {name: min(width, now.get(name, width)) for name, width in keep.items()}
+        model = prune_channels(model, keep, graph=graph, score=score, multiple=1, losses=losses)
+        if batches is not None:
+            recalibrate(model, batches())
+        fit(model, rounds.lr * rounds.lr_factor)
+    return model
+
+
+def _between(full: int, last: int, share: float, multiple: int) -> int:
+    if share >= 1.0:
+        return last
+    wanted = full - share * (full - last)
+    return max(last, min(full, -(-round(wanted) // multiple) * multiple))
+
+
+def tune_weights(model: nn.Module, ratio: Ratio, fit: Fit, rounds: Rounds) -> WeightMasks:
+    """Prune single weights and fine-tune, in one round or several, in place; zeros stay zero.
+
+    Args:
+        model: trained.
+        ratio: share of weights to remove in the end, of every layer or by layer.
+        fit: trains the pruned network of each round.
+        rounds: how many, and at which learning rate.
+
+    Returns:
+        The masks of the last round.
+
+    Raises:
+        RangeError: see `magnitude_masks`.
+    """
+    ratios = ratio if isinstance(ratio, Mapping) else dict.fromkeys(weight_layers(model), float(ratio))
+    # all mistakes before any training
+    masks = magnitude_masks(model, ratios)
+    for share in rounds.shares():
+        masks = magnitude_masks(model, {name: share * value for name, value in ratios.items()})
+        with masks.held(model):
+            fit(model, rounds.lr * rounds.lr_factor)
+    return masks
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Measure the running statistics of all batch norms anew, as plain means over some batches, in place.
+
+    A sliced network has other statistics than the one it was cut from; this alone brings back much of what
+    it lost, and nothing is trained. All else is in evaluation mode meanwhile.
+
+    Args:
+        model: with batch norms that keep statistics; one without is left as it is.
+        batches: inputs of the network, each run once.
+
+    Raises:
+        RangeError: no batches; the statistics are left as they were.
+    """
+    norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    if not norms:
+        return
+    modes = [(part, part.training) for part in model.modules()]
+    momenta = [norm.momentum for norm in norms]
+    saved = [{name: tensor.clone() for name, tensor in norm.named_buffers()} for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        # the mean of all batches alike
+        norm.momentum = None
+        norm.train()
+    n = 0
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                model(batch)
+                n += 1
+    finally:
+        for norm, momentum, buffers in zip(norms, momenta, saved, strict=True):
+            norm.momentum = momentum
+            if n == 0:
+                norm.load_state_dict(buffers, strict=False)
+        for part, training in modes:
+            part.training = training
+    if n == 0:
+        raise RangeError("recalibrate needs at least one batch, got none; the statistics are as they were")
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """How far a network's probabilities are from those of its teacher, both softened; a scalar.
+
+    The mean over rows of KL(teacher, student) at a temperature, times its square, so that gradients keep
+    their size.
+
+    Args:
+        student: (n, classes) logits.
+        teacher: (n, classes) logits of the wide network; no gradient flows to it.
+        temperature: > 0; larger ones show more of what the teacher thinks of wrong classes.
+
+    Raises:
+        ShapeError: shapes differ.
+        RangeError: a temperature that is not above 0.
+
+    Source: Hinton et al., 2015 (arXiv 1503.02531).
+    """
+    check_shape("student", student, (None, None))
+    check_shape("teacher", teacher, tuple(student.shape))
+    if not temperature > 0:
+        raise RangeError(f"temperature must be above 0, got {temperature}")
+    told = functional.log_softmax(student / temperature, dim=1)
+    asked = functional.log_softmax(teacher.detach() / temperature, dim=1)
+    return temperature**2 * functional.kl_div(told, asked, reduction="batchmean", log_target=True)
+
+
+def weight_penalty(model: nn.Module, *, l1: float = 0.0, l2: float = 0.0) -> Tensor:
+    """A term for the loss: l1 times the sizes of all prunable weights plus l2 times their squares, summed.
+
+    Raises:
+        RangeError: a negative factor.
+    """
+    if l1 < 0 or l2 < 0:
+        raise RangeError(f"l1 and l2 must be at least 0, got {l1} and {l2}")
+    terms = [l1 * w.abs().sum() + l2 * w.square().sum() for w in weight_layers(model).values()]
+    return torch.stack(terms).sum() if terms else torch.zeros(())

@@ -1,0 +1,165 @@
+"""Fine-tuning: rounds, masks that hold through a fit, batch norms measured anew, distillation."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pcsparse import SparseTensor
+from pcsparse.compress.finetune import (
+    Rounds,
+    distillation_loss,
+    recalibrate,
+    tune_channels,
+    tune_weights,
+    weight_penalty,
+)
+from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.weights import weight_layers
+from pcsparse.errors import RangeError, ShapeError
+from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.nn import BatchNorm
+from tests.clouds import LINE, PLANE
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def _network() -> MinkUNet:
+    torch.manual_seed(0)
+    return MinkUNet(MinkUNetSpec.minkunet14(in_channels=3, n_classes=5, width=1 / 8)).eval()
+
+
+def _inputs(n: int = 2) -> list[SparseTensor]:
+    rng = torch.Generator().manual_seed(1)
+    clouds = [PLANE, LINE][:n]
+    return [SparseTensor(torch.randn(len(c.coords), 3, generator=rng), c.coords) for c in clouds]
+
+
+class _Fit:
+    """A few steps of AdamW towards fixed classes."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.widths: list[int] = []
+        self.density: list[float] = []
+
+    def __call__(self, model: nn.Module, lr: float) -> None:
+        self.rates.append(lr)
+        self.widths.append(model.encoder[3][0].conv1.c_out)
+        weight = model.encoder[0][0].conv1.weight
+        self.density.append(float((weight != 0).float().mean()))
+        (x,) = _inputs(1)
+        target = torch.arange(len(x)) % 5
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x).feats, target).backward()
+            optimizer.step()
+        model.eval()
+
+
+def test_one_round_prunes_all_at_once_and_more_approach_it():
+    assert Rounds(0.1).shares() == (1.0,)
+    shares = Rounds(0.1, n=4).shares()
+    assert shares[-1] == 1.0
+    assert list(shares) == sorted(shares)
+    steps = [b - a for a, b in zip((0.0, *shares), shares, strict=False)]
+    assert steps == sorted(steps, reverse=True)
+
+
+@pytest.mark.parametrize("bad", [{"n": 0}, {"lr": 0.0}, {"lr_factor": 0.0}, {"lr_factor": 2.0}])
+def test_bad_rounds_are_refused(bad):
+    with pytest.raises(RangeError, match="rounds must be at least 1"):
+        Rounds(**({"lr": 0.1} | bad))
+
+
+def test_weights_stay_zero_through_every_round():
+    model, fit = _network(), _Fit()
+    before = copy.deepcopy(model)
+    masks = tune_weights(model, 0.75, fit, Rounds(lr=0.02, n=3))
+    assert fit.rates == pytest.approx([0.002] * 3)
+    assert fit.density == pytest.approx([1 - 0.75 * share for share in Rounds(1.0, n=3).shares()], abs=0.01)
+    for name, weight in weight_layers(model).items():
+        assert not bool(weight[~masks.kept[name]].any())
+        assert bool((weight != weight_layers(before)[name])[masks.kept[name]].any())
+    with pytest.raises(RangeError, match=r"must be in \[0, 1\)"):
+        tune_weights(model, 1.0, fit, Rounds(lr=0.02))
+    assert len(fit.rates) == 3
+
+
+def test_channels_shrink_round_by_round():
+    model, fit = _network(), _Fit()
+    before = copy.deepcopy(model.state_dict())
+    widths = {group.name: max(1, group.width // 4) for group in ChannelGraph.of(model).free}
+    tuned = tune_channels(model, widths, fit, Rounds(lr=0.02, n=2), multiple=1, batches=_inputs)
+    assert {g.name: g.width for g in ChannelGraph.of(tuned).free} == widths
+    # 7 of 8 parts of the way from 32 to 8, then all of it
+    assert fit.widths == [11, 8]
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_recalibrate_takes_means_over_all_batches():
+    model = _network()
+    batches = _inputs()
+    model.stem[1].momentum = 0.3
+    before = copy.deepcopy(dict(model.named_parameters()))
+    recalibrate(model, batches)
+    with torch.no_grad():
+        outs = [model.stem[0](x).feats for x in batches]
+    mean = sum(out.mean(dim=0) for out in outs) / 2
+    var = sum(out.var(dim=0) for out in outs) / 2
+    torch.testing.assert_close(model.stem[1].running_mean, mean, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model.stem[1].running_var, var, rtol=1e-4, atol=1e-6)
+    assert model.stem[1].momentum == 0.3
+    assert not any(part.training for part in model.modules())
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    # deep layers see the batch as it is normalised in training
+    model.train()
+    copied = copy.deepcopy(model)
+    recalibrate(model, iter(batches[:1]))
+    assert all(part.training for part in model.modules())
+    for part in copied.modules():
+        if isinstance(part, BatchNorm):
+            part.momentum = 1.0
+    copied(batches[0])
+    torch.testing.assert_close(
+        model.decoder[3][0].norm2.running_var, copied.decoder[3][0].norm2.running_var, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_recalibrate_without_batches_changes_nothing():
+    model = _network()
+    model.stem[1].running_mean.fill_(3.0)
+    with pytest.raises(RangeError, match="at least one batch"):
+        recalibrate(model, [])
+    assert bool((model.stem[1].running_mean == 3.0).all())
+    recalibrate(nn.Linear(2, 2), [])
+
+
+def test_distillation_is_the_divergence_of_softened_probabilities(rng):
+    student = torch.randn(7, 5, generator=rng, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(7, 5, generator=rng, dtype=torch.float64, requires_grad=True)
+    loss = distillation_loss(student, teacher, temperature=3.0)
+    p, q = ((logits / 3).softmax(dim=1) for logits in (teacher, student))
+    expected = 9 * (p * (p / q).log()).sum(dim=1).mean()
+    assert loss.item() == pytest.approx(expected.item())
+    loss.backward()
+    assert teacher.grad is None
+    assert distillation_loss(teacher, teacher).item() == pytest.approx(0.0, abs=1e-12)
+    with pytest.raises(ShapeError, match="teacher must have shape"):
+        distillation_loss(student, teacher[:3])
+    with pytest.raises(RangeError, match="temperature"):
+        distillation_loss(student, teacher, temperature=0.0)
+
+
+def test_penalties_by_hand():
+    model = _network()
+    weights = [p for name, p in model.named_parameters() if p.dim() > 1]
+    expected = sum((0.5 * w.abs().sum() + 0.25 * w.square().sum()).item() for w in weights)
+    assert weight_penalty(model, l1=0.5, l2=0.25).item() == pytest.approx(expected, rel=1e-5)
+    assert float(weight_penalty(nn.ReLU())) == 0.0
+    with pytest.raises(RangeError, match="at least 0"):
+        weight_penalty(model, l1=-1.0)
