@@ -1,0 +1,135 @@
+"""The search space of a network's channels: its groups as steps, its cost table as terms."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from pcsparse.compress.channels import MULTIPLE, choose_channels, slice_channels
+from pcsparse.compress.cost import CostTable, LayerCost, Unit
+from pcsparse.compress.graph import ChannelGraph, Group
+from pcsparse.compress.search.space import Assignment, CostTerm, Space, Step
+from pcsparse.compress.sensitivity import RATIOS
+from pcsparse.errors import RangeError
+
+
+def space_of(
+    graph: ChannelGraph,
+    table: CostTable,
+    unit: Unit = "ms",
+    *,
+    ratios: Iterable[float] = RATIOS,
+    multiple: int = MULTIPLE,
+) -> Space:
+    """All widths that the groups of a network may have, and what the network costs with them.
+
+    Args:
+        graph: of the network.
+        table: of the same network, measured with a `multiple` no larger than this one.
+        unit: of the cost.
+        ratios: shares of channels that may be removed, each in [0, 1).
+        multiple: widths are rounded up to it.
+
+    Raises:
+        RangeError: ratios outside [0, 1), a table of another network, or one that was not measured at the
+            widths that the ratios lead to.
+    """
+    listed = list(ratios)
+    layers = {layer.name: layer for layer in table.layers if layer.kind != "cat"}
+    missing = [group.name for group in graph.free if _writer(group) not in layers]
+    if missing:
+        raise RangeError(
+            f"the cost table has no layer {missing[0]!r}; measure it on the network of the graph"
+        )
+    steps = tuple(_step(group, layers[_writer(group)], listed, multiple) for group in graph.free)
+    constant = CostTerm("maps and rest", (), np.array(table.fixed(unit)))
+    terms = [_term(layer, graph, table, unit, steps) for layer in table.layers]
+    return Space(steps, (constant, *terms), unit)
+
+
+def kept_of(space: Space, assignment: Assignment) -> dict[str, int]:
+    """The width of each group; what `ChannelGraph.widths` and `prune_channels` take."""
+    return {step.name: width for step, width in zip(space.steps, assignment, strict=True)}
+
+
+def network_of(
+    model: nn.Module,
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    space: Space,
+    assignment: Assignment,
+) -> nn.Module:
+    """The sliced network of an assignment, with the channels of the highest scores.
+
+    Args:
+        model: the whole network; it is not changed.
+        graph: of `model`.
+        scores: from `channel_scores`, computed once for a whole search.
+        space: from `space_of`.
+        assignment: of `space`.
+    """
+    return slice_channels(model, graph, choose_channels(scores, kept_of(space, assignment)))
+
+
+def _writer(group: Group) -> str:
+    """The first layer that writes a group."""
+    return next(slot.layer for slot in group.slots if slot.side == "out")
+
+
+def _step(group: Group, writer: LayerCost, ratios: list[float], multiple: int) -> Step:
+    return Step.from_ratios(
+        group.name,
+        group.width,
+        ratios,
+        multiple=multiple,
+        kind=int(writer.kind == "linear"),
+        c_in=writer.c_in,
+        c_out=writer.c_out,
+        stride=writer.stride,
+        kernel=writer.k,
+        voxels=writer.n_out,
+        pairs=writer.n_pairs,
+    )
+
+
+def _term(
+    layer: LayerCost, graph: ChannelGraph, table: CostTable, unit: Unit, steps: tuple[Step, ...]
+) -> CostTerm:
+    sides = {"norm": ("norm", "norm"), "cat": ("in", "in")}.get(layer.kind, ("in", "out"))
+    counts = [_places(layer.name, side, graph) for side in sides]
+    grids = {step.name: step for step in steps}
+    names = tuple(dict.fromkeys(name for count in counts for name in count))
+    # as many axes as groups; each width of a layer is its full one less what the groups are short of
+    axes = np.meshgrid(*(np.array(grids[name].widths) for name in names), indexing="ij")
+    short = {name: grids[name].full - axis for name, axis in zip(names, axes, strict=True)}
+    shape = tuple(len(grids[name].widths) for name in names)
+    ins, outs = (
+        np.full(shape, full)
+        - sum((times * short[name] for name, times in count.items()), np.zeros(shape, int))
+        for full, count in zip((layer.c_in, layer.c_out), counts, strict=True)
+    )
+    return CostTerm(f"{layer.name} ({layer.kind})", names, _costs(layer, table, unit, ins, outs))
+
+
+def _places(layer: str, side: str, graph: ChannelGraph) -> dict[str, int]:
+    """How often each free group stands at one side of a layer."""
+    found: dict[str, int] = {}
+    for group in graph.free:
+        for slot in group.slots:
+            if slot.layer == layer and slot.side == side:
+                found[group.name] = found.get(group.name, 0) + 1
+    return found
+
+
+def _costs(
+    layer: LayerCost,
+    table: CostTable,
+    unit: Unit,
+    ins: npt.NDArray[np.int64],
+    outs: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    sizes = list(zip(ins.reshape(-1).tolist(), outs.reshape(-1).tolist(), strict=True))
+    # sums of groups often come to the same width
+    known = {size: table.of_layer(layer, unit, *size) for size in dict.fromkeys(sizes)}
+    return np.array([known[size] for size in sizes]).reshape(ins.shape)
