@@ -3,6 +3,8 @@
 python scripts/simulate_hardware.py eie                       # nine layers and five sweeps, some minutes
 python scripts/simulate_hardware.py eie --no-curves --seed 1  # the table alone
 python scripts/simulate_hardware.py eie --quick --out quick.json
+python scripts/simulate_hardware.py pointacc                  # MinkUNet on a simulated sweep, some minutes
+python scripts/simulate_hardware.py pointacc --points sweep.bin --voxel-size 0.05
 """
 
 import sys

@@ -39,6 +39,8 @@ Rows = NDArray[np.int32]
 Singles = NDArray[np.float32]
 
 _END = np.iinfo(np.int64).max
+# beside an end
+_NO_ROW = np.iinfo(np.int32).max
 # keys have 63 bits; less this they still fit when the source's bit is put below them
 _BIAS = 1 << 62
 
@@ -70,13 +72,13 @@ class Merger(NamedTuple):
 
 @jit_model
 def _network(keys: Ints, rows: Rows, width: int) -> None:
-    """Sort a bitonic sequence of 2 `width` keys."""
+    """Sort a bitonic sequence of 2 `width` keys; of equal ones the lower row is first."""
     stride = width
     while stride:
         for base in range(0, 2 * width, 2 * stride):
             for i in range(base, base + stride):
                 j = i + stride
-                if keys[i] > keys[j]:
+                if keys[i] > keys[j] or (keys[i] == keys[j] and rows[i] > rows[j]):
                     keys[i], keys[j] = keys[j], keys[i]
                     rows[i], rows[j] = rows[j], rows[i]
         stride >>= 1
@@ -112,7 +114,7 @@ def _load(s: int, inputs: Ints, queries: Ints, delta: int, at: int, count: int, 
     for i in range(chip.width):
         place = i if half == 0 else 2 * chip.width - 1 - i
         keys[place] = _END
-        rows[place] = -1
+        rows[place] = _NO_ROW
         if i < count:
             key = inputs[at + i] - delta if s == 0 else queries[at + i]
             keys[place] = ((key - _BIAS) << 1) | s
@@ -194,51 +196,63 @@ def run_kernel_map(
 
 
 @jit_model
-def _sort_block(source: Ints, begin: int, end: int, width: int, keys: Ints) -> None:
-    """A bitonic sorter of `width` keys: `source[begin:end]` in place."""
+def _sort_block(
+    source: Ints, numbers: Rows, begin: int, end: int, width: int, keys: Ints, rows: Rows
+) -> None:
+    """A bitonic sorter of `width` keys: `source[begin:end]` in place, and the rows with them."""
     for i in range(width):
-        keys[i] = source[begin + i] if begin + i < end else _END
+        inside = begin + i < end
+        keys[i] = source[begin + i] if inside else _END
+        rows[i] = numbers[begin + i] if inside else _NO_ROW
     size = 2
     while size <= width:
         stride = size >> 1
         while stride:
             for i in range(width):
                 j = i ^ stride
-                if j > i and (keys[i] > keys[j]) == (i & size == 0):
+                larger = keys[i] > keys[j] or (keys[i] == keys[j] and rows[i] > rows[j])
+                if j > i and larger == (i & size == 0):
                     keys[i], keys[j] = keys[j], keys[i]
+                    rows[i], rows[j] = rows[j], rows[i]
             stride >>= 1
         size <<= 1
     for i in range(begin, end):
-        source[i] = keys[i - begin]
+        source[i], numbers[i] = keys[i - begin], rows[i - begin]
 
 
 @jit_model
 def _merge(
-    source: Ints, a: int, a_end: int, b: int, b_end: int, width: int, limit: int, target: Ints, to: int,
-    keys: Ints, rows: Rows,
+    source: Ints, numbers: Rows, a: int, a_end: int, b: int, b_end: int, width: int, limit: int, target: Ints,
+    renumbered: Rows, to: int, keys: Ints, rows: Rows,
 ) -> Any:  # fmt: skip
     """Merge two runs of `source`, hand out no more than `limit` keys from `target[to]` on; steps."""
     total, out, steps = min(limit, a_end - a + b_end - b), 0, 0
     last_a = last_b = _END
+    row_a = row_b = _NO_ROW
     while out < total:
-        take_a = steps == 0 or last_a <= last_b
-        if steps == 0:
+        first_step = steps == 0
+        take_a = not first_step and (last_a < last_b or (last_a == last_b and row_a <= row_b))
+        if first_step:
             for i in range(width):
-                keys[i] = source[a + i] if a + i < a_end else _END
+                inside = a + i < a_end
+                keys[i] = source[a + i] if inside else _END
+                rows[i] = numbers[a + i] if inside else _NO_ROW
             a = min(a + width, a_end)
-        first, end = (b, b_end) if steps == 0 or not take_a else (a, a_end)
+        at, end = (a, a_end) if take_a else (b, b_end)
         for i in range(width):
-            keys[2 * width - 1 - i] = source[first + i] if first + i < end else _END
-        first = min(first + width, end)
-        if steps == 0 or not take_a:
-            b = first
+            inside = at + i < end
+            keys[2 * width - 1 - i] = source[at + i] if inside else _END
+            rows[2 * width - 1 - i] = numbers[at + i] if inside else _NO_ROW
+        at = min(at + width, end)
+        if take_a:
+            a = at
         else:
-            a = first
-        last_a = source[a - 1] if a < a_end else _END
-        last_b = source[b - 1] if b < b_end else _END
+            b = at
+        last_a, row_a = (source[a - 1], numbers[a - 1]) if a < a_end else (_END, _NO_ROW)
+        last_b, row_b = (source[b - 1], numbers[b - 1]) if b < b_end else (_END, _NO_ROW)
         _network(keys, rows, width)
         for i in range(min(width, total - out)):
-            target[to + out + i] = keys[i]
+            target[to + out + i], renumbered[to + out + i] = keys[i], rows[i]
         out += width
         steps += 1
         _keep(keys, rows, width)
@@ -258,61 +272,66 @@ def run_sort(keys: Ints, width: int, steps: Ints) -> Any:
         Ascending unique keys, and the number of passes through the merger.
     """
     n = len(keys)
-    window, rows = np.empty(2 * width, np.int64), np.zeros(2 * width, np.int32)
+    window, rows = np.empty(2 * width, np.int64), np.empty(2 * width, np.int32)
+    # a level has no use for rows, but the merger moves them
+    numbers, renumbered = np.zeros(n, np.int32), np.zeros(n, np.int32)
     for begin in range(0, n, width):
-        _sort_block(keys, begin, min(begin + width, n), width, window)
+        _sort_block(keys, numbers, begin, min(begin + width, n), width, window, rows)
     source, target = keys, np.empty_like(keys)
     passes, run = 0, width
     while run < n:
         for begin in range(0, n, 2 * run):
             middle, end = min(begin + run, n), min(begin + 2 * run, n)
             steps[passes] += _merge(
-                source, begin, middle, middle, end, width, end - begin, target, begin, window, rows
-            )
+                source, numbers, begin, middle, middle, end, width, end - begin, target, renumbered, begin,
+                window, rows,
+            )  # fmt: skip
         source, target = target, source
         passes, run = passes + 1, 2 * run
     kept = 0
     for i in range(n):
-        if i == 0 or source[i] != source[kept - 1]:
+        if kept == 0 or source[i] != source[kept - 1]:
             source[kept] = source[i]
             kept += 1
     return source[:kept].copy(), passes
 
 
 @jit_model
-def run_nearest(points: Singles, queries: Singles, most: float, width: int, found: Ints) -> Any:
-    """The nearest points of each query, no farther than `most`.
+def run_nearest(points: Singles, queries: Singles, most: float, width: int, found: Rows) -> Any:
+    """The nearest points of each query that are nearer than `most`.
 
-    A key is a float32 square distance above a point's number, so that ties go to the lower number.
+    A key is the bits of a square distance, which order as the distance does; of equal ones the lower row is
+    first.
 
     Args:
         points: (n, 3).
         queries: (m, 3).
         most: square distance.
         width: n of the merger.
-        found: (m, k) that receives keys, the end where there is no such point.
+        found: (m, k) that receives rows; what is beyond the last is left as it is.
 
     Returns:
         Cycles of distances and merges, whichever of the two is longer for each query, and steps of merges.
     """
     n, k = len(points), found.shape[1]
-    window, rows = np.empty(2 * width, np.int64), np.zeros(2 * width, np.int32)
+    window, rows = np.empty(2 * width, np.int64), np.empty(2 * width, np.int32)
     blocks = (n + width - 1) // width
-    distance = np.empty(1, np.float32)
-    bits = distance.view(np.int32)
-    source, target = np.empty(n, np.int64), np.empty(n, np.int64)
+    distances = np.empty(n, np.float64)
+    bits, spare = distances.view(np.int64), np.empty(n, np.int64)
+    numbers, renumbered = np.empty(n, np.int32), np.empty(n, np.int32)
     begins, ends = np.empty(blocks, np.int64), np.empty(blocks, np.int64)
     cycles, all_steps = 0, 0
     for q in range(len(queries)):
+        x, y, z = np.float64(queries[q, 0]), np.float64(queries[q, 1]), np.float64(queries[q, 2])
+        source, target = bits, spare
         for i in range(n):
-            dx = points[i, 0] - queries[q, 0]
-            dy = points[i, 1] - queries[q, 1]
-            dz = points[i, 2] - queries[q, 2]
-            distance[0] = dx * dx + dy * dy + dz * dz
-            source[i] = (np.int64(bits[0]) << 32) | i if distance[0] <= most else _END
+            dx, dy, dz = points[i, 0] - x, points[i, 1] - y, points[i, 2] - z
+            distances[i], numbers[i] = dx * dx + dy * dy + dz * dz, i
+            if distances[i] >= most:
+                source[i], numbers[i] = _END, _NO_ROW
         for block in range(blocks):
             begin, end = block * width, min((block + 1) * width, n)
-            _sort_block(source, begin, end, width, window)
+            _sort_block(source, numbers, begin, end, width, window, rows)
             begins[block], ends[block] = begin, end
         runs, steps = blocks, 0
         while runs > 1:
@@ -320,18 +339,20 @@ def run_nearest(points: Singles, queries: Singles, most: float, width: int, foun
                 a, b = 2 * r, 2 * r + 1
                 limit = min(k, ends[a] - begins[a] + ends[b] - begins[b])
                 steps += _merge(
-                    source, begins[a], ends[a], begins[b], ends[b], width, limit, target, begins[a], window,
-                    rows,
+                    source, numbers, begins[a], ends[a], begins[b], ends[b], width, limit, target, renumbered,
+                    begins[a], window, rows,
                 )  # fmt: skip
                 begins[r], ends[r] = begins[a], begins[a] + limit
             if runs % 2:
-                begins[runs // 2], ends[runs // 2] = begins[runs - 1], ends[runs - 1]
-                for i in range(begins[runs - 1], ends[runs - 1]):
-                    target[i] = source[i]
+                begin, end = begins[runs - 1], ends[runs - 1]
+                begins[runs // 2], ends[runs // 2] = begin, end
+                target[begin:end], renumbered[begin:end] = source[begin:end], numbers[begin:end]
             runs = (runs + 1) // 2
             source, target = target, source
+            numbers, renumbered = renumbered, numbers
         for i in range(min(k, n)):
-            found[q, i] = source[i]
+            if numbers[i] != _NO_ROW:
+                found[q, i] = numbers[i]
         cycles += max(blocks, steps)
         all_steps += steps
     return cycles, all_steps
@@ -339,17 +360,17 @@ def run_nearest(points: Singles, queries: Singles, most: float, width: int, foun
 
 @jit_model
 def run_sample(points: Singles, first: int, chosen: Rows) -> None:
-    """Farthest points: each the one that is farthest from all before it, the lowest of several."""
-    nearest = np.full(len(points), np.inf, np.float32)
+    """Farthest points: each the one that is farthest from all before it, the lowest row of several."""
+    nearest = np.full(len(points), np.inf)
     at = first
     for s in range(len(chosen)):
         chosen[s] = at
-        farthest = np.float32(-1.0)
-        previous = at
+        # below every distance, so that nothing is chosen twice
+        nearest[at] = -1.0
+        farthest = -1.0
+        x, y, z = np.float64(points[at, 0]), np.float64(points[at, 1]), np.float64(points[at, 2])
         for i in range(len(points)):
-            dx = points[i, 0] - points[previous, 0]
-            dy = points[i, 1] - points[previous, 1]
-            dz = points[i, 2] - points[previous, 2]
+            dx, dy, dz = points[i, 0] - x, points[i, 1] - y, points[i, 2] - z
             nearest[i] = min(nearest[i], dx * dx + dy * dy + dz * dz)
             if nearest[i] > farthest:
                 farthest, at = nearest[i], i

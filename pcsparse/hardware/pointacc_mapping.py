@@ -39,7 +39,6 @@ _POINT_BYTES = 12
 # of a running distance, beside a point
 _RUNNING_BYTES = 4
 _MOST_PASSES = 64
-_END = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -155,17 +154,18 @@ def nearest(
 ) -> tuple[Tensor, MappingCost]:
     """The k nearest points of each query: kNN, or with a radius a ball query.
 
-    Distances are float32, as dx² + dy² + dz²; of equally near points the lower number comes first.
+    Square distances are dx² + dy² + dz² in float64, as the engine's; of equally near points the lower row
+    comes first.
 
     Args:
         points: (n, 3) float32, metres.
         queries: (m, 3) float32, metres.
         k: how many, at least 1.
         chip: that does it.
-        radius: metres; points beyond it do not count.
+        radius: metres; only points nearer than that count.
 
     Returns:
-        (m, k) int64, nearest first, -1 where there are fewer; and the cost.
+        (m, k) int32, nearest first, -1 where there are fewer; and the cost.
 
     Raises:
         ShapeError, DtypeError: see above.
@@ -178,12 +178,11 @@ def nearest(
     if radius is not None and not radius > 0:
         raise RangeError(f"radius must be above 0 metres, got {radius}")
     most = float("inf") if radius is None else radius * radius
-    found = np.full((len(queries), k), _END)
-    work, steps = run_nearest(points.numpy(), queries.numpy(), most, chip.merger_width, found)
+    rows = np.full((len(queries), k), NO_NEIGHBOUR, np.int32)
+    work, steps = run_nearest(points.numpy(), queries.numpy(), most, chip.merger_width, rows)
     stored = len(points) * _POINT_BYTES
     on_chip = stored <= chip.mapping_bytes
     read = (stored if on_chip else stored * len(queries)) + len(queries) * _POINT_BYTES
-    rows = np.where(found == _END, NO_NEIGHBOUR, found & 0xFFFFFFFF)
     traffic = read + int((rows != NO_NEIGHBOUR).sum()) * chip.pair_bytes
     moving = _whole(chip.memory_cycles(traffic))
     width = _levels(chip.merger_width)
@@ -197,7 +196,7 @@ def nearest(
 def sample(
     points: Tensor, n_samples: int, chip: PointAccChip, *, first: int = 0
 ) -> tuple[Tensor, MappingCost]:
-    """Farthest-point sampling: each sample is the point farthest from those before it.
+    """Farthest-point sampling: each sample is the point farthest from those before it, and none comes twice.
 
     Args:
         points: (n, 3) float32, metres.

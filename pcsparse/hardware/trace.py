@@ -4,21 +4,14 @@ A trace holds sizes, maps, keys and points, and no feature or weight. `trace_spa
 network of sparse convolutions; others are written down by hand, a step after the other.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pcsparse.checks import check_dtype, check_shape
 from pcsparse.coords.kernel_map import KernelMap, Pairs
-from pcsparse.coords.keys import pack
-from pcsparse.coords.relation import Relation
-from pcsparse.errors import RangeError, UnsupportedError
-from pcsparse.nn.conv import SparseConv, SparseConvTranspose3d, SparseInverseConv3d
-from pcsparse.nn.pointwise import Linear
-from pcsparse.sparse_tensor import SparseTensor
+from pcsparse.errors import RangeError
 from pcsparse.types import Triple
 
 
@@ -165,7 +158,7 @@ class NearestStep:
         queries: (m, 3) float32, metres.
         k: neighbours a query.
         radius: metres; None for kNN.
-        expected: (m, k) int64, another implementation's result, -1 where there are fewer; None for none.
+        expected: (m, k) int32, the engine's rows, -1 where there are fewer; None where nothing is compared.
     """
 
     name: str
@@ -184,7 +177,7 @@ class SampleStep:
         name: in tables.
         points: (n, 3) float32, metres.
         n_samples: of them.
-        expected: (n_samples,) int32, another implementation's result; None for none.
+        expected: (n_samples,) int32, the engine's rows; None where nothing is compared.
     """
 
     name: str
@@ -213,96 +206,3 @@ class NetworkTrace:
     def layers(self) -> tuple[LayerTrace, ...]:
         """The layers alone."""
         return tuple(step for step in self.steps if isinstance(step, LayerTrace))
-
-
-def trace_sparse(net: nn.Module, x: SparseTensor, name: str, *, itemsize: int = 2) -> NetworkTrace:
-    """Run a network of sparse convolutions once, and write down what its layers did.
-
-    A map is searched once, by the first layer that reads it; inverse convolutions read that of their strided
-    one. No two linear layers are taken to be a chain: what lies between two modules is not seen.
-
-    Args:
-        net: of convolutions and linear layers of `pcsparse.nn`; other modules are left out.
-        x: voxels in the order of their keys, as `voxelize` has them.
-        name: in tables.
-        itemsize: bytes of a feature and a weight on the chip, whatever the network computes with here.
-
-    Raises:
-        UnsupportedError: a grouped convolution, or one with a stride whose coarse cells are not just the fine
-            ones with low bits cleared.
-    """
-    steps: list[LayerTrace | MappingStep] = []
-    known: list[object] = []
-    recorder = _Recorder(steps, known, itemsize)
-    names = {module: path for path, module in net.named_modules()}
-    wanted = [module for module in net.modules() if isinstance(module, SparseConv | Linear)]
-    hooks = [module.register_forward_hook(recorder.hook(names[module])) for module in wanted]
-    try:
-        with torch.no_grad():
-            net(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return NetworkTrace(name, tuple(steps))
-
-
-@dataclass(frozen=True, eq=False)
-class _Recorder:
-    """Appends to `steps`; `known` holds maps and levels that are there already."""
-
-    steps: list[LayerTrace | MappingStep]
-    known: list[object]
-    itemsize: int
-
-    def hook(self, name: str) -> Callable[..., None]:
-        def record(module: nn.Module, args: tuple[Any, ...], out: SparseTensor) -> None:
-            if isinstance(module, SparseConv) and module.relation.volume > 1:
-                self._conv(name, module, args[0], out)
-            elif isinstance(module, SparseConv):
-                self._linear(name, module.c_in, module.c_out, len(out))
-            elif isinstance(module, Linear):
-                self._linear(name, module.in_features, module.out_features, len(out))
-
-        return record
-
-    def _linear(self, name: str, c_in: int, c_out: int, rows: int) -> None:
-        self.steps.append(LayerTrace(name, None, c_in, c_out, self.itemsize, rows))
-
-    def _conv(self, name: str, module: SparseConv, x: SparseTensor, out: SparseTensor) -> None:
-        if module.groups > 1:
-            raise UnsupportedError(
-                f"{name} has {module.groups} groups of channels; traces have whole layers only"
-            )
-        back = isinstance(module, SparseInverseConv3d | SparseConvTranspose3d)
-        fine, coarse = (out.coords, x.coords) if back else (x.coords, out.coords)
-        kmap = x.cache.kernel_map(fine, coarse, module.relation, module.offsets)
-        if fine is not coarse and not self._seen(coarse):
-            self._level(name, module.relation, fine, coarse)
-        if not self._seen(kmap):
-            queries = pack(fine) if fine is coarse else _scaled(coarse, module.relation)
-            inputs = queries if fine is coarse else pack(fine)
-            deltas = module.relation.key_deltas()
-            kept = deltas if module.offsets is None else deltas[list(module.offsets)]
-            self.steps.append(MapStep(f"{name} map", inputs, queries, kept, kmap.pairs))
-        layer_map = kmap.transposed() if back else kmap
-        self.steps.append(LayerTrace(name, layer_map, module.c_in, module.c_out, self.itemsize))
-
-    def _level(self, name: str, relation: Relation, fine: Tensor, coarse: Tensor) -> None:
-        if not relation.is_partition or relation.padding != (0, 0, 0):
-            raise UnsupportedError(
-                f"{name} with {relation} writes more cells than the fine ones with their low bits cleared; "
-                "trace convolutions whose kernel is their stride"
-            )
-        self.steps.append(
-            CoarsenStep(f"{name} level", pack(fine), relation.stride, _scaled(coarse, relation))
-        )
-
-    def _seen(self, thing: object) -> bool:
-        if any(each is thing for each in self.known):
-            return True
-        self.known.append(thing)
-        return False
-
-
-def _scaled(coarse: Tensor, relation: Relation) -> Tensor:
-    return pack(coarse * coarse.new_tensor([1, *relation.stride]))

@@ -9,14 +9,8 @@ from pcsparse.errors import RangeError
 from pcsparse.hardware.pointacc import run_layer, simulate
 from pcsparse.hardware.pointacc_chip import PointAccChip
 from pcsparse.hardware.pointacc_mapping import kernel_map
-from pcsparse.hardware.trace import (
-    LayerTrace,
-    MapStep,
-    NearestStep,
-    NetworkTrace,
-    SampleStep,
-    trace_sparse,
-)
+from pcsparse.hardware.trace import LayerTrace, MapStep, NearestStep, NetworkTrace, SampleStep
+from pcsparse.hardware.trace_sparse import trace_sparse
 from pcsparse.models.minkunet import MinkUNet, MinkUNetSpec
 from pcsparse.sparse_tensor import SparseTensor
 from tests.clouds import lidar_like
@@ -108,11 +102,11 @@ def test_fused_layers_are_one_stage(rng):
     )
 
 
-def test_another_implementations_neighbours_are_compared(rng):
+def test_the_engines_neighbours_are_compared(rng):
     points = torch.randn(60, 3, generator=rng)
     layer = LayerTrace("a", None, 8, 16, 2, 60)
     far = SampleStep("far", points, 3, expected=torch.tensor([0, 1, 2], dtype=torch.int32))
-    near = NearestStep("near", points, points[:2], 1, expected=torch.tensor([[0], [1]]))
+    near = NearestStep("near", points, points[:2], 1, expected=torch.tensor([[0], [1]]).int())
     run = simulate(NetworkTrace("points", (far, near, layer)), CHIP)
     assert [step.agrees for step in run.mapping] == [False, True]
 

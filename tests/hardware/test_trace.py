@@ -5,9 +5,10 @@ import torch
 
 from pcsparse.coords.keys import pack
 from pcsparse.errors import DtypeError, RangeError, UnsupportedError
-from pcsparse.hardware.trace import CoarsenStep, LayerTrace, MapStep, NetworkTrace, trace_sparse
+from pcsparse.hardware.trace import CoarsenStep, LayerTrace, MapStep, NetworkTrace
+from pcsparse.hardware.trace_sparse import trace_sparse
 from pcsparse.models.minkunet import MinkUNet, MinkUNetSpec
-from pcsparse.nn import Linear, SparseConv3d, SubmanifoldConv3d
+from pcsparse.nn import Linear, SparseConv3d, SparseConvTranspose3d, SubmanifoldConv3d
 from pcsparse.sparse_tensor import SparseTensor
 from tests.clouds import lidar_like
 
@@ -73,9 +74,15 @@ def test_what_cannot_be_traced_is_refused(cloud):
         trace_sparse(SubmanifoldConv3d(4, 4, 3, groups=2), cloud, "grouped")
     with pytest.raises(UnsupportedError, match="low bits cleared"):
         trace_sparse(SparseConv3d(4, 4, 3, 2), cloud, "overlapping")
+    with pytest.raises(UnsupportedError, match="0 is a SparseConvTranspose3d"):
+        trace_sparse(torch.nn.Sequential(SparseConvTranspose3d(4, 4)), cloud, "generative")
     net = torch.nn.Sequential(Linear(4, 4), SubmanifoldConv3d(4, 4, 3, groups=2))
+    ran = []
+    net[0].register_forward_hook(lambda *given: ran.append(given))
     with pytest.raises(UnsupportedError):
         trace_sparse(net, cloud, "both")
+    assert not ran
+    net[0]._forward_hooks.clear()
     assert not any(module._forward_hooks for module in net.modules())
 
 

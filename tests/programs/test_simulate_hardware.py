@@ -4,15 +4,19 @@ import json
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pcsparse.errors import RangeError, UnsupportedError
+from pcsparse.bench.clouds import small_cloud
+from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.hardware.eie_report import Verdict
-from pcsparse.programs import simulate_hardware_eie
+from pcsparse.programs import simulate_hardware_eie, simulate_hardware_pointacc
 from pcsparse.programs.simulate_hardware import main
 from pcsparse.programs.simulate_hardware_eie import EIESettings, run
+from pcsparse.programs.simulate_hardware_pointacc import PointAccSettings
+from pcsparse.programs.simulate_hardware_pointacc import run as run_pointacc
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "simulate_hardware.py"
@@ -98,3 +102,66 @@ def test_a_chip_must_be_named(capsys):
         main([])
     assert stopped.value.code == 2
     assert "chip" in capsys.readouterr().err
+
+
+def test_a_quick_run_of_pointacc_prints_and_writes(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib (extra `view`) is not installed")
+    out = tmp_path / "new" / "pointacc.json"
+    assert main(["pointacc", "--quick", "--voxel-size", "0.2", "--out", str(out)]) == 0
+
+    said = capsys.readouterr().out
+    content = json.loads(out.read_text())
+    assert content["quick"]
+    full, edge = content["chips"]
+    assert (full["unet"]["chip"]["name"], edge["unet"]["chip"]["name"]) == ("full", "edge")
+    for chip in (full, edge):
+        names = [layer["name"] for layer in chip["unet"]["layers"]]
+        assert names[0] == "stem.0"
+        assert names[-1] == "classifier"
+        assert len(chip["maps"]) == 9
+        assert all(each["agrees"] for each in chip["maps"])
+        assert [run["network"] for run in chip["points"]] == ["PointNet", "PointNet++"]
+        for name in ("stem.0 ", "decoder.3.0.conv2 ", "classifier "):
+            assert sum(line.startswith(name) for line in said.splitlines()) >= 2
+    assert said.count("(unverified): ") == len(full["findings"]) + len(edge["findings"])
+    assert all(verdict["passed"] for verdict in content["verdicts"])
+    assert "7 of 7 bounds hold" in said
+    assert sorted(file.name for file in out.parent.iterdir()) == ["pointacc.json", "pointacc.png"]
+
+
+def test_a_fault_of_the_pointacc_model_is_the_exit_status(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(simulate_hardware_pointacc, "verdicts", lambda *found: [Verdict("bound", False)])
+    arguments = [
+        "pointacc",
+        "--quick",
+        "--voxel-size",
+        "0.5",
+        "--no-figure",
+        "--out",
+        str(tmp_path / "p.json"),
+    ]
+    assert main(arguments) == 1
+    assert "0 of 1 bounds hold" in capsys.readouterr().out
+    assert [file.name for file in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_pointacc_takes_a_point_file(tmp_path, capsys):
+    points = small_cloud(1500).feats.numpy()
+    points.tofile(tmp_path / "sweep.bin")
+    settings = PointAccSettings(tmp_path / "p.json", tmp_path / "sweep.bin", 0.5, quick=True, figure=False)
+    assert run_pointacc(settings) == 0
+    assert "sweep.bin (file): 1500 points" in capsys.readouterr().out
+    points[:1000].tofile(tmp_path / "short.bin")
+    with pytest.raises(RangeError, match="needs 1024 points, the cloud has 1000"):
+        run_pointacc(replace(settings, points=tmp_path / "short.bin"))
+    with pytest.raises(FormatError, match="does not exist"):
+        run_pointacc(replace(settings, points=tmp_path / "none.bin"))
+    with pytest.raises(RangeError, match="voxel_size must be positive"):
+        run_pointacc(replace(settings, voxel_size=0.0))
+
+
+def test_pointacc_without_matplotlib_stops_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UnsupportedError, match=r"pcsparse\[view\]"):
+        main(["pointacc", "--quick", "--out", str(tmp_path / "p.json")])
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,62 @@
+"""Traces of point networks: published sizes, chains, groups that are real balls."""
+
+import pytest
+import torch
+
+from pcsparse.errors import RangeError
+from pcsparse.hardware.pointacc_fusion import chains
+from pcsparse.hardware.pointacc_pointnet import Grouping, trace_pointnet, trace_pointnet2
+from pcsparse.hardware.trace import NearestStep, SampleStep
+
+
+@pytest.fixture(scope="module")
+def points():
+    rng = torch.Generator().manual_seed(3)
+    points = torch.randn(700, 3, generator=rng)
+    return points / points.norm(dim=1).max()
+
+
+def test_pointnets_sizes():
+    trace = trace_pointnet(1024)
+    assert [(layer.c_in, layer.c_out) for layer in trace.layers] == [
+        (3, 64), (64, 64), (64, 64), (64, 128), (128, 1024), (1024, 512), (512, 256), (256, 40)
+    ]  # fmt: skip
+    assert [layer.n_rows for layer in trace.layers] == [1024] * 5 + [1] * 3
+    assert [len(chain) for chain in chains(trace.layers)] == [5, 3]
+    # by hand: 1024 (3 64 + 2 64 64 + 64 128 + 128 1024) + 1024 512 + 512 256 + 256 40
+    assert sum(layer.macs for layer in trace.layers) == 151_857_152
+
+
+def test_pointnet2s_sizes(points):
+    trace = trace_pointnet2(points)
+    assert [(layer.name, layer.c_in, layer.c_out, layer.n_rows) for layer in trace.layers[:9]] == [
+        ("level0.0", 3, 64, 512 * 32), ("level0.1", 64, 64, 512 * 32), ("level0.2", 64, 128, 512 * 32),
+        ("level1.0", 131, 128, 128 * 64), ("level1.1", 128, 128, 128 * 64), ("level1.2", 128, 256, 128 * 64),
+        ("all.0", 259, 256, 128), ("all.1", 256, 512, 128), ("all.2", 512, 1024, 128),
+    ]  # fmt: skip
+    assert [layer.pooled for layer in trace.layers] == [1, 1, 32, 1, 1, 64, 1, 1, 128, 1, 1, 1]
+    assert [len(chain) for chain in chains(trace.layers)] == [3, 3, 3, 3]
+    kinds = [type(step) for step in trace.steps if not step.name.startswith(("all", "head"))]
+    assert kinds.count(SampleStep) == kinds.count(NearestStep) == 2
+    assert kinds[:2] == [SampleStep, NearestStep]
+    assert len(trace.steps[5].points) == 512
+
+
+def test_groups_are_balls(points):
+    trace = trace_pointnet2(points, levels=(Grouping(40, 0.3, 8, (16, 24)),), last=(32,))
+    ball, first = trace.steps[1:3]
+    rows = first.gather.view(40, 8).long()
+    away = (points[rows] - ball.queries[:, None]).norm(dim=2)
+    assert bool((away < 0.3).all())
+    # a centre is a point, and its own nearest
+    assert bool((away[:, 0] == 0).all())
+    few = (rows[:, 1:] == rows[:, :1]).any(dim=1)
+    assert 0 < int(few.sum()) < 40
+    assert (first.n_in, first.c_in) == (700, 3)
+
+
+def test_too_few_points_are_refused(points):
+    with pytest.raises(RangeError, match="samples 512 of 511 points"):
+        trace_pointnet2(points[:511])
+    with pytest.raises(RangeError, match="at least 1 point, got 0"):
+        trace_pointnet(0)
