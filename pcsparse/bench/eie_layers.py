@@ -111,7 +111,8 @@ def run_head_layer(
     matrix = pack_eie(codes, codebook, EIEFormat())
     dense = matrix.to_dense()
     rows = sparse.csr_matrix(dense.numpy())
-    ours = EIELinear.from_matrix(matrix)
+    # behind no ReLU there is nothing to skip: a user who builds such a layer knows
+    ours = EIELinear.from_matrix(matrix, skips_zeros=layer.activation_density < 1)
     copies = _Copies((cache or cache_bytes()) * _CACHES)
     made: dict[str, Callable[[bool], Callable[[], Any]]] = {
         OURS: lambda one: _ours(ours, x, copies, one),
@@ -163,7 +164,10 @@ class _Copies:
 
 
 def _ours(layer: EIELinear, x: Tensor, copies: _Copies, one: bool) -> Callable[[], Tensor]:
-    layers = [EIELinear.from_matrix(layer.matrix) for _ in copies.of(layer.layout(x.device).n_bytes, one)]
+    def copied() -> EIELinear:
+        return EIELinear.from_matrix(layer.matrix, skips_zeros=layer.skips_zeros)
+
+    layers = [copied() for _ in copies.of(layer.layout(x.device).n_bytes, one)]
     for copy in layers:
         copy.layout(x.device)
     made = cycle(layers)

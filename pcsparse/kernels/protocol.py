@@ -522,6 +522,43 @@ class Backend(Protocol):
         """
         ...
 
+    def eie_row_layout(
+        self, starts: Tensor, columns: Tensor, codes: Tensor, codebook: Tensor, n_in: int
+    ) -> list[Tensor]:
+        """Lay out a matrix of shared weights by rows for `eie_row_linear` of the same backend.
+
+        Args:
+            starts: (n_out + 1,) int64, first weight of each row.
+            columns: (n_weights,) int32 below `n_in`, ascending within a row.
+            codes: (n_weights,) uint8, from 1 to len(codebook) - 1.
+            codebook: (2^code_bits,) float32 with code_bits up to 8; the first is 0.
+            n_in: columns of the matrix.
+
+        Returns:
+            Tensors that only this backend reads; contiguous, on the device of `codes`.
+        """
+        ...
+
+    def eie_row_linear(
+        self, x: Tensor, layout: list[Tensor], bias: Tensor | None, n_out: int, relu: bool = False
+    ) -> Tensor:
+        """`eie_linear` for activations that are seldom 0: every weight is read.
+
+        Only stored weights enter a sum, so an infinite activation reaches the rows that have a weight for it.
+        The order of additions depends on the layout, not on the activations or the threads.
+
+        Args:
+            x: (n_items, n_in) float32.
+            layout: from `eie_row_layout`, of a matrix with n_in columns.
+            bias: (n_out,) float32, or None.
+            n_out: rows of the matrix.
+            relu: whether negative sums become 0; a NaN stays.
+
+        Returns:
+            (n_items, n_out) float32.
+        """
+        ...
+
     def eie_chip_linear(
         self,
         x: Tensor,

@@ -23,13 +23,14 @@ _PARTS = ("codes", "skips", "pointers", "batch_starts", "codebook")
 class EIELinear(nn.Module):
     """`act(x @ W.T + bias)` with W in EIE's format, in place of an `nn.Linear` for inference.
 
-    Columns of activations that are 0 are not read, so it wins most behind a ReLU. It wins at batch 1, where a
-    dense product waits for its weights; each further item reads the packed weights again, and a dense product
-    soon overtakes. In mode "auto" the first batch of each size (in powers of two) on each device times both,
-    on the activations of that batch, and the faster one is taken from then on; `choices` says which and why,
-    and travels in the state dict. The two add in different orders, so their last bits differ: set a mode, or
-    load a state dict with choices, where results must be the same bits. A layer that takes the dense product
-    anywhere holds the dense weight, too.
+    Columns of activations that are 0 are not read, so it wins most behind a ReLU; say `skips_zeros=False`
+    where activations are seldom 0, and weights are laid out by rows, which takes a third off. It wins at
+    batch 1, where a dense product waits for its weights; each further item reads the packed weights again,
+    and a dense product soon overtakes. In mode "auto" the first batch of each size (in powers of two) on each
+    device times both, on the activations of that batch, and the faster one is taken from then on; `choices`
+    says which and why, and travels in the state dict. The two add in different orders, so their last bits
+    differ: set a mode, or load a state dict with choices, where results must be the same bits. A layer that
+    takes the dense product anywhere holds the dense weight, too.
 
     There are no gradients; train with `compress.heads.train_centroids`, then convert.
 
@@ -40,6 +41,8 @@ class EIELinear(nn.Module):
         widths: of the format; the chip's if None.
         mode: "sparse", "dense" or "auto".
         with_relu: whether a ReLU follows.
+        skips_zeros: whether enough activations are 0 to look for them; it sets the order of additions, and
+            may be changed at any time.
 
     Raises:
         RangeError: another mode.
@@ -56,6 +59,7 @@ class EIELinear(nn.Module):
         widths: EIEFormat | None = None,
         mode: Mode = "sparse",
         with_relu: bool = False,
+        skips_zeros: bool = True,
     ) -> None:
         super().__init__()
         if mode not in _MODES:
@@ -64,6 +68,7 @@ class EIELinear(nn.Module):
         self.widths = widths or EIEFormat()
         self.mode: Mode = mode
         self.with_relu = with_relu
+        self.skips_zeros = skips_zeros
         self.codes: Tensor
         self.skips: Tensor
         self.pointers: Tensor
@@ -85,6 +90,7 @@ class EIELinear(nn.Module):
         *,
         mode: Mode = "sparse",
         with_relu: bool = False,
+        skips_zeros: bool = True,
     ) -> "EIELinear":
         """A layer with a packed weight, from `compress.heads.share_weights(...).pack()` or a file.
 
@@ -100,6 +106,7 @@ class EIELinear(nn.Module):
             widths=matrix.format,
             mode=mode,
             with_relu=with_relu,
+            skips_zeros=skips_zeros,
         )
         made._hold(matrix)
         if bias is not None:
@@ -116,6 +123,7 @@ class EIELinear(nn.Module):
         widths: EIEFormat | None = None,
         mode: Mode = "sparse",
         with_relu: bool = False,
+        skips_zeros: bool = True,
     ) -> "EIELinear":
         """A layer that computes what `given` does, whose weights share few values already.
 
@@ -124,13 +132,14 @@ class EIELinear(nn.Module):
             widths: of the format; the chip's if None.
             mode: see the class.
             with_relu: whether a ReLU follows.
+            skips_zeros: see the class.
 
         Raises:
             ShapeError, DtypeError: the weight is no float32 matrix.
             RangeError: it is not finite, or has more different values than the codebook holds.
         """
         matrix = pack_eie(*codes_of(given.weight, widths), widths)
-        return cls.from_matrix(matrix, given.bias, mode=mode, with_relu=with_relu)
+        return cls.from_matrix(matrix, given.bias, mode=mode, with_relu=with_relu, skips_zeros=skips_zeros)
 
     @property
     def matrix(self) -> EIEMatrix:
@@ -165,13 +174,13 @@ class EIELinear(nn.Module):
     def layout(self, device: torch.device) -> EIELayout:
         """The weight as the kernels of `device` read it; made once."""
         layout = self._layout
-        if layout is None or layout.tensors[0].device != device:
+        if layout is None or layout.tensors[0].device != device or layout.by_rows == self.skips_zeros:
             if torch.compiler.is_compiling():
                 raise UnsupportedError(
                     "a layer in EIE's format is laid out when it first runs, which cannot be compiled; "
                     "call it once before torch.compile"
                 )
-            self._layout = layout = eie_layout(self.matrix, device)
+            self._layout = layout = eie_layout(self.matrix, device, by_rows=not self.skips_zeros)
         return layout
 
     def dense_weight(self) -> Tensor:
@@ -282,5 +291,6 @@ class EIELinear(nn.Module):
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
         share = len(self.codes) / max(self.in_features * self.out_features, 1)
         rest = f"bias={self.bias is not None}, with_relu={self.with_relu}, mode={self.mode}"
+        rest += "" if self.skips_zeros else ", skips_zeros=False"
         entries = f"entries={len(self.codes)} ({100 * share:.1f} %), {self.widths}"
         return "\n".join([f"{sizes}, {rest}, {entries}", *map(str, self.choices)])

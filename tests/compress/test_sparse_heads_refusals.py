@@ -225,7 +225,7 @@ def test_a_product_that_is_wrong_is_noticed(monkeypatch, given):
 
 
 def test_a_device_without_kernels_takes_the_dense_product_or_refuses(monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise UnsupportedError("no kernels here")
 
     monkeypatch.setattr(eie_linear, "eie_layout", refuse)

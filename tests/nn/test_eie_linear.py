@@ -158,6 +158,20 @@ def test_a_part_of_a_state_is_taken_and_checked(rng):
 
 
 @torch.no_grad()
+def test_without_zeros_to_skip_weights_lie_by_rows(rng):
+    linear, x = pruned(rng), torch.randn(2, 60, generator=rng)
+    layer = packed(linear, skips_zeros=False)
+    torch.testing.assert_close(layer(x), linear(x), **tolerance(torch.float32, 60, 16))
+    assert layer.layout(x.device).by_rows
+    assert "skips_zeros=False" in repr(layer)
+    layer.skips_zeros = True
+    by_columns = layer(x)
+    assert not layer.layout(x.device).by_rows
+    assert torch.equal(by_columns, packed(linear)(x))
+    assert EIELinear.from_linear(linear, skips_zeros=False).skips_zeros is False
+
+
+@torch.no_grad()
 def test_an_empty_batch_decides_nothing(rng):
     layer = packed(pruned(rng), mode="auto")
     assert layer(torch.zeros(0, 60)).shape == (0, 45)
@@ -166,7 +180,7 @@ def test_an_empty_batch_decides_nothing(rng):
 
 @torch.no_grad()
 def test_auto_takes_the_dense_product_where_there_is_no_kernel(rng, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise UnsupportedError("no kernels here")
 
     monkeypatch.setattr(module, "eie_layout", refuse)

@@ -25,13 +25,13 @@ def matrix_of(rng, n_out=70, n_in=50, density=0.2, widths=None) -> EIEMatrix:
     [EIEFormat(), EIEFormat(1), EIEFormat(3, code_bits=8, index_bits=5), EIEFormat(4, pointer_bits=5)],
     ids=["chip", "one PE", "bytes", "batches"],
 )
-@pytest.mark.parametrize("product", ["cpu layout", "chip layout"])
+@pytest.mark.parametrize("product", ["by columns", "by rows", "chip layout"])
 def test_products_are_those_of_the_dense_matrix(product, widths, relu, rng):
     matrix = matrix_of(rng, widths=widths)
     x = torch.randn(4, 50, generator=rng).relu()
     bias = torch.randn(70, generator=rng)
-    if product == "cpu layout":
-        found = eie_linear(x, eie_layout(matrix), bias, relu=relu)
+    if product.startswith("by"):
+        found = eie_linear(x, eie_layout(matrix, by_rows=product == "by rows"), bias, relu=relu)
     else:
         found = eie_chip_linear(x, matrix, bias, relu=relu)
     expected = torch.nn.functional.linear(x.double(), matrix.to_dense().double(), bias.double())
@@ -39,8 +39,9 @@ def test_products_are_those_of_the_dense_matrix(product, widths, relu, rng):
     torch.testing.assert_close(found.double(), expected, **tolerance(torch.float32, 50))
 
 
-def test_an_item_has_the_same_bits_in_any_batch(rng):
-    layout = eie_layout(matrix_of(rng))
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_an_item_has_the_same_bits_in_any_batch(by_rows, rng):
+    layout = eie_layout(matrix_of(rng), by_rows=by_rows)
     x = torch.randn(5, 50, generator=rng).relu()
     together = eie_linear(x, layout)
     for item, expected in zip(x, together, strict=True):
@@ -53,8 +54,9 @@ def test_rows_of_a_wider_tensor_are_taken(rng):
     assert torch.equal(eie_linear(wide[:, ::2], layout), eie_linear(wide[:, ::2].contiguous(), layout))
 
 
-def test_the_operator_is_one_node_of_a_compiled_graph(rng):
-    layout = eie_layout(matrix_of(rng))
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_the_operator_is_one_node_of_a_compiled_graph(by_rows, rng):
+    layout = eie_layout(matrix_of(rng), by_rows=by_rows)
 
     def call(x: torch.Tensor) -> torch.Tensor:
         return eie_linear(x, layout, relu=True) + 1
@@ -67,7 +69,7 @@ def test_the_operator_is_one_node_of_a_compiled_graph(rng):
 
 def test_shapes_of_the_fake_kernel_are_the_real_ones(rng):
     layout = eie_layout(matrix_of(rng))
-    arguments = (torch.randn(2, 50, generator=rng), layout.tensors, None, layout.n_out, True)
+    arguments = (torch.randn(2, 50, generator=rng), layout.tensors, False, None, layout.n_out, True)
     torch.library.opcheck(torch.ops.pcsparse.eie_linear.default, arguments, test_utils="test_faketensor")
 
 
@@ -75,6 +77,8 @@ def test_the_layout_takes_no_more_than_two_bytes_a_weight(rng):
     matrix = matrix_of(rng, 2000, 400, 0.1)
     n_weights = matrix.n_entries - matrix.n_pads
     assert 1.5 * n_weights < eie_layout(matrix).n_bytes < 2 * n_weights + 4 * 401 + 200
+    by_rows = eie_layout(matrix, by_rows=True)
+    assert 1.5 * n_weights < by_rows.n_bytes < 2.1 * n_weights + 4 * 2001 + 200
 
 
 @pytest.mark.parametrize("product", ["cpu layout", "chip layout"])

@@ -7,6 +7,8 @@ from pcsparse.kernels.cpu.batch_norm import scale_shift_sums as scale_shift_sums
 from pcsparse.kernels.cpu.eie import eie_chip_linear as eie_chip_linear
 from pcsparse.kernels.cpu.eie import eie_layout as eie_layout
 from pcsparse.kernels.cpu.eie import eie_linear as eie_linear
+from pcsparse.kernels.cpu.eie_rows import eie_row_layout as eie_row_layout
+from pcsparse.kernels.cpu.eie_rows import eie_row_linear as eie_row_linear
 from pcsparse.kernels.cpu.farthest import farthest_points as farthest_points
 from pcsparse.kernels.cpu.keys import key_extent as key_extent
 from pcsparse.kernels.cpu.keys import pack_rows as pack_rows

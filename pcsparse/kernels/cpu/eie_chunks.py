@@ -64,7 +64,7 @@ def add_chunks(typing_context, code_bits, chained, streamed, begin, end, sums, c
             column = builder.zext(load(COLUMN, I16), I64)
             factor = builder.load(builder.gep(x, [column]), align=4)
             if in_register:
-                values = _look_up(emitter, table, load(CODES, I64), factor)
+                values = _products(emitter, table, load(CODES, I64), factor)
             row = builder.zext(load(FIRST_ROW, I16), I64)
             codes = None if in_register or n_bits == 8 else load(CODES, I64)
             for slot in range(SLOTS):
@@ -92,8 +92,8 @@ def add_chunks(typing_context, code_bits, chained, streamed, begin, end, sums, c
     return types.void(code_bits, chained, streamed, *(types.int64,) * 5), codegen
 
 
-def _look_up(emitter, table, codes, factor):
-    """16 codes of half a byte as codebook values times `factor`; 0 where the code is, whatever the factor."""
+def looked_up(emitter, table, codes):
+    """16 codes of half a byte (i64) as values of a codebook in a register, and as numbers; wide registers."""
     builder = emitter.builder
     halves = ir.VectorType(I64, 8)
     undefined = ir.Constant(halves, ir.Undefined)
@@ -105,9 +105,15 @@ def _look_up(emitter, table, codes, factor):
     index = builder.lshr(words, shifts)
     arguments = [emitter.vector, emitter.words]
     permute = emitter.function("llvm.x86.avx512.permvar.sf.512", emitter.vector, arguments)
-    products = builder.fmul(builder.call(permute, [table, index]), emitter.splat(factor))
-    code = builder.and_(index, emitter.constant_words(15))
-    is_pad = builder.icmp_unsigned("==", code, emitter.constant_words(0))
+    return builder.call(permute, [table, index]), builder.and_(index, emitter.constant_words(15))
+
+
+def _products(emitter, table, codes, factor):
+    """The same values times `factor`; 0 where the code is, whatever the factor."""
+    builder = emitter.builder
+    values, numbers = looked_up(emitter, table, codes)
+    products = builder.fmul(values, emitter.splat(factor))
+    is_pad = builder.icmp_unsigned("==", numbers, emitter.constant_words(0))
     return builder.select(is_pad, ir.Constant(emitter.vector, [0.0] * SLOTS), products)
 
 

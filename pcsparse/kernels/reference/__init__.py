@@ -10,6 +10,8 @@ from pcsparse.kernels.reference.batch_norm import scale_shift_sums as scale_shif
 from pcsparse.kernels.reference.eie import eie_chip_linear as eie_chip_linear
 from pcsparse.kernels.reference.eie import eie_layout as eie_layout
 from pcsparse.kernels.reference.eie import eie_linear as eie_linear
+from pcsparse.kernels.reference.eie import eie_row_layout as eie_row_layout
+from pcsparse.kernels.reference.eie import eie_row_linear as eie_row_linear
 from pcsparse.kernels.reference.keys import key_extent as key_extent
 from pcsparse.kernels.reference.keys import pack_rows as pack_rows
 from pcsparse.kernels.reference.keys import sort_keys as sort_keys

@@ -18,6 +18,20 @@ def eie_linear(
     return _sums(x, rows.long(), columns, codebook[codes.long()], bias, n_out, relu)
 
 
+def eie_row_layout(
+    starts: Tensor, columns: Tensor, codes: Tensor, codebook: Tensor, n_in: int
+) -> list[Tensor]:
+    return [starts, columns, codes, codebook]
+
+
+def eie_row_linear(
+    x: Tensor, layout: list[Tensor], bias: Tensor | None, n_out: int, relu: bool = False
+) -> Tensor:
+    starts, columns, codes, codebook = layout
+    rows = torch.arange(len(starts) - 1, device=x.device).repeat_interleave(starts.diff())
+    return _sums(x, rows, columns.long(), codebook[codes.long()], bias, n_out, relu)
+
+
 def eie_chip_linear(
     x: Tensor,
     codes: Tensor,
