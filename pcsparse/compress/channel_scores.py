@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pcsparse.compress.graph import ChannelGraph, Group, Slot
 from pcsparse.errors import RangeError
 
-Score = Literal["magnitude", "batchnorm", "taylor"]
+Score = Literal["magnitude", "max_response", "batchnorm", "taylor"]
 Losses = Callable[[nn.Module], Iterable[Tensor]]
 """Given the model, yields one loss (a scalar that leads back to its parameters) for each batch."""
 
@@ -22,6 +22,8 @@ def channel_scores(
     - "magnitude": the Euclidean norm of all weights that make the channel in a layer or take it into one,
       summed over the layers of the group. Where a batch norm follows, the weights that make the channel count
       as the norm scales them.
+    - "max_response": the sum of the sizes of all weights that take the channel into a layer (He et al., ICCV
+      2017, arXiv 1707.06168, and AMC).
     - "batchnorm": the sum of the sizes of its batch norms' scales (Liu et al., ICCV 2017, arXiv 1708.06519).
     - "taylor": the square of the change of the loss, to first order, if the channel were zero; summed over
       the batches (Molchanov et al., CVPR 2019, arXiv 1906.10771, with a gate behind each batch norm).
@@ -46,7 +48,7 @@ def channel_scores(
             raise RangeError("score='taylor' needs losses=, a function that yields the loss of each batch")
         found = _taylor(model, graph, losses)
     else:
-        of = _magnitude if score == "magnitude" else _scales
+        of = {"magnitude": _magnitude, "max_response": _response, "batchnorm": _scales}[score]
         found = {group.name: of(model, graph, group) for group in graph.free}
     for name, values in found.items():
         if not bool(values.isfinite().all()):
@@ -87,6 +89,17 @@ def _magnitude(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
                 scale = scale * norm.weight.double().abs()  # type: ignore[operator]
             sizes = sizes * scale.cpu()[list(slot.channels)]
         total += sizes
+    return total
+
+
+@torch.no_grad()
+def _response(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
+    total = torch.zeros(group.width, dtype=torch.float64)
+    for slot in group.slots:
+        if slot.side == "in":
+            module = _module(model, slot)
+            rows = in_rows(module, module.weight.double().cpu())  # type: ignore
+            total += rows.abs().sum(dim=1)[list(slot.channels)]
     return total
 
 

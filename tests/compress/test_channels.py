@@ -191,6 +191,8 @@ def test_magnitude_and_scale_by_hand():
         expected.append(float(made[:, :, c].square().sum()) ** 0.5 * factor)
         expected[-1] += float(into[:, c].square().sum()) ** 0.5
     assert channel_scores(net, graph)["0"].tolist() == pytest.approx(expected)
+    response = [float(into[:, c].abs().sum()) for c in range(3)]
+    assert channel_scores(net, graph, "max_response")["0"].tolist() == pytest.approx(response)
     assert channel_scores(net, graph, "batchnorm")["0"].tolist() == pytest.approx(scale.abs().tolist())
 
 
@@ -229,7 +231,7 @@ def test_scores_that_cannot_be_had_say_why():
     graph = ChannelGraph.of(_network())
     with pytest.raises(RangeError, match="needs losses="):
         channel_scores(_network(), graph, "taylor")
-    with pytest.raises(RangeError, match="score must be one of magnitude, batchnorm, taylor"):
+    with pytest.raises(RangeError, match="score must be one of magnitude, max_response, batchnorm, taylor"):
         channel_scores(_network(), graph, "size")
     net = nn.Sequential(SubmanifoldConv3d(2, 3, 3), SubmanifoldConv3d(3, 2, 3))
     with pytest.raises(RangeError, match="no batch norm with a scale"):

@@ -57,9 +57,12 @@ def test_masks_hold_whatever_the_optimiser_does(rng, make):
     else:
         optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
 
+    seen: list[torch.Tensor] = []
+
     def step() -> None:
         optimizer.zero_grad()
         network(x).feats.square().mean().backward()
+        seen.append(network.stem[0].weight.detach().clone())
         optimizer.step()
 
     # moments of before the pruning would move the zeros
@@ -70,6 +73,8 @@ def test_masks_hold_whatever_the_optimiser_does(rng, make):
         for _ in range(3):
             step()
         assert not bool(network.stem[0].weight.grad[~masks.kept["stem.0"]].any())
+    # also while it trains, where momentum from before moves them at every step
+    assert not any(bool(weight[~masks.kept["stem.0"]].any()) for weight in seen[1:])
     moved = 0
     for name, weight in weight_layers(network).items():
         assert not bool(weight[~masks.kept[name]].any()), name
