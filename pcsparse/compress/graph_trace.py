@@ -165,8 +165,8 @@ def _one_voxel(module: nn.Module) -> SparseTensor:
             channels = part.c_in if isinstance(part, SparseConv) else part.in_features
             return SparseTensor(torch.zeros(1, channels), torch.zeros(1, 4, dtype=torch.int32))
     raise UnsupportedError(
-        f"{type(module).__name__} has no sparse convolution and no linear layer, so there are no channels to "
-        "follow"
+        f"{type(module).__name__} has no sparse convolution and no `nn.Linear` of pcsparse: only channels of "
+        "networks on a SparseTensor can be followed"
     )
 
 

@@ -7,7 +7,14 @@ from torch import nn
 from pcsparse import SparseTensor, cat
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.errors import RangeError, UnsupportedError
-from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.models import (
+    MinkUNet,
+    MinkUNetSpec,
+    PillarBEV,
+    PillarBEVSpec,
+    PointNet2,
+    PointNet2Spec,
+)
 from pcsparse.nn import (
     BatchNorm,
     BatchNormReLU,
@@ -219,8 +226,22 @@ def test_a_network_on_other_input_is_refused():
 
     with pytest.raises(UnsupportedError, match="Dense does not run on a SparseTensor"):
         ChannelGraph.of(Dense())
-    with pytest.raises(UnsupportedError, match="no sparse convolution and no linear layer"):
+    with pytest.raises(UnsupportedError, match="Sequential has no sparse convolution"):
         ChannelGraph.of(nn.Sequential(nn.ReLU()))
+
+
+_ON_POINTS = {
+    "pointnet2": lambda: PointNet2(PointNet2Spec.classification()),
+    "pillars": lambda: PillarBEV(PillarBEVSpec.pointpillars()),
+}
+
+
+@pytest.mark.parametrize("make", _ON_POINTS.values(), ids=_ON_POINTS.keys())
+def test_shipped_networks_on_points_are_refused(make):
+    with torch.device("meta"):
+        network = make()
+    with pytest.raises(UnsupportedError, match=f"{type(network).__name__} has no sparse convolution"):
+        ChannelGraph.of(network)
 
 
 def test_the_network_is_left_as_it_is():
