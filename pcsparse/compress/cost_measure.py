@@ -163,7 +163,7 @@ def _time_layers(
 def _time_problem(
     call: Call, sizes: Iterable[Size], x: SparseTensor, runs: int, tuned: TuneTable | None
 ) -> dict[Size, float]:
-    draw = _Draw(x.feats.dtype)
+    draw = _Draw(x.feats.dtype, x.device)
     runners = {f"{c_in} {c_out}": _runner(call, c_in, c_out, draw, tuned) for c_in, c_out in sizes}
     with torch.no_grad():
         times = time_in_turns(runners, runs=runs, warmup=1, device=x.device)
@@ -173,14 +173,14 @@ def _time_problem(
 class _Draw:
     """Random features, drawn once a shape."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._dtype = dtype
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
         self._drawn: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, *shape: int) -> Tensor:
         if shape not in self._drawn:
             generator = torch.Generator().manual_seed(_SEED)
-            self._drawn[shape] = torch.randn(*shape, generator=generator).to(self._dtype)
+            self._drawn[shape] = torch.randn(*shape, generator=generator).to(self._device, self._dtype)
         return self._drawn[shape]
 
 
@@ -192,8 +192,8 @@ def _runner(call: Call, c_in: int, c_out: int, draw: _Draw, tuned: TuneTable | N
         parts = [half.contiguous() for half in halves]
         return lambda: torch.cat(parts, dim=1)
     if call.kind == "norm":
-        norm = (BatchNormReLU if call.relu else BatchNorm)(c_in).to(feats.dtype).eval()
-        coords = torch.zeros(call.n_in, 4, dtype=torch.int32)
+        norm = (BatchNormReLU if call.relu else BatchNorm)(c_in).to(feats).eval()
+        coords = torch.zeros(call.n_in, 4, dtype=torch.int32, device=feats.device)
         x = SparseTensor(feats, coords, batch_size=1)
         extra = None if residual is None else x.replace(residual)
         return lambda: norm(x, residual=extra)

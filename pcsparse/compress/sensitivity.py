@@ -161,6 +161,7 @@ def scan(
     log: Path | None = None,
     stop_after: float | None = None,
     worst: float = 0.0,
+    tag: str = "",
     on_point: Callable[[Point], object] | None = None,
 ) -> SensitivityTable:
     """Prune every layer or group alone at every ratio, and evaluate; nothing is trained.
@@ -179,6 +180,7 @@ def scan(
             evaluation that was running.
         stop_after: leave out the larger ratios of a layer once its metric fell by more than this.
         worst: what a failed evaluation counts as.
+        tag: says what `evaluate` does, its sweeps above all; a log with another tag is refused.
         on_point: called with each point as it is there.
 
     Raises:
@@ -195,7 +197,7 @@ def scan(
         raise RangeError(
             f"nothing is called {unknown[0]!r} on the axis {how.name}; there are {', '.join(sizes)}"
         )
-    facts = {"axis": how.name, "model": fingerprint(model), "worst": worst, **how.facts()}
+    facts = {"axis": how.name, "model": fingerprint(model), "worst": worst, "tag": tag, **how.facts()}
     with PointLog(log, facts) as known, _restoring(model) as restore:
         dense = known.dense()
         if dense is None:

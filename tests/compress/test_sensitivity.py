@@ -199,7 +199,13 @@ def test_a_log_of_something_else_is_refused(tmp_path):
     other = _network()
     with torch.no_grad():
         other.stem[0].weight[0, 0, 0] += 1.0
-    for options in ({"model": other}, {"model": model, "axis": ChannelsAxis(model, multiple=1)}):
+    others = (
+        {"model": other},
+        {"model": model, "axis": ChannelsAxis(model, multiple=1)},
+        {"model": model, "tag": "other sweeps"},
+        {"model": model, "worst": 0.1},
+    )
+    for options in others:
         with pytest.raises(FormatError, match="belongs to another scan"):
             scan(evaluate=lambda net: 1.0, log=log, **options)
     for text in ("hello\n", "[1]\n", "half a line"):
