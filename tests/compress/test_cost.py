@@ -31,8 +31,7 @@ def _unet(width: float = 1 / 4) -> MinkUNet:
 
 
 @pytest.fixture(scope="module")
-def table() -> CostTable:
-    torch.set_num_threads(1)
+def table(one_thread) -> CostTable:
     return measure_cost(_unet(), _sweeps(), multiple=4, step=8, runs=1)
 
 

@@ -19,7 +19,7 @@ RATIOS = (0.25, 0.5, 0.75)
 
 
 @pytest.fixture(scope="module")
-def parts():
+def parts(one_thread):
     torch.manual_seed(0)
     model = MinkUNet(MinkUNetSpec.minkunet14(in_channels=3, n_classes=5, width=1 / 4)).eval()
     graph = ChannelGraph.of(model)
