@@ -105,6 +105,9 @@ def test_ratios_that_round_to_one_width_are_evaluated_once():
         model, lambda net: 1.0, axis=axis, ratios=(0.0, 0.1, 0.3, 0.4, 0.9), names=["encoder.2.0.conv1"]
     )
     assert [(point.kept, point.ratio) for point in table.points] == [(16, 0.0), (12, 0.25), (4, 0.75)]
+    # by its name the axis has the usual multiple, 8
+    table = scan(model, lambda net: 1.0, axis="channels", ratios=(0.3, 0.4), names=["encoder.2.0.conv1"])
+    assert [point.kept for point in table.points] == [16]
 
 
 def test_costs_stand_beside_the_metric():
