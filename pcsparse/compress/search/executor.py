@@ -110,7 +110,6 @@ class SpawnedProcesses:
     def _pool_for(self, evaluate: Evaluate) -> ProcessPoolExecutor:
         if self._pool is not None and self._sent is evaluate:
             return self._pool
-        self.close()
         try:
             packed = pickle.dumps(evaluate)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -118,6 +117,7 @@ class SpawnedProcesses:
                 f"evaluate cannot be sent to another process ({error}); make it a function or a class at the "
                 "top of a module, or evaluate in this process"
             ) from error
+        self.close()
         self._pool = ProcessPoolExecutor(
             self._workers, get_context("spawn"), initializer=_receive, initargs=(packed, self._threads)
         )

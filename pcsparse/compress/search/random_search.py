@@ -10,7 +10,7 @@ from pcsparse.compress.search.budget import to_budget
 from pcsparse.compress.search.space import Assignment
 from pcsparse.compress.search.task import Task
 
-_MOST_DRAWS = 20
+MOST_DRAWS = 20
 """For one assignment that was not seen before; small spaces run out of them."""
 
 
@@ -28,7 +28,7 @@ class RandomSearch:
         """Ask for all at once, so that any number of workers is busy."""
         drawn: dict[Assignment, None] = {}
         while len(drawn) < task.left:
-            widths = next((w for w in islice(draws(task), _MOST_DRAWS) if w not in drawn), None)
+            widths = next((w for w in islice(draws(task), MOST_DRAWS) if w not in drawn), None)
             if widths is None:
                 break
             drawn[widths] = None

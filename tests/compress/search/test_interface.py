@@ -5,8 +5,12 @@ import math
 
 import pytest
 
+from pcsparse.compress.search.amc import AMC
+from pcsparse.compress.search.amc_settings import AMCSettings
 from pcsparse.compress.search.bisect import Bisection
+from pcsparse.compress.search.ddpg import DDPGSettings
 from pcsparse.compress.search.dynamic_programming import DynamicProgramming
+from pcsparse.compress.search.evolution import Evolution
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.random_search import RandomSearch
 from pcsparse.compress.search.task import Task
@@ -22,6 +26,8 @@ METHODS = {
     "random": RandomSearch(),
     "bisection": Bisection(),
     "dynamic programming": DynamicProgramming(),
+    "evolution": Evolution(population=6, tournament=3),
+    "amc": AMC(AMCSettings(warm_up=5, agent=DDPGSettings(hidden=(16, 16), batch=8))),
 }
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 

@@ -1,0 +1,124 @@
+"""AMC: an agent walks through the steps and chooses a width for each.
+
+Every rollout meets the budget: a width is cut back to the widest with which the cheapest choice of the steps
+to come still fits. The cost is whatever the space counts, milliseconds from a table too.
+
+Source: He et al., "AMC: AutoML for model compression", ECCV 2018, section 3; there the clamp divides, here
+costs are step functions and what fits is looked up.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pcsparse.compress.search.amc_settings import AMCSettings
+from pcsparse.compress.search.amc_state import StateMaker
+from pcsparse.compress.search.budget import clamp, fitting
+from pcsparse.compress.search.ddpg import DDPG, State, Transition
+from pcsparse.compress.search.exploration import truncated_normal
+from pcsparse.compress.search.space import Indices
+from pcsparse.compress.search.task import Task
+from pcsparse.errors import RangeError
+
+
+@dataclass(frozen=True)
+class AMC:
+    """The agent of AMC; one rollout after the other, so that an executor with workers gains nothing.
+
+    Attributes:
+        settings: `AMCSettings()`, `AMCSettings.paper()` or `AMCSettings.released_code()`, each perhaps
+            `scaled_to` the evaluations at hand.
+    """
+
+    settings: AMCSettings = field(default_factory=AMCSettings)
+    name = "amc"
+
+    def reward(self, error: float, cost: float) -> float:
+        """By the settings."""
+        if self.settings.reward == "error":
+            return -error
+        return -error * math.log(cost / self.settings.cost_unit)
+
+    def run(self, task: Task) -> str:
+        """Ask as often as allowed.
+
+        Raises:
+            RangeError: no evaluations beyond the warm-up, or a cost whose logarithm is not above 0.
+        """
+        settings = self.settings
+        if task.left <= settings.warm_up:
+            raise RangeError(
+                f"{task.left} evaluations end within the warm-up of {settings.warm_up}, before the agent "
+                f"acts; shorten it: settings.scaled_to({task.left})"
+            )
+        least = task.space.cost(task.space.cheapest)
+        if settings.reward == "error_log_cost" and least <= settings.cost_unit:
+            raise RangeError(
+                f"the cheapest network costs {least:.6g} {task.space.unit}, the logarithm needs more than "
+                f"cost_unit = {settings.cost_unit:.6g}; choose a smaller one"
+            )
+        states = StateMaker(task.space, settings)
+        n_kept = settings.replay_size * (len(task.space.steps) if settings.replay_per_step else 1)
+        agent = DDPG(len(settings.features), settings.agent, replay_size=n_kept, seed=task.seed)
+        for episode in range(task.left):
+            walk = _Walk(task, states, settings)
+            for _ in task.space.steps:
+                walk.step(self._draw(task, agent, walk.state, episode))
+            (trial,) = task.ask([task.space.assignment(walk.indices)])
+            self._learn(agent, walk, trial.reward, episode)
+        return ""
+
+    def _draw(self, task: Task, agent: DDPG, state: State, episode: int) -> float:
+        settings = self.settings
+        warm = episode < settings.warm_up
+        if warm and settings.warm_up_draws == "uniform":
+            return float(task.rng.random())
+        sigma = settings.sigma * settings.decay ** max(0, episode - settings.warm_up)
+        return truncated_normal(agent.act(state), sigma, 0.0, 1.0, task.rng)
+
+    def _learn(self, agent: DDPG, walk: "_Walk", reward: float, episode: int) -> None:
+        settings = self.settings
+        learning = settings.learn_in_warm_up or episode >= settings.warm_up
+        agent.end_episode(reward)
+        for i, (state, action) in enumerate(zip(walk.states, walk.actions, strict=True)):
+            last = i == len(walk.states) - 1
+            earned = reward if last or settings.reward_on == "every" else 0.0
+            # nothing follows the last state; any state of the right size will do
+            following = state if last else walk.states[i + 1]
+            agent.replay.add(Transition(state, action, earned, following, last))
+            if learning:
+                agent.update()
+
+
+class _Walk:
+    """One rollout under way."""
+
+    def __init__(self, task: Task, states: StateMaker, settings: AMCSettings) -> None:
+        self._task, self._makes, self._settings = task, states, settings
+        # the steps to come are at their cheapest, so that what is chosen now leaves them possible
+        self.indices: Indices = task.space.indices(task.space.cheapest)
+        self.states: list[State] = []
+        self.actions: list[float] = []
+        self.state = states.state(0, self.indices, 0.0 if settings.action == "remove" else 1.0)
+
+    def step(self, drawn: float) -> None:
+        """Take the width nearest to what was drawn that leaves the rest possible."""
+        space, settings, i = self._task.space, self._settings, len(self.states)
+        widths = np.array(space.steps[i].widths)
+        keep = max(1.0 - drawn if settings.action == "remove" else drawn, settings.least_keep)
+        fits = fitting(space, self.indices, i, self._task.budget)
+        self.indices[i] = clamp(fits, _place(widths / widths[-1], keep, settings.rounding))
+        kept = float(widths[self.indices[i]] / widths[-1])
+        taken = 1.0 - kept if settings.action == "remove" else kept
+        self.states.append(self.state)
+        self.actions.append(taken if settings.learn_from == "taken" else drawn)
+        if i + 1 < len(space.steps):
+            self.state = self._makes.state(i + 1, self.indices, taken)
+
+
+def _place(ratios: np.ndarray, keep: float, rounding: str) -> int:
+    """Which of ascending keep ratios, the last 1, a wanted one becomes; of two as near the wider."""
+    if rounding == "up":
+        return int((ratios < keep - 1e-9).sum())
+    return len(ratios) - 1 - int(np.abs(ratios - keep)[::-1].argmin())
