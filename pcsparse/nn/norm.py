@@ -28,20 +28,27 @@ class BatchNorm(nn.BatchNorm1d):
         Raises:
             ShapeError: `x` has not `num_features` channels, or `residual` other voxels or channels.
         """
-        check_shape("feats", x.feats, (None, self.num_features))
         if residual is not None:
             check_same_coords((x, residual))
-        extra = None if residual is None else residual.feats
+        return x.replace(self.of_rows(x.feats, None if residual is None else residual.feats, relu=relu))
+
+    def of_rows(self, feats: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
+        """The same for rows that are no voxels: act(norm(feats) + residual), (n, c).
+
+        Raises:
+            ShapeError: `feats` has not `num_features` channels.
+        """
+        check_shape("feats", feats, (None, self.num_features))
         has_statistics = self.running_mean is not None and self.running_var is not None
-        if len(x) >= 2 and (self.training or not has_statistics):
+        if len(feats) >= 2 and (self.training or not has_statistics):
             out, mean, var = batch_norm(
-                x.feats, self.weight, self.bias, eps=self.eps, residual=extra, relu=relu
+                feats, self.weight, self.bias, eps=self.eps, residual=residual, relu=relu
             )
             if self.training and has_statistics:
-                self._follow(mean, var, len(x))
-            return x.replace(out)
-        scale, shift = self.scale_and_shift(x.feats)
-        return x.replace(scale_shift(x.feats, scale, shift, residual=extra, relu=relu))
+                self._follow(mean, var, len(feats))
+            return out
+        scale, shift = self.scale_and_shift(feats)
+        return scale_shift(feats, scale, shift, residual=residual, relu=relu)
 
     def scale_and_shift(self, feats: Tensor) -> tuple[Tensor, Tensor]:
         """The two factors that the running statistics make of this layer, (c,) each, at least float32.

@@ -44,6 +44,10 @@ CLOUDS = {  # points, their clouds' sizes
     "sweep": lambda rng: (_like_a_sweep(rng), [560]),
     "far-from-the-origin": lambda rng: (_draw(rng, 200, 3) + torch.tensor([6e5, -5.4e6, 300.0]), [200]),
     "all-sizes": lambda rng: (_draw(rng, 300, 3) * 10 ** _exponents(rng), [300]),
+    "tight-then-wide": lambda rng: (
+        torch.cat([_draw(rng, 8, 3) * 1e-3, torch.arange(8.0)[:, None] * torch.tensor([1.0, 0.0, 0.0])]),
+        [8, 8],
+    ),
     "clouds": lambda rng: (_draw(rng, 330, 3), [200, 0, 1, 5, 124]),
 }  # fmt: skip
 
