@@ -22,9 +22,9 @@ from pcsparse.compress.channel_scores import Losses, Score, channel_scores
 from pcsparse.compress.channels import MULTIPLE, choose_channels, kept_widths, mask_channels
 from pcsparse.compress.cost import CostTable
 from pcsparse.compress.graph import ChannelGraph
-from pcsparse.compress.heads import keep_largest
 from pcsparse.compress.sensitivity_log import PointLog
 from pcsparse.compress.sensitivity_table import Evaluation, Point, SensitivityTable
+from pcsparse.compress.shared_weights import keep_largest
 from pcsparse.compress.weights import WeightMasks, check_ratio, weight_layers
 from pcsparse.errors import RangeError, UnsupportedError
 

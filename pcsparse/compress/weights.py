@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcsparse.compress.heads import keep_largest
+from pcsparse.compress.shared_weights import keep_largest
 from pcsparse.errors import RangeError, ShapeError
 from pcsparse.nn.conv import SparseConv
 
