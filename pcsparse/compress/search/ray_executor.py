@@ -1,0 +1,103 @@
+"""Evaluations on a Ray cluster, for searches that outgrow one machine. Needs the extra `ray`."""
+
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from pcsparse.checks import require_extra
+from pcsparse.compress.search.executor import Evaluate, Finished, timed
+from pcsparse.compress.search.space import Assignment
+from pcsparse.errors import PcsparseError, RangeError, UnsupportedError
+
+
+class RayCluster:
+    """The workers of a Ray cluster; to be closed, best by `with`.
+
+    The cluster is the one that this process is connected to; else the one at `address`, or at `RAY_ADDRESS`
+    in the environment; else a local one that is started at the first evaluation and ended by `close`. Each
+    evaluation takes one of its CPUs; `pcsparse` and the module of `evaluate` must be importable there.
+
+    Args:
+        workers: CPUs of a local cluster; a cluster that exists has its own.
+        address: "ray://host:port" or "host:port".
+        threads: torch threads of an evaluation.
+
+    Raises:
+        RangeError: workers or threads below 1.
+    """
+
+    def __init__(self, workers: int = 2, *, address: str | None = None, threads: int = 1) -> None:
+        if workers < 1 or threads < 1:
+            raise RangeError(f"workers and threads must be at least 1, got {workers} and {threads}")
+        self._workers, self._address, self._threads = workers, address, threads
+        self._ray: Any = None
+        self._connected_here = False
+        self._sent: tuple[Evaluate, Any] | None = None
+
+    def run(self, evaluate: Evaluate, assignments: Sequence[Assignment]) -> Iterator[Finished]:
+        """Evaluate all of them, yielding each when it is done.
+
+        Raises:
+            UnsupportedError: Ray is not installed, or `evaluate` cannot be sent.
+            PcsparseError: a worker died.
+        """
+        ray = self._connect()
+        if self._sent is None or self._sent[0] is not evaluate:
+            try:
+                self._sent = (evaluate, ray.put(evaluate))
+            except (TypeError, pickle.PicklingError) as error:
+                raise UnsupportedError(
+                    f"evaluate cannot be sent to a cluster ({error}); leave open files, locks and the like "
+                    "out of it, or evaluate in this process"
+                ) from error
+        # a task that fails is not tried again: an evaluation that kills its worker would kill the next
+        task = ray.remote(num_cpus=1, max_retries=0)(_evaluate)
+        waiting = [task.remote(self._sent[1], i, a, self._threads) for i, a in enumerate(assignments)]
+        try:
+            while waiting:
+                (done,), waiting = ray.wait(waiting, num_returns=1)
+                yield ray.get(done)
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+            raise PcsparseError(
+                "a worker of the cluster died, for lack of memory perhaps; what was finished is in the log: "
+                "run again"
+            ) from error
+        finally:
+            for task_left in waiting:
+                ray.cancel(task_left)
+
+    def _connect(self) -> Any:
+        if self._ray is None:
+            self._ray = require_extra("ray", "ray")
+        if not self._ray.is_initialized():
+            address = self._address or os.environ.get("RAY_ADDRESS")
+            quiet = {"log_to_driver": False, "configure_logging": False}
+            if address:
+                self._ray.init(address=address, **quiet)
+            else:
+                self._ray.init(address="local", num_cpus=self._workers, include_dashboard=False, **quiet)
+            self._connected_here = True
+        return self._ray
+
+    def close(self) -> None:
+        """Leave the cluster if this executor connected to it; a local one ends."""
+        if self._connected_here:
+            self._ray.shutdown()
+        self._connected_here, self._sent = False, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _evaluate(evaluate: Evaluate, position: int, assignment: Assignment, threads: int) -> Finished:
+    torch.set_num_threads(threads)
+    return timed(evaluate, position, assignment)
