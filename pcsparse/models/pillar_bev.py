@@ -22,6 +22,7 @@ from pcsparse.checks import check_dtype, check_same_device, check_shape
 from pcsparse.coords.pillars import PillarGrid, Span, to_pillars
 from pcsparse.coords.voxelize import Voxels
 from pcsparse.errors import FormatError, RangeError
+from pcsparse.nn.row_layer import RowLinear, RowNormReLU
 from pcsparse.ops import voxel_reduce
 
 POINT_FEATURES = 9
@@ -152,13 +153,13 @@ class PillarFeatures(nn.Module):
     def __init__(self, grid: PillarGrid, c_out: int) -> None:
         super().__init__()
         self.grid = grid
-        self.linear = nn.Linear(POINT_FEATURES, c_out, bias=False)
-        self.norm = nn.BatchNorm1d(c_out, eps=_EPS)
+        self.linear = RowLinear(POINT_FEATURES, c_out, bias=False)
+        self.norm = RowNormReLU(c_out, eps=_EPS)
 
     def forward(self, points: Tensor, intensity: Tensor, pillars: Voxels) -> Tensor:
         """(n, 3) points and (n,) intensity of n points -> (m, c_out) of their m pillars."""
         described = self.norm(self.linear(self.describe(points, intensity, pillars)))
-        return voxel_reduce(described.relu(), pillars, "max")
+        return voxel_reduce(described, pillars, "max")
 
     def describe(self, points: Tensor, intensity: Tensor, pillars: Voxels) -> Tensor:
         """The (n, 9) inputs, see `POINT_FEATURES`."""
