@@ -254,12 +254,6 @@ class LinearConv2d(nn.Module):
         out = conv2d(maps, self.dense_weight(), self.linear.bias, self.stride, padding, self.dilation)
         return relu(out) if self.linear.with_relu else out
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LinearConv2d":
-        """Moves and conversions are the linear layer's."""
-        super()._apply(fn, recurse)
-        self._dense = None
-        return self
-
     def get_extra_state(self) -> Tensor:
         """The choices."""
         return self._choices.to_state()

@@ -22,7 +22,7 @@ GEOMETRIES = {
     "1x1 strided": {"kernel_size": 1, "stride": 2, "padding": (1, 0)},
     "uneven": {"kernel_size": (2, 3), "stride": (1, 2), "padding": (0, 2), "dilation": (3, 1)},
     "dilated": {"kernel_size": 3, "stride": (2, 1), "padding": (3, 0), "dilation": 2},
-    "same": {"kernel_size": (3, 4), "padding": "same", "dilation": (1, 2)},
+    "same": {"kernel_size": (4, 2), "padding": "same", "dilation": (1, 3)},
     "valid": {"kernel_size": 3, "padding": "valid", "bias": False},
 }
 
