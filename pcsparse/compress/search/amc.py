@@ -3,6 +3,10 @@
 Every rollout meets the budget: a width is cut back to the widest with which the cheapest choice of the steps
 to come still fits. The cost is whatever the space counts, milliseconds from a table too.
 
+Two weaknesses come with the method. The clamp serves first steps first: an agent whose actions all end at 1
+spends the budget there and may repeat that one network for many rollouts. And nothing fills up a budget that
+was left over, as the random control and evolution do.
+
 Source: He et al., "AMC: AutoML for model compression", ECCV 2018, section 3; there the clamp divides, here
 costs are step functions and what fits is looked up.
 """

@@ -37,7 +37,7 @@ def search_figure(results: Sequence[SearchResult], path: Path, *, title: str = "
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12.0, 5.0), dpi=140, layout="constrained")
+    figure = Figure(figsize=(12.0, 5.4), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
     rewards, front = figure.subplots(1, 2)
     for i, result in enumerate(results):
@@ -49,7 +49,10 @@ def search_figure(results: Sequence[SearchResult], path: Path, *, title: str = "
         front.axvline(budget, color="#bbbbbb", linewidth=1, zorder=0)
     _label(rewards, "Reward", "rollouts", "reward: each, and the highest so far")
     _label(front, "Cost and score; lines: budgets", f"cost ({units.pop()})", "score")
-    rewards.legend(fontsize=8, loc="lower right")
+    handles, names = rewards.get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=min(len(names), 6), fontsize=8, frameon=False
+    )
     if title:
         figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
