@@ -2,7 +2,8 @@
 
 Cells of the finest level are cut once, with an edge of a power of two metres, so that borders are exact. A
 coarser level drops low bits of the three fields, which is how PointAcc makes output coordinates, and sorts
-again.
+again. The finest edge is about a 2^17th of the extent in x and y, a 2^15th in z: what is crowded into less is
+not told apart, and a search there sees all of it.
 """
 
 import math

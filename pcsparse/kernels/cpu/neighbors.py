@@ -153,6 +153,10 @@ def _rank_run(query, begin, end, rows, xyz, spare, n, k, worst):
             # written before it is known whether it counts
             best[n], best_rows[n] = more[i], rows[first + i]
             n += more[i] <= worst
+        if worst == 0.0 and n >= k:
+            # all listed ones are twins, and they came by row
+            n = k
+            break
     return n, worst
 
 
