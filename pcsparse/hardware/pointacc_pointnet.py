@@ -1,11 +1,11 @@
-"""Traces of two point networks by their published sizes: PointNet, and PointNet++ for classification.
+"""Traces of two point networks by their sizes: PointNet, and PointNet++ for classification.
 
-Written down from the tables of their papers, over given points: samples and balls are the engine's, and
-nothing is computed with features. Left out: PointNet's two networks that turn points and features, dropout
-and norms, which move nothing through the DRAM.
+Written down over given points: samples and balls are the engine's, and nothing is computed with features.
+Left out: PointNet's two networks that turn points and features, dropout and norms, which move nothing through
+the DRAM.
 
 Source: Qi et al., PointNet (CVPR 2017, arXiv 1612.00593), section 4 and figure 2; Qi et al., PointNet++
-(NeurIPS 2017, arXiv 1706.02413), section B.1: single scale grouping, ModelNet40.
+(NeurIPS 2017, arXiv 1706.02413), section 3.2.
 """
 
 from dataclasses import dataclass
@@ -19,30 +19,32 @@ from pcsparse.hardware.trace import LayerTrace, MappingStep, NearestStep, Networ
 
 
 @dataclass(frozen=True)
-class Grouping:
-    """A set abstraction level that samples and groups.
+class Ball:
+    """Groups of one size, and the layers that describe them.
 
     Attributes:
-        n_samples: centres.
-        radius: of a ball, in units of the cloud's radius.
-        k: points of a ball; the nearest is repeated where there are fewer.
-        widths: of its layers, the last of which is pooled over a ball.
+        radius: in units of the points.
+        k: points at most; the nearest is repeated where there are fewer.
+        widths: of the layers, the last of which is pooled over a group.
     """
 
-    n_samples: int
     radius: float
     k: int
     widths: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Level:
+    """A set abstraction that samples, and groups around the samples in balls of one size or several."""
+
+    n_samples: int
+    balls: tuple[Ball, ...]
+
+
 POINTNET = (64, 64, 64, 128, 1024)
 """Widths of PointNet's layers on points."""
-POINTNET2 = (Grouping(512, 0.2, 32, (64, 64, 128)), Grouping(128, 0.4, 64, (128, 128, 256)))
-"""PointNet++'s levels but the last."""
-POINTNET2_LAST = (256, 512, 1024)
-"""Widths of PointNet++'s last level, on all points that are left."""
 HEAD = (512, 256, 40)
-"""Widths of both classifiers."""
+"""Widths of its classifier, which PointNet++ has too."""
 
 
 def trace_pointnet(n_points: int, *, itemsize: int = 2) -> NetworkTrace:
@@ -54,22 +56,24 @@ def trace_pointnet(n_points: int, *, itemsize: int = 2) -> NetworkTrace:
     if n_points < 1:
         raise RangeError(f"PointNet needs at least 1 point, got {n_points}")
     layers = _chain("points", 3, POINTNET, n_points, itemsize, pooled=n_points)
-    return NetworkTrace("PointNet", (*layers, *_head(POINTNET[-1], itemsize)))
+    return NetworkTrace("PointNet", (*layers, *_head(POINTNET[-1], HEAD, itemsize)))
 
 
 def trace_pointnet2(
     points: Tensor,
+    levels: tuple[Level, ...],
+    pooled: tuple[int, ...],
+    head: tuple[int, ...] = HEAD,
     *,
-    levels: tuple[Grouping, ...] = POINTNET2,
-    last: tuple[int, ...] = POINTNET2_LAST,
     itemsize: int = 2,
 ) -> NetworkTrace:
-    """PointNet++ on a cloud.
+    """PointNet++ that classifies one cloud, of points without features.
 
     Args:
-        points: (n, 3) float32, scaled to a ball of radius 1.
-        levels: that sample and group.
-        last: widths of the level over all that is left.
+        points: (n, 3) float32, in units of the radii.
+        levels: that sample and group, from fine to coarse.
+        pooled: widths of the level over all that is left.
+        head: widths of the classifier.
         itemsize: bytes of a feature and a weight.
 
     Raises:
@@ -85,15 +89,17 @@ def trace_pointnet2(
     for i, level in enumerate(levels):
         chosen = farthest_points(points, level.n_samples)
         centres = points[chosen]
-        ball = ball_query(points, level.radius, level.k, queries=centres)
-        rows = ball.filled().flatten()
         steps.append(SampleStep(f"level{i} sample", points, level.n_samples, chosen.int()))
-        steps.append(NearestStep(f"level{i} ball", points, centres, level.k, level.radius, ball.rows))
-        # coordinates relative to the centre go with the features
-        steps += _chain(f"level{i}", channels + 3, level.widths, len(points), itemsize, level.k, rows)
-        points, channels = centres, level.widths[-1]
-    steps += _chain("all", channels + 3, last, len(points), itemsize, pooled=len(points))
-    return NetworkTrace("PointNet++", (*steps, *_head(last[-1], itemsize)))
+        for j, ball in enumerate(level.balls):
+            name = f"level{i}" + (f".{j}" if len(level.balls) > 1 else "")
+            found = ball_query(points, ball.radius, ball.k, queries=centres)
+            steps.append(NearestStep(f"{name} ball", points, centres, ball.k, ball.radius, found.rows))
+            # coordinates relative to the centre go with the features
+            rows = found.filled().flatten()
+            steps += _chain(name, channels + 3, ball.widths, len(points), itemsize, ball.k, rows)
+        points, channels = centres, sum(ball.widths[-1] for ball in level.balls)
+    steps += _chain("all", channels + 3, pooled, len(points), itemsize, pooled=len(points))
+    return NetworkTrace("PointNet++", (*steps, *_head(pooled[-1], head, itemsize)))
 
 
 def _chain(
@@ -123,8 +129,8 @@ def _chain(
     ]
 
 
-def _head(c_in: int, itemsize: int) -> list[LayerTrace]:
+def _head(c_in: int, widths: tuple[int, ...], itemsize: int) -> list[LayerTrace]:
     return [
         LayerTrace(f"head.{i}", None, before, after, itemsize, 1, follows=True)
-        for i, (before, after) in enumerate(pairwise((c_in, *HEAD)))
+        for i, (before, after) in enumerate(pairwise((c_in, *widths)))
     ]

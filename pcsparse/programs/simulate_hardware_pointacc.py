@@ -14,7 +14,7 @@ from pcsparse.errors import RangeError
 from pcsparse.hardware.eie_report import Verdict
 from pcsparse.hardware.pointacc import PointAccRun, simulate
 from pcsparse.hardware.pointacc_chip import PointAccChip
-from pcsparse.hardware.pointacc_pointnet import trace_pointnet, trace_pointnet2
+from pcsparse.hardware.pointacc_pointnet import Ball, Level, trace_pointnet, trace_pointnet2
 from pcsparse.hardware.pointacc_report import Finding, findings, verdicts
 from pcsparse.hardware.pointacc_study import (
     CACHE_BYTES,
@@ -41,6 +41,7 @@ from pcsparse.hardware.pointacc_tables import (
 from pcsparse.hardware.trace import NetworkTrace
 from pcsparse.hardware.trace_sparse import trace_sparse
 from pcsparse.models.minkunet import MinkUNet, MinkUNetSpec
+from pcsparse.models.pointnet2 import PointNet2Spec
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.timing import environment
 
@@ -96,7 +97,7 @@ def run(settings: PointAccSettings) -> int:
     print(where.header())
     cloud = _cloud(settings)
     unet = _trace_unet(cloud, settings)
-    others = (trace_pointnet(_N_POINTS), trace_pointnet2(_classified(cloud.points)))
+    others = (trace_pointnet(_N_POINTS), _trace_pointnet2(_classified(cloud.points)))
     print(
         f"PointAcc on {cloud.name}: {len(cloud.points)} points, {unet.layers[0].n_rows} voxels of "
         f"{settings.voxel_size:g} m; features and weights of {unet.layers[0].itemsize} bytes"
@@ -151,6 +152,22 @@ def _classified(points: Tensor) -> Tensor:
     part = points[order[:_N_POINTS].sort().values]
     part = part - part.mean(dim=0)
     return part / part.norm(dim=1).max()
+
+
+def _trace_pointnet2(points: Tensor) -> NetworkTrace:
+    spec = PointNet2Spec.classification()
+    levels = tuple(
+        Level(
+            level.n_samples,
+            tuple(
+                Ball(scale.radius, scale.limit, tuple(layer.c_out for layer in scale.layers))
+                for scale in level.scales
+            ),
+        )
+        for level in spec.abstractions
+    )
+    pooled, head = (tuple(layer.c_out for layer in layers) for layers in (spec.pooled, spec.head))
+    return trace_pointnet2(points, levels, pooled, head)
 
 
 def _on_chip(unet: NetworkTrace, others: tuple[NetworkTrace, ...], chip: PointAccChip) -> _Results:

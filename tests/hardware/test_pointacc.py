@@ -52,6 +52,20 @@ def test_layers_are_in_order_and_each_is_itself(trace, run):
             assert ran.cached.traffic.total <= ran.uncached.total
 
 
+def test_layers_that_differ_in_one_size_are_not_taken_for_each_other(trace):
+    first = trace.layers[0]
+    others = [
+        first,
+        replace(first, c_out=first.c_out + 16),
+        replace(first, c_in=first.c_in + 16),
+        replace(first, itemsize=4),
+        replace(first, map=trace.layers[4].map),
+    ]
+    run = simulate(NetworkTrace("one map", tuple(others)), CHIP)
+    assert list(run.layers) == [run_layer(layer, CHIP) for layer in others]
+    assert len({layer.cached.traffic.total for layer in run.layers}) == len(others)
+
+
 def test_stages_overlap_with_the_mapping_of_the_next(trace, run):
     first, second, third = run.stages[:3]
     costs = {step.name: step.cost for step in run.mapping}

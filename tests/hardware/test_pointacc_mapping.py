@@ -188,6 +188,15 @@ def test_farthest_points(rng):
     assert outside.cycles == 19 * (90 * 20 + 7)
 
 
+def test_no_point_is_sampled_twice():
+    points = torch.arange(5.0)[:, None].expand(5, 3).repeat(4, 1).contiguous()
+    chosen, _ = sample(points, 20, FULL)
+    assert chosen.tolist()[:2] == [0, 4]
+    # of equally far ones the lowest row
+    assert chosen.tolist()[5:] == list(range(5, 20))
+    assert sorted(chosen.tolist()) == list(range(20))
+
+
 def test_storage_of_the_merger():
     # two FIFOs of 4 x 8 places, four ranks of 16, four of 8, of 12 bytes
     assert merger_bytes(replace(FULL, merger_width=8)) == 12 * (64 + (3 + 1) * 16 + (3 + 1) * 8)

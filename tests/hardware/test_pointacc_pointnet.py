@@ -1,12 +1,20 @@
 """Traces of point networks: published sizes, chains, groups that are real balls."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pcsparse.errors import RangeError
+from pcsparse.hardware.pointacc import simulate
+from pcsparse.hardware.pointacc_chip import PointAccChip
 from pcsparse.hardware.pointacc_fusion import chains
-from pcsparse.hardware.pointacc_pointnet import Grouping, trace_pointnet, trace_pointnet2
-from pcsparse.hardware.trace import NearestStep, SampleStep
+from pcsparse.hardware.pointacc_pointnet import Ball, Level, trace_pointnet, trace_pointnet2
+from pcsparse.hardware.trace import LayerTrace, NearestStep, SampleStep
+
+# single-scale grouping for ModelNet40
+LEVELS = Level(512, (Ball(0.2, 32, (64, 64, 128)),)), Level(128, (Ball(0.4, 64, (128, 128, 256)),))
+POOLED = (256, 512, 1024)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +36,7 @@ def test_pointnets_sizes():
 
 
 def test_pointnet2s_sizes(points):
-    trace = trace_pointnet2(points)
+    trace = trace_pointnet2(points, LEVELS, POOLED)
     assert [(layer.name, layer.c_in, layer.c_out, layer.n_rows) for layer in trace.layers[:9]] == [
         ("level0.0", 3, 64, 512 * 32), ("level0.1", 64, 64, 512 * 32), ("level0.2", 64, 128, 512 * 32),
         ("level1.0", 131, 128, 128 * 64), ("level1.1", 128, 128, 128 * 64), ("level1.2", 128, 256, 128 * 64),
@@ -43,7 +51,7 @@ def test_pointnet2s_sizes(points):
 
 
 def test_groups_are_balls(points):
-    trace = trace_pointnet2(points, levels=(Grouping(40, 0.3, 8, (16, 24)),), last=(32,))
+    trace = trace_pointnet2(points, (Level(40, (Ball(0.3, 8, (16, 24)),)),), (32,))
     ball, first = trace.steps[1:3]
     rows = first.gather.view(40, 8).long()
     away = (points[rows] - ball.queries[:, None]).norm(dim=2)
@@ -55,8 +63,36 @@ def test_groups_are_balls(points):
     assert (first.n_in, first.c_in) == (700, 3)
 
 
+def test_balls_of_several_sizes_stand_side_by_side(points):
+    level = Level(40, (Ball(0.2, 4, (8, 16)), Ball(0.4, 8, (8, 24))))
+    trace = trace_pointnet2(points, (level, Level(10, (Ball(0.8, 4, (12,)),))), (32,), (7,))
+    kinds = [type(step) for step in trace.steps[:8]]
+    assert kinds == [
+        SampleStep,
+        NearestStep,
+        LayerTrace,
+        LayerTrace,
+        NearestStep,
+        LayerTrace,
+        LayerTrace,
+        SampleStep,
+    ]
+    found = [(layer.name, layer.c_in, layer.c_out) for layer in trace.layers]
+    assert found[:5] == [
+        ("level0.0.0", 3, 8), ("level0.0.1", 8, 16), ("level0.1.0", 3, 8), ("level0.1.1", 8, 24),
+        ("level1.0", 43, 12),
+    ]  # fmt: skip
+    assert found[5:] == [("all.0", 15, 32), ("head.0", 32, 7)]
+    assert [len(chain) for chain in chains(trace.layers)] == [2, 2, 1, 1, 1]
+
+
+def test_samples_and_balls_of_the_unit_are_the_engines(points):
+    run = simulate(trace_pointnet2(points, LEVELS, POOLED), replace(PointAccChip.edge(), merger_width=8))
+    assert [step.agrees for step in run.mapping] == [True] * 4
+
+
 def test_too_few_points_are_refused(points):
     with pytest.raises(RangeError, match="samples 512 of 511 points"):
-        trace_pointnet2(points[:511])
+        trace_pointnet2(points[:511], LEVELS, POOLED)
     with pytest.raises(RangeError, match="at least 1 point, got 0"):
         trace_pointnet(0)

@@ -9,7 +9,7 @@ from pcsparse.hardware.pointacc import PointAccRun, simulate
 from pcsparse.hardware.pointacc_chip import PointAccChip
 from pcsparse.hardware.pointacc_hash import hash_kernel_map
 from pcsparse.hardware.pointacc_mapping import kernel_map
-from pcsparse.hardware.pointacc_pointnet import Grouping, trace_pointnet2
+from pcsparse.hardware.pointacc_pointnet import Ball, Level, trace_pointnet2
 from pcsparse.hardware.pointacc_report import Finding, cache_traffic, findings, verdicts
 from pcsparse.hardware.pointacc_study import (
     CACHE_BYTES,
@@ -64,8 +64,8 @@ def curve(trace, run):
 @pytest.fixture(scope="module")
 def points():
     cloud = torch.randn(200, 3, generator=torch.Generator().manual_seed(1))
-    levels = (Grouping(32, 0.8, 16, (16, 32)),)
-    return simulate(trace_pointnet2(cloud, levels=levels, last=(32, 64)), CHIP)
+    levels = (Level(32, (Ball(0.8, 16, (16, 32)),)),)
+    return simulate(trace_pointnet2(cloud, levels, (32, 64)), CHIP)
 
 
 def failed(verdicts) -> list[str]:

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pcsparse.bench.clouds import small_cloud
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.hardware.eie_report import Verdict
+from pcsparse.models.pointnet2 import PointNet2, PointNet2Spec
 from pcsparse.programs import simulate_hardware_eie, simulate_hardware_pointacc
 from pcsparse.programs.simulate_hardware import main
 from pcsparse.programs.simulate_hardware_eie import EIESettings, run
@@ -127,6 +129,18 @@ def test_a_quick_run_of_pointacc_prints_and_writes(tmp_path, capsys):
     assert all(verdict["passed"] for verdict in content["verdicts"])
     assert "7 of 7 bounds hold" in said
     assert sorted(file.name for file in out.parent.iterdir()) == ["pointacc.json", "pointacc.png"]
+
+
+def test_pointnet2_is_the_models():
+    """Widths of the trace are those of the network's weights, in order."""
+    points = torch.randn(1024, 3, generator=torch.Generator().manual_seed(5))
+    trace = simulate_hardware_pointacc._trace_pointnet2(points / points.norm(dim=1).max())
+    net = PointNet2(PointNet2Spec.classification())
+    weights = [weight for weight in net.parameters() if weight.dim() == 2]
+    assert len(trace.layers) == len(weights) == 12
+    for layer, weight in zip(trace.layers, weights, strict=True):
+        assert {layer.c_in, layer.c_out} == set(weight.shape)
+        assert layer.macs == layer.n_rows * weight.numel()
 
 
 def test_a_fault_of_the_pointacc_model_is_the_exit_status(tmp_path, monkeypatch, capsys):
