@@ -108,6 +108,7 @@ class CostTable:
         machine: see `engine.tune_cache.device_key`.
         versions: of the packages, (name, version).
         others: share of all cores busy with other work just before, 0 to 1; None if unknown.
+        busy: whether that was too much for times to mean anything.
     """
 
     layers: tuple[LayerCost, ...]
@@ -120,6 +121,7 @@ class CostTable:
     machine: str
     versions: tuple[tuple[str, str], ...]
     others: float | None = None
+    busy: bool = False
 
     @property
     def rest_ms(self) -> float:
@@ -193,6 +195,8 @@ class CostTable:
             f"{'fused' if self.fused else 'not fused'}; {self.machine}; other work before "
             + ("unknown" if self.others is None else f"{self.others:.0%}"),
         ]
+        if self.busy:
+            lines.append("the machine was BUSY with other work: measure again before you use these times")
         return "\n".join(lines)
 
     def save(self, path: Path) -> None:

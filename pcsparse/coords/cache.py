@@ -40,6 +40,8 @@ class LevelKey:
 
 
 _EDITED = -1
+# a coverage of its own, of levels that a transposed convolution makes
+_EXPANDED = "expanded"
 
 
 def _version(coords: Tensor) -> int:
@@ -86,6 +88,21 @@ class CoordCache:
         """From a copy or another process, such as a loader worker: maps are found again."""
         self.__dict__.update(state)
         self._sets = [(known, version or _version(known)) for known, version in self._sets]
+
+    def rebuilt(self) -> "CoordCache":
+        """All levels and maps of this cache, built anew from the coordinates that were given; to time it."""
+        new = CoordCache()
+        sets = {token: coords for token, (coords, _) in enumerate(self._sets)}
+        for level, coords in self._levels.items():
+            source = sets[level.source]
+            if level.coverage == _EXPANDED:
+                made = new.expanded(source, level.relation)
+            else:
+                made = new.coarser(source, level.relation, level.coverage)
+            sets[self._token(coords)] = made
+        for key in self._maps:
+            new.kernel_map(sets[key.fine], sets[key.coarse], key.relation, key.offsets)
+        return new
 
     def _token(self, coords: Tensor) -> Token:
         tracing = torch.compiler.is_compiling()
@@ -174,7 +191,7 @@ class CoordCache:
 
     def expanded(self, coarse: Tensor, relation: Relation) -> Tensor:
         """Coordinates that a generative transposed convolution of `coarse` writes."""
-        key = LevelKey(self._token(coarse), relation, "expanded")
+        key = LevelKey(self._token(coarse), relation, _EXPANDED)
         if key not in self._levels:
             with _kept():
                 level = expanded_level(self.sorted_keys(coarse), relation)

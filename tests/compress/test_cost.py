@@ -96,6 +96,7 @@ def test_multiply_adds_of_a_slice_are_those_of_the_sliced_network(table):
 def test_the_sum_is_maps_rest_and_layers(table):
     layers = sum(layer.milliseconds(layer.c_in, layer.c_out) for layer in table.layers)
     assert layers > 0
+    assert table.map_ms > 0
     assert table.total("ms") == pytest.approx(layers + table.map_ms + table.rest_ms)
     assert table.total("ms") >= table.network_ms
     with pytest.raises(RangeError, match="a cost is in ms, MACs, bytes, not in 'flops'"):
@@ -175,6 +176,14 @@ def test_times_of_another_machine_are_refused(table, tmp_path):
     with pytest.raises(FormatError, match=r"was measured on \[another\]"):
         CostTable.load(path)
     assert CostTable.load(path, any_machine=True).layers == table.layers
+
+
+def test_times_of_a_busy_machine_say_so(table, tmp_path):
+    busy, calm = replace(table, busy=True), replace(table, busy=False)
+    assert "BUSY" in str(busy)
+    assert "BUSY" not in str(calm)
+    busy.save(tmp_path / "cost.json")
+    assert CostTable.load(tmp_path / "cost.json").busy
 
 
 def test_it_prints_every_layer_and_the_sums(table):

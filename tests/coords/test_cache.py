@@ -219,3 +219,28 @@ def test_the_map_to_clouds_is_built_once_for_each_number_of_clouds():
     assert cache.cloud_map(coords, 3).n_out == 3
     assert two.pairs_per_output().tolist() == torch.bincount(coords[:, 0]).tolist()
     assert two.pairs_per_output() is two.pairs_per_output()
+
+
+def test_everything_is_built_anew_from_the_first_coordinates():
+    cache, coords = CoordCache(), UNSORTED.coords
+    halve = Relation.of(2, 2)
+    coarse = cache.coarser(coords, halve)
+    coarser = cache.coarser(coarse, halve, "floor")
+    wide = cache.expanded(coarser, halve)
+    for level in (coords, coarse, coarser, wide):
+        cache.kernel_map(level, level, K3)
+    cache.kernel_map(coords, coarse, halve, (0, 3, 5))
+    cache.kernel_map(wide, coarser, halve)
+
+    again = cache.rebuilt()
+    assert len(again) == len(cache) == 7
+    for key, kmap in cache.maps().items():
+        # tokens may differ, the maps may not
+        same = [
+            other
+            for other in again.maps().values()
+            if other is not kmap
+            and (other.n_in, other.n_out, other.relation) == (kmap.n_in, kmap.n_out, kmap.relation)
+            and all(torch.equal(a, b) for a, b in zip(other.tensors()[1:], kmap.tensors()[1:], strict=True))
+        ]
+        assert same, key
