@@ -42,7 +42,7 @@ def agent(settings: DDPGSettings = SMALL, seed: int = 0) -> DDPG:
 )
 def test_draws_are_those_of_a_truncated_normal(mean, sigma):
     rng = np.random.default_rng(0)
-    drawn = np.array([truncated_normal(mean, sigma, 0.0, 1.0, rng) for _ in range(2000)])
+    drawn = np.array([truncated_normal(mean, sigma, 0.0, 1.0, rng) for _ in range(1000)])
     assert ((drawn >= 0) & (drawn <= 1)).all()
     if sigma >= 1e-9:
         law = stats.truncnorm((0 - mean) / sigma, (1 - mean) / sigma, loc=mean, scale=sigma)
@@ -53,7 +53,7 @@ def test_draws_are_those_of_a_truncated_normal(mean, sigma):
 
 def test_other_bounds():
     rng = np.random.default_rng(0)
-    drawn = np.array([truncated_normal(0.4, 0.5, 0.2, 0.6, rng) for _ in range(2000)])
+    drawn = np.array([truncated_normal(0.4, 0.5, 0.2, 0.6, rng) for _ in range(1000)])
     law = stats.truncnorm(-0.4, 0.4, loc=0.4, scale=0.5)
     assert stats.kstest(drawn, law.cdf).pvalue > 0.01
 
