@@ -63,6 +63,29 @@ def test_sr_ste_is_the_formula_of_the_paper(rng):
     assert linear.weight.requires_grad
 
 
+def test_groups_of_a_convolution_lie_along_its_input_channels(rng):
+    conv = nn.Conv2d(8, 3, (2, 4), bias=False)
+    dense = conv.weight.detach().clone()
+    rows = dense.permute(0, 2, 3, 1)
+    mask = torch.tensor([best_two(row) for row in rows.reshape(-1, 8).tolist()])
+    mask = mask.view(rows.shape).permute(0, 3, 1, 2)
+    x, grad_out = torch.randn(2, 8, 5, 6, generator=rng), torch.randn(2, 3, 4, 3, generator=rng)
+    original = conv.weight
+    attach_sr_ste(conv, decay=0.3)
+    assert torch.equal(conv.weight, dense * mask)
+    conv(x).backward(grad_out)
+    wanted = torch.nn.grad.conv2d_weight(x, dense.shape, grad_out) + 0.3 * dense * ~mask
+    torch.testing.assert_close(original.grad, wanted, **tolerance(torch.float32, 24, 32))
+    bake(conv)
+    assert torch.equal(conv.weight, dense * mask)
+    attach_mask(conv, mask)
+    conv.zero_grad()
+    conv(x).backward(grad_out)
+    assert torch.equal(conv.parametrizations.weight.original.grad != 0, mask)
+    with pytest.raises(ShapeError, match="6 columns"):
+        attach_sr_ste(nn.Conv2d(6, 4, 4))
+
+
 def _regression(rng, teacher, steps):
     """Plain gradient descent towards a teacher (16, 4), and the mean squared error."""
     x = torch.randn(256, 16, generator=rng)
