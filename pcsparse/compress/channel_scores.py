@@ -38,8 +38,8 @@ def channel_scores(
         (width,) float64 by name of the group.
 
     Raises:
-        RangeError: an unknown score, "taylor" without losses, "batchnorm" for a group without one, or a score
-            that is not finite.
+        RangeError: an unknown score, "taylor" without losses or where no gradient reaches a group,
+            "batchnorm" for a group without one, or a score that is not finite.
     """
     if score not in get_args(Score):
         raise RangeError(f"score must be one of {', '.join(get_args(Score))}, got {score!r}")
@@ -123,8 +123,10 @@ def _taylor(model: nn.Module, graph: ChannelGraph, losses: Losses) -> dict[str, 
     before = [p.grad for p in parameters]
     was_training = model.training
     model.eval()
+    n = 0
     try:
         for loss in losses(model):
+            n += 1
             for parameter in parameters:
                 parameter.grad = None
             loss.backward()
@@ -134,6 +136,8 @@ def _taylor(model: nn.Module, graph: ChannelGraph, losses: Losses) -> dict[str, 
         model.train(was_training)
         for parameter, grad in zip(parameters, before, strict=True):
             parameter.grad = grad
+    if n == 0:
+        raise RangeError("losses= yielded nothing; it is called once, and must make its batches anew then")
     return totals
 
 
@@ -143,6 +147,12 @@ def _gate_gradient(model: nn.Module, group: Group) -> Tensor:
     gates = [slot for slot in group.slots if slot.side == "norm"]
     gates = gates or [slot for slot in group.slots if slot.side == "out"]
     total = torch.zeros(group.width, dtype=torch.float64)
+    parameters = [p for slot in gates for p in _own(_module(model, slot))]
+    if all(parameter.grad is None for parameter in parameters):
+        raise RangeError(
+            f"no parameter of {', '.join(slot.layer for slot in gates)} of group {group.name!r} gets a "
+            "gradient, so all its channels would score 0; set requires_grad there, or use score='magnitude'"
+        )
     for slot in gates:
         module = _module(model, slot)
         # a factor on the output is one on the weights and on the bias at once

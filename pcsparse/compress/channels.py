@@ -119,9 +119,8 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
         raise UnsupportedError(
             f"{type(model).__name__} has no Spec with a method with_channels, so no smaller one can be built"
         )
-    made = [name for name, part in model.named_modules() if is_parametrized(part)]
-    if made:
-        raise UnsupportedError(f"the weights of {made[0]} are made by a parametrisation; remove it first")
+    for name, part in model.named_modules():
+        _check_plain(name, part)
     weighty = {layer.name: widths[layer.name] for layer in graph.layers if layer.kind != "norm"}
     kinds: Any = type(model)
     with torch.device("meta"):
@@ -144,20 +143,33 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
 def mask_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> None:
     """Make the channels that are not chosen zero, in place: what `slice_channels` gives, at full width.
 
-    The weights and biases that write them become zero, and the scales and shifts of their batch norms.
+    The weights and biases that write them become zero, and the scales, shifts and running means of their
+    batch norms.
 
     Raises:
         RangeError: see `slice_channels`.
+        UnsupportedError: weights to change that a parametrisation makes; nothing is changed then.
     """
     removed = _removed(graph, chosen)
+    changed: dict[str, list[int]] = {}
+    for layer in graph.layers:
+        gone = removed.get((layer.name, "norm" if layer.kind == "norm" else "out"))
+        if gone:
+            _check_plain(layer.name, model.get_submodule(layer.name))
+            changed[layer.name] = sorted(gone)
     with torch.no_grad():
-        for layer in graph.layers:
-            channels = list(removed.get((layer.name, "norm" if layer.kind == "norm" else "out"), ()))
-            module = model.get_submodule(layer.name)
-            for parameter in (module.weight, module.bias):
-                if isinstance(parameter, Tensor) and channels:
+        for name, channels in changed.items():
+            module = model.get_submodule(name)
+            # a norm without a shift of its own still takes its mean off
+            for tensor in (module.weight, module.bias, getattr(module, "running_mean", None)):
+                if isinstance(tensor, Tensor):
                     # the output channel is the last dimension of a convolution's weight, else the first
-                    parameter[(..., channels) if parameter.dim() == 3 else channels] = 0.0
+                    tensor[(..., channels) if tensor.dim() == 3 else channels] = 0.0
+
+
+def _check_plain(name: str, part: nn.Module) -> None:
+    if is_parametrized(part):
+        raise UnsupportedError(f"the weights of {name} are made by a parametrisation; remove it first")
 
 
 def _sliced_state(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from pcsparse import SparseTensor
 from pcsparse.compress.channel_scores import channel_scores
@@ -174,6 +175,31 @@ def test_the_highest_scores_stay_and_of_equal_ones_the_first():
     assert choose_channels(scores, {"a": 2, "b": 2}) == {"a": (1, 3), "b": (0, 1)}
 
 
+def test_a_mask_reaches_norms_without_scale_and_shift(rng):
+    net = nn.Sequential(
+        SubmanifoldConv3d(3, 4, 3), BatchNormReLU(4, affine=False), SubmanifoldConv3d(4, 2, 3)
+    ).double()
+    # a mean below zero would let a masked channel through the ReLU
+    net[1].running_mean.fill_(-0.5)
+    net.eval()
+    mask_channels(net, ChannelGraph.of(net), {"0": (0, 3)})
+    with torch.no_grad():
+        between = net[:2](_input(rng)).feats
+    assert not bool(between[:, [1, 2]].any())
+    assert bool(between[:, [0, 3]].any())
+
+
+def test_weights_made_by_a_parametrisation_are_refused():
+    network = _network()
+    graph = ChannelGraph.of(network)
+    parametrizations.weight_norm(network.stem[2])
+    before = {name: t.clone() for name, t in network.state_dict().items()}
+    for change in (slice_channels, mask_channels):
+        with pytest.raises(UnsupportedError, match=r"weights of stem\.2 are made by a parametrisation"):
+            change(network, graph, {"stem.0": (0, 1), "stem.2": (0, 1)})
+    assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
+
+
 def _pair() -> nn.Sequential:
     torch.manual_seed(1)
     net = nn.Sequential(SubmanifoldConv3d(2, 3, 3), BatchNormReLU(3), SubmanifoldConv3d(3, 2, 3)).double()
@@ -239,6 +265,15 @@ def test_scores_that_cannot_be_had_say_why():
     net = nn.Sequential(SubmanifoldConv3d(2, 3, 3), SubmanifoldConv3d(3, 2, 3))
     with pytest.raises(RangeError, match="no batch norm with a scale"):
         channel_scores(net, ChannelGraph.of(net), "batchnorm")
+    # a generator that is spent, and gates that are not trained, would make all channels equal
+    pair = _pair()
+    with pytest.raises(RangeError, match="losses= yielded nothing"):
+        channel_scores(pair, ChannelGraph.of(pair), "taylor", lambda model: iter(()))
+    pair[1].requires_grad_(False)
+    x = _input(torch.Generator().manual_seed(0))
+    x = x.replace(x.feats[:, :2])
+    with pytest.raises(RangeError, match=r"of group '0' gets a gradient.*requires_grad"):
+        channel_scores(pair, ChannelGraph.of(pair), "taylor", lambda model: [model(x).feats.sum()])
     broken = _network()
     with torch.no_grad():
         broken.stem[0].weight[0, 0, 0] = float("nan")
