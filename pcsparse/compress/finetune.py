@@ -84,9 +84,11 @@ def tune_channels(
         The fine-tuned network.
 
     Raises:
-        RangeError: see `prune_channels`.
+        RangeError: see `prune_channels`; before any training.
     """
-    full = {group.name: group.width for group in ChannelGraph.of(model).groups}
+    graph = ChannelGraph.of(model)
+    graph.widths(widths)
+    full = {group.name: group.width for group in graph.groups}
     for share in rounds.shares():
         graph = ChannelGraph.of(model)
         now = {group.name: group.width for group in graph.free}
@@ -138,7 +140,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     """Measure the running statistics of all batch norms anew, as plain means over some batches, in place.
 
     A sliced network has other statistics than the one it was cut from; this alone brings back much of what
-    it lost, and nothing is trained. All else is in evaluation mode meanwhile.
+    it lost, and nothing is trained. All else is in evaluation mode meanwhile. A norm that meets no batch of
+    two rows or more keeps its statistics.
 
     Args:
         model: with batch norms that keep statistics; one without is left as it is.
@@ -168,7 +171,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     finally:
         for norm, momentum, buffers in zip(norms, momenta, saved, strict=True):
             norm.momentum = momentum
-            if n == 0:
+            if n == 0 or not int(norm.num_batches_tracked):  # type: ignore[arg-type]
                 norm.load_state_dict(buffers, strict=False)
         for part, training in modes:
             part.training = training

@@ -101,6 +101,14 @@ def test_channels_shrink_round_by_round():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_widths_that_no_group_can_keep_are_refused_before_training():
+    model, fit = _network(), _Fit()
+    for widths in ({"stem.0": 5}, {"stem.0": 0}, {"classifier": 2}, {"stem": 2}):
+        with pytest.raises(RangeError, match=r"cannot keep|there is no group"):
+            tune_channels(model, widths, fit, Rounds(lr=0.02, n=3), multiple=1)
+    assert not fit.rates
+
+
 def test_recalibrate_takes_means_over_all_batches():
     model = _network()
     batches = _inputs()
@@ -137,6 +145,15 @@ def test_recalibrate_without_batches_changes_nothing():
         recalibrate(model, [])
     assert bool((model.stem[1].running_mean == 3.0).all())
     recalibrate(nn.Linear(2, 2), [])
+
+
+def test_recalibrate_leaves_norms_that_saw_no_variance():
+    model = _network()
+    before = model.encoder[3][0].norm1
+    before.running_mean.fill_(3.0)
+    # one voxel at every level
+    recalibrate(model, [SparseTensor(torch.ones(1, 3), torch.zeros(1, 4, dtype=torch.int32))])
+    assert bool((before.running_mean == 3.0).all())
 
 
 def test_distillation_is_the_divergence_of_softened_probabilities(rng):
