@@ -221,6 +221,9 @@ def scan(
                     facts_of = sizes[name], how.macs(name, kept), how.milliseconds(name, kept)
                     point = Point.of(name, kept, *facts_of, found, time.perf_counter() - began)
                     known.write(point)
+                else:
+                    # the log may be of a time when the cost was not measured yet
+                    point = replace(point, macs=how.macs(name, kept), ms=how.milliseconds(name, kept))
                 points.append(point)
                 if on_point is not None:
                     on_point(point)

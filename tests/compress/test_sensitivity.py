@@ -123,6 +123,19 @@ def test_costs_stand_beside_the_metric():
     assert point.macs < cost.total("MACs")
 
 
+def test_costs_are_of_today_where_the_log_has_others(tmp_path):
+    model, log = _network(), tmp_path / "scan.jsonl"
+    scan(
+        model, lambda net: 1.0, axis=ChannelsAxis(model, multiple=2), ratios=(0.5,), names=["stem.0"], log=log
+    )
+    feats = torch.ones(len(PLANE.coords), 3)
+    cost = measure_cost(model, [SparseTensor(feats, PLANE.coords)], multiple=2, step=1000, runs=1)
+    axis = ChannelsAxis(model, multiple=2, cost=cost)
+    (point,) = scan(model, lambda net: 1 / 0, axis=axis, ratios=(0.5,), names=["stem.0"], log=log).points
+    assert (point.macs, point.ms) == (axis.macs("stem.0", 2), axis.milliseconds("stem.0", 2))
+    assert point.ms is not None
+
+
 def test_nan_counts_as_the_worst_and_is_logged(tmp_path):
     model, log = _network(), tmp_path / "scan.jsonl"
     values = iter([0.8, 0.7, math.nan, math.inf, 0.6])

@@ -21,6 +21,7 @@ def search(
     method: Method,
     executor: Executor | None = None,
     log: Path | None = None,
+    tag: str = "",
 ) -> SearchResult:
     """Look for the widths with the best score within a budget.
 
@@ -41,6 +42,7 @@ def search(
             `AMC()`.
         executor: where evaluations run, by default in this process.
         log: a file of JSON lines, made or resumed. A kill loses the evaluations that were running.
+        tag: says what `evaluate` does, its weights and sweeps above all; a log with another tag is refused.
 
     Raises:
         RangeError: a budget that cannot be met, with the smallest reachable cost; fewer than one evaluation,
@@ -55,6 +57,8 @@ def search(
         "method": repr(method), "seed": seed, "budget": float(budget), "evaluations": evaluations,
         "unit": space.unit, "space": space.fingerprint,
     }  # fmt: skip
+    if tag:
+        facts["tag"] = tag
     with TrialLog(log, facts) as trial_log:
         task = Task(
             space,

@@ -202,6 +202,9 @@ def test_a_log_of_another_search_is_refused(tmp_path):
         search(SPACE, SCORE, HALF, 5, 2, method=RandomSearch(), log=log)
     with pytest.raises(FormatError, match=r"method 'RandomSearch\(\)', now 'Uniform\(\)'"):
         search(SPACE, SCORE, HALF, 5, 1, method=Uniform(), log=log)
+    # what is evaluated cannot be seen from here: the caller names it
+    with pytest.raises(FormatError, match=r"another search \(tag None, now 'retrained'\)"):
+        search(SPACE, SCORE, HALF, 5, 1, method=RandomSearch(), log=log, tag="retrained")
     other = chain(4, pairs=[1, 1, 1, 1, 2])
     with pytest.raises(FormatError, match="another search"):
         search(other, SCORE, HALF, 5, 1, method=RandomSearch(), log=log)
