@@ -111,7 +111,8 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
 
     Raises:
         RangeError: a group that is not there or must stay, or channels that do not ascend within it.
-        UnsupportedError: the model has no Spec with `with_channels`, or weights that a parametrisation makes.
+        UnsupportedError: the model has no Spec with `with_channels`, other layers than its Spec, as a fused
+            network has, or weights that a parametrisation makes.
     """
     widths = graph.widths({name: len(channels) for name, channels in chosen.items()})
     spec: Any = getattr(model, "spec", None)
@@ -123,8 +124,15 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
         _check_plain(name, part)
     weighty = {layer.name: widths[layer.name] for layer in graph.layers if layer.kind != "norm"}
     kinds: Any = type(model)
+    try:
+        smaller_spec = spec.with_channels(weighty)
+    except RangeError as error:
+        raise UnsupportedError(
+            f"the layers of {type(model).__name__} are not those of its Spec ({error}); prune a network "
+            "before fuse, and before its layers are replaced"
+        ) from error
     with torch.device("meta"):
-        smaller: nn.Module = kinds(spec.with_channels(weighty))
+        smaller: nn.Module = kinds(smaller_spec)
     state = _sliced_state(model, graph, chosen)
     for name, wanted in smaller.state_dict().items():
         if name not in state or state[name].shape != wanted.shape:

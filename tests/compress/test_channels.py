@@ -19,7 +19,7 @@ from pcsparse.compress.channels import (
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
-from pcsparse.nn import BatchNorm, BatchNormReLU, ReLU, SubmanifoldConv3d
+from pcsparse.nn import BatchNorm, BatchNormReLU, ReLU, SubmanifoldConv3d, fuse
 from pcsparse.train.model_file import arch_of, build_arch
 from tests.clouds import TWO_BATCHES
 from tests.tolerance import tolerance
@@ -168,6 +168,11 @@ def test_a_network_without_a_spec_is_refused():
     net = nn.Sequential(SubmanifoldConv3d(2, 4, 3), SubmanifoldConv3d(4, 2, 3))
     with pytest.raises(UnsupportedError, match="has no Spec with a method with_channels"):
         prune_channels(net, 0.5, multiple=1)
+
+
+def test_a_fused_network_is_refused():
+    with pytest.raises(UnsupportedError, match=r"layers of MinkUNet are not those of its Spec.*before fuse"):
+        prune_channels(fuse(_network()), 0.5, multiple=1)
 
 
 def test_the_highest_scores_stay_and_of_equal_ones_the_first():
