@@ -108,7 +108,9 @@ def test_the_map_that_comes_with_a_level_is_the_one_that_a_search_finds(
 
     monkeypatch.setattr(cache_module, "build_kernel_map", None)
     kmap = cache.kernel_map(fine, coarse, relation)
-    check_map(kmap, oracle.kernel_map(fine, coarse, geometry), len(fine), len(coarse))
+    # searched maps are held against the oracle elsewhere, cloud by cloud; here once a geometry
+    if cloud is CLOUDS["clumped"]:
+        check_map(kmap, oracle.kernel_map(fine, coarse, geometry), len(fine), len(coarse))
     assert kmap.monotone == searched.monotone
     for got, want in zip(kmap.tensors(), searched.tensors(), strict=True):
         assert got.dtype == want.dtype

@@ -39,6 +39,7 @@ def _no_probing(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_quick_run_passes_and_writes_everything(tmp_path, capsys):
     out = tmp_path / "bench.json"
     assert main([*QUICK, "--out", str(out)]) == 0
