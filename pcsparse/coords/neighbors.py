@@ -104,10 +104,11 @@ def ball_query(
 
     Raises:
         ShapeError, DtypeError, DeviceError: as `nearest_neighbours`.
-        RangeError: as `nearest_neighbours`, a radius that is not positive and finite, or another `order`.
+        RangeError: as `nearest_neighbours`, a radius that is not positive and finite, or whose square is not, or
+            another `order`.
     """
-    if not 0 < radius < float("inf"):
-        raise RangeError(f"radius must be positive and finite metres, got {radius}")
+    if not (radius > 0 and 0 < radius * radius < float("inf")):
+        raise RangeError(f"radius must be positive and finite metres, and so must its square, got {radius}")
     if order not in ("nearest", "index"):
         raise RangeError(f"order must be 'nearest' or 'index', got {order!r}")
     return _ranked(points, queries, limit, radius, batch, query_batch, order)

@@ -85,7 +85,7 @@ class PointNet2Spec:
 
     @staticmethod
     def classification_msg(in_channels: int = 0, n_classes: int = 40) -> "PointNet2Spec":
-        """Multi-scale grouping for ModelNet40: 1.74 M parameters."""
+        """Multi-scale grouping for ModelNet40: 1.75 M parameters; its classifier drops 60 %, not half."""
         fine = (
             (0.1, 16, (32, 32, 64)), (0.2, 32, (64, 64, 128)), (0.4, 128, (64, 96, 128)),
         )  # fmt: skip
@@ -94,7 +94,7 @@ class PointNet2Spec:
         )  # fmt: skip
         levels = _abstraction(512, in_channels, fine), _abstraction(128, 320, coarse)
         pooled, head = _chain(3 + 640, 256, 512, 1024), _chain(1024, 512, 256, n_classes)
-        return PointNet2Spec(in_channels, levels, pooled, (), head)
+        return PointNet2Spec(in_channels, levels, pooled, (), head, dropout=0.6)
 
     @staticmethod
     def segmentation(in_channels: int = 0, n_classes: int = 13) -> "PointNet2Spec":
@@ -173,7 +173,8 @@ class PointNet2(nn.Module):
         spec: every width; `PointNet2Spec.classification()` and its neighbours give the published ones.
 
     Raises:
-        RangeError: neighbouring widths of the Spec do not fit each other, or it is for both or neither task.
+        RangeError: neighbouring widths of the Spec do not fit each other, a level has no scale or a scale no
+            layer, or the Spec is for both or neither task.
     """
 
     def __init__(self, spec: PointNet2Spec) -> None:
@@ -315,6 +316,11 @@ def _check(spec: PointNet2Spec) -> None:
         )
     channels = [spec.in_channels]
     for i, level in enumerate(spec.abstractions):
+        if not level.scales:
+            raise RangeError(f"abstractions.{i} of the Spec has no scale; give at least one")
+        for j, scale in enumerate(level.scales):
+            if not scale.layers:
+                raise RangeError(f"abstractions.{i}.{j} of the Spec has no layer; give at least one")
         ends = [
             walk(f"abstractions.{i}.{j}", 3 + channels[-1], scale.layers)
             for j, scale in enumerate(level.scales)

@@ -138,7 +138,7 @@ class SetAbstraction(nn.Module):
             rows = search(x.points, x.batch, centres, batch).filled()
             grouped = group_neighbours(x.points, centres, x.feats, rows)
             described = layers(grouped.flatten(0, 1).to(_dtype(layers)))
-            scales.append(described.view(*rows.shape, -1).amax(dim=1))
+            scales.append(described.unflatten(0, rows.shape).amax(dim=1))
         return PointSet(centres, batch, torch.cat(scales, dim=1))
 
 

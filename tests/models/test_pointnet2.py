@@ -106,7 +106,9 @@ def test_the_published_groups():
         (512, [(0.1, 16), (0.2, 32), (0.4, 128)]), (128, [(0.2, 32), (0.4, 64), (0.8, 128)])
     ]  # fmt: skip
     assert groups(rooms) == [(1024, [(0.1, 32)]), (256, [(0.2, 32)]), (64, [(0.4, 32)]), (16, [(0.8, 32)])]
-    assert (ssg.dropout, ssg.n_classes, rooms.n_classes) == (0.5, 40, 13)
+    assert (ssg.n_classes, rooms.n_classes) == (40, 13)
+    # its code keeps 0.4 in the classifier of several scales, and half in the others
+    assert [spec.dropout for spec in (ssg, msg, rooms)] == [0.5, 0.6, 0.5]
 
 
 def test_the_head_is_of_plain_layers():
@@ -319,6 +321,28 @@ def test_a_spec_for_both_tasks_or_none_is_refused():
             PointNet2(wrong)
     with pytest.raises(RangeError, match="2 abstractions need as many propagations, the Spec has 1"):
         PointNet2(replace(spec, propagations=spec.propagations[:1]))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("task", TASKS)
+def test_no_points(rng, task, training):
+    network = _network(task).train(training)
+    points, feats = _cloud(rng, 0)
+
+    assert network(points, feats).shape == (0, network.spec.n_classes)
+    if task == "classification":
+        with pytest.raises(RangeError, match=r"clouds \[0, 1\] of 2 have no points to classify"):
+            network(points, feats, clouds=2)
+
+
+def test_levels_without_groups_or_layers_are_refused():
+    spec = _small("classification")
+    coarse = spec.abstractions[1]
+    with pytest.raises(RangeError, match=r"abstractions.1 of the Spec has no scale"):
+        PointNet2(replace(spec, abstractions=(spec.abstractions[0], replace(coarse, scales=()))))
+    empty = replace(coarse, scales=(replace(coarse.scales[0], layers=()),))
+    with pytest.raises(RangeError, match=r"abstractions.1.0 of the Spec has no layer"):
+        PointNet2(replace(spec, abstractions=(spec.abstractions[0], empty)))
 
 
 def test_inputs_that_are_refused(rng):
