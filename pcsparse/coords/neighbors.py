@@ -104,8 +104,8 @@ def ball_query(
 
     Raises:
         ShapeError, DtypeError, DeviceError: as `nearest_neighbours`.
-        RangeError: as `nearest_neighbours`, a radius that is not positive and finite, or whose square is not, or
-            another `order`.
+        RangeError: as `nearest_neighbours`, a radius that is not positive and finite or whose square is not,
+            or another `order`.
     """
     if not (radius > 0 and 0 < radius * radius < float("inf")):
         raise RangeError(f"radius must be positive and finite metres, and so must its square, got {radius}")
