@@ -31,6 +31,9 @@ class AMCSettings:
         reward_on: which transitions get the reward of the episode. "every": all of them; with a discount of 1
             the value of a state then grows with the steps that follow, to about (steps left) * (reward -
             baseline), so that the critic spends itself on counting. "last": the last alone.
+        spends_rest: whether, after the last step, random steps widen while the budget allows, as in the
+            random control; the walk that would have led there is remembered. Not where the logarithm of the
+            cost is in the reward.
         learn_from: the action that is remembered: "taken", after the budget and the grid had their say, or
             "asked", as it was drawn.
         warm_up: episodes of exploration at full width.
@@ -60,6 +63,7 @@ class AMCSettings:
     reward: Literal["error", "error_log_cost"] = "error"
     cost_unit: float = 1.0
     reward_on: Literal["every", "last"] = "every"
+    spends_rest: bool = True
     learn_from: Literal["taken", "asked"] = "taken"
     warm_up: int = 50
     warm_up_draws: Literal["uniform", "actor"] = "uniform"
@@ -111,6 +115,7 @@ class AMCSettings:
             episodes=400,
             replay_size=2000,
             replay_per_step=False,
+            spends_rest=False,
             agent=DDPGSettings(critic="concatenated", baseline="episodes"),
         )  # fmt: skip
 
@@ -131,6 +136,7 @@ class AMCSettings:
             ),
             least_keep=0.2,
             rounding="up",
+            spends_rest=False,
             learn_from="asked",
             warm_up=101,
             decay=0.95,

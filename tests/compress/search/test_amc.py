@@ -68,6 +68,7 @@ def test_the_presets_are_those_of_the_paper_and_of_the_code():
         assert (agent.hidden, agent.actor_rate, agent.critic_rate) == ((300, 300), 1e-4, 1e-3)
         assert (agent.discount, agent.tau, agent.batch, agent.baseline_rate) == (1.0, 0.01, 64, 0.5)
         assert settings.reward_on == "every"
+        assert not settings.spends_rest
 
 
 @pytest.mark.parametrize("settings", [AMCSettings(), AMCSettings.paper(), AMCSettings.released_code()])
@@ -248,11 +249,49 @@ def test_least_keep_yields_to_the_budget(monkeypatch):
     monkeypatch.setattr(AMC, "_draw", lambda *_: 0.0)
     space = chain(3)
     score = additive(space, [0.1] * 3)
-    settings = replace(TINY, least_keep=0.5).scaled_to(4)
+    settings = replace(TINY, least_keep=0.5, spends_rest=False).scaled_to(4)
     free = search(space, score, space.cost(space.largest), 4, method=AMC(settings))
     assert free.best.widths == (16, 16, 16)
     tight = search(space, score, space.cost(space.smallest), 4, method=AMC(settings))
     assert tight.best.widths == space.smallest
+
+
+@pytest.mark.parametrize("action", ["keep", "remove"])
+def test_what_was_left_over_is_spent_and_remembered(agents, action):
+    space = chain(4)
+    score, half = additive(space, [0.1, 0.2, 0.1, 0.1]), space.cost(space.largest) / 2
+    settings = replace(TINY.scaled_to(12), action=action)
+    made = {
+        spends: search(space, score, half, 12, method=AMC(replace(settings, spends_rest=spends))).trials
+        for spends in (True, False)
+    }
+
+    def could_grow(widths):
+        wider = ([*widths[:i], w + 8, *widths[i + 1 :]] for i, w in enumerate(widths) if w < 32)
+        return any(space.cost(tuple(one)) <= half for one in wider)
+
+    assert not any(could_grow(trial.widths) for trial in made[True])
+    assert any(could_grow(trial.widths) for trial in made[False])
+    # the first walk draws the same actions; the widened one is at least as wide everywhere
+    assert all(a >= b for a, b in zip(made[True][0].widths, made[False][0].widths, strict=True))
+    states = StateMaker(space, settings)
+    kept = iter(agents[0].kept)
+    for trial in made[True]:
+        taken, last = np.zeros(4, np.int64), 0.0 if action == "remove" else 1.0
+        for i, width in enumerate(trial.widths):
+            seen = next(kept)
+            assert np.array_equal(seen.state, states.state(i, taken, last))
+            last = 1 - width / 32 if action == "remove" else width / 32
+            taken[i] = width // 8 - 1
+            assert seen.action == last
+
+
+def test_where_the_cost_counts_nothing_is_spent_for_its_own_sake(monkeypatch):
+    monkeypatch.setattr(AMC, "_draw", lambda *_: 0.0)
+    space = chain(3)
+    method = AMC(replace(TINY.scaled_to(4), reward="error_log_cost"))
+    result = search(space, additive(space, [0.1] * 3), space.cost(space.largest), 4, method=method)
+    assert {trial.widths for trial in result.trials} == {space.smallest}
 
 
 def test_too_few_evaluations_are_refused():
