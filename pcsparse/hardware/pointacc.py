@@ -159,8 +159,11 @@ def simulate(trace: NetworkTrace, chip: PointAccChip) -> PointAccRun:
         raise RangeError(f"the trace {trace.name!r} has no layer; there is nothing to simulate")
     known: dict[tuple[object, ...], LayerRun] = {}
     mapping = {id(step): run_mapping(step, chip) for step in trace.steps if not isinstance(step, LayerTrace)}
-    layers = tuple(_known_layer(layer, chip, known) for layer in trace.layers)
     plans = tuple(plan_fusion(chain, chip) for chain in chains(trace.layers))
+    layers = tuple(
+        _known_layer(layer, chip, rows, known)
+        for layer, rows in zip(trace.layers, _tile_rows(trace.layers, plans, chip), strict=True)
+    )
     return PointAccRun(
         trace.name, chip, tuple(mapping.values()), layers, plans, _stages(trace, mapping, layers, plans, chip)
     )
@@ -184,15 +187,21 @@ def run_mapping(step: MappingStep, chip: PointAccChip) -> MappingRun:
     )
 
 
-def run_layer(layer: LayerTrace, chip: PointAccChip) -> LayerRun:
-    """The array's cycles, and with a map or gathered rows the three ways to move them."""
+def run_layer(layer: LayerTrace, chip: PointAccChip, tile_rows: int | None = None) -> LayerRun:
+    """The array's cycles, and with a map or gathered rows the three ways to move them.
+
+    Args:
+        layer: that runs.
+        chip: that runs it.
+        tile_rows: as of `matrix_cost`.
+    """
     with_cache = plain = gathered = None
     if not layer.is_linear:
         with_cache = best_cached(layer, chip)
         plain, gathered = uncached(layer, chip, with_cache.config), gather_scatter(layer, chip)
     return LayerRun(
         layer.name, layer.n_in, layer.n_rows, layer.n_pairs, layer.c_in, layer.c_out,
-        matrix_cost(layer, chip), with_cache, plain, gathered,
+        matrix_cost(layer, chip, tile_rows), with_cache, plain, gathered,
     )  # fmt: skip
 
 
@@ -205,14 +214,22 @@ def same_pairs(found: Pairs, expected: Pairs) -> bool:
     )
 
 
+def _tile_rows(layers: Sequence[LayerTrace], plans: Sequence[FusionPlan], chip: PointAccChip) -> list[int]:
+    """Output rows that go by while weights stay: as many as sums are held, or as fit on a stack."""
+    stacks = iter([group.tile_rows for plan in plans for group in plan.groups for _ in group.layers])
+    return [
+        chip.tile_rows if layer.map is not None else min(chip.tile_rows, next(stacks)) for layer in layers
+    ]
+
+
 def _known_layer(
-    layer: LayerTrace, chip: PointAccChip, known: dict[tuple[object, ...], LayerRun]
+    layer: LayerTrace, chip: PointAccChip, tile_rows: int, known: dict[tuple[object, ...], LayerRun]
 ) -> LayerRun:
     """A network has many layers alike; each kind is run once."""
     rows = id(layer.map if layer.map is not None else layer.gather)
-    key = rows, layer.n_in, layer.c_in, layer.c_out, layer.itemsize, layer.pooled
+    key = rows, layer.n_in, layer.c_in, layer.c_out, layer.itemsize, layer.pooled, tile_rows
     if key not in known:
-        known[key] = run_layer(layer, chip)
+        known[key] = run_layer(layer, chip, tile_rows)
     return replace(known[key], name=layer.name)
 
 

@@ -36,9 +36,15 @@ class MatrixCost:
         return self.macs / (self.cycles * self.multipliers) if self.cycles else 0.0
 
 
-def matrix_cost(layer: LayerTrace, chip: PointAccChip) -> MatrixCost:
-    """Cycles of all tiles of weights, and of one fill and drain."""
-    _, spans = layer.accesses(chip.tile_rows)
+def matrix_cost(layer: LayerTrace, chip: PointAccChip, tile_rows: int | None = None) -> MatrixCost:
+    """Cycles of all tiles of weights, and of one fill and drain.
+
+    Args:
+        layer: that is computed.
+        chip: that does it.
+        tile_rows: of the output; as many as sums are held if None. Fused layers may have fewer.
+    """
+    _, spans = layer.accesses(tile_rows or chip.tile_rows)
     counts = spans.diff(dim=0)
     used = counts[counts > 0]
     a_pass = sum(int(used.clamp(min=rows).sum()) for rows in channel_tiles(layer.c_in, chip.array_rows))

@@ -196,11 +196,25 @@ class NetworkTrace:
 
     Attributes:
         name: in tables.
-        steps: in order; a map is made before the first layer that reads it.
+        steps: in order; a map is made before the first layer that reads it. No two have one name: results are
+            found by it.
+
+    Raises:
+        RangeError: two steps have the same name.
     """
 
     name: str
     steps: tuple[LayerTrace | MappingStep, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse names that say two things."""
+        seen: set[str] = set()
+        for step in self.steps:
+            if step.name in seen:
+                raise RangeError(
+                    f"two steps of {self.name!r} have the name {step.name!r}; give each a name of its own"
+                )
+            seen.add(step.name)
 
     @property
     def layers(self) -> tuple[LayerTrace, ...]:

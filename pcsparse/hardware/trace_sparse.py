@@ -1,5 +1,6 @@
 """Traces of networks of sparse convolutions: run one, and write down what its layers did."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ def trace_sparse(net: nn.Module, x: SparseTensor, name: str, *, itemsize: int = 
     """Run a network of sparse convolutions once, and write down what its layers did.
 
     A map is searched once, by the first layer that reads it; inverse convolutions read that of their strided
-    one. No two linear layers are taken to be a chain: what lies between two modules is not seen.
+    one. No two linear layers are taken to be a chain: what lies between two modules is not seen. The network
+    runs in evaluation mode and gets its own modes back. A module that runs again is another layer, "call 2".
 
     Args:
         net: of convolutions and linear layers of `pcsparse.nn`; other modules are left out.
@@ -40,12 +42,17 @@ def trace_sparse(net: nn.Module, x: SparseTensor, name: str, *, itemsize: int = 
         # before the network runs, not after
         _check_traced(path, module)
     hooks = [module.register_forward_hook(recorder.hook(path)) for path, module in wanted]
+    modes = [(each, each.training) for each in net.modules()]
     try:
+        # batch norms must not learn from a sweep that is only looked at
+        net.eval()
         with torch.no_grad():
             net(x)
     finally:
         for hook in hooks:
             hook.remove()
+        for part, training in modes:
+            part.training = training
     return NetworkTrace(name, tuple(steps))
 
 
@@ -57,8 +64,12 @@ class _Recorder:
     known: list[object]
     itemsize: int
 
-    def hook(self, name: str) -> Callable[..., None]:
+    def hook(self, path: str) -> Callable[..., None]:
+        calls = itertools.count(1)
+
         def record(module: nn.Module, args: tuple[Any, ...], out: SparseTensor) -> None:
+            call = next(calls)
+            name = path if call == 1 else f"{path} call {call}"
             if isinstance(module, SparseConv) and module.relation.volume > 1:
                 self._conv(name, module, args[0], out)
             elif isinstance(module, SparseConv):

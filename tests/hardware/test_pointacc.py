@@ -56,10 +56,10 @@ def test_layers_that_differ_in_one_size_are_not_taken_for_each_other(trace):
     first = trace.layers[0]
     others = [
         first,
-        replace(first, c_out=first.c_out + 16),
-        replace(first, c_in=first.c_in + 16),
-        replace(first, itemsize=4),
-        replace(first, map=trace.layers[4].map),
+        replace(first, name="wider", c_out=first.c_out + 16),
+        replace(first, name="deeper", c_in=first.c_in + 16),
+        replace(first, name="longer", itemsize=4),
+        replace(first, name="elsewhere", map=trace.layers[4].map),
     ]
     run = simulate(NetworkTrace("one map", tuple(others)), CHIP)
     assert list(run.layers) == [run_layer(layer, CHIP) for layer in others]
@@ -114,6 +114,18 @@ def test_fused_layers_are_one_stage(rng):
     assert run.memory_bytes == sum(plan.fused_bytes for plan in run.plans) + sum(
         step.cost.memory_bytes for step in run.mapping
     )
+
+
+def test_the_array_waits_for_weights_at_every_tile_of_a_fused_group():
+    steps = LayerTrace("a", None, 8, 8, 2, 100), LayerTrace("b", None, 8, 8, 2, 100, follows=True)
+    # half of the buffer holds 4 rows of both layers, and weights of 8 channels take 8 cycles to get in
+    run = simulate(NetworkTrace("rows", steps), replace(CHIP, input_bytes=2 * 4 * 2 * 8 * 2))
+    assert run.plans[0].groups[0].tile_rows == 4
+    assert [layer.matrix.cycles for layer in run.layers] == [25 * 8 + 16 + 16] * 2
+    assert run.stages[1].matrix_cycles == 2 * (25 * 8 + 32)
+    # a buffer for all rows leaves the sums to say how long a tile is
+    wide = simulate(NetworkTrace("rows", steps), CHIP)
+    assert [layer.matrix.cycles for layer in wide.layers] == [100 + 32] * 2
 
 
 def test_the_engines_neighbours_are_compared(rng):

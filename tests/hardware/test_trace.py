@@ -8,7 +8,7 @@ from pcsparse.errors import DtypeError, RangeError, UnsupportedError
 from pcsparse.hardware.trace import CoarsenStep, LayerTrace, MapStep, NetworkTrace
 from pcsparse.hardware.trace_sparse import trace_sparse
 from pcsparse.models.minkunet import MinkUNet, MinkUNetSpec
-from pcsparse.nn import Linear, SparseConv3d, SparseConvTranspose3d, SubmanifoldConv3d
+from pcsparse.nn import BatchNorm, Linear, SparseConv3d, SparseConvTranspose3d, SubmanifoldConv3d
 from pcsparse.sparse_tensor import SparseTensor
 from tests.clouds import lidar_like
 
@@ -67,6 +67,30 @@ def test_kept_offsets_leave_the_others_out(cloud):
     step, layer = trace_sparse(net, cloud, "conv").steps
     assert len(step.deltas) == layer.volume == 3
     assert torch.equal(step.inputs, pack(cloud.coords))
+
+
+def test_a_module_that_runs_twice_is_two_layers(cloud):
+    conv, way = SubmanifoldConv3d(4, 4, 3), SparseConv3d(4, 4, 2, 2)
+    trace = trace_sparse(torch.nn.Sequential(conv, way, conv), cloud, "shared")
+    assert [step.name for step in trace.steps] == [
+        "0 map", "0", "1 level", "1 map", "1", "0 call 2 map", "0 call 2",
+    ]  # fmt: skip
+    assert trace.layers[0].n_rows > trace.layers[2].n_rows
+
+
+def test_a_network_in_training_is_left_as_it_was(cloud):
+    net = torch.nn.Sequential(SubmanifoldConv3d(4, 4, 3), BatchNorm(4), torch.nn.Sequential(BatchNorm(4)))
+    net[2].eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    trace_sparse(net, cloud.replace(torch.ones(len(cloud), 4)), "training")
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert [module.training for module in net.modules()] == [True, True, True, False, False]
+
+
+def test_names_in_a_trace_differ():
+    layer = LayerTrace("rows", None, 4, 4, 2, 5)
+    with pytest.raises(RangeError, match="two steps of 'twice' have the name 'rows'"):
+        NetworkTrace("twice", (layer, layer))
 
 
 def test_what_cannot_be_traced_is_refused(cloud):
