@@ -47,8 +47,8 @@ class SparseHeadsSettings:
     density: float = 0.1
     objects: ObjectSizes = field(default_factory=ObjectSizes)
     streets: StreetSizes = field(default_factory=StreetSizes)
-    epochs: tuple[int, int] = (12, 8)
-    tuning: tuple[FineTuning, FineTuning] = (FineTuning(3), FineTuning(2))
+    epochs: tuple[int, int] = (12, 14)
+    tuning: tuple[FineTuning, FineTuning] = (FineTuning(2), FineTuning(4))
     timed_runs: int = 50
     seed: int = 0
 

@@ -14,6 +14,8 @@ from pcsparse.models.pointnet2 import AbstractionSpec, LayerSpec, ScaleSpec
 from pcsparse.programs.sparse_heads_tasks import Batch, Report
 
 _TRAIN_SEED, _TEST_SEED = 1, 2
+FEATURES = 4
+"""Of a point, beside its place: metres from the middle of the crop, and intensity."""
 
 
 @dataclass
@@ -48,6 +50,7 @@ class ObjectTask:
         """Each object turned about the vertical, mirrored by chance and jittered by up to a hundredth."""
         order = torch.randperm(len(self.train), generator=generator)
         points, labels = torch.from_numpy(self.train.points), torch.from_numpy(self.train.labels)
+        intensity = torch.from_numpy(self.train.intensity)
         # the last ones are too few for a batch, and others every time
         for rows in order[: self.n_batches * self.batch_size].view(-1, self.batch_size):
             n = len(rows)
@@ -57,22 +60,38 @@ class ObjectTask:
             turn[:, 0, 0], turn[:, 0, 1] = angle.cos(), -angle.sin()
             turn[:, 1, 0], turn[:, 1, 1] = angle.sin() * mirror, angle.cos() * mirror
             turn[:, 2, 2] = 1.0
-            turned = in_unit_sphere(points[rows] @ turn.mT)
+            turned = points[rows] @ turn.mT
             noise = torch.randn(turned.shape, generator=generator).clamp(-3, 3) / 300
-            yield _batch(turned + noise, labels[rows], rows)
+            yield _batch(turned, intensity[rows], noise, labels[rows], rows)
 
     def test_batches(self, size: int | None = None) -> Iterator[Batch]:
         """As they are."""
-        points = in_unit_sphere(torch.from_numpy(self.test.points))
-        labels = torch.from_numpy(self.test.labels)
+        points, labels = torch.from_numpy(self.test.points), torch.from_numpy(self.test.labels)
+        intensity = torch.from_numpy(self.test.intensity)
         for rows in torch.arange(len(labels)).split(size or 2 * self.batch_size):
-            yield _batch(points[rows], labels[rows], rows)
+            yield _batch(points[rows], intensity[rows], torch.zeros(1), labels[rows], rows)
 
 
-def _batch(points: Tensor, labels: Tensor, rows: Tensor) -> Batch:
-    """Clouds (b, n, 3) as one list of points that says whose each is."""
+def _batch(points: Tensor, intensity: Tensor, noise: Tensor, labels: Tensor, rows: Tensor) -> Batch:
+    """Clouds (b, n, 3) in metres as one list of points that says whose each is.
+
+    A place in the unit sphere says nothing of size, so features of a point are its metres, in units of ten,
+    and its intensity.
+    """
     clouds = torch.arange(len(points)).repeat_interleave(points.shape[1])
-    return Batch((points.reshape(-1, 3), None, clouds), labels, rows)
+    feats = torch.cat([points / 10.0, intensity[..., None]], dim=2)
+    scaled = in_unit_sphere(points) + noise
+    return Batch((scaled.flatten(0, 1), feats.flatten(0, 1), clouds), labels, rows)
+
+
+def in_unit_sphere(points: Tensor) -> Tensor:
+    """Clouds (b, n, 3) about their centroids, the farthest point 1 away: PointNet's input.
+
+    Source: PointNet++ (Qi et al., NeurIPS 2017), section 4, "Classification in Euclidean metric space".
+    """
+    centred = points - points.mean(dim=1, keepdim=True)
+    reach = centred.norm(dim=2).amax(dim=1).clamp_min(1e-6)
+    return centred / reach[:, None, None]
 
 
 def small_pointnet2(n_classes: int) -> PointNet2Spec:
@@ -81,7 +100,7 @@ def small_pointnet2(n_classes: int) -> PointNet2Spec:
     A quarter of the published centres, half of the neighbours, half of the channels up to the last layer
     before the head: a CPU trains it in minutes.
     """
-    published = PointNet2Spec.classification(n_classes=n_classes)
+    published = PointNet2Spec.classification(FEATURES, n_classes)
     levels, channels = [], published.in_channels
     for level in published.abstractions:
         (scale,) = level.scales
@@ -102,16 +121,6 @@ def _halved(c_in: int, layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
         found.append(LayerSpec(c_in, layer.c_out // 2))
         c_in = found[-1].c_out
     return tuple(found)
-
-
-def in_unit_sphere(points: Tensor) -> Tensor:
-    """Clouds (b, n, 3) about their centroids, the farthest point 1 away: PointNet's input.
-
-    Source: PointNet++ (Qi et al., NeurIPS 2017), section 4, "Classification in Euclidean metric space".
-    """
-    centred = points - points.mean(dim=1, keepdim=True)
-    reach = centred.norm(dim=2).amax(dim=1).clamp_min(1e-6)
-    return centred / reach[:, None, None]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pcsparse.data.synthetic.objects import Objects
 from pcsparse.errors import FormatError, RangeError, ShapeError
 from pcsparse.models import PillarBEVSpec, PointNet2, PointNet2Spec
 from pcsparse.programs.sparse_heads import main
-from pcsparse.programs.sparse_heads_objects import ObjectTask, small_pointnet2
+from pcsparse.programs.sparse_heads_objects import ObjectTask, in_unit_sphere, small_pointnet2
 from pcsparse.programs.sparse_heads_run import FineTuning, check_file, run_head
 from pcsparse.programs.sparse_heads_score import accuracy, gain
 from pcsparse.programs.sparse_heads_streets import GROUPS, Ground, StreetTask, _group_table
@@ -233,14 +233,17 @@ def test_a_quick_run_writes_its_figures_and_heads(task, network, layers, groups,
 
 def test_objects_are_turned_about_the_vertical_and_fill_the_unit_sphere(rng):
     points = torch.randn(8, 20, 3, generator=rng) * torch.tensor([3.0, 1.0, 0.5]) + 7
-    made = Objects(
-        points.numpy(), np.zeros((8, 20), np.float32), np.arange(8), np.ones(8, np.float32), np.full(8, 20)
-    )
+    intensity = torch.rand(8, 20, generator=rng)
+    made = Objects(points.numpy(), intensity.numpy(), np.arange(8), np.ones(8, np.float32), np.full(8, 20))
     task = ObjectTask(small_pointnet2(8), made, made, batch_size=4)
 
     def clouds(batch: Batch) -> torch.Tensor:
         flat, feats, owners = batch.inputs
-        assert feats is None
+        # metres and intensity, which turn and mirror as the places do
+        metres = feats[:, :3].view(-1, 20, 3) * 10
+        assert torch.allclose(metres[..., 2], points[batch.targets][..., 2])
+        assert torch.equal(feats[:, 3].view(-1, 20), intensity[batch.targets])
+        assert torch.allclose(in_unit_sphere(metres), flat.view(-1, 20, 3), atol=0.011)
         assert torch.equal(owners, torch.arange(len(flat)) // 20)
         return flat.view(-1, 20, 3)
 
@@ -263,7 +266,7 @@ def test_objects_are_turned_about_the_vertical_and_fill_the_unit_sphere(rng):
 
 def test_the_small_pointnet_keeps_the_published_head():
     spec = small_pointnet2(15)
-    published = PointNet2Spec.classification(n_classes=15)
+    published = PointNet2Spec.classification(4, n_classes=15)
     assert spec.head == published.head
     assert [(layer.c_in, layer.c_out) for layer in spec.head] == [(1024, 512), (512, 256), (256, 15)]
     assert spec.pooled[-1].c_out == published.pooled[-1].c_out
