@@ -18,8 +18,6 @@ from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import BatchNormReLU, Linear, SparseConv3d, SubmanifoldConv3d
 from tests.clouds import PLANE, UNSORTED
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def _sweeps(channels: int = 3) -> list[SparseTensor]:
     return [SparseTensor(torch.ones(len(c.coords), channels), c.coords) for c in (PLANE, UNSORTED)]

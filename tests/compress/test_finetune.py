@@ -23,8 +23,6 @@ from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import BatchNorm
 from tests.clouds import LINE, PLANE
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def _network() -> MinkUNet:
     torch.manual_seed(0)

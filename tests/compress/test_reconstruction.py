@@ -13,8 +13,6 @@ from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import BatchNorm
 from tests.clouds import PLANE, TWO_BATCHES
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def _network(width: float = 1 / 8) -> MinkUNet:
     torch.manual_seed(0)

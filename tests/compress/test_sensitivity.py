@@ -23,7 +23,6 @@ from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from tests.clouds import PLANE
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LAYERS = ("stem.0", "encoder.0.0.conv1", "classifier")
 
 

@@ -14,7 +14,6 @@ from pcsparse.errors import RangeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from tests.clouds import PLANE
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 RATIOS = (0.25, 0.5, 0.75)
 
 

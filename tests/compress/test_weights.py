@@ -11,8 +11,6 @@ from pcsparse.errors import RangeError, ShapeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from tests.clouds import LINE
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def _network() -> MinkUNet:
     torch.manual_seed(0)

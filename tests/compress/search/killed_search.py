@@ -34,7 +34,7 @@ class Counting:
 
 
 def run(log: Path | None, evaluate: Counting) -> SearchResult:
-    return search(SPACE, evaluate, SPACE.cost(SPACE.largest) / 2, 40, 3, method=METHOD, log=log)
+    return search(SPACE, evaluate, SPACE.cost(SPACE.largest) / 2, 24, 3, method=METHOD, log=log)
 
 
 if __name__ == "__main__":

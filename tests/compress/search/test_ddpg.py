@@ -200,16 +200,22 @@ def test_bits_depend_on_the_seed_and_not_on_threads_or_other_random_numbers():
 
     def run(seed: int) -> list[torch.Tensor]:
         made = agent(DDPGSettings(batch=16), seed)
+        made.actor.register_forward_hook(lambda *_: used.append(torch.get_num_threads()))
         for _ in range(5):
             made.update()
+        made.act(np.ones(3, np.float32))
         return [parameter.clone() for parameter in made.actor.parameters()]
 
-    first = run(0)
-    torch.set_num_threads(1)
+    used: list[int] = []
+    torch.set_num_threads(4)
     try:
+        first = run(0)
+        assert torch.get_num_threads() == 4
+        # sums of several threads could be others
+        assert set(used) == {1}
+        torch.set_num_threads(1)
         torch.rand(100)
         again = run(0)
-        assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_a_kill_loses_at_most_the_evaluation_that_was_running(tmp_path):
-    when = 25
+    when = 15
     log = tmp_path / "log.jsonl"
     command = [sys.executable, "-m", "tests.compress.search.killed_search", str(log)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
