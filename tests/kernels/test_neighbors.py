@@ -6,6 +6,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from pcsparse.kernels import reference
+from pcsparse.kernels.cpu.cell_levels import Box
 from pcsparse.kernels.select import backend_of
 
 
@@ -44,12 +45,39 @@ CLOUDS = {  # points, their clouds' sizes
     "sweep": lambda rng: (_like_a_sweep(rng), [560]),
     "far-from-the-origin": lambda rng: (_draw(rng, 200, 3) + torch.tensor([6e5, -5.4e6, 300.0]), [200]),
     "all-sizes": lambda rng: (_draw(rng, 300, 3) * 10 ** _exponents(rng), [300]),
+    # far beside a cloud a wall, nearer to itself than to the cloud, and one point beyond all
+    "strays": lambda rng: (
+        torch.cat([
+            _draw(rng, 1600, 3), torch.tensor([3e5, 0, 0]) + 1e3 * _draw(rng, 30, 3),
+            torch.tensor([[0, -3e30, 0]]),
+        ]), [1631],
+    ),
     "tight-then-wide": lambda rng: (
         torch.cat([_draw(rng, 8, 3) * 1e-3, torch.arange(8.0)[:, None] * torch.tensor([1.0, 0.0, 0.0])]),
         [8, 8],
     ),
     "clouds": lambda rng: (_draw(rng, 330, 3), [200, 0, 1, 5, 124]),
 }  # fmt: skip
+
+
+def test_stray_points_do_not_widen_the_cells_of_the_others(rng):
+    points, _ = CLOUDS["strays"](rng)
+    box = Box.around(points.numpy())
+    assert not box.whole
+    assert box.edge < 0.2
+    around = Box.around(points[:1600].numpy())
+    assert around.whole
+    assert around.edge < 1e-3
+
+
+def test_queries_among_stray_points_match_twin(rng):
+    # so many that they are not ranked against all points at once
+    wall = torch.tensor([3e5, 0, 0]) + 1e3 * _draw(rng, 300, 3)
+    points = torch.cat([_draw(rng, 20_000, 3), wall])
+    starts, asked = torch.tensor([0, 20_300]), torch.tensor([0, 300])
+    assert not Box.around(points.numpy()).whole
+    found = backend_of(points).k_nearest(points, starts, wall, asked, 7, float("inf"))
+    _compare(found, reference.k_nearest(points, starts, wall, asked, 7, float("inf")))
 
 
 def _case(name, rng):

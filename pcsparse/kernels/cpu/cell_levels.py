@@ -3,7 +3,9 @@
 Cells of the finest level are cut once, with an edge of a power of two metres, so that borders are exact. A
 coarser level drops low bits of the three fields, which is how PointAcc makes output coordinates, and sorts
 again. The finest edge is about a 2^17th of the extent in x and y, a 2^15th in z: what is crowded into less is
-not told apart, and a search there sees all of it.
+not told apart, and a search there sees all of it. So that a few stray points do not crowd all others, they
+are left outside the box, in the cells at its side; the way to a cell is still no longer than that to them,
+because two places never come apart when both are moved into a box.
 """
 
 import math
@@ -23,13 +25,16 @@ Ints = npt.NDArray[np.int64]
 # highest cell of the finest level: a step beyond it is still in the field of a key
 _MOST_CELLS = (2**17 - 2, 2**17 - 2, 2**15 - 2)
 _SAMPLE = 4096
+# how far the box reaches beyond all but a 50th of the points on either side, in extents of these
+_REACH = 1024.0
+_STRAY = 50
 # a share of the extent of the cloud, for roundings where its coordinates span more than 29 bits
 _SLACK = 2.0**-40
 
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """Where the points lie.
+    """Where the points lie, or all but stray ones.
 
     Attributes:
         low: (3,) metres, the corner of cell 0.
@@ -37,6 +42,7 @@ class Box:
         edge: of a cell of the finest level, metres; a power of two.
         slack: metres by which a border may be off.
         top: the level at which all points share one cell.
+        whole: whether no point lies beside it.
     """
 
     low: Floats
@@ -44,22 +50,40 @@ class Box:
     edge: float
     slack: float
     top: int
+    whole: bool
 
     @staticmethod
     def around(points: npt.NDArray[np.float32]) -> "Box":
         """The box of points (n, 3), n at least 1."""
-        low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
+        ends = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
+        low, high = _without_strays(points, *ends)
         extents = (high - low).tolist()
         wanted = max(extent / most for extent, most in zip(extents, _MOST_CELLS, strict=True))
         edge = 2.0 ** math.ceil(math.log2(wanted)) if wanted > 0 else 1.0
         top = max(int(extent / edge) for extent in extents).bit_length()
-        return Box(low, high, edge, max(extents) * _SLACK, top)
+        whole = bool((low == ends[0]).all() and (high == ends[1]).all())
+        return Box(low, high, edge, max(extents) * _SLACK, top, whole)
 
     def level_of(self, size: float) -> int:
         """The finest level whose cells are at least `size` metres, or the top."""
         if not size < self.edge * 2.0**self.top:
             return self.top
         return max(0, math.ceil(math.log2(size / self.edge)))
+
+
+def _without_strays(points: npt.NDArray[np.float32], low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Ends of the box: of the points, or nearer ones that are float32 too, so that borders stay exact."""
+    sample = np.sort(points[:: max(1, len(points) // _SAMPLE)], axis=0).astype(np.float64)
+    few = len(sample) // _STRAY
+    inner_low, inner_high = sample[few], sample[-1 - few]
+    reach = _REACH * float((inner_high - inner_low).max())
+    if reach == 0:
+        # most points coincide, and say nothing about the others
+        return low, high
+    return (
+        np.maximum(low, inner_low - reach).astype(np.float32).astype(np.float64),
+        np.minimum(high, inner_high + reach).astype(np.float32).astype(np.float64),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pcsparse.kernels.cpu.cell_levels import (
     Box,
+    Floats,
     cells_of,
     crowded_level,
     keys_at,
@@ -104,7 +105,7 @@ def _copy_runs(rows, xyz, begins, ends, near_rows, near):
 
 
 @jit_serial
-def _place_query(query, low, high, edge, slack, gaps):
+def _place_query(query, low, high, edge, slack, whole, gaps):
     """How far a query is from the cells around its own.
 
     `gaps` (3, 3): an axis, to the cell below, its own and above; never more than it is.
@@ -126,6 +127,9 @@ def _place_query(query, low, high, edge, slack, gaps):
             way_out = min(way_out, below + edge)
         if cell + 1 < last:
             way_out = min(way_out, above + edge)
+    if not whole:
+        # a point beside the box may lie on the query's side of it
+        beside = 0.0
     # a place of the box is at an obtuse angle, or at none, between the query and a point
     return (beside + way_out * way_out) * (1 - 1e-12)
 
@@ -179,7 +183,7 @@ def _rank_block(
 ):
     """Answer the queries of one block, or leave them open."""
     cells, starts, rows, xyz = level
-    low, high, edge, slack = box
+    low, high, edge, slack, whole = box
     listed, pointers, (begins, ends), gaps, near, near_rows = spare
     best, best_rows, more, more_rows = listed
     pointers[:] = 0
@@ -198,7 +202,7 @@ def _rank_block(
             continue
         at = asked[order[i]]
         query = queries[at]
-        bound = _place_query(query, low, high, edge, slack, gaps)
+        bound = _place_query(query, low, high, edge, slack, whole, gaps)
         worst = limit
         if not is_last:
             # who finds k of them here is answered
@@ -335,9 +339,9 @@ class _Search:
         )
         return _Search(given, asking, box, coords, asked, float(np.nextafter(radius * radius, 0.0)))
 
-    def corner(self, level: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float, float]:
+    def corner(self, level: int) -> tuple[Floats, Floats, float, float, bool]:
         """What a kernel reads of the box, with the cells of a level."""
-        return self.box.low, self.box.high, self.box.edge * 2.0**level, self.box.slack
+        return self.box.low, self.box.high, self.box.edge * 2.0**level, self.box.slack, self.box.whole
 
 
 def _clouds(starts: Tensor) -> npt.NDArray[np.int32]:
