@@ -2,7 +2,7 @@
 
 python scripts/sparsify_heads.py                        # both tasks, EIE and 2:4: minutes on two cores
 python scripts/sparsify_heads.py --tasks objects --methods eie --density 0.05
-python scripts/sparsify_heads.py --quick --out /tmp/heads
+python scripts/sparsify_heads.py --quick --out runs/quick
 """
 
 import sys
