@@ -11,7 +11,13 @@ import torch
 from pcsparse.allocation import keep_freed_memory
 from pcsparse.compress.heads import EIESettings, TwoFourSettings
 from pcsparse.programs.sparse_heads_objects import ObjectSizes, object_task
-from pcsparse.programs.sparse_heads_report import Trained, accuracy_table, size_table, write_results
+from pcsparse.programs.sparse_heads_report import (
+    Trained,
+    accuracy_table,
+    product_lines,
+    size_table,
+    write_results,
+)
 from pcsparse.programs.sparse_heads_run import FineTuning, HeadRun, run_head
 from pcsparse.programs.sparse_heads_score import accuracy
 from pcsparse.programs.sparse_heads_streets import StreetSizes, street_task
@@ -96,7 +102,7 @@ def run(settings: SparseHeadsSettings) -> int:
                 timed_runs=settings.timed_runs,
             )  # fmt: skip
             runs.append(found)
-            print(f"\n{name}, {found.report}\n({found.seconds:.0f} s)", flush=True)
+            print(f"\n{name}, {found.report}\n({found.seconds:.0f} s)\n{product_lines(found)}", flush=True)
     print(f"\n{accuracy_table(runs)}\n\n{size_table(runs)}")
     given = {**asdict(settings), "out": str(settings.out), "data": str(settings.data)}
     write_results(settings.out, trained, runs, {"environment": asdict(where), "settings": given})

@@ -38,6 +38,15 @@ class Trained:
     seconds: float
 
 
+def product_lines(found: HeadRun) -> str:
+    """A line a layer: which product it takes for one item, and what both cost."""
+    lines = []
+    for name, said in found.products.items():
+        # the smallest batch comes first, and the timed item is one
+        lines.append(f"{name} takes: {said[0]}")
+    return "\n".join(lines)
+
+
 def accuracy_table(runs: Sequence[HeadRun]) -> str:
     """A line a stage, a column a run."""
     rows = []
