@@ -1,7 +1,7 @@
 """Make the dense heads of two small networks sparse, and see what it costs: accuracy, bytes, milliseconds.
 
 python scripts/sparsify_heads.py                        # both tasks, EIE and 2:4: minutes on two cores
-python scripts/sparsify_heads.py --tasks objects --methods eie --density 0.05
+python scripts/sparsify_heads.py --tasks objects --methods eie --density 0.1
 python scripts/sparsify_heads.py --quick --out runs/quick
 """
 

@@ -50,7 +50,7 @@ class SparseHeadsSettings:
     data: Path
     tasks: tuple[str, ...] = TASKS
     methods: tuple[str, ...] = METHODS
-    density: float = 0.1
+    density: float = 0.25
     objects: ObjectSizes = field(default_factory=ObjectSizes)
     streets: StreetSizes = field(default_factory=StreetSizes)
     epochs: tuple[int, int] = (12, 14)
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--data", type=Path, help="folder for simulated data (default: OUT/data)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--density", type=float, default=0.1, help="share of the weights that EIE keeps")
+    parser.add_argument("--density", type=float, default=0.25, help="share of the weights that EIE keeps")
     parser.add_argument("--seed", type=int, default=0, help="of the networks, not of the data")
     parser.add_argument("--quick", action="store_true", help="tiny data and networks: seconds, no figures")
     given = parser.parse_args(arguments)
