@@ -52,5 +52,6 @@ def test_a_guide_prints_what_it_says(guide, tmp_path):
     )
     assert done.returncode == 0, f"{guide.name}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     printed = done.stdout.split(f"{END}\n")
+    assert len(printed) == len(parts) + 1
     for (block, said), found in zip(parts, printed, strict=False):
         assert not differs(found, said), f"{guide.name}, line {block.line} prints\n{found}\nand says\n{said}"

@@ -1,5 +1,6 @@
 """The packed layers of a model in one file, and what they take there."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -39,7 +40,7 @@ def save_heads(model: nn.Module, path: str | Path, *, with_huffman: bool = False
         Bytes by layer, weight and bias.
 
     Raises:
-        RangeError: no packed layer, or a name with a slash.
+        RangeError: no packed layer, a name with a slash, or a bias that is not finite.
         FormatError: the matrix of a layer is none.
     """
     names = _names(model)
@@ -54,14 +55,17 @@ def save_heads(model: nn.Module, path: str | Path, *, with_huffman: bool = False
     sizes: dict[str, int] = {}
     for name, module in packed.items():
         linear = _linear(module)
-        parts, numbers = _parts(linear.matrix.checked(), with_huffman=with_huffman)
+        # a copy, because a layer trusts its own tensors, which anybody may have changed
+        parts, numbers = _parts(replace(linear.matrix).checked(), with_huffman=with_huffman)
         if linear.bias is not None:
+            _check_bias(name, linear.bias)
             parts["bias"] = linear.bias.detach().cpu().contiguous()
         tensors.update({f"{name}/{part}": tensor for part, tensor in parts.items()})
         layers[name] = {
             "format": "eie" if isinstance(linear, EIELinear) else "2:4",
             "numbers": numbers,
             "with_relu": linear.with_relu,
+            "skips_zeros": linear.skips_zeros if isinstance(linear, EIELinear) else True,
             "geometry": _geometry(module, names[module]),
         }
         sizes[name] = sum(tensor.numel() * tensor.element_size() for tensor in parts.values())
@@ -155,14 +159,23 @@ def _parts(matrix: _Matrix, *, with_huffman: bool) -> tuple[dict[str, Tensor], d
     return {part: tensor.detach().cpu().contiguous() for part, tensor in parts.items()}, numbers
 
 
+def _check_bias(name: str, bias: Tensor) -> None:
+    if not bool(bias.isfinite().all()):
+        where = f"layer {name!r}: " if name else ""
+        raise RangeError(f"{where}its bias is not finite; did its training diverge?")
+
+
 def _read(entry: Any, parts: dict[str, Tensor]) -> tuple[_Linear, dict[str, Any]]:
     """The layer, and what it must have in common with the one whose place it takes."""
     try:
         numbers, geometry, with_relu = entry["numbers"], dict(entry["geometry"]), bool(entry["with_relu"])
         bias = parts.pop("bias", None)
+        if bias is not None:
+            _check_bias("", bias)
         if entry["format"] == "eie":
             matrix = eie_matrix({part: tensor.numpy() for part, tensor in parts.items()}, numbers)
-            return EIELinear.from_matrix(matrix, bias, with_relu=with_relu), geometry
+            skips = bool(entry.get("skips_zeros", True))
+            return EIELinear.from_matrix(matrix, bias, with_relu=with_relu, skips_zeros=skips), geometry
         if entry["format"] == "2:4":
             sizes = int(numbers["n_out"]), int(numbers["n_in"])
             halved = TwoFourMatrix(parts["values"], parts["positions"], *sizes).checked()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -30,7 +30,7 @@ class EIESettings:
         initial: of the centroids, see `share_weights`.
 
     Raises:
-        RangeError: a density outside (0, 1].
+        RangeError: a density outside (0, 1], or another way to begin.
 
     Source: Deep Compression (Han et al., ICLR 2016), sections 2 and 3.
     """
@@ -45,6 +45,8 @@ class EIESettings:
         for name, density in {"density": self.density, **self.densities}.items():
             if not 0.0 < density <= 1.0:
                 raise RangeError(f"{name}: a density must be above 0 and at most 1, got {density}")
+        if self.initial not in get_args(Initial):
+            raise RangeError(f"initial must be one of {', '.join(get_args(Initial))}, got {self.initial!r}")
 
     def density_of(self, name: str) -> float:
         """The share of weights that a layer keeps."""

@@ -68,7 +68,7 @@ class EIELinear(nn.Module):
         self.widths = widths or EIEFormat()
         self.mode: Mode = mode
         self.with_relu = with_relu
-        self.skips_zeros = skips_zeros
+        self._skips_zeros = skips_zeros
         self.codes: Tensor
         self.skips: Tensor
         self.pointers: Tensor
@@ -77,9 +77,10 @@ class EIELinear(nn.Module):
         self._layout: EIELayout | None = None
         self._dense: Tensor | None = None
         empty = torch.zeros(out_features, in_features, dtype=torch.uint8)
-        self._hold(pack_eie(empty, torch.zeros(1 << self.widths.code_bits), self.widths))
+        codebook = torch.zeros(1 << self.widths.code_bits, dtype=torch.float32)
+        self._hold(pack_eie(empty, codebook, self.widths))
         self.bias: Tensor | None
-        self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+        self.register_buffer("bias", torch.zeros(out_features, dtype=torch.float32) if bias else None)
         self._choices = Choices()
 
     @classmethod
@@ -148,6 +149,18 @@ class EIELinear(nn.Module):
         return EIEMatrix(self.widths, self.out_features, self.in_features, **parts).trusted()
 
     @property
+    def skips_zeros(self) -> bool:
+        """Whether activations are asked for zeros; a change forgets the layout and its measurements."""
+        return self._skips_zeros
+
+    @skips_zeros.setter
+    def skips_zeros(self, skips: bool) -> None:
+        if skips != self._skips_zeros:
+            self._skips_zeros = skips
+            self._layout = None
+            self.forget_choices()
+
+    @property
     def choices(self) -> tuple[Choice, ...]:
         """What was measured, by device and batch."""
         return self._choices.listed()
@@ -174,13 +187,13 @@ class EIELinear(nn.Module):
     def layout(self, device: torch.device) -> EIELayout:
         """The weight as the kernels of `device` read it; made once."""
         layout = self._layout
-        if layout is None or layout.tensors[0].device != device or layout.by_rows == self.skips_zeros:
+        if layout is None or layout.tensors[0].device != device:
             if torch.compiler.is_compiling():
                 raise UnsupportedError(
                     "a layer in EIE's format is laid out when it first runs, which cannot be compiled; "
                     "call it once before torch.compile"
                 )
-            self._layout = layout = eie_layout(self.matrix, device, by_rows=not self.skips_zeros)
+            self._layout = layout = eie_layout(self.matrix, device, by_rows=not self._skips_zeros)
         return layout
 
     def dense_weight(self) -> Tensor:

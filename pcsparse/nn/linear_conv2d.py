@@ -59,7 +59,8 @@ class LinearConv2d(nn.Module):
     In mode "auto" the first map of each size (output positions, in powers of two) on each device times both,
     and the faster one is taken from then on; `choices` says which and why, and travels in the state dict. A
     map has many positions and packed products win with few items, so expect dense on all but small maps: then
-    the packed weight saves bytes, not time.
+    the packed weight saves bytes in files and state dicts, not time, and not memory: a layer that takes the
+    dense product holds the dense weight as well.
 
     Args:
         linear: (c_out, kh * kw * c_in), in the order of `reduction_order`; held, its own mode becomes

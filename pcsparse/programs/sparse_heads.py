@@ -86,9 +86,12 @@ def run(settings: SparseHeadsSettings) -> int:
     Raises:
         FormatError: the data folder holds other data, or a packed head is not what was written.
     """
+    # refused before minutes of training, not after
+    chosen = {m: EIESettings(settings.density) if m == "eie" else TwoFourSettings() for m in settings.methods}
     where = environment()
     print(where.header(), flush=True)
     settings.out.mkdir(parents=True, exist_ok=True)
+    given = {**asdict(settings), "out": str(settings.out), "data": str(settings.data)}
     trained: list[Trained] = []
     runs: list[HeadRun] = []
     for name in settings.tasks:
@@ -96,16 +99,15 @@ def run(settings: SparseHeadsSettings) -> int:
         dense = _train(_task(name, settings), settings.epochs[index], settings.seed)
         trained.append(dense)
         for method in settings.methods:
-            chosen = EIESettings(settings.density) if method == "eie" else TwoFourSettings()
             found = run_head(
-                dense.task, dense.model, chosen, settings.tuning[index], settings.out,
+                dense.task, dense.model, chosen[method], settings.tuning[index], settings.out,
                 timed_runs=settings.timed_runs,
             )  # fmt: skip
             runs.append(found)
             print(f"\n{name}, {found.report}\n({found.seconds:.0f} s)\n{product_lines(found)}", flush=True)
+            # after each, so that a later failure takes none of it away
+            write_results(settings.out, trained, runs, {"environment": asdict(where), "settings": given})
     print(f"\n{accuracy_table(runs)}\n\n{size_table(runs)}")
-    given = {**asdict(settings), "out": str(settings.out), "data": str(settings.data)}
-    write_results(settings.out, trained, runs, {"environment": asdict(where), "settings": given})
     print(f"\nwritten: {settings.out}/results.json, results.csv and the packed heads")
     return 0
 

@@ -112,6 +112,50 @@ def test_a_relu_in_a_layer_is_stored(tmp_path):
     assert fresh[0].with_relu
 
 
+def test_a_layer_keeps_what_it_knows_of_its_activations(tmp_path):
+    model = mlp()
+    sparsify_heads(model, METHODS[0])
+    layers = [m for m in model.modules() if isinstance(m, EIELinear)]
+    layers[0].skips_zeros = False
+    save_heads(model, tmp_path / "heads.safetensors")
+    fresh = mlp(1)
+    load_heads(fresh, tmp_path / "heads.safetensors")
+    assert [m.skips_zeros for m in fresh.modules() if isinstance(m, EIELinear)] == [
+        False, *(True for _ in layers[1:])
+    ]  # fmt: skip
+
+
+def test_tensors_that_somebody_changed_are_not_written(tmp_path):
+    model = mlp()
+    sparsify_heads(model, METHODS[0])
+    layer = next(m for m in model.modules() if isinstance(m, EIELinear))
+    before = layer.skips.clone()
+    layer.skips += 11
+    with pytest.raises(FormatError, match="no EIE matrix"):
+        save_heads(model, tmp_path / "heads.safetensors")
+    layer.skips.copy_(before)
+    layer.bias[0] = float("nan")
+    with pytest.raises(RangeError, match="bias is not finite"):
+        save_heads(model, tmp_path / "heads.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_the_default_dtype_changes_nothing(tmp_path, method):
+    model, fresh = mlp(), mlp(1)
+    x = torch.randn(3, next(m for m in model.modules() if isinstance(m, nn.Linear)).in_features)
+    try:
+        torch.set_default_dtype(torch.float64)
+        sparsify_heads(model, method)
+        save_heads(model, tmp_path / "heads.safetensors")
+        load_heads(fresh, tmp_path / "heads.safetensors")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(x), fresh.eval()(x))
+    assert all(p.dtype == torch.float32 for p in fresh.buffers() if p.is_floating_point())
+
+
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_a_damaged_file_is_refused(tmp_path, method):
     model = mixed()

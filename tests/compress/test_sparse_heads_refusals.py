@@ -102,6 +102,11 @@ def test_what_is_not_finite_is_refused_by_name(method, part):
         sparsify_heads(model, method, fit=_never, evaluate=_never)
 
 
+def test_an_unknown_way_to_begin_is_refused_before_any_training():
+    with pytest.raises(RangeError, match="initial must be one of linear, density, random, got 'lineer'"):
+        EIESettings(initial="lineer")
+
+
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.5, float("nan")])
 def test_a_density_is_a_share_that_keeps_something(density):
     with pytest.raises(RangeError, match="density: a density must be above 0 and at most 1"):

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,7 +53,8 @@ def read_objects(path: Path | str) -> tuple[Objects, ObjectFacts]:
     """Inverse of `write_objects`.
 
     Raises:
-        FormatError: no such file, another format or other classes, or arrays that do not fit each other.
+        FormatError: no such file, another format or other classes, arrays that do not fit each other, values
+            that are not finite, or other labels than `make_objects` gives.
     """
     path = Path(path)
     try:
@@ -61,8 +63,9 @@ def read_objects(path: Path | str) -> tuple[Objects, ObjectFacts]:
             arrays = {name: content[name] for name in _ARRAYS}
         found, classes = record.pop("format"), tuple(record.pop("classes"))
         facts = ObjectFacts(**record)
-    # AttributeError: one bare array, and no archive
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    # AttributeError: one bare array, and no archive; the last two: of zipfile, where its headers are damaged
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile,
+            zlib.error, NotImplementedError, RuntimeError) as error:  # fmt: skip
         raise FormatError(
             f"{path} holds no simulated objects ({error}); delete it and make it again"
         ) from error
@@ -80,6 +83,11 @@ def read_objects(path: Path | str) -> tuple[Objects, ObjectFacts]:
     }
     if shapes != wanted:
         raise FormatError(f"{path} has arrays {shapes}, its record says {wanted}; make it again")
+    floats = [arrays[name] for name in ("points", "intensity", "distance")]
+    if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in floats):
+        raise FormatError(f"{path} has values that are no finite float32; delete it and make it again")
+    if not np.array_equal(objects.labels, np.tile(np.arange(len(CLASSES)), facts.per_class)):
+        raise FormatError(f"{path} has other labels than its record; delete it and make it again")
     return objects, facts
 
 

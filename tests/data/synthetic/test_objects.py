@@ -125,3 +125,35 @@ def test_broken_files_are_refused(objects, tmp_path):
     np.savez(path, record=np.array(json.dumps(record)), **arrays)
     with pytest.raises(FormatError, match="format 2"):
         read_objects(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("points", lambda a: np.where(a == a.max(), np.nan, a).astype(np.float32), "no finite float32"),
+        ("intensity", lambda a: a.astype(np.float64), "no finite float32"),
+        ("labels", lambda a: a + 1, "other labels"),
+    ],
+)
+def test_content_that_no_simulator_wrote_is_refused(objects, tmp_path, name, change, said):
+    path = tmp_path / "objects.npz"
+    altered = dataclasses.replace(objects, **{name: change(getattr(objects, name))})
+    write_objects(path, altered, FACTS)
+    with pytest.raises(FormatError, match=said):
+        read_objects(path)
+
+
+def test_a_flipped_byte_is_an_error_of_ours_or_changes_nothing(objects, tmp_path):
+    path = tmp_path / "objects.npz"
+    write_objects(path, objects, FACTS)
+    whole, refused = path.read_bytes(), 0
+    for at in range(0, len(whole), max(1, len(whole) // 300)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            found, facts = read_objects(path)
+        except FormatError:
+            refused += 1
+            continue
+        assert facts == FACTS
+        assert np.array_equal(found.points, objects.points)
+    assert refused > 100
