@@ -77,9 +77,11 @@ class Run:
     def control(self, *, with_shared: bool) -> None:
         """Train a copy of the model as it is, as often as the model will be."""
         dense = copy.deepcopy(self.model)
-        for fit in (self._fit(), self._fit(shared=True) if with_shared else None):
-            if fit is not None:
-                _train(dense, fit)
+        # dropout of the control draws no number that the model's would have drawn
+        with torch.random.fork_rng():
+            for fit in (self._fit(), self._fit(shared=True) if with_shared else None):
+                if fit is not None:
+                    _train(dense, fit)
         self.measure("dense, fine-tuned", dense)
 
     def _fit(self, *, shared: bool = False) -> Fit | None:

@@ -176,7 +176,11 @@ def test_centroids_may_have_a_training_of_their_own():
 def test_a_control_leaves_the_model_alone():
     fit, evaluate = problem()
     one, other = mlp(), mlp()
+    for model in (one, other):
+        model.insert(3, nn.Dropout(0.3))
+    torch.manual_seed(0)
     with_control = sparsify_heads(one, "2:4", fit=fit, evaluate=evaluate, with_dense_control=True)
+    torch.manual_seed(0)
     without = sparsify_heads(other, "2:4", fit=fit, evaluate=evaluate)
     assert with_control.accuracy("dense, fine-tuned") is not None
     assert without.accuracy("dense, fine-tuned") is None
