@@ -97,6 +97,8 @@ class Before:
             name: value.detach().clone() if isinstance(value, Tensor) else value
             for name, value in model.state_dict().items()
         }
+        # those that no state dict has, too
+        self._buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
 
     def restore(self) -> None:
         """Plain dense layers in their places, and all weights and statistics as they were."""
@@ -108,7 +110,12 @@ class Before:
                 layer.module.weight.grad = None
             # a weight that was parametrised once is the last parameter, and optimisers count them
             layer.module._parameters["bias"] = layer.module._parameters.pop("bias")
-        self._model.load_state_dict(self._state)
+        # what `fit` registered besides is no reason to fail here, and to hide what went wrong there
+        self._model.load_state_dict(self._state, strict=False)
+        with torch.no_grad():
+            for name, value in self._model.named_buffers():
+                if name in self._buffers:
+                    value.copy_(self._buffers[name])
 
 
 class Inputs:

@@ -221,7 +221,7 @@ def test_a_log_of_something_else_is_refused(tmp_path):
         {"model": model, "worst": 0.1},
     )
     for options in others:
-        with pytest.raises(FormatError, match="belongs to another scan"):
+        with pytest.raises(FormatError, match="is the log of another scan"):
             scan(evaluate=lambda net: 1.0, log=log, **options)
     for text in ("hello\n", "[1]\n", "half a line"):
         log.write_text(text)

@@ -255,3 +255,18 @@ def test_a_model_in_part_converted_can_be_converted_further():
     report = sparsify_heads(model, "eie", heads=["head"])
     assert [layer.name for layer in report.layers] == ["head.shared.0", "head.box"]
     assert isinstance(model.head["heat"].linear, SemiStructuredLinear)
+
+
+def test_buffers_that_no_state_dict_has_come_back_and_the_error_is_the_one_that_was_raised():
+    model = mlp()
+    model.register_buffer("seen", torch.zeros(1), persistent=False)
+
+    def fit(network):
+        network.seen += 5
+        network.register_buffer("average", torch.ones(2))
+        raise KeyError("of the training")
+
+    with pytest.raises(KeyError, match="of the training"):
+        sparsify_heads(model, "2:4", fit=fit)
+    assert model.seen.tolist() == [0.0]
+    assert type(model[0]) is nn.Linear
