@@ -63,7 +63,8 @@ def sparsify_heads(
 
     All layers are tried before anything changes. Each packed layer is compared with the one that it was made
     of, on an input that `evaluate` gave it, or random ones. Whatever is raised, by `fit` and `evaluate` too,
-    the model is then as it was, weights and statistics included: a copy of its state is held meanwhile. Only what `fit` registered anew stays.
+    the model is then as it was, weights and statistics included: a copy of its state is held meanwhile.
+    Only what `fit` registered anew stays.
 
     Args:
         model: on the device where it runs.
