@@ -1,0 +1,173 @@
+"""How good a network of given widths is right after pruning: by sweep, so that intervals can be drawn."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from pcsparse.compress.channel_scores import channel_scores
+from pcsparse.compress.finetune import recalibrate
+from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.search.space import Assignment, Space
+from pcsparse.compress.space_of import network_of
+from pcsparse.data.collate import VoxelBatch
+from pcsparse.nn import fuse, prepare
+from pcsparse.programs.bench_compress_streets import Streets
+from pcsparse.sparse_tensor import SparseTensor
+from pcsparse.train.evaluation import evaluating
+from pcsparse.train.metrics import ConfusionMatrix
+from pcsparse.train.model_file import load_model
+
+_LOADED = ("_dense", "_search", "_held")
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class SweepCounts:
+    """What intersections over unions are made of, by sweep; sums over sweeps may be divided.
+
+    Attributes:
+        right: (n_sweeps, n_classes) points of a class that were told.
+        union: (n_sweeps, n_classes) points that are of a class or were told to be.
+        truth: (n_sweeps, n_classes) points of a class.
+    """
+
+    right: Counts
+    union: Counts
+    truth: Counts
+
+    @staticmethod
+    def of(confusions: list[ConfusionMatrix]) -> "SweepCounts":
+        """From a confusion matrix a sweep."""
+        counts = np.stack([confusion.counts.numpy() for confusion in confusions])
+        # points without a label never count; labelled ones that got no class are missed
+        counts[:, :, 0] = 0
+        right = np.diagonal(counts, axis1=1, axis2=2)[:, 1:]
+        truth = counts.sum(axis=1)[:, 1:]
+        return SweepCounts(right.copy(), counts.sum(axis=2)[:, 1:] + truth - right, truth)
+
+    def miou(self, weights: npt.NDArray[np.float64] | None = None) -> npt.NDArray[np.float64]:
+        """Mean IoU over the classes that occur in the sweeps.
+
+        Args:
+            weights: (m, n_sweeps) how often each sweep counts, a row a resample; None for once each.
+
+        Returns:
+            (m,), 0 to 1; m = 1 without weights.
+        """
+        rows = np.ones((1, len(self.right))) if weights is None else weights
+        right, union, truth = rows @ self.right, rows @ self.union, rows @ self.truth
+        present = truth > 0
+        iou = np.where(present, right / np.maximum(union, 1), 0.0)
+        mean: npt.NDArray[np.float64] = iou.sum(axis=1) / np.maximum(present.sum(axis=1), 1)
+        return mean
+
+    def to_lists(self) -> dict[str, Any]:
+        """For JSON; `from_lists` reads it back."""
+        return {"right": self.right.tolist(), "union": self.union.tolist(), "truth": self.truth.tolist()}
+
+    @staticmethod
+    def from_lists(lists: dict[str, Any]) -> "SweepCounts":
+        """Inverse of `to_lists`."""
+        right, union, truth = (np.array(lists[name], np.int64) for name in ("right", "union", "truth"))
+        return SweepCounts(right, union, truth)
+
+
+class Sweeps:
+    """Sweeps with their maps built once, for many networks of one shape.
+
+    Args:
+        batches: one sweep each, with labels.
+        model: any network that asks for the same maps.
+    """
+
+    def __init__(self, batches: list[VoxelBatch], model: nn.Module) -> None:
+        self._batches = batches
+        self._inputs = [prepare(model, batch.tensor()) for batch in batches]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @property
+    def inputs(self) -> list[SparseTensor]:
+        """Of the network."""
+        return self._inputs
+
+    def counts(self, model: nn.Module, n_classes: int) -> SweepCounts:
+        """Run a network over all of them."""
+        found = []
+        with evaluating(model):
+            for batch, x in zip(self._batches, self._inputs, strict=True):
+                assert batch.point_targets is not None  # every simulated sweep has labels
+                confusion = ConfusionMatrix(n_classes)
+                logits: Tensor = model(x).feats
+                confusion.update(batch.to_points(logits.argmax(dim=1))[0], batch.point_targets)
+                found.append(confusion)
+        return SweepCounts.of(found)
+
+
+class PrunedScore:
+    """The score of widths: cut, measure batch norms anew, look at the search sweeps. Nothing is trained.
+
+    Without the batch norms a U-Net cut by half tells noise, and every search would look for it. What a
+    process has loaded stays in it; what is sent to another process is paths and the space alone.
+
+    Args:
+        checkpoint: of the dense network.
+        streets: its data.
+        space: of its channel graph.
+        n_calibration: sweeps to measure batch norms on, of training towns.
+    """
+
+    def __init__(self, checkpoint: Path, streets: Streets, space: Space, n_calibration: int = 2) -> None:
+        self._checkpoint, self._streets, self._space = checkpoint, streets, space
+        self._n_calibration = n_calibration
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was loaded."""
+        return {name: value for name, value in self.__dict__.items() if name not in _LOADED}
+
+    @cached_property
+    def _dense(self) -> tuple[nn.Module, ChannelGraph, dict[str, Tensor], list[SparseTensor]]:
+        model, _ = load_model(self._checkpoint)
+        graph = ChannelGraph.of(model)
+        calibration = Sweeps(self._streets.calibration(self._n_calibration), model)
+        return model, graph, channel_scores(model, graph), calibration.inputs
+
+    @cached_property
+    def _search(self) -> Sweeps:
+        return Sweeps(self._streets.batches(self._streets.search), self._dense[0])
+
+    @cached_property
+    def _held(self) -> Sweeps:
+        return Sweeps(self._streets.batches(self._streets.held), self._dense[0])
+
+    @property
+    def space(self) -> Space:
+        """Of widths."""
+        return self._space
+
+    @property
+    def n_classes(self) -> int:
+        """Of the network."""
+        return int(self._dense[0].spec.n_classes)  # type: ignore[union-attr, arg-type]
+
+    def network(self, widths: Assignment) -> nn.Module:
+        """The pruned network, its batch norms measured anew."""
+        model, graph, scores, calibration = self._dense
+        pruned = network_of(model, graph, scores, self._space, widths)
+        recalibrate(pruned, calibration)
+        return pruned.eval()
+
+    def __call__(self, widths: Assignment) -> float:
+        """Mean IoU over the classes that occur in the search sweeps."""
+        return float(self._search.counts(fuse(self.network(widths)), self.n_classes).miou()[0])
+
+    def held_counts(self, widths: Assignment) -> SweepCounts:
+        """What the network does on the held-out sweeps."""
+        return self._held.counts(fuse(self.network(widths)), self.n_classes)

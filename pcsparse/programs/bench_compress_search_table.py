@@ -1,0 +1,173 @@
+"""What the study of searches says: a table, intervals over sweeps and seeds, pictures."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pcsparse.compress.search.figures import search_figure
+from pcsparse.compress.search.trials import SearchResult
+from pcsparse.programs.bench_compress_score import SweepCounts
+from pcsparse.whole_file import write_whole
+
+_SEED, _RESAMPLES, _SHARE = 20231, 2000, 95.0
+_LEAST_GAIN = 0.01
+"""How much more mIoU than uniform counts as beating it."""
+_BASELINE = "uniform"
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One search and what its answer is worth.
+
+    Attributes:
+        result: of the search.
+        method: name of the row, presets told apart.
+        share: budget as a share of the dense network's cost.
+        held: counts of the answer on the held-out sweeps.
+        ms: measured, maps included.
+    """
+
+    result: SearchResult
+    method: str
+    share: float
+    held: SweepCounts
+    ms: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """All seeds of a method at one budget.
+
+    Attributes:
+        method, share: see `Judged`.
+        seeds: searches.
+        evaluations: made, mean.
+        seconds: in evaluations, mean.
+        predicted_ms, measured_ms: of the answers, means.
+        search_miou: of the answers on the search sweeps, mean.
+        held_miou: on the held-out sweeps, mean over seeds.
+        spread: least and most of the seeds on the held-out sweeps.
+        gain: held-out mIoU above that of uniform at this budget.
+        interval: of the gain, 95 %, over held-out sweeps and seeds.
+    """
+
+    method: str
+    share: float
+    seeds: int
+    evaluations: float
+    seconds: float
+    predicted_ms: float
+    measured_ms: float
+    search_miou: float
+    held_miou: float
+    spread: tuple[float, float]
+    gain: float
+    interval: tuple[float, float]
+
+    @property
+    def verdict(self) -> str:
+        """Whether it beats uniform, loses to it, or neither can be said."""
+        if self.method == _BASELINE:
+            return "baseline"
+        if self.gain >= _LEAST_GAIN and self.interval[0] > 0:
+            return "beats uniform"
+        if self.gain < 0 and self.interval[1] < 0:
+            return "loses to uniform"
+        return "no difference shown"
+
+
+def rows_of(judged: Sequence[Judged]) -> list[Row]:
+    """A row a method and budget, in the order in which they come first.
+
+    Intervals are percentiles of resamples in which sweeps are drawn with replacement, the same for both
+    methods, and seeds too.
+    """
+    groups: dict[tuple[float, str], list[Judged]] = {}
+    for one in judged:
+        groups.setdefault((one.share, one.method), []).append(one)
+    rng = np.random.default_rng(_SEED)
+    n = len(judged[0].held.right)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
+    rows = []
+    for share, method in sorted(groups, key=lambda key: -key[0]):
+        group = groups[share, method]
+        base = groups.get((share, _BASELINE), group)
+        held = _held(group)
+        gains = _resampled(group, weights, rng) - _resampled(base, weights, rng)
+        low, high = np.percentile(gains, (50 - _SHARE / 2, 50 + _SHARE / 2)).tolist()
+        best = [one.result.best for one in group]
+        rows.append(
+            Row(
+                method,
+                share,
+                len(group),
+                float(np.mean([one.result.evaluations for one in group])),
+                float(np.mean([sum(trial.seconds for trial in one.result.trials) for one in group])),
+                float(np.mean([trial.cost for trial in best])),
+                float(np.mean([one.ms for one in group])),
+                float(np.mean([trial.counted_score for trial in best])),
+                float(held.mean()),
+                (float(held.min()), float(held.max())),
+                float(held.mean() - _held(base).mean()),
+                (low, high),
+            )
+        )
+    return rows
+
+
+def _held(group: Sequence[Judged]) -> npt.NDArray[np.float64]:
+    return np.array([float(one.held.miou()[0]) for one in group])
+
+
+def _resampled(
+    group: Sequence[Judged], weights: npt.NDArray[np.float64], rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """(m,) mean over resampled seeds of the mIoU on resampled sweeps."""
+    by_seed = np.stack([one.held.miou(weights) for one in group])
+    if len(group) == 1:
+        return by_seed[0]
+    drawn = rng.integers(len(group), size=(len(group), by_seed.shape[1]))
+    mean: npt.NDArray[np.float64] = np.take_along_axis(by_seed, drawn, axis=0).mean(axis=0)
+    return mean
+
+
+def table_text(rows: Sequence[Row], dense: SweepCounts, full_ms: float, dense_ms: float) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        f"dense: {100 * float(dense.miou()[0]):.1f} % mIoU on {len(dense.right)} held-out sweeps, table "
+        f"{full_ms:.1f} ms, measured {dense_ms:.1f} ms",
+        "",
+        "| budget | method | seeds | evaluations | s | table ms | measured ms | mIoU search | mIoU held out "
+        "| least, most | gain over uniform | verdict |",
+        "|" + "---|" * 12,
+    ]
+    for row in rows:
+        low, high = (100 * value for value in row.interval)
+        least, most = (100 * value for value in row.spread)
+        gain = "" if row.method == _BASELINE else f"{100 * row.gain:+.1f} ({low:+.1f} to {high:+.1f})"
+        lines.append(
+            f"| {row.share:.0%} | {row.method} | {row.seeds} | {row.evaluations:.0f} | {row.seconds:.0f} "
+            f"| {row.predicted_ms:.1f} | {row.measured_ms:.1f} | {100 * row.search_miou:.1f} "
+            f"| {100 * row.held_miou:.1f} | {least:.1f}, {most:.1f} | {gain} | {row.verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def report(
+    out: Path, dense: SweepCounts, full_ms: float, judged: Sequence[Judged], *, dense_ms: float
+) -> list[Row]:
+    """Print the table; write it, its numbers, and a picture a budget."""
+    rows = rows_of(judged)
+    text = table_text(rows, dense, full_ms, dense_ms)
+    print(text)
+    write_whole(out / "table.md", (text + "\n").encode())
+    numbers = [{**row.__dict__, "verdict": row.verdict} for row in rows]
+    write_whole(out / "table.json", (json.dumps(numbers, indent=1) + "\n").encode())
+    for share in sorted({one.share for one in judged}):
+        first = [one.result for one in judged if one.share == share and one.result.seed == 0]
+        search_figure(first, out / f"search-{share:g}.png", title=f"budget {share:.0%} of the milliseconds")
+    return rows

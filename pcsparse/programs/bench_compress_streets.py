@@ -1,0 +1,169 @@
+"""Simulated streets for the studies of compression: three sets of towns, and a network trained on one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from pcsparse.data.collate import VoxelBatch, VoxelSettings, voxel_batch
+from pcsparse.data.datasets.semantic_kitti import SemanticKitti
+from pcsparse.data.synthetic.sensor import sensor_named
+from pcsparse.data.synthetic.writer import write_towns
+from pcsparse.data.transforms import (
+    Augmentation,
+    HeightShift,
+    IntensityJitter,
+    Jitter,
+    RandomDrop,
+    RandomFlip,
+    RandomScale,
+    RandomYaw,
+    SectorMix,
+)
+from pcsparse.errors import PcsparseError
+from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.train.fit import fit
+from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
+
+IN_CHANNELS = 4
+AUGMENTATION = Augmentation(
+    (
+        RandomYaw(), RandomFlip(), RandomScale(), HeightShift(), Jitter(), RandomDrop(), IntensityJitter(),
+    ),
+    SectorMix(),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Towns:
+    """One set of simulated sweeps.
+
+    Args:
+        name: of its folder.
+        towns: how many, with seeds of their own.
+        sweeps: of each.
+        seed: of the first town.
+        stride_metres: between two sweeps.
+    """
+
+    name: str
+    towns: int
+    sweeps: int
+    seed: int
+    stride_metres: float
+
+    @property
+    def sequences(self) -> list[str]:
+        """Names of the sequences, one a town."""
+        return [f"{town:02d}" for town in range(self.towns)]
+
+
+@dataclass(frozen=True)
+class Streets:
+    """Towns to learn from, towns to search on, towns to judge by; no town is in two of them.
+
+    Args:
+        root: folder of all three.
+        train, search, held: see above.
+        voxel_size: metres.
+        sensor: what looks.
+    """
+
+    root: Path
+    train: Towns = field(default_factory=lambda: Towns("train", 96, 8, 1000, 20.0))
+    search: Towns = field(default_factory=lambda: Towns("search", 8, 1, 4000, 10.0))
+    held: Towns = field(default_factory=lambda: Towns("held", 24, 2, 5000, 40.0))
+    voxel_size: float = 0.2
+    sensor: str = "hdl64e"
+
+    def write(self) -> None:
+        """Make what is not there yet; an interrupted set is gone on with."""
+        for towns in (self.train, self.search, self.held):
+            seeds = {name: towns.seed + i for i, name in enumerate(towns.sequences)}
+            write_towns(
+                self.root / towns.name, seeds, towns.sweeps, sensor_named(self.sensor), "auto",
+                towns.stride_metres, "resume",
+            )  # fmt: skip
+
+    def read(self, towns: Towns) -> SemanticKitti:
+        """A set as a source of sweeps."""
+        return SemanticKitti(self.root / towns.name, "train", towns.sequences)
+
+    def batches(self, towns: Towns, numbers: Sequence[int] | None = None) -> list[VoxelBatch]:
+        """Voxels of sweeps of a set, each a batch of its own; of all of them if `numbers` is None."""
+        source, voxels = self.read(towns), VoxelSettings(self.voxel_size)
+        chosen = range(len(source)) if numbers is None else numbers
+        return [voxel_batch(source[number], voxels) for number in chosen]
+
+    def calibration(self, n: int) -> list[VoxelBatch]:
+        """Sweeps of n training towns, evenly spread, to measure batch norms on."""
+        step = max(1, self.train.towns // n)
+        return self.batches(self.train, [town * self.train.sweeps for town in range(0, step * n, step)])
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network of the studies is trained.
+
+    Args:
+        epochs: passes over the training towns.
+        lr: peak of the one-cycle rate.
+        seed: of weights, order and augmentation.
+        precision: see `FitSettings`.
+        validate_every: epochs between validations on the search towns; 0 for none.
+    """
+
+    epochs: int = 5
+    lr: float = 3e-3
+    seed: int = 0
+    precision: str = "bfloat16"
+    validate_every: int = 1
+
+    def settings(self, voxel_size: float) -> FitSettings:
+        """For `train.fit`: the recipe of the default model."""
+        return FitSettings(
+            epochs=self.epochs,
+            voxels=VoxelSettings(voxel_size),
+            optim=OptimSettings(lr=self.lr),
+            loss=LossSettings(lovasz=1.0),
+            precision=self.precision,
+            ema_decay=0.99,
+            keep="last",
+            seed=self.seed,
+            checkpoint_every=100,
+            validate_every=self.validate_every,
+            progress="plain",
+        )
+
+
+def train_on(streets: Streets, model: torch.nn.Module, training: Training, folder: Path) -> Path:
+    """Train a network on the training towns, or go on with it; its folder, which `load_model` reads.
+
+    Raises:
+        PcsparseError: a signal ended it; the same call goes on from there.
+    """
+    source = streets.read(streets.train)
+    result = fit(
+        model,
+        source,
+        streets.read(streets.search) if training.validate_every else None,
+        training.settings(streets.voxel_size),
+        folder,
+        labels=source.label_map,
+        augmentation=AUGMENTATION,
+        provenance={"data": f"simulated streets, {streets.train.towns} towns from {streets.train.seed}"},
+    )
+    if result.stopped_by is not None:
+        raise PcsparseError(
+            f"training stopped at step {result.step} of {result.n_steps}; the same command goes on from there"
+        )
+    return folder
+
+
+def dense_network(streets: Streets, width: float, training: Training, folder: Path) -> Path:
+    """MinkUNet-18 of a width ratio, trained once; a finished one is taken as it is."""
+    n_classes = streets.read(streets.train).label_map.n_classes
+    torch.manual_seed(training.seed)
+    model = MinkUNet(MinkUNetSpec.minkunet18(IN_CHANNELS, n_classes, width))
+    return train_on(streets, model, training, folder)
