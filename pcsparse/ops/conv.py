@@ -17,7 +17,7 @@ from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
-from pcsparse.ops.operator import operator
+from pcsparse.ops.operator import operator, runs_plainly
 
 
 def _check_choice(choice: Choice, problem: ConvProblem) -> None:
@@ -140,6 +140,14 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
 _sparse_conv.register_autograd(_backward, setup_context=_setup)
 
 
+def _is_inference(feats: Tensor, *others: Tensor | None) -> bool:
+    """Whether nobody asks for gradients, for a graph or for a profile by operators."""
+    if not runs_plainly(feats) or feats.is_meta or torch.autograd.profiler._is_profiler_enabled:
+        return False
+    given = (feats, *(other for other in others if other is not None))
+    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given))
+
+
 def sparse_conv(
     feats: Tensor,
     weight: Tensor,
@@ -182,5 +190,10 @@ def sparse_conv(
         bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     plan = plan_for(problem, dataflow, tuned)
+    if _is_inference(feats, weight, bias, residual):
+        # what the operator does; torch's dispatcher takes as long as the kernel of a small level
+        choice = plan.forward
+        epilogue = Epilogue(bias, residual, relu)
+        return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kmap, choice.config, epilogue)
     out: Tensor = _sparse_conv(feats, weight, bias, kmap.tensors(), kmap.n_out, plan.encode(), residual, relu)
     return out

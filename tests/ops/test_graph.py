@@ -7,12 +7,14 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.plan import plan_for
 from pcsparse.engine.problem import ConvProblem
+from pcsparse.ops import conv as conv_op
 from pcsparse.ops import sparse_conv
 from tests.clouds import TWO_BATCHES, UNSORTED, lidar_like
 from tests.tolerance import tolerance
@@ -158,3 +160,44 @@ def test_an_exported_layer_serves_clouds_of_every_size(rng):
         kmap, _ = _maps(coords)
         feats = torch.randn(kmap.n_in, 3, generator=rng)
         assert torch.equal(program.module()(feats, kmap.tensors()), layer(feats, kmap.tensors()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_inference_skips_the_dispatcher_and_gives_the_same_bits(rng, dtype, monkeypatch):
+    kmap = _maps(TWO_BATCHES.coords)[0]
+    feats, weight = _operands(rng, kmap, dtype)
+    bias = torch.randn(4, generator=rng).to(dtype)
+    residual = torch.randn(kmap.n_out, 4, generator=rng).to(dtype)
+    calls = []
+    operator = conv_op._sparse_conv
+    monkeypatch.setattr(conv_op, "_sparse_conv", lambda *args: calls.append(1) or operator(*args))
+
+    def run():
+        return sparse_conv(feats, weight, kmap, bias=bias, residual=residual, relu=True)
+
+    with torch.no_grad():
+        plain = run()
+    assert not calls
+    through_torch = run()
+    assert calls
+    assert through_torch.requires_grad
+    assert torch.equal(plain, through_torch.detach())
+    # a weight alone that trains, a profile and a mode are reasons to go through torch
+    sparse_conv(feats.detach(), weight, kmap)
+    with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        run()
+    with torch.no_grad(), _Counting() as counting:
+        run()
+    assert len(calls) == 4
+    assert "pcsparse::sparse_conv" in {event.key for event in seen.key_averages()}
+    assert "pcsparse.sparse_conv.default" in counting.names
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
