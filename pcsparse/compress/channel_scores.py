@@ -1,6 +1,6 @@
 """How much each channel of a group matters, summed over all places where it stands."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -118,7 +118,25 @@ def _scales(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
 
 
 def _taylor(model: nn.Module, graph: ChannelGraph, losses: Losses) -> dict[str, Tensor]:
-    totals = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in graph.free}
+    return squared_changes(
+        model, losses, lambda: {group.name: _gate_gradient(model, group) for group in graph.free}
+    )
+
+
+def squared_changes(
+    model: nn.Module, losses: Losses, changes: Callable[[], Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Squares of first-order changes of the loss, summed over the batches.
+
+    Args:
+        model: runs in evaluation mode; the gradients that its parameters had come back.
+        losses: of the batches.
+        changes: read from the gradients of one batch, float64 by name.
+
+    Raises:
+        RangeError: no batches.
+    """
+    totals: dict[str, Tensor] = {}
     parameters = [p for p in model.parameters() if p.requires_grad]
     before = [p.grad for p in parameters]
     was_training = model.training
@@ -130,8 +148,8 @@ def _taylor(model: nn.Module, graph: ChannelGraph, losses: Losses) -> dict[str, 
             for parameter in parameters:
                 parameter.grad = None
             loss.backward()
-            for group in graph.free:
-                totals[group.name] += _gate_gradient(model, group).square()
+            for name, change in changes().items():
+                totals[name] = change.square() + totals.get(name, 0.0)
     finally:
         model.train(was_training)
         for parameter, grad in zip(parameters, before, strict=True):

@@ -65,6 +65,11 @@ def runnable(model: nn.Module, *, fused: bool) -> nn.Module:
     return fuse(model) if fused else model
 
 
+def named_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a network from `runnable` by the names that they had before fusing."""
+    return {getattr(part, _NAME): part for part in model.modules() if hasattr(part, _NAME)}
+
+
 def calls_of(model: nn.Module, x: SparseTensor) -> tuple[tuple[Call, ...], int]:
     """The layers that `model(x)` calls, and the most bytes of features that live at once.
 

@@ -9,7 +9,7 @@ width 1.0.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,6 +28,8 @@ from pcsparse.sparse_tensor import SparseTensor, cat
 
 _WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 _STAGES = 4
+# offsets of a 3^3 kernel, and of one that changes the stride
+_CUBE, _HALVING = 27, 8
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,42 @@ class MinkUNetSpec:
             raise RangeError(f"this MinkUNet has no layer {', '.join(sorted(left))}")
         return spec
 
+    def with_offsets(self, offsets: Mapping[str, Sequence[int] | None]) -> "MinkUNetSpec":
+        """The same network with other kernel offsets.
+
+        Args:
+            offsets: kept positions in the whole kernel, ascending, by the name that the layer has in
+                `MinkUNet`, such as "encoder.0.1.conv2"; None, or all of them, is the whole kernel.
+                Convolutions that are not named stay as they are. Shortcuts have one offset, and no name here.
+
+        Raises:
+            RangeError: a name that is no convolution of several offsets, or positions that do not ascend
+                within its kernel.
+        """
+        left = dict(offsets)
+
+        def sparser(name: str, conv: ConvSpec, volume: int = _CUBE) -> ConvSpec:
+            kept = left.pop(name, conv.offsets)
+            return replace(conv, offsets=None if kept is None else _positions(name, kept, volume))
+
+        def block(name: str, old: BlockSpec) -> BlockSpec:
+            conv1, conv2 = sparser(f"{name}.conv1", old.conv1), sparser(f"{name}.conv2", old.conv2)
+            return replace(old, conv1=conv1, conv2=conv2)
+
+        def stage(way: str, name: str, old: StageSpec) -> StageSpec:
+            blocks = (block(f"{name}.{i}", b) for i, b in enumerate(old.blocks))
+            return StageSpec(sparser(f"{way}.0", old.resample, _HALVING), tuple(blocks))
+
+        spec = MinkUNetSpec(
+            (sparser("stem.0", self.stem[0]), sparser("stem.2", self.stem[1])),
+            tuple(stage(f"down.{i}", f"encoder.{i}", old) for i, old in enumerate(self.encoder)),
+            tuple(stage(f"up.{i}", f"decoder.{i}", old) for i, old in enumerate(self.decoder)),
+            self.n_classes,
+        )
+        if left:
+            raise RangeError(f"this MinkUNet has no convolution {', '.join(sorted(left))} of several offsets")
+        return spec
+
     def with_classes(self, n_classes: int) -> "MinkUNetSpec":
         """The same network with another classifier."""
         return replace(self, n_classes=n_classes)
@@ -200,6 +238,18 @@ class MinkUNetSpec:
 def _blocks(c_in: int, c_out: int, n: int) -> tuple[BlockSpec, ...]:
     inputs = (c_in, *(c_out for _ in range(n - 1)))
     return tuple(BlockSpec(ConvSpec(c, c_out), ConvSpec(c_out, c_out)) for c in inputs)
+
+
+def _positions(name: str, kept: Sequence[int], volume: int) -> tuple[int, ...] | None:
+    positions = tuple(kept)
+    if (
+        not positions
+        or list(positions) != sorted(set(positions))
+        or not 0 <= positions[0] <= positions[-1] < volume
+    ):
+        raise RangeError(f"the offsets of {name} must ascend within 0 ... {volume - 1}, got {positions}")
+    # the whole kernel has one name, so that layers that have it share its map
+    return None if len(positions) == volume else positions
 
 
 def _conv(data: dict[str, object]) -> ConvSpec:
