@@ -7,6 +7,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -101,13 +102,16 @@ class CostTable:
         layers: in the order of execution.
         map_ms: to build all levels and maps of a sweep; no width changes it.
         network_ms: of the whole network with its maps there, measured in one piece.
+        least_ms: the same of the network whose groups all have the least width that was timed; None where it
+            could not be built.
         peak_bytes: the most features that live at once, mean over the sweeps; input and output included.
         itemsize: bytes of a feature and of a weight.
         fused: whether batch norm and ReLU are folded into the convolutions, as in inference.
         sweeps: number of calibration sweeps.
         machine: see `engine.tune_cache.device_key`.
         versions: of the packages, (name, version).
-        others: share of all cores busy with other work just before, 0 to 1; None if unknown.
+        others: share of all cores busy with other work just before and after, the larger one, 0 to 1; None
+            if unknown.
         busy: whether that was too much for times to mean anything.
     """
 
@@ -122,24 +126,44 @@ class CostTable:
     versions: tuple[tuple[str, str], ...]
     others: float | None = None
     busy: bool = False
+    least_ms: float | None = None
 
     @property
     def rest_ms(self) -> float:
-        """What the whole network takes beyond its layers: launching, Python; 0 where the layers take more."""
-        return max(0.0, self.network_ms - sum(layer.milliseconds(*_full(layer)) for layer in self.layers))
+        """What the whole network takes beyond its layers: launching, Python, features that left the caches."""
+        return max(0.0, self.network_ms - self._full_ms)
+
+    @cached_property
+    def rest(self) -> tuple[float, float]:
+        """The rest of any width: milliseconds that stay, and a share of the layers' own.
+
+        A line through the whole network and the narrowest one; without that one all of it stays. Python
+        takes as long for narrow layers, what leaves the caches shrinks with them.
+        """
+        if self.least_ms is None:
+            return self.rest_ms, 0.0
+        least = sum(layer.milliseconds(*_least(layer)) for layer in self.layers)
+        over = self._full_ms - least
+        share = (self.rest_ms - max(0.0, self.least_ms - least)) / over if over > 0 else 0.0
+        share = min(max(share, 0.0), self.rest_ms / self._full_ms if self._full_ms > 0 else 0.0)
+        return self.rest_ms - share * self._full_ms, share
+
+    @property
+    def _full_ms(self) -> float:
+        return sum(layer.milliseconds(*_full(layer)) for layer in self.layers)
 
     def fixed(self, unit: Unit) -> float:
-        """The part that no width changes: maps and rest, in `unit`."""
-        return self.map_ms + self.rest_ms if unit == "ms" else 0.0
+        """The part that no width changes: maps and what stays of the rest, in `unit`."""
+        return self.map_ms + self.rest[0] if unit == "ms" else 0.0
 
     def of_layer(self, layer: LayerCost, unit: Unit, c_in: int, c_out: int) -> float:
-        """The cost of a layer at a width.
+        """The cost of a layer at a width; of milliseconds its share of the rest is a part.
 
         Raises:
             RangeError: no such unit, or a width that was not measured.
         """
         if unit == "ms":
-            return layer.milliseconds(c_in, c_out)
+            return (1.0 + self.rest[1]) * layer.milliseconds(c_in, c_out)
         if unit == "MACs":
             return layer.macs(c_in, c_out)
         if unit == "bytes":
@@ -184,10 +208,9 @@ class CostTable:
                 f"{layer.weight_bytes(c_in, c_out, self.itemsize) / 1e3:>8.1f} "
                 f"{layer.milliseconds(c_in, c_out):>8.3f}"
             )
-        layers_ms = sum(layer.milliseconds(*_full(layer)) for layer in self.layers)
         total = self.network_ms + self.map_ms
         lines += [
-            f"layers {layers_ms:.2f} ms, measured whole {self.network_ms:.2f} ms, maps {self.map_ms:.2f} ms "
+            f"layers {self._full_ms:.2f} ms, measured whole {self.network_ms:.2f} ms, maps {self.map_ms:.2f} ms "
             f"({self.map_ms / total:.0%} of {total:.2f} ms)",
             f"{self.total('MACs') / 1e9:.3f} G multiply-adds a sweep, {self.total('bytes') / 1e6:.2f} MB of "
             f"weights, at most {self.peak_bytes / 1e6:.1f} MB of features at once; means of {self.sweeps} "
@@ -241,6 +264,10 @@ class CostTable:
 
 def _full(layer: LayerCost) -> tuple[int, int]:
     return layer.c_in, layer.c_out
+
+
+def _least(layer: LayerCost) -> tuple[int, int]:
+    return layer.widths_in[0], layer.widths_out[0]
 
 
 def _layer(entry: dict[str, Any]) -> LayerCost:

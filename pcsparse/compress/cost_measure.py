@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pcsparse.compress.channels import slice_channels
 from pcsparse.compress.cost import CostTable, LayerCost
 from pcsparse.compress.cost_run import Call, calls_of, runnable
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.engine.tune_cache import TuneTable, device_key, versions
-from pcsparse.errors import RangeError
+from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.nn import BatchNorm, BatchNormReLU, use_tuning
 from pcsparse.ops.conv import sparse_conv
 from pcsparse.sparse_tensor import SparseTensor
@@ -72,7 +73,9 @@ def measure_cost(
     grids = [_grid(call, graph, multiple, step) for call in calls]
     times = _time_layers(calls, grids, inputs[timed], runs, tuned)
     layers = [_layer([found[i] for found, _ in seen], grids[i], times[i], fused) for i in range(len(calls))]
-    map_ms, network_ms = _time_network(net, inputs[timed], runs)
+    least = _narrowest(model, graph, multiple, fused, tuned)
+    map_ms, network_ms, least_ms = _time_networks(net, least, inputs[timed], runs)
+    after = environment()
     return CostTable(
         layers=tuple(layers),
         map_ms=map_ms,
@@ -83,9 +86,22 @@ def measure_cost(
         sweeps=len(inputs),
         machine=device_key(),
         versions=tuple(versions().items()),
-        others=here.others,
-        busy=here.busy,
+        others=max((o for o in (here.others, after.others) if o is not None), default=None),
+        busy=here.busy or after.busy,
+        least_ms=least_ms,
     )
+
+
+def _narrowest(
+    model: nn.Module, graph: ChannelGraph, multiple: int, fused: bool, tuned: TuneTable | None
+) -> nn.Module | None:
+    """The network whose groups all have the least width that is timed; None where it has no such Spec."""
+    first = {group.name: range(min(multiple, group.width)) for group in graph.free}
+    try:
+        narrow = slice_channels(model, graph, first)
+    except UnsupportedError:
+        return None
+    return use_tuning(runnable(narrow, fused=fused), tuned)
 
 
 def _most_usual(runs: Sequence[tuple[Call, ...]]) -> int:
@@ -230,9 +246,14 @@ def _layer(calls: Sequence[Call], grid: _Grid, times: Mapping[Size, float], fuse
     )
 
 
-def _time_network(net: nn.Module, x: SparseTensor, runs: int) -> tuple[float, float]:
-    """Milliseconds to build all maps, and of the network with its maps there."""
+def _time_networks(
+    net: nn.Module, least: nn.Module | None, x: SparseTensor, runs: int
+) -> tuple[float, float, float | None]:
+    """Milliseconds to build all maps, and of both networks with their maps there."""
+    runners: dict[str, Callable[[], object]] = {"maps": x.cache.rebuilt, "network": lambda: net(x)}
+    if least is not None:
+        runners["least"] = lambda: least(x)
     with torch.no_grad():
-        runners = {"maps": x.cache.rebuilt, "network": lambda: net(x)}
         times = time_in_turns(runners, runs=runs, device=x.device)
-    return 1e3 * times["maps"].median, 1e3 * times["network"].median
+    found = {name: 1e3 * time.median for name, time in times.items()}
+    return found["maps"], found["network"], found.get("least")

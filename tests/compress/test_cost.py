@@ -95,7 +95,9 @@ def test_the_sum_is_maps_rest_and_layers(table):
     layers = sum(layer.milliseconds(layer.c_in, layer.c_out) for layer in table.layers)
     assert layers > 0
     assert table.map_ms > 0
-    assert table.total("ms") == pytest.approx(layers + table.map_ms + table.rest_ms)
+    stays, share = table.rest
+    assert table.total("ms") == pytest.approx((1 + share) * layers + table.map_ms + stays)
+    assert stays + share * layers == pytest.approx(table.rest_ms)
     assert table.total("ms") >= table.network_ms
     with pytest.raises(RangeError, match="a cost is in ms, MACs, bytes, not in 'flops'"):
         table.total("flops")
@@ -205,3 +207,32 @@ def test_the_sweeps_stay_as_they_are():
     measure_cost(net, sweeps, runs=1)
     assert [len(x.cache) for x in sweeps] == [0, 0]
     assert net.training
+
+
+@pytest.mark.parametrize(
+    ("network", "least", "rest"),
+    # layers take 8 ms, the narrowest 1
+    [
+        (10.0, None, (2.0, 0.0)),
+        (10.0, 3.0, (2.0, 0.0)),
+        (10.0, 1.6, (0.4, 0.2)),
+        # a narrow network with no rest at all leaves nothing that stays
+        (10.0, 0.9, (0.0, 0.25)),
+        (10.0, 9.0, (2.0, 0.0)),
+        (7.0, 1.5, (0.0, 0.0)),
+    ],
+)
+def test_the_rest_lies_on_a_line_through_the_whole_and_the_narrowest_network(table, network, least, rest):
+    given = replace(table, layers=(_layer(),), map_ms=5.0, network_ms=network, least_ms=least)
+    assert given.rest == pytest.approx(rest)
+    assert given.fixed("ms") == pytest.approx(5.0 + rest[0])
+    assert given.total("ms") == pytest.approx(5.0 + max(network, 8.0))
+    narrow = given.total("ms", {"a": (8, 8)})
+    assert narrow == pytest.approx(5.0 + rest[0] + (1.0 + rest[1]) * 1.0)
+
+
+def test_the_narrowest_network_is_timed_where_it_can_be_built(table):
+    assert table.least_ms is not None
+    assert table.least_ms > 0
+    net = nn.Sequential(SubmanifoldConv3d(3, 8, 3), Linear(8, 2)).eval()
+    assert measure_cost(net, _sweeps(), runs=1).least_ms is None
