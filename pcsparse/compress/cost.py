@@ -130,7 +130,7 @@ class CostTable:
 
     @property
     def rest_ms(self) -> float:
-        """What the whole network takes beyond its layers: launching, Python, features that left the caches."""
+        """What the whole network takes beyond its layers: Python, launching, features that left caches."""
         return max(0.0, self.network_ms - self._full_ms)
 
     @cached_property
@@ -210,8 +210,8 @@ class CostTable:
             )
         total = self.network_ms + self.map_ms
         lines += [
-            f"layers {self._full_ms:.2f} ms, measured whole {self.network_ms:.2f} ms, maps {self.map_ms:.2f} ms "
-            f"({self.map_ms / total:.0%} of {total:.2f} ms)",
+            f"layers {self._full_ms:.2f} ms, measured whole {self.network_ms:.2f} ms, maps {self.map_ms:.2f} "
+            f"ms ({self.map_ms / total:.0%} of {total:.2f} ms)",
             f"{self.total('MACs') / 1e9:.3f} G multiply-adds a sweep, {self.total('bytes') / 1e6:.2f} MB of "
             f"weights, at most {self.peak_bytes / 1e6:.1f} MB of features at once; means of {self.sweeps} "
             "sweeps",
