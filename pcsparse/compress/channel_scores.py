@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pcsparse.compress.graph import ChannelGraph, Group, Slot
+from pcsparse.compress.weight_layout import in_rows, out_rows
 from pcsparse.errors import RangeError
 
 Score = Literal["magnitude", "max_response", "batchnorm", "taylor"]
@@ -56,20 +57,13 @@ def channel_scores(
     return found
 
 
-def out_rows(module: nn.Module, parameter: Tensor) -> Tensor:
-    """The parameter of a convolution or linear layer as (c_out, everything else)."""
-    if parameter.dim() == 3:
-        return parameter.permute(2, 0, 1).flatten(1)
-    return parameter.reshape(parameter.shape[0], -1)
-
-
-def in_rows(module: nn.Module, weight: Tensor) -> Tensor:
-    """The weight of a convolution or linear layer as (c_in, everything else)."""
-    return weight.transpose(0, 1).flatten(1)
-
-
 def _module(model: nn.Module, slot: Slot) -> nn.Module:
     return model.get_submodule(slot.layer)
+
+
+def _of_slot(slot: Slot, rows: Tensor) -> Tensor:
+    """Of (positions of a layer, everything else) those of a slot, (width, all of each channel)."""
+    return rows[slot.positions()].unflatten(0, (len(slot.channels), slot.fold)).flatten(1)
 
 
 @torch.no_grad()
@@ -81,14 +75,13 @@ def _magnitude(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
             continue
         module = _module(model, slot)
         rows = (out_rows if slot.side == "out" else in_rows)(module, module.weight.double().cpu())  # type: ignore
-        sizes = rows[list(slot.channels)].norm(dim=1)
         norm = model.get_submodule(norms[slot.layer]) if slot.side == "out" and slot.layer in norms else None
         if norm is not None and norm.running_var is not None:
             scale = torch.rsqrt(norm.running_var.double() + norm.eps)  # type: ignore[operator]
             if norm.weight is not None:
                 scale = scale * norm.weight.double().abs()  # type: ignore[operator]
-            sizes = sizes * scale.cpu()[list(slot.channels)]
-        total += sizes
+            rows = rows * scale.cpu()[:, None]
+        total += _of_slot(slot, rows).norm(dim=1)
     return total
 
 
@@ -99,7 +92,7 @@ def _response(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
         if slot.side == "in":
             module = _module(model, slot)
             rows = in_rows(module, module.weight.double().cpu())  # type: ignore
-            total += rows.abs().sum(dim=1)[list(slot.channels)]
+            total += _of_slot(slot, rows.abs()).sum(dim=1)
     return total
 
 
@@ -113,7 +106,7 @@ def _scales(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
             f"group {group.name!r} has no batch norm with a scale; use score='magnitude' or 'taylor'"
         )
     for slot, weight in scales:
-        total += weight.double().cpu().abs()[list(slot.channels)]
+        total += _of_slot(slot, weight.double().cpu().abs()[:, None]).sum(dim=1)
     return total
 
 
@@ -176,8 +169,8 @@ def _gate_gradient(model: nn.Module, group: Group) -> Tensor:
         # a factor on the output is one on the weights and on the bias at once
         for parameter in _own(module):
             if parameter.grad is not None:
-                change = out_rows(module, parameter.double() * parameter.grad.double()).sum(dim=1)
-                total += change.cpu()[list(slot.channels)]
+                change = out_rows(module, parameter.double() * parameter.grad.double()).cpu()
+                total += _of_slot(slot, change).sum(dim=1)
     return total
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from pcsparse.compress.channel_scores import Losses, Score, channel_scores
 from pcsparse.compress.graph import ChannelGraph, Group
+from pcsparse.compress.weight_layout import in_axis, out_axis
 from pcsparse.errors import RangeError, UnsupportedError
 
 Keep = float | Mapping[str, float]
@@ -142,10 +144,19 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
                 f"{found}; with_channels of its Spec and its layers disagree"
             )
     smaller.load_state_dict(state, strict=True, assign=True)
+    _carry_over(model, smaller)
+    return smaller.train(model.training)
+
+
+def _carry_over(model: nn.Module, smaller: nn.Module) -> None:
+    """What neither the Spec nor the weights say: what is trained, and what norms were set to."""
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in smaller.named_parameters():
         parameter.requires_grad_(flags[name])
-    return smaller.train(model.training)
+    for name, part in smaller.named_modules():
+        if isinstance(part, _BatchNorm):
+            old: Any = model.get_submodule(name)
+            part.eps, part.momentum = old.eps, old.momentum
 
 
 def mask_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> None:
@@ -171,8 +182,8 @@ def mask_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> None
             # a norm without a shift of its own still takes its mean off
             for tensor in (module.weight, module.bias, getattr(module, "running_mean", None)):
                 if isinstance(tensor, Tensor):
-                    # the output channel is the last dimension of a convolution's weight, else the first
-                    tensor[(..., channels) if tensor.dim() == 3 else channels] = 0.0
+                    axis = out_axis(module) if tensor.dim() > 1 else 0
+                    tensor.index_fill_(axis, torch.tensor(channels, device=tensor.device), 0.0)
 
 
 def _check_plain(name: str, part: nn.Module) -> None:
@@ -189,24 +200,25 @@ def _sliced_state(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> dict
 
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     for layer in graph.layers:
+        module = model.get_submodule(layer.name)
         norm = layer.kind == "norm"
         outs = rest(layer.name, "norm" if norm else "out", layer.c_out)
-        ins = None if norm else rest(layer.name, "in", layer.c_in)
         for name in ("weight", "bias", "running_mean", "running_var"):
             key = f"{layer.name}.{name}"
-            if key in state:
-                state[key] = _selected(state[key], outs, ins if name == "weight" else None)
+            tensor = state.get(key)
+            if tensor is None:
+                continue
+            if tensor.dim() == 1:
+                state[key] = _selected(tensor, 0, outs)
+            else:
+                ins = rest(layer.name, "in", layer.c_in)
+                state[key] = _selected(_selected(tensor, out_axis(module), outs), in_axis(module), ins)
     # nothing of the smaller network shares memory with the old one
     return {name: tensor.clone() for name, tensor in state.items()}
 
 
-def _selected(tensor: Tensor, outs: Tensor, ins: Tensor | None) -> Tensor:
-    outs = outs.to(tensor.device)
-    if ins is None:
-        return tensor.index_select(0, outs)
-    # (k, c_in, c_out) of a convolution, (c_out, c_in) of a linear layer
-    at_out, at_in = (2, 1) if tensor.dim() == 3 else (0, 1)
-    return tensor.index_select(at_out, outs).index_select(at_in, ins.to(tensor.device))
+def _selected(tensor: Tensor, axis: int, kept: Tensor) -> Tensor:
+    return tensor.index_select(axis, kept.to(tensor.device))
 
 
 def _removed(graph: ChannelGraph, chosen: Chosen) -> dict[tuple[str, str], set[int]]:
@@ -223,5 +235,5 @@ def _removed(graph: ChannelGraph, chosen: Chosen) -> dict[tuple[str, str], set[i
             )
         gone = set(range(group.width)) - set(kept)
         for slot in group.slots:
-            removed.setdefault((slot.layer, slot.side), set()).update(slot.channels[i] for i in gone)
+            removed.setdefault((slot.layer, slot.side), set()).update(slot.positions(gone))
     return removed

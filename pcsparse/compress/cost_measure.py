@@ -135,7 +135,7 @@ def _widths(
 ) -> tuple[int, ...]:
     least = full
     for group in graph.free:
-        places = sum(slot.layer == layer and slot.side == side for slot in group.slots)
+        places = sum(slot.fold for slot in group.slots if slot.layer == layer and slot.side == side)
         least -= places * (group.width - min(multiple, group.width))
     between = range(step * (least // step + 1), full, step)
     return tuple(sorted({least, *between, full}))

@@ -1,22 +1,23 @@
-"""Which channels of a sparse network can only be removed together: the graph behind channel pruning.
+"""Which channels of a network can only be removed together: the graph behind channel pruning.
 
-Every channel that a layer writes gets a number, and the network runs once on features without values. A
-convolution writes new numbers, a batch norm passes them on, a concatenation puts them side by side, a sum
-ties them pair by pair. What meets in one number must be kept or removed as one.
+Every channel that a layer writes gets a number, and the network runs once. A convolution writes new numbers,
+a batch norm passes them on, a concatenation puts them side by side, a sum ties them pair by pair, and where
+places or heights are folded into channels, one number stands at several inputs. What meets in one number must
+be kept or removed as one.
 
 Source: the idea of dependency groups, Fang et al., CVPR 2023 (arXiv 2301.12900). There the graph is read from
 autograd; here from the layers, so that an operator that nobody taught it is an error, never a guess.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
-from pcsparse.compress.graph_trace import LayerCall, Trace, trace
+from pcsparse.compress.graph_numbers import LayerCall, Numbers, Trace
+from pcsparse.compress.graph_trace import Example, trace
 from pcsparse.errors import RangeError
-from pcsparse.sparse_tensor import SparseTensor
 
 Side = Literal["out", "in", "norm"]
 
@@ -47,18 +48,28 @@ class Slot:
     Attributes:
         layer: its name.
         side: "out" where it writes them, "in" where it reads them, "norm" where it scales them.
-        channels: position of each channel of the group, in the group's order.
+        channels: position of each channel of the group, in the group's order; of one that was folded, the
+            first.
+        fold: positions that each channel has from there on: the places of a map that was flattened, or the
+            heights of a bird's-eye view.
     """
 
     layer: str
     side: Side
     channels: tuple[int, ...]
+    fold: int = 1
+
+    def positions(self, of: Iterable[int] | None = None) -> list[int]:
+        """Every position of some channels of the group, by their numbers in it; of all if None."""
+        chosen = self.channels if of is None else [self.channels[i] for i in of]
+        return [first + i for first in chosen for i in range(self.fold)]
 
     def __str__(self) -> str:
-        """Layer, side and channels: `decoder.3.0.conv1 in 48-63`."""
-        first, last = self.channels[0], self.channels[-1]
-        ranged = self.channels == tuple(range(first, last + 1))
-        return f"{self.layer} {self.side} {f'{first}-{last}' if ranged else self.channels}"
+        """Layer, side and positions: `decoder.3.0.conv1 in 48-63`."""
+        places = tuple(self.positions())
+        ranged = places == tuple(range(places[0], places[-1] + 1))
+        each = f", {self.fold} a channel" if self.fold > 1 else ""
+        return f"{self.layer} {self.side} {f'{places[0]}-{places[-1]}' if ranged else places}{each}"
 
 
 @dataclass(frozen=True)
@@ -95,12 +106,14 @@ class ChannelGraph:
     groups: tuple[Group, ...]
 
     @staticmethod
-    def of(model: nn.Module, x: SparseTensor | None = None) -> "ChannelGraph":
-        """Follow the channels of a network through one run without arithmetic.
+    def of(model: nn.Module, x: Example = None) -> "ChannelGraph":
+        """Follow the channels of a network through one run.
 
         Args:
-            model: takes a SparseTensor; it is not changed.
-            x: an input that leads through all of the network; one voxel if None.
+            model: it is not changed.
+            x: an input that leads through all of the network: a SparseTensor, a tensor (n, c) or
+                (n, c, h, w), or a tuple of arguments; see `graph_trace.trace`. If None, the network's own
+                `example_input()`, or else one voxel.
 
         Raises:
             UnsupportedError: an operator that the graph does not know; the text names it and the module that
@@ -147,7 +160,7 @@ class ChannelGraph:
                 raise RangeError(f"group {name!r} has {group.width} channels{why}; it cannot keep {width}")
             for slot in group.slots:
                 at = slot.layer, "in" if slot.side == "in" else "out"
-                removed[at] = removed.get(at, 0) + group.width - width
+                removed[at] = removed.get(at, 0) + slot.fold * (group.width - width)
         sizes = {}
         for layer in self.layers:
             less_out = removed.get((layer.name, "out"), 0)
@@ -165,26 +178,15 @@ class ChannelGraph:
         return "\n".join(lines)
 
 
+# a layer, a side, the first of positions that follow each other, and how many
+_Run = tuple[str, str, int, int]
+
+
 def _groups(followed: Trace) -> tuple[Group, ...]:
-    # every place of every number, in the order of execution; a place is (layer, side), a position within it
-    places: dict[int, list[tuple[str, str, int]]] = {}
-
-    def put(numbers: tuple[int, ...], layer: str, side: str) -> None:
-        for position, number in enumerate(numbers):
-            places.setdefault(followed.root(number), []).append((layer, side, position))
-
-    put(followed.inputs, "", "input")
-    for call in followed.calls:
-        if call.kind == "norm":
-            put(call.written, call.name, "norm")
-            continue
-        put(call.read, call.name, "in")
-        put(call.written, call.name, "out")
-    put(followed.outputs, "", "output")
-    alike: dict[tuple[tuple[str, str], ...], list[list[int]]] = {}
-    for found in places.values():
-        where = tuple((layer, side) for layer, side, _ in found)
-        alike.setdefault(where, []).append([position for _, _, position in found])
+    alike: dict[tuple[tuple[str, str, int], ...], list[list[int]]] = {}
+    for runs in _places(followed).values():
+        where = tuple((layer, side, fold) for layer, side, _, fold in runs)
+        alike.setdefault(where, []).append([first for _, _, first, _ in runs])
     order = {name: i for i, name in enumerate(_writers(followed))}
     ranked = sorted(alike.items(), key=lambda item: (order[_first_writer(item[0])], item[1][0]))
     names: dict[str, int] = {}
@@ -194,15 +196,41 @@ def _groups(followed: Trace) -> tuple[Group, ...]:
         names[writer] = count = names.get(writer, 0) + 1
         columns = zip(*members, strict=True)
         slots = [
-            Slot(layer, side, tuple(column))  # type: ignore[arg-type]
-            for (layer, side), column in zip(where, columns, strict=True)
+            Slot(layer, side, tuple(column), fold)  # type: ignore[arg-type]
+            for (layer, side, fold), column in zip(where, columns, strict=True)
             if layer
         ]
-        ends = [side for layer, side in where if not layer]
+        ends = dict.fromkeys(side for layer, side, _ in where if not layer)
         fixed = f"the network's {' and '.join(ends)}" if ends else None
         name = writer or "input"
         groups.append(Group(name if count == 1 else f"{name}#{count}", len(members), tuple(slots), fixed))
     return tuple(groups)
+
+
+def _places(followed: Trace) -> dict[int, list[_Run]]:
+    """Every place of every number, in the order of execution."""
+    places: dict[int, list[_Run]] = {}
+
+    def put(numbers: Numbers, layer: str, side: str) -> None:
+        before = None
+        for position, number in enumerate(map(followed.root, numbers)):
+            runs = places.setdefault(number, [])
+            if number == before:
+                _, _, first, fold = runs.pop()
+                runs.append((layer, side, first, fold + 1))
+            else:
+                runs.append((layer, side, position, 1))
+            before = number
+
+    put(tuple(followed.inputs), "", "input")
+    for call in followed.calls:
+        if call.kind == "norm":
+            put(call.written, call.name, "norm")
+            continue
+        put(call.read, call.name, "in")
+        put(call.written, call.name, "out")
+    put(followed.outputs, "", "output")
+    return places
 
 
 def _writers(followed: Trace) -> list[str]:
@@ -213,6 +241,6 @@ def _writes(call: LayerCall) -> bool:
     return call.kind != "norm"
 
 
-def _first_writer(where: tuple[tuple[str, str], ...]) -> str:
+def _first_writer(where: tuple[tuple[str, str, int], ...]) -> str:
     """The layer that writes a channel first; "" for the network's input."""
-    return next((layer for layer, side in where if side in ("out", "input")), "")
+    return next((layer for layer, side, _ in where if side in ("out", "input")), "")

@@ -1,172 +1,74 @@
-"""Follow channels through one run of a network on features without values."""
+"""Follow channels through one run of a network."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pcsparse.compress.graph_layers import axis_of, is_layer, kind_of
+from pcsparse.compress.graph_numbers import Channels, Kind, LayerCall, Numbers, Trace
+from pcsparse.compress.graph_operators import Applied, follow, makes_zeros
 from pcsparse.errors import PcsparseError, UnsupportedError
-from pcsparse.nn import (
-    GELU,
-    AvgPool3d,
-    BatchNorm,
-    BatchNormReLU,
-    Dropout,
-    GlobalAvgPool,
-    GlobalMaxPool,
-    LeakyReLU,
-    Linear,
-    MaxPool3d,
-    ReLU,
-    SiLU,
-    SparseConv3d,
-    SparseConvTranspose3d,
-    SparseInverseConv3d,
-    SubmanifoldConv3d,
-)
+from pcsparse.nn import Linear
 from pcsparse.nn.conv import SparseConv
-from pcsparse.nn.prepare import meta_copy
+from pcsparse.nn.prepare import blank_copy
 from pcsparse.sparse_tensor import SparseTensor
 
-_CONVS = (SubmanifoldConv3d, SparseConv3d, SparseInverseConv3d, SparseConvTranspose3d)
-_LINEARS = (Linear, nn.Linear)
-_NORMS = (BatchNorm, BatchNormReLU, nn.BatchNorm1d)
-# what they make of a channel depends on no other channel, and they make zeros of zeros
-_CHANNELWISE = (
-    ReLU,
-    LeakyReLU,
-    SiLU,
-    GELU,
-    Dropout,
-    nn.Identity,
-    nn.ReLU,
-    nn.Dropout,
-    MaxPool3d,
-    AvgPool3d,
-    GlobalMaxPool,
-    GlobalAvgPool,
-)
-_KNOWN = (*_CONVS, *_LINEARS, *_NORMS, *_CHANNELWISE)
-
-_aten: Any = torch.ops.aten
-# the same as functions: of one tensor of features
-_PASSED_ON = frozenset(
-    (
-        _aten.relu.default,
-        _aten.relu_.default,
-        _aten.leaky_relu.default,
-        _aten.silu.default,
-        _aten.gelu.default,
-        _aten.neg.default,
-        _aten.clone.default,
-        _aten.detach.default,
-        _aten.alias.default,
-        _aten._to_copy.default,
-    )
-)
-# of two tensors of features, channel by channel
-_TYING = frozenset((_aten.add.Tensor, _aten.add_.Tensor, _aten.sub.Tensor, _aten.mul.Tensor))
-
-Numbers = tuple[int, ...]
-Kind = Literal["conv", "linear", "norm"]
+Example = SparseTensor | Tensor | tuple[Any, ...] | None
+"""What a network is run on to read its graph."""
 
 
-@dataclass(frozen=True)
-class LayerCall:
-    """A layer with weights that the network ran.
-
-    Attributes:
-        name: of the module.
-        kind: of the layer.
-        read: number of each channel that it reads.
-        written: number of each channel that it writes.
-    """
-
-    name: str
-    kind: Kind
-    read: Numbers
-    written: Numbers
-
-
-@dataclass(eq=False)
-class Trace:
-    """What a run left.
-
-    Attributes:
-        calls: in the order of execution.
-        inputs: numbers of the network's input.
-        outputs: numbers of its outputs.
-    """
-
-    calls: list[LayerCall] = field(default_factory=list)
-    inputs: Numbers = ()
-    outputs: Numbers = ()
-    _parent: list[int] = field(default_factory=list)
-
-    def new(self, n: int) -> Numbers:
-        """Numbers for n channels."""
-        first = len(self._parent)
-        self._parent += range(first, first + n)
-        return tuple(range(first, first + n))
-
-    def root(self, number: int) -> int:
-        """The number that stands for all that are tied to `number`."""
-        while self._parent[number] != number:
-            self._parent[number] = self._parent[self._parent[number]]
-            number = self._parent[number]
-        return number
-
-    def tie(self, these: Numbers, those: Numbers) -> None:
-        """Channels that can only be kept or removed together, pair by pair."""
-        for a, b in zip(these, those, strict=True):
-            low, high = sorted((self.root(a), self.root(b)))
-            self._parent[high] = low
-
-
-def trace(model: nn.Module, x: SparseTensor | None = None) -> Trace:
-    """Run `model` once on features without values and follow its channels.
+def trace(model: nn.Module, x: Example = None) -> Trace:
+    """Run `model` once and follow its channels.
 
     Args:
-        model: takes a SparseTensor; it is not changed.
-        x: an input; one voxel with as many channels as the first layer reads if None.
+        model: it is not changed.
+        x: of a SparseTensor and of a tensor of features (n, c, ...) only coordinates and shapes are read, and
+            no arithmetic is done. A tuple are the arguments of a network that looks at values, as one on
+            points does; then a copy with all weights zero runs on the CPU. If None, what
+            `model.example_input()` gives, or else one voxel with as many channels as the first layer reads.
 
     Raises:
-        UnsupportedError: an operator that is not known here, or no network on a SparseTensor.
+        UnsupportedError: an operator that is not known here, or a network that does not run on `x`.
     """
-    # one dtype for all: only shapes matter
-    module = meta_copy(model).eval().float()
-    follower = _Follower(module)
     if x is None:
-        x = _one_voxel(module)
-    shapes = x.replace(x.feats.to("meta", torch.float32))
-    follower.trace.inputs = follower.give(shapes.feats, follower.trace.new(shapes.feats.shape[1]))
+        x = _example(model)
+    # one dtype for all: only shapes matter
+    device = "cpu" if isinstance(x, tuple) else "meta"
+    module = blank_copy(model, device).eval().float()
+    follower = _Follower(module)
+    given = tuple(follower.start(value, device) for value in (x if isinstance(x, tuple) else (x,)))
     try:
         with torch.no_grad(), follower:
-            y = module(shapes)
+            y = module(*given)
     except PcsparseError:
         raise
     except Exception as error:
+        on = ", ".join(type(part).__name__ for part in given)
+        without = "" if isinstance(x, tuple) else " of features without values"
         raise UnsupportedError(
-            f"{type(model).__name__} does not run on a SparseTensor of features without values, so its "
-            f"channels cannot be followed: {type(error).__name__}: {error}"
+            f"{type(model).__name__} does not run on a {on}{without}, so its channels cannot be followed: "
+            f"{type(error).__name__}: {error}"
         ) from error
-    outputs = [follower.numbers(feats, "the network's output") for feats in _tensors(y)]
+    outputs = [follower.channels(feats, "the network's output").numbers for feats in _tensors(y)]
     follower.trace.outputs = tuple(number for numbers in outputs for number in numbers)
     return follower.trace
 
 
-def _one_voxel(module: nn.Module) -> SparseTensor:
-    for part in module.modules():
+def _example(model: nn.Module) -> SparseTensor | Tensor | tuple[Any, ...]:
+    make: Any = getattr(model, "example_input", None)
+    if callable(make):
+        example: SparseTensor | Tensor | tuple[Any, ...] = make()
+        return example
+    for part in model.modules():
         if isinstance(part, SparseConv | Linear):
             channels = part.c_in if isinstance(part, SparseConv) else part.in_features
             return SparseTensor(torch.zeros(1, channels), torch.zeros(1, 4, dtype=torch.int32))
     raise UnsupportedError(
-        f"{type(module).__name__} has no sparse convolution and no `nn.Linear` of pcsparse: only channels of "
-        "networks on a SparseTensor can be followed"
+        f"{type(model).__name__} has no sparse convolution, no `nn.Linear` of pcsparse and no method "
+        "`example_input`; give an input that leads through all of it"
     )
 
 
@@ -183,49 +85,102 @@ def _tensors(value: Any) -> list[Tensor]:
     raise UnsupportedError(f"the network returns a {type(value).__name__}, whose channels cannot be followed")
 
 
+def _listed(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among values, and in lists among them."""
+    items = (item for value in values for item in (value if isinstance(value, list | tuple) else [value]))
+    return [item for item in items if isinstance(item, Tensor)]
+
+
+class _Marked:
+    """Tensors with something known of them, by identity."""
+
+    def __init__(self) -> None:
+        # with the tensor itself, so that its identity is not given away
+        self._found: dict[int, tuple[Tensor, Channels | None, int]] = {}
+
+    def mark(self, tensor: Tensor, channels: Channels | None = None) -> None:
+        self._found[id(tensor)] = tensor, channels, tensor._version
+
+    def forget(self, tensor: Tensor) -> None:
+        self._found.pop(id(tensor), None)
+
+    def __contains__(self, value: Any) -> bool:
+        return id(value) in self._found
+
+    def get(self, value: Any) -> Channels | None:
+        return self._found[id(value)][1] if id(value) in self._found else None
+
+    def untouched(self, value: Any) -> bool:
+        """Whether it is marked, and nobody wrote into it since, not even through a view."""
+        return id(value) in self._found and self._found[id(value)][2] == value._version
+
+
 class _Follower(TorchDispatchMode):
     """Numbers the channels of every tensor of features: of layers by hooks, of operators as they come."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.trace = Trace()
-        # by identity, with the tensor itself so that its identity is not given away
-        self._known: dict[int, tuple[Tensor, Numbers]] = {}
+        self._known = _Marked()
+        # made of the network's input alone, where nobody knows which channels
+        self._given = _Marked()
+        self._zeros = _Marked()
         self._first: dict[str, LayerCall] = {}
         self._stack: list[str] = []
         self._inside = 0
         for name, part in module.named_modules():
-            is_layer = _kind_of(part) in _KNOWN
-            part.register_forward_pre_hook(self._entering(name, part, is_layer))
-            part.register_forward_hook(self._leaving(name, part, is_layer), with_kwargs=True)
+            layer = is_layer(part)
+            part.register_forward_pre_hook(self._entering(name, part, layer))
+            part.register_forward_hook(self._leaving(name, part, layer), with_kwargs=True)
 
-    def give(self, feats: Tensor, numbers: Numbers) -> Numbers:
-        self._known[id(feats)] = feats, numbers
-        return numbers
+    def start(self, value: Any, device: str) -> Any:
+        """An argument of the network, as the run gets it: one dtype for all features."""
+        if isinstance(value, SparseTensor):
+            return value.replace(self.start(value.feats, device))
+        if not isinstance(value, Tensor):
+            return value
+        if not value.is_floating_point():
+            return value.to(device)
+        feats = value.detach().to(device, torch.float32)
+        if feats.dim() > 1:
+            self._known.mark(feats, Channels(1, self.trace.given(feats.shape[1])))
+        else:
+            self._given.mark(feats)
+        return feats
 
-    def numbers(self, feats: Tensor, where: str) -> Numbers:
-        if id(feats) not in self._known:
+    def channels(self, feats: Tensor, where: str, axis: int | None = None) -> Channels:
+        """Of a tensor; of one that is made of the input alone, new ones along `axis`, or the last."""
+        known = self._known.get(feats)
+        if known is None and feats in self._given:
+            axis = feats.dim() - 1 if axis is None else axis
+            known = Channels(axis, self.trace.given(feats.shape[axis]))
+        if known is None:
             raise UnsupportedError(
                 f"{where} is a tensor {tuple(feats.shape)} that no operator known to the channel graph has "
                 "made, so its channels cannot be followed"
             )
-        return self._known[id(feats)][1]
+        if axis is not None and known.axis != axis:
+            raise UnsupportedError(
+                f"{where} is a tensor {tuple(feats.shape)} with its channels along dimension {known.axis}, "
+                f"not {axis} where the layer takes them; the graph cannot follow what it mixes"
+            )
+        return known
 
     def _position(self) -> str:
         return f"in {self._stack[-1]}" if self._stack else "outside of it"
 
-    def _entering(self, name: str, part: nn.Module, is_layer: bool) -> Callable[..., None]:
+    def _entering(self, name: str, part: nn.Module, layer: bool) -> Callable[..., None]:
         title = f"{name or 'the network'} ({type(part).__name__})"
 
         def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._stack.append(title)
-            self._inside += is_layer
+            self._inside += layer
 
         return enter
 
-    def _leaving(self, name: str, part: nn.Module, is_layer: bool) -> Callable[..., None]:
+    def _leaving(self, name: str, part: nn.Module, layer: bool) -> Callable[..., None]:
         def leave(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if is_layer:
+            if layer:
                 self._layer(name, part, inputs[0], kwargs, output)
                 self._inside -= 1
             self._stack.pop()
@@ -234,22 +189,23 @@ class _Follower(TorchDispatchMode):
 
     def _layer(self, name: str, part: nn.Module, given: Any, kwargs: dict[str, Any], output: Any) -> None:
         (source,), (made,) = _tensors(given), _tensors(output)
-        read = self.numbers(source, f"what {name} reads")
-        kind = _kind_of(part)
-        written = read
-        if kind in _CONVS or kind in _LINEARS:
-            if isinstance(part, SparseConv) and part.groups > 1:
+        read = self.channels(source, f"what {name} reads", axis_of(part, source.dim()))
+        kind, numbers = kind_of(part), read.numbers
+        if kind == "conv" or kind == "linear":
+            groups = getattr(part, "groups", 1)
+            if groups > 1:
                 raise UnsupportedError(
-                    f"{name} is a convolution of {part.groups} groups, whose channels the graph cannot follow"
+                    f"{name} is a convolution of {groups} groups, whose channels the graph cannot follow"
                 )
-            written = self._call(name, "conv" if kind in _CONVS else "linear", read, made.shape[-1])
-        elif kind in _NORMS:
+            numbers = self._call(name, kind, numbers, made.shape[read.axis])
+        elif kind == "norm":
             # scales and shifts belong to the channels that come in
-            self._call(name, "norm", read, 0)
+            self._call(name, kind, numbers, 0)
         residual = kwargs.get("residual")
         if residual is not None:
-            self.trace.tie(written, self.numbers(residual.feats, f"the residual of {name}"))
-        self.give(made, written)
+            beside = self.channels(residual.feats, f"the residual of {name}", read.axis)
+            self.trace.tie(numbers, beside.numbers)
+        self._known.mark(made, Channels(read.axis, numbers))
 
     def _call(self, name: str, kind: Kind, read: Numbers, n_written: int) -> Numbers:
         known = self._first.get(name)
@@ -265,43 +221,43 @@ class _Follower(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if self._inside:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        made = [
+            part for part in (out if isinstance(out, tuple | list) else [out]) if isinstance(part, Tensor)
+        ]
+        if self._inside or not made:
             return out
-        given = [*args, *(kwargs or {}).values()]
-        listed = [t for item in given for t in (item if isinstance(item, list | tuple) else [item])]
-        tensors = [item for item in listed if isinstance(item, Tensor)]
-        known = [tensor for tensor in tensors if id(tensor) in self._known]
+        if makes_zeros(func, args, self._zeros.untouched):
+            self._zeros.mark(made[0])
+            return out
+        tensors = _listed([*args, *kwargs.values()])
+        known = [tensor for tensor in tensors if tensor in self._known]
         if known:
-            self.give(out, self._through(func, args, kwargs or {}, known, tensors))
+            self._through(Applied(
+                func, args, kwargs, made[0], self._known.get, self._given.__contains__,
+                self._zeros.untouched, self.trace,
+            ), known, tensors, made)  # fmt: skip
+        elif any(tensor in self._given for tensor in tensors):
+            for part in made:
+                self._given.mark(part)
         return out
 
-    def _through(
-        self,
-        func: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        known: list[Tensor],
-        all_: list[Tensor],
-    ) -> Numbers:
-        """The numbers of what an operator makes of tensors of features."""
-        numbers = [self._known[id(tensor)][1] for tensor in known]
-        if len(known) == len(all_):
-            if func in _PASSED_ON:
-                return numbers[0]
-            if func in _TYING and len(known) == 2 and known[0].shape == known[1].shape:
-                self.trace.tie(*numbers)
-                return numbers[0]
-            dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-            if func is _aten.cat.default and dim in (1, -1):
-                return tuple(number for part in numbers for number in part)
+    def _through(self, call: Applied, known: list[Tensor], all_: list[Tensor], made: list[Tensor]) -> None:
+        """Mark what an operator makes of tensors of features."""
+        found = follow(call)
+        if found is not None:
+            self._known.mark(call.out, found)
+            return
+        numbers = [channels.numbers for t in known if (channels := self._known.get(t)) is not None]
+        if all(map(self.trace.all_given, numbers)):
+            # none of these channels can go, so it does not matter what becomes of them
+            for part in made:
+                self._known.forget(part)
+                self._given.mark(part)
+            return
         raise UnsupportedError(
-            f"the channel graph does not know the operator {func} {self._position()}, on tensors "
+            f"the channel graph does not know the operator {call.func} {self._position()}, on tensors "
             f"{', '.join(str(tuple(tensor.shape)) for tensor in all_)}; prune a network without it, or leave "
             "its layers alone"
         )
-
-
-def _kind_of(part: nn.Module) -> type[nn.Module]:
-    # torch gives a module with parametrised weights a class of its own, below the one it had
-    return type(part).__bases__[0] if is_parametrized(part) else type(part)

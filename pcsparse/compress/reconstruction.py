@@ -97,8 +97,7 @@ def _kept_outputs(graph: ChannelGraph, chosen: Chosen, layer: str, width: int) -
     for name, channels in chosen.items():
         for slot in graph.group(name).slots:
             if slot.layer == layer and slot.side == "out":
-                kept = set(channels)
-                gone |= {position for i, position in enumerate(slot.channels) if i not in kept}
+                gone |= set(slot.positions(set(range(len(slot.channels))) - set(channels)))
     return [i for i in range(width) if i not in gone]
 
 

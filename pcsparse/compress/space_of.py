@@ -118,7 +118,7 @@ def _places(layer: str, side: str, graph: ChannelGraph) -> dict[str, int]:
     for group in graph.free:
         for slot in group.slots:
             if slot.layer == layer and slot.side == side:
-                found[group.name] = found.get(group.name, 0) + 1
+                found[group.name] = found.get(group.name, 0) + slot.fold
     return found
 
 

@@ -4,5 +4,7 @@ from pcsparse.models.minkunet import MinkUNet as MinkUNet
 from pcsparse.models.minkunet import MinkUNetSpec as MinkUNetSpec
 from pcsparse.models.pillar_bev import PillarBEV as PillarBEV
 from pcsparse.models.pillar_bev import PillarBEVSpec as PillarBEVSpec
+from pcsparse.models.plain_cnn import PlainCNN as PlainCNN
+from pcsparse.models.plain_cnn import PlainCNNSpec as PlainCNNSpec
 from pcsparse.models.pointnet2 import PointNet2 as PointNet2
 from pcsparse.models.pointnet2 import PointNet2Spec as PointNet2Spec

@@ -1,0 +1,83 @@
+"""Numbers for the channels that a network makes, and what ties them."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Numbers = tuple[int, ...]
+Kind = Literal["conv", "linear", "norm"]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What is known of a tensor of features.
+
+    Attributes:
+        axis: the dimension along which its channels stand.
+        numbers: one for each place there; a channel that was folded stands at several.
+    """
+
+    axis: int
+    numbers: Numbers
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """A layer with weights that the network ran.
+
+    Attributes:
+        name: of the module.
+        kind: of the layer.
+        read: number of each channel that it reads.
+        written: number of each channel that it writes.
+    """
+
+    name: str
+    kind: Kind
+    read: Numbers
+    written: Numbers
+
+
+@dataclass(eq=False)
+class Trace:
+    """What a run left.
+
+    Attributes:
+        calls: in the order of execution.
+        inputs: numbers of the network's input, and of what is made of nothing else.
+        outputs: numbers of its outputs.
+    """
+
+    calls: list[LayerCall] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    outputs: Numbers = ()
+    _parent: list[int] = field(default_factory=list)
+
+    def new(self, n: int) -> Numbers:
+        """Numbers for n channels."""
+        first = len(self._parent)
+        self._parent += range(first, first + n)
+        return tuple(range(first, first + n))
+
+    def given(self, n: int) -> Numbers:
+        """Numbers for n channels of the network's input."""
+        numbers = self.new(n)
+        self.inputs += numbers
+        return numbers
+
+    def all_given(self, numbers: Numbers) -> bool:
+        """Whether all of them are of the network's input, or tied to it."""
+        roots = {self.root(number) for number in self.inputs}
+        return all(self.root(number) in roots for number in numbers)
+
+    def root(self, number: int) -> int:
+        """The number that stands for all that are tied to `number`."""
+        while self._parent[number] != number:
+            self._parent[number] = self._parent[self._parent[number]]
+            number = self._parent[number]
+        return number
+
+    def tie(self, these: Numbers, those: Numbers) -> None:
+        """Channels that can only be kept or removed together, pair by pair."""
+        for a, b in zip(these, those, strict=True):
+            low, high = sorted((self.root(a), self.root(b)))
+            self._parent[high] = low

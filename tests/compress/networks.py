@@ -1,0 +1,78 @@
+"""Networks with a Spec, for tests of channel pruning: what the shipped ones do not have."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Widths:
+    """A Spec that is the channels of each layer by name."""
+
+    sizes: tuple[tuple[str, tuple[int, int]], ...]
+
+    def with_channels(self, channels: Mapping[str, tuple[int, int]]) -> "Widths":
+        assert set(channels) <= {name for name, _ in self.sizes}
+        return replace(self, sizes=tuple((n, channels.get(n, size)) for n, size in self.sizes))
+
+    def __getitem__(self, name: str) -> tuple[int, int]:
+        return dict(self.sizes)[name]
+
+
+def widths(**sizes: tuple[int, int]) -> Widths:
+    return Widths(tuple(sizes.items()))
+
+
+class FlatCNN(nn.Module):
+    """Convolutions, a pooled and flattened map beside what is wide already, and linear layers with norms."""
+
+    SPEC = widths(first=(3, 6), second=(6, 4), beside=(6, 2), hidden=(4 * 9 + 2, 8), last=(8, 5))
+
+    def __init__(self, spec: Widths = SPEC) -> None:
+        super().__init__()
+        self.spec = spec
+        self.first, self.norm1 = nn.Conv2d(*spec["first"], 3, padding=1), nn.BatchNorm2d(spec["first"][1])
+        self.second = nn.Conv2d(*spec["second"], 3, padding=1)
+        self.beside = nn.Linear(*spec["beside"])
+        self.pool, self.flat, self.drop = nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3)
+        n = spec["second"][1] * 9 + spec["beside"][1]
+        self.norm2, self.hidden = nn.BatchNorm1d(n), nn.Linear(*spec["hidden"])
+        self.last = nn.Linear(*spec["last"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.norm1(self.first(x)))
+        beside = self.beside(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+        x = self.flat(functional.avg_pool2d(self.pool(functional.silu(self.second(x))), 2))
+        x = self.drop(self.norm2(torch.cat([x, beside], dim=1)))
+        return self.last(functional.leaky_relu(self.hidden(x)))
+
+    def example_input(self) -> Tensor:
+        return torch.zeros(1, 3, 12, 12)
+
+
+class UpCNN(nn.Module):
+    """Down and up again by a transposed convolution, with a skip, an up-sampled branch and a sum."""
+
+    SPEC = widths(stem=(2, 6), down=(6, 8), up=(8, 5), side=(8, 3), beside=(6, 14), head=(14, 4))
+
+    def __init__(self, spec: Widths = SPEC) -> None:
+        super().__init__()
+        self.spec = spec
+        self.stem, self.down = nn.Conv2d(*spec["stem"], 3, padding=1), nn.Conv2d(*spec["down"], 2, 2)
+        self.up, self.side = nn.ConvTranspose2d(*spec["up"], 2, 2), nn.Conv2d(*spec["side"], 1)
+        self.norm = nn.BatchNorm2d(spec["up"][1])
+        self.beside, self.head = nn.Conv2d(*spec["beside"], 1), nn.Conv2d(*spec["head"], 1)
+        self.act = nn.LeakyReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.act(self.stem(x))
+        low = self.act(self.down(stem))
+        side = functional.interpolate(self.side(low), scale_factor=2)
+        joined = torch.cat([self.norm(self.up(low)), stem, side], dim=1)
+        return self.head(2 * joined - self.beside(stem))
+
+    def example_input(self) -> Tensor:
+        return torch.zeros(1, 2, 4, 4)

@@ -1,0 +1,133 @@
+"""Sliced is masked, for every group of every network that is shipped, and of some that are not."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pcsparse.compress.channels import mask_channels, prune_channels, slice_channels
+from pcsparse.compress.graph import ChannelGraph
+from pcsparse.models import PlainCNN, PlainCNNSpec
+from tests.compress.networks import FlatCNN, UpCNN
+from tests.tolerance import tolerance
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and what it is run on.
+
+    Attributes:
+        make: the network.
+        arguments: of a run, from a generator.
+    """
+
+    make: Callable[[], nn.Module]
+    arguments: Callable[[torch.Generator], tuple[Any, ...]]
+
+
+def _images(*shape: int) -> Callable[[torch.Generator], tuple[Any, ...]]:
+    return lambda rng: (torch.randn(*shape, generator=rng, dtype=torch.float64),)
+
+
+def _plain(*, residual: bool) -> PlainCNNSpec:
+    return PlainCNNSpec.of(3, 4, width=3 / 16, blocks=(2, 1, 2), residual=residual)
+
+
+CASES = {
+    # as many blocks as tell one stage from the next; the published sizes repeat them
+    "plain": Case(lambda: PlainCNN(_plain(residual=False)), _images(2, 3, 8, 8)),
+    "resnet": Case(lambda: PlainCNN(_plain(residual=True)), _images(2, 3, 8, 8)),
+    "flat": Case(FlatCNN, _images(3, 3, 12, 12)),
+    "up": Case(UpCNN, _images(2, 2, 8, 4)),
+}
+
+
+def _network(case: Case) -> nn.Module:
+    """In float64 and evaluation mode; norms change what they are given and leave no channel dead."""
+    torch.manual_seed(0)
+    network = case.make().double()
+    for part in network.modules():
+        if isinstance(part, _BatchNorm):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.uniform_(part.bias, 0.0, 0.5)
+            nn.init.uniform_(part.running_mean, -0.3, 0.3)
+            nn.init.uniform_(part.running_var, 0.5, 2.0)
+            part.eps, part.momentum = 1e-2, 0.3
+    return network.eval()
+
+
+def _out(network: nn.Module, arguments: tuple[Any, ...]) -> Tensor:
+    with torch.no_grad():
+        found = network(*arguments)
+    return found if isinstance(found, Tensor) else found.feats
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sliced_is_masked_for_every_group(rng, name):
+    network, arguments = _network(CASES[name]), CASES[name].arguments(rng)
+    graph = ChannelGraph.of(network)
+    whole = _out(network, arguments)
+    assert graph.free
+    close = tolerance(torch.float64, terms=2000, factor=1000)
+    for group in graph.free:
+        # not the first channels: a slice by prefix would pass
+        chosen = {group.name: tuple(i for i in range(group.width) if i % 3 != 1)}
+        sliced, masked = slice_channels(network, graph, chosen), deepcopy(network)
+        mask_channels(masked, graph, chosen)
+        out = _out(sliced, arguments)
+        torch.testing.assert_close(
+            out, _out(masked, arguments), **close, msg=lambda text, g=group: f"{g.name}: {text}"
+        )
+        assert not torch.allclose(out, whole, **close), f"{group.name} did not matter"
+        assert sum(p.numel() for p in sliced.parameters()) < sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sliced_is_masked_for_all_groups_at_once(rng, name):
+    network, arguments = _network(CASES[name]), CASES[name].arguments(rng)
+    graph = ChannelGraph.of(network)
+    chosen = {
+        group.name: tuple(sorted(torch.randperm(group.width, generator=rng)[: 1 + group.width // 2].tolist()))
+        for group in graph.free
+    }
+    sliced, masked = slice_channels(network, graph, chosen), deepcopy(network)
+    mask_channels(masked, graph, chosen)
+    close = tolerance(torch.float64, terms=2000, factor=1000)
+    torch.testing.assert_close(_out(sliced, arguments), _out(masked, arguments), **close)
+    # another graph of the sliced network has the same groups
+    again = ChannelGraph.of(sliced)
+    assert {g.name: g.width for g in again.free} == {n: len(kept) for n, kept in chosen.items()}
+    norms = [part for part in sliced.modules() if isinstance(part, _BatchNorm)]
+    assert all((norm.eps, norm.momentum) == (1e-2, 0.3) for norm in norms)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_channel_of_every_layer_is_in_one_group(name):
+    model = CASES[name].make()
+    graph = ChannelGraph.of(model)
+    seen: dict[tuple[str, str], list[int]] = {}
+    for group in graph.groups:
+        assert all(len(slot.channels) == group.width for slot in group.slots)
+        for slot in group.slots:
+            seen.setdefault((slot.layer, slot.side), []).extend(slot.positions())
+    for layer in graph.layers:
+        sides = {"norm": layer.c_out} if layer.kind == "norm" else {"in": layer.c_in, "out": layer.c_out}
+        for side, width in sides.items():
+            assert sorted(seen.pop((layer.name, side))) == list(range(width))
+    assert not seen
+    weighty = {name.removesuffix(".weight") for name, _ in model.named_parameters() if "weight" in name}
+    assert {layer.name for layer in graph.layers} == weighty
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pruning_is_one_call(rng, name):
+    network, arguments = _network(CASES[name]), CASES[name].arguments(rng)
+    slim = prune_channels(network, 0.5, multiple=1)
+    assert _out(slim, arguments).shape == _out(network, arguments).shape
+    widths = {group.name: group.width for group in ChannelGraph.of(network).free}
+    assert {g.name: g.width for g in ChannelGraph.of(slim).free} == {n: -(-w // 2) for n, w in widths.items()}
