@@ -72,7 +72,12 @@ class Level:
 
 
 def build_kernel_map(
-    fine: SortedKeys, coarse: SortedKeys, relation: Relation, *, same_coords: bool = False
+    fine: SortedKeys,
+    coarse: SortedKeys,
+    relation: Relation,
+    offsets: tuple[int, ...] | None = None,
+    *,
+    same_coords: bool = False,
 ) -> KernelMap:
     """All (i, j, k) with fine[i] = stride * coarse[j] + dilation * offset[k] - padding.
 
@@ -80,6 +85,7 @@ def build_kernel_map(
         fine: keys of the inputs.
         coarse: keys of the outputs.
         relation: the equation.
+        offsets: positions of the offsets to search, ascending; all if None.
         same_coords: `fine` and `coarse` are one coordinate set, so that symmetry may halve the search.
 
     Returns:
@@ -90,13 +96,21 @@ def build_kernel_map(
             offsets or pairs than can be told apart.
     """
     backend, deltas = backend_of(fine.keys), relation.key_deltas()
-    symmetric = same_coords and relation.is_symmetric
-    if symmetric:
-        half = deltas[: relation.volume // 2]
-        pairs = Pairs(*backend.match_keys(fine.keys, fine.keys, half, True))
-    else:
-        pairs = Pairs(*backend.match_keys(fine.keys, _queries(coarse.keys, relation), deltas))
-    return _renumbered(pairs, fine, coarse, relation, symmetric)
+    wanted = tuple(range(relation.volume)) if offsets is None else offsets
+    if not (same_coords and relation.is_symmetric):
+        some = deltas if offsets is None else deltas[list(wanted)]
+        pairs = Pairs(*backend.match_keys(fine.keys, _queries(coarse.keys, relation), some))
+        return _renumbered(pairs, fine, coarse, relation, False)
+    last, middle = relation.volume - 1, relation.volume // 2
+    # with its mirror image and the centre a subset is searched by halves, too
+    whole = sorted({middle, *wanted, *(last - k for k in wanted)})
+    half = deltas[[k for k in whole if k < middle]]
+    pairs = Pairs(*backend.match_keys(fine.keys, fine.keys, half, True))
+    kmap = _renumbered(pairs, fine, coarse, relation, True)
+    if len(whole) == len(wanted):
+        return kmap
+    kept = set(wanted)
+    return kmap.keep_offsets(torch.tensor([k in kept for k in whole]))
 
 
 def _renumbered(

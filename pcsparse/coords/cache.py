@@ -7,7 +7,8 @@ Coordinate sets are numbered in the order in which they were first seen. So the 
 through one network have equal keys, and a compiled graph that found its maps in one finds them in the other.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -101,7 +102,8 @@ class CoordCache:
                 made = new.coarser(source, level.relation, level.coverage)
             sets[self._token(coords)] = made
         for key in self._maps:
-            new.kernel_map(sets[key.fine], sets[key.coarse], key.relation, key.offsets)
+            # what a wider map gave is in it already: wider ones were built before
+            new.kernel_map(sets[key.fine], sets[key.coarse], key.relation, key.offsets, searched=key.offsets)
         return new
 
     def _token(self, coords: Tensor) -> Token:
@@ -127,7 +129,13 @@ class CoordCache:
         return self._sorted[token]
 
     def kernel_map(
-        self, fine: Tensor, coarse: Tensor, relation: Relation, offsets: tuple[int, ...] | None = None
+        self,
+        fine: Tensor,
+        coarse: Tensor,
+        relation: Relation,
+        offsets: tuple[int, ...] | None = None,
+        *,
+        searched: tuple[int, ...] | None = None,
     ) -> KernelMap:
         """The map of a convolution from `fine` to `coarse`, both (n, 4) int32; built once.
 
@@ -136,28 +144,46 @@ class CoordCache:
             coarse: coordinates of the outputs.
             relation: geometry of the kernel.
             offsets: positions of the kernel offsets to keep; all if None.
+            searched: positions that all layers of the map together keep, where that is known: they are
+                searched at once, and no others. Without it the whole kernel is, so that a layer with other
+                offsets finds its map there.
         """
         key = MapKey(self._token(fine), self._token(coarse), relation, offsets)
         if key not in self._maps:
             with _kept():
                 ready = self._ready.pop(key, None)
-                self._maps[key] = ready or self._build(fine, coarse, relation, offsets)
+                self._maps[key] = ready or self._build(fine, coarse, key, searched)
         return self._maps[key]
 
     def _build(
-        self, fine: Tensor, coarse: Tensor, relation: Relation, offsets: tuple[int, ...] | None
+        self, fine: Tensor, coarse: Tensor, key: MapKey, searched: tuple[int, ...] | None
     ) -> KernelMap:
-        if offsets is not None:
-            mask = torch.zeros(relation.volume, dtype=torch.bool)
-            mask[list(offsets)] = True
-            return self.kernel_map(fine, coarse, relation).keep_offsets(mask)
+        if key.offsets is not None:
+            wider = self._wider(key)
+            if wider is None and key.offsets != searched:
+                among = searched if searched is not None and set(key.offsets) <= set(searched) else None
+                self.kernel_map(fine, coarse, key.relation, among, searched=among)
+                wider = self._wider(key)
+            if wider is not None:
+                have, kmap = wider
+                kept = set(key.offsets)
+                return kmap.keep_offsets(torch.tensor([k in kept for k in have]))
         same = fine is coarse
-        if same and relation.is_symmetric and relation.volume == 1:
+        if same and key.relation.is_symmetric and key.relation.volume == 1:
             # a row meets itself, whatever its coordinates are
-            return KernelMap.identity(relation, fine.shape[0], fine.device)
+            return KernelMap.identity(key.relation, fine.shape[0], fine.device)
         fine_keys = self.sorted_keys(fine)
         coarse_keys = fine_keys if same else self.sorted_keys(coarse)
-        return build_kernel_map(fine_keys, coarse_keys, relation, same_coords=same)
+        return build_kernel_map(fine_keys, coarse_keys, key.relation, key.offsets, same_coords=same)
+
+    def _wider(self, key: MapKey) -> tuple[Sequence[int], KernelMap] | None:
+        """A map that has all offsets of a key, and which offsets it has."""
+        for known, kmap in (*self._ready.items(), *self._maps.items()):
+            have = range(key.relation.volume) if known.offsets is None else known.offsets
+            same = replace(known, offsets=None) == replace(key, offsets=None)
+            if same and set(key.offsets or ()) <= set(have):
+                return have, kmap
+        return None
 
     def cloud_map(self, coords: Tensor, n_clouds: int) -> KernelMap:
         """The map that leads every row of `coords` (n, 4) int32 to its cloud, of `n_clouds`; built once."""

@@ -121,9 +121,9 @@ class Backend(Protocol):
             queries: (n_out,) int64, ascending, unique.
             deltas: (k,) int64, any order; runs of equal steps that ascend are cheapest. At most
                 `key_layout.MOST_OFFSETS`.
-            mirrored: `queries` are `keys`, and `deltas` are the first half of a symmetric kernel: the centre
-                and the second half, which is the first with rows swapped, are added, so that k becomes
-                2 k + 1.
+            mirrored: `queries` are `keys`, and `deltas` are the first half of a symmetric kernel, or of a
+                symmetric part of one: the centre and the second half, which is the first with rows swapped,
+                are added, so that k becomes 2 k + 1.
 
         Returns:
             rows_in, rows_out (n_pairs,) int32 grouped by k, ascending in rows_out (and so in rows_in) within

@@ -24,6 +24,7 @@ from pcsparse.nn import (
     SparseInverseConv3d,
     SubmanifoldConv3d,
 )
+from pcsparse.nn.map_search import search_together
 from pcsparse.sparse_tensor import SparseTensor, cat
 
 _WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
@@ -293,6 +294,10 @@ class MinkUNet(nn.Module):
         self.up = nn.ModuleList(nn.Sequential(*_conv_and_norm(_up(stage))) for stage in spec.decoder)
         self.decoder = nn.ModuleList(_residual(stage) for stage in spec.decoder)
         self.classifier = Linear(spec.decoder[-1].blocks[-1].conv2.c_out, spec.n_classes)
+        for level, blocks in enumerate((self.stem, *self.encoder)):
+            # the coarsest level has no decoder stage
+            decoder = [self.decoder[_STAGES - 1 - level]] if level < _STAGES else []
+            search_together(_cubes(blocks, *decoder))
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """(n, in_channels) -> logits (n, n_classes) at the same voxels."""
@@ -309,6 +314,11 @@ class MinkUNet(nn.Module):
 
 def _submanifold(spec: ConvSpec) -> SubmanifoldConv3d:
     return SubmanifoldConv3d(spec.c_in, spec.c_out, 3, offsets=spec.offsets)
+
+
+def _cubes(*parts: nn.Module) -> list[SubmanifoldConv3d]:
+    convs = [m for part in parts for m in part.modules() if isinstance(m, SubmanifoldConv3d)]
+    return [conv for conv in convs if conv.relation.volume == _CUBE]
 
 
 def _down(stage: StageSpec) -> SparseConv3d:

@@ -20,6 +20,8 @@ class SparseConv(nn.Module):
 
     Attributes:
         relu: whether negative outputs become zero; `nn.fuse` sets it.
+        searched: offsets that all layers of its map together keep, see `nn.map_search.search_together`;
+            None where that is not known: then the whole kernel is searched.
 
     Args:
         c_in: input channels.
@@ -52,6 +54,7 @@ class SparseConv(nn.Module):
         self.groups = groups
         self.c_in, self.c_out, self.relation, self.dataflow = c_in, c_out, relation, dataflow
         self.relu = False
+        self.searched: tuple[int, ...] | None = None
         # set by `use_tuning`
         self.tuned: TuneTable | None = None
         self.offsets = None if offsets is None else tuple(offsets)
@@ -81,7 +84,7 @@ class SparseConv(nn.Module):
         back: bool = False,
         residual: SparseTensor | None = None,
     ) -> Tensor:
-        kmap = x.cache.kernel_map(fine, coarse, self.relation, self.offsets)
+        kmap = x.cache.kernel_map(fine, coarse, self.relation, self.offsets, searched=self.searched)
         kmap = kmap.transposed() if back else kmap
         extra = None if residual is None else residual.feats
         if self.groups > 1:

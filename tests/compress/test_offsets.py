@@ -22,13 +22,16 @@ from pcsparse.compress.offsets import (
     slice_offsets,
 )
 from pcsparse.compress.shared_maps import SharedMaps
+from pcsparse.coords import cache as cache_module
+from pcsparse.coords.build import build_kernel_map
 from pcsparse.coords.relation import Relation
 from pcsparse.data.collate import VoxelSettings
 from pcsparse.data.input_spec import InputSpec
 from pcsparse.data.label_map import LabelMap
-from pcsparse.errors import RangeError, UnsupportedError
+from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec, PointNet2, PointNet2Spec
 from pcsparse.nn import BatchNorm, BatchNormReLU, SparseConv3d, SubmanifoldConv3d, fuse, prepare
+from pcsparse.nn.map_search import search_together
 from pcsparse.train.model_file import ModelCard, arch_of, load_model, save_model
 from tests.clouds import PLANE, TWO_BATCHES, UNSORTED
 
@@ -214,6 +217,42 @@ def test_what_was_dropped_is_not_in_any_map_and_fusing_keeps_it_so():
     assert halving.n_pairs == maps.group("down.0.0").pairs_of(kept["down.0.0"])
     with torch.no_grad():
         torch.testing.assert_close(fused(y).feats, sliced(_input()).feats, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["map", "layer"])
+def test_a_network_searches_each_map_once_and_only_for_what_its_layers_keep(scope, monkeypatch):
+    network, x = _network(), _input()
+    maps = SharedMaps.of(network, [x], scope=scope)
+    chosen = _some(maps)
+    sliced = slice_offsets(network, maps, chosen)
+    seen = []
+
+    def build(fine, coarse, relation, offsets=None, **options):
+        seen.append(offsets)
+        return build_kernel_map(fine, coarse, relation, offsets, **options)
+
+    monkeypatch.setattr(cache_module, "build_kernel_map", build)
+    prepare(fuse(sliced), _input())
+    union: dict[str, set[int]] = {}
+    for group in maps.groups:
+        # maps that halve come with their levels
+        if group.free:
+            union.setdefault(group.map_name, set()).update(chosen[group.name])
+    assert seen == [tuple(sorted(kept)) for kept in union.values()]
+    assert len(seen) == 5
+    seen.clear()
+    prepare(network, _input())
+    assert seen == [None] * 5
+
+
+def test_readers_of_one_map_have_one_geometry():
+    convs = [SubmanifoldConv3d(1, 1, 3, offsets=(0, 13)), SubmanifoldConv3d(1, 1, 3, offsets=(13, 26))]
+    search_together(convs)
+    assert [conv.searched for conv in convs] == [(0, 13, 26)] * 2
+    search_together([*convs, SubmanifoldConv3d(1, 1, 3)])
+    assert [conv.searched for conv in convs] == [None] * 2
+    with pytest.raises(ShapeError, match="readers of one map have one geometry"):
+        search_together([*convs, SubmanifoldConv3d(1, 1, 3, dilation=2)])
 
 
 def test_a_measured_cost_has_the_pairs_that_are_left():

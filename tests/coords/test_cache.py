@@ -6,6 +6,8 @@ import pickle
 import pytest
 import torch
 
+from pcsparse.coords import cache as cache_module
+from pcsparse.coords.build import build_kernel_map
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.relation import Relation
 from tests import oracle
@@ -55,6 +57,83 @@ def test_kept_offsets_have_their_own_map():
     starts = whole.pairs.starts
     assert torch.equal(some.pairs.rows_in[: starts[1]], whole.pairs.rows_in[: starts[1]])
     assert some.pairs.starts.diff().tolist() == whole.pairs.starts.diff()[[0, 13, 20]].tolist()
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """The offsets of each search, as they come."""
+    seen: list[tuple[int, ...] | None] = []
+
+    def build(fine, coarse, relation, offsets=None, **options):
+        seen.append(offsets)
+        return build_kernel_map(fine, coarse, relation, offsets, **options)
+
+    monkeypatch.setattr(cache_module, "build_kernel_map", build)
+    return seen
+
+
+SOME, OTHERS, UNION = (4, 13, 22), (0, 13, 26), (0, 4, 13, 22, 26)
+CUBE = Geometry((3, 3, 3))
+
+
+def _check_offsets(kmap, coords, offsets):
+    """The oracle's pairs of some offsets."""
+    place = {k: i for i, k in enumerate(offsets)}
+    expected = {(i, j, place[k]) for i, j, k in oracle.kernel_map(coords, coords, CUBE) if k in place}
+    check_map(kmap, expected, len(coords), len(coords))
+    # a map is its own mirror image where its offsets are, and it has the centre
+    assert kmap.symmetric == (13 in offsets and set(offsets) == {26 - k for k in offsets})
+
+
+def test_offsets_that_all_layers_keep_are_searched_and_no_others(searches):
+    cache, coords = CoordCache(), UNSORTED.coords
+    first = cache.kernel_map(coords, coords, K3, SOME, searched=SOME)
+
+    assert cache.kernel_map(coords, coords, K3, SOME) is first
+    assert searches == [SOME]
+    assert len(cache) == 1
+    _check_offsets(first, coords, SOME)
+
+
+def test_layers_with_different_offsets_share_one_search(searches):
+    cache, coords = CoordCache(), UNSORTED.coords
+    for offsets in (SOME, OTHERS, (4, 13), SOME):
+        _check_offsets(cache.kernel_map(coords, coords, K3, offsets, searched=UNION), coords, offsets)
+    assert searches == [UNION]
+    # what was searched, and three parts of it
+    assert len(cache) == 4
+
+
+def test_offsets_of_which_nothing_is_known_come_from_the_whole_map(searches):
+    cache, coords = CoordCache(), UNSORTED.coords
+    _check_offsets(cache.kernel_map(coords, coords, K3, SOME), coords, SOME)
+    _check_offsets(cache.kernel_map(coords, coords, K3, OTHERS, searched=OTHERS), coords, OTHERS)
+    assert cache.kernel_map(coords, coords, K3).volume == 27
+    assert searches == [None]
+
+
+def test_what_was_forgotten_is_searched_for_after_all(searches):
+    cache, coords = CoordCache(), UNSORTED.coords
+    cache.kernel_map(coords, coords, K3, SOME, searched=SOME)
+    _check_offsets(cache.kernel_map(coords, coords, K3, OTHERS, searched=SOME), coords, OTHERS)
+    _check_offsets(cache.kernel_map(coords, coords, K3, (1, 2), searched=(1, 2)), coords, (1, 2))
+    assert cache.kernel_map(coords, coords, K3).volume == 27
+    assert searches == [SOME, None]
+
+
+def test_a_part_comes_from_a_map_of_the_same_coordinates_and_geometry(searches):
+    cache, coords = CoordCache(), UNSORTED.coords
+    cache.kernel_map(coords, coords, K3, UNION, searched=UNION)
+    other = coords.clone()
+    cache.kernel_map(other, other, K3)
+    assert cache.kernel_map(coords, other, K3, SOME, searched=SOME).n_in == len(coords)
+    cache.kernel_map(coords, coords, Relation.of(3, dilation=2), SOME, searched=SOME)
+    assert searches == [UNION, None, SOME, SOME]
+    # a map anew needs no more searches than the first time
+    searches.clear()
+    _check_offsets(cache.kernel_map(coords, coords, K3, SOME), coords, SOME)
+    cache.rebuilt()
+    assert searches == [UNION, None, SOME, SOME]
 
 
 def test_two_clouds_of_equal_size_never_share_a_map():
@@ -233,7 +312,8 @@ def test_everything_is_built_anew_from_the_first_coordinates():
     cache.kernel_map(wide, coarser, halve)
 
     again = cache.rebuilt()
-    assert len(again) == len(cache) == 7
+    # the subset came from the map that came with the level, which nobody has asked for
+    assert len(again) == len(cache) == 6
     for key, kmap in cache.maps().items():
         # tokens may differ, the maps may not
         same = [

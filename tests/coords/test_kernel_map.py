@@ -97,6 +97,44 @@ def test_map_between_any_two_clouds_in_any_row_order(rng, geometry):
     check_map(kmap.transposed(), {(j, i, k) for i, j, k in expected}, len(coarse), len(fine))
 
 
+PARTS = {
+    "mirrored": (0, 4, 12, 13, 14, 22, 26),
+    "centre": (13,),
+    "no-centre": (3, 5, 21, 23),
+    "one-side": (0, 1, 2, 9, 13),
+    "a-column-with-a-gap": (0, 2, 13, 24, 26),
+    "all": tuple(range(27)),
+}
+
+
+@pytest.mark.parametrize("offsets", PARTS.values(), ids=PARTS.keys())
+@pytest.mark.parametrize("geometry", ["k3", "k3-dilation-123", "k3-stride-2"])
+@pytest.mark.parametrize("cloud", ["unsorted", "two-batches", "line", "empty"])
+def test_a_search_for_some_offsets_is_the_whole_one_without_the_others(cloud, geometry, offsets):
+    coords, relation = CLOUDS[cloud].coords, relation_of(GEOMETRIES[geometry])
+    fine = SortedKeys.of(coords)
+    same = relation.is_symmetric
+    coarse = fine if same else SortedKeys.of(coarse_of(coords, GEOMETRIES[geometry]))
+    whole = build_kernel_map(fine, coarse, relation, same_coords=same)
+    part = build_kernel_map(fine, coarse, relation, offsets, same_coords=same)
+
+    kept = whole.keep_offsets(torch.tensor([k in offsets for k in range(27)]))
+    for got, want in zip(part.tensors()[1:], kept.tensors()[1:], strict=True):
+        assert torch.equal(got, want)
+    assert (part.symmetric, part.monotone) == (kept.symmetric, kept.monotone)
+    assert part.symmetric == (same and offsets in (PARTS["mirrored"], PARTS["centre"], PARTS["all"],
+                                                   PARTS["a-column-with-a-gap"]))  # fmt: skip
+
+
+def test_some_offsets_of_more_rows_than_one_block_of_the_search():
+    coords, offsets = lidar_like(7000, batch_size=2), PARTS["mirrored"]
+    keys = SortedKeys.of(coords)
+    kmap = build_kernel_map(keys, keys, Relation.of(3), offsets, same_coords=True)
+    place = {k: i for i, k in enumerate(offsets)}
+    expected = oracle.kernel_map(coords, coords, Geometry((3, 3, 3)))
+    check_map(kmap, {(i, j, place[k]) for i, j, k in expected if k in place}, len(coords), len(coords))
+
+
 def test_map_of_more_rows_than_one_block_of_the_search():
     coords = lidar_like(7000, batch_size=2)
     geometry = Geometry((3, 3, 3))

@@ -108,6 +108,20 @@ def test_the_mirrored_half_is_the_whole_search(device, keys, reach):
             assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("some", [(12,), (0, 12), (1, 4, 7), (0, 2, 3, 5, 6, 8), (4, 9, 10, 11, 12)], ids=str)
+def test_some_of_the_mirrored_half_are_the_search_for_them_and_their_images(device, some):
+    keys, reach = (part.to(device) if isinstance(part, torch.Tensor) else part for part in MIRRORED["thin"])
+    axis = range(-reach, reach + 1)
+    deltas = torch.tensor(
+        [(x << 34) + (y << 16) + z for x in axis for y in axis for z in axis], device=device
+    )
+    whole = reference.match_keys(keys, keys, deltas[[*some, 13, *(26 - k for k in reversed(some))]])
+
+    for backend in (reference, backend_of(keys)):
+        for got, want in zip(backend.match_keys(keys, keys, deltas[list(some)], True), whole, strict=True):
+            assert torch.equal(got, want)
+
+
 def test_the_mirrored_half_of_a_kernel_of_one(device):
     keys, nothing = torch.arange(5, device=device), torch.zeros(0, dtype=torch.int64, device=device)
     for backend in (reference, backend_of(keys)):
