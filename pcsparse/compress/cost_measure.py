@@ -4,7 +4,7 @@ Each layer is timed at a grid of widths on the maps of a real sweep, which are b
 a map, as those of a level do, share the measurements.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pcsparse.compress.channels import slice_channels
 from pcsparse.compress.cost import CostTable, LayerCost
+from pcsparse.compress.cost_grid import Grid, Size
 from pcsparse.compress.cost_run import Call, calls_of, runnable
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.engine.tune_cache import TuneTable, device_key, versions
@@ -22,9 +23,6 @@ from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.timing import environment, time_in_turns
 
 _SEED = 20231
-
-Size = tuple[int, int]
-"""c_in, c_out."""
 
 
 def measure_cost(
@@ -38,7 +36,7 @@ def measure_cost(
     fused: bool = True,
     tuned: TuneTable | None = None,
 ) -> CostTable:
-    """Count and time every layer of a network.
+    """Count and time every layer of a network on a SparseTensor; see `compress.cost_dense` for others.
 
     Numbers of rows and pairs are means over all sweeps. Times are medians on one of them, the one whose
     multiply-adds are nearest to the mean, with all maps built before and layers timed in turns.
@@ -70,10 +68,14 @@ def measure_cost(
     seen = [calls_of(net, x) for x in inputs]
     timed = _most_usual([calls for calls, _ in seen])
     calls = seen[timed][0]
-    grids = [_grid(call, graph, multiple, step) for call in calls]
+    grids = [
+        Grid.of(call.name, call.kind, (call.c_in, call.c_out), graph, multiple=multiple, step=step)
+        for call in calls
+    ]
     times = _time_layers(calls, grids, inputs[timed], runs, tuned)
     layers = [_layer([found[i] for found, _ in seen], grids[i], times[i], fused) for i in range(len(calls))]
-    least = _narrowest(model, graph, multiple, fused, tuned)
+    narrow = narrowest(model, graph, multiple)
+    least = None if narrow is None else use_tuning(runnable(narrow, fused=fused), tuned)
     map_ms, network_ms, least_ms = _time_networks(net, least, inputs[timed], runs)
     after = environment()
     return CostTable(
@@ -92,53 +94,19 @@ def measure_cost(
     )
 
 
-def _narrowest(
-    model: nn.Module, graph: ChannelGraph, multiple: int, fused: bool, tuned: TuneTable | None
-) -> nn.Module | None:
+def narrowest(model: nn.Module, graph: ChannelGraph, multiple: int) -> nn.Module | None:
     """The network whose groups all have the least width that is timed; None where it has no such Spec."""
     first = {group.name: range(min(multiple, group.width)) for group in graph.free}
     try:
-        narrow = slice_channels(model, graph, first)
+        return slice_channels(model, graph, first)
     except UnsupportedError:
         return None
-    return use_tuning(runnable(narrow, fused=fused), tuned)
 
 
 def _most_usual(runs: Sequence[tuple[Call, ...]]) -> int:
     work = [float(sum(call.n_pairs * call.c_in * call.c_out for call in calls)) for calls in runs]
     mean = sum(work) / len(work)
     return min(range(len(work)), key=lambda i: abs(work[i] - mean))
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Widths at which a layer is timed."""
-
-    widths_in: tuple[int, ...]
-    widths_out: tuple[int, ...]
-
-    def sizes(self, call: Call) -> list[Size]:
-        if call.kind in ("norm", "cat"):
-            return [(width, width) for width in self.widths_out]
-        return [(c_in, c_out) for c_in in self.widths_in for c_out in self.widths_out]
-
-
-def _grid(call: Call, graph: ChannelGraph, multiple: int, step: int) -> _Grid:
-    ins = _widths(call.name, "norm" if call.kind == "norm" else "in", call.c_in, graph, multiple, step)
-    if call.kind in ("norm", "cat"):
-        return _Grid(ins, ins)
-    return _Grid(ins, _widths(call.name, "out", call.c_out, graph, multiple, step))
-
-
-def _widths(
-    layer: str, side: str, full: int, graph: ChannelGraph, multiple: int, step: int
-) -> tuple[int, ...]:
-    least = full
-    for group in graph.free:
-        places = sum(slot.fold for slot in group.slots if slot.layer == layer and slot.side == side)
-        least -= places * (group.width - min(multiple, group.width))
-    between = range(step * (least // step + 1), full, step)
-    return tuple(sorted({least, *between, full}))
 
 
 @dataclass(frozen=True)
@@ -160,7 +128,7 @@ def _problem(call: Call) -> _Problem:
 
 def _time_layers(
     calls: Sequence[Call],
-    grids: Sequence[_Grid],
+    grids: Sequence[Grid],
     x: SparseTensor,
     runs: int,
     tuned: TuneTable | None,
@@ -168,7 +136,7 @@ def _time_layers(
     """Milliseconds by size, for each call."""
     wanted: dict[_Problem, dict[Size, None]] = {}
     for call, grid in zip(calls, grids, strict=True):
-        wanted.setdefault(_problem(call), {}).update(dict.fromkeys(grid.sizes(call)))
+        wanted.setdefault(_problem(call), {}).update(dict.fromkeys(grid.sizes()))
     found: dict[_Problem, dict[Size, float]] = {}
     for call in calls:
         problem = _problem(call)
@@ -180,14 +148,14 @@ def _time_layers(
 def _time_problem(
     call: Call, sizes: Iterable[Size], x: SparseTensor, runs: int, tuned: TuneTable | None
 ) -> dict[Size, float]:
-    draw = _Draw(x.feats.dtype, x.device)
+    draw = Draw(x.feats.dtype, x.device)
     runners = {f"{c_in} {c_out}": _runner(call, c_in, c_out, draw, tuned) for c_in, c_out in sizes}
     with torch.no_grad():
         times = time_in_turns(runners, runs=runs, warmup=1, device=x.device)
     return {size: 1e3 * times[f"{size[0]} {size[1]}"].median for size in sizes}
 
 
-class _Draw:
+class Draw:
     """Random features, drawn once a shape."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
@@ -195,13 +163,14 @@ class _Draw:
         self._drawn: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, *shape: int) -> Tensor:
+        """The features of a shape."""
         if shape not in self._drawn:
             generator = torch.Generator().manual_seed(_SEED)
             self._drawn[shape] = torch.randn(*shape, generator=generator).to(self._device, self._dtype)
         return self._drawn[shape]
 
 
-def _runner(call: Call, c_in: int, c_out: int, draw: _Draw, tuned: TuneTable | None) -> Callable[[], object]:
+def _runner(call: Call, c_in: int, c_out: int, draw: Draw, tuned: TuneTable | None) -> Callable[[], object]:
     feats = draw(call.n_in, c_in)
     residual = draw(call.n_out, c_out) if call.residual else None
     if call.kind == "cat":
@@ -220,13 +189,9 @@ def _runner(call: Call, c_in: int, c_out: int, draw: _Draw, tuned: TuneTable | N
     return lambda: sparse_conv(feats, weight, kmap, bias=bias, residual=residual, relu=call.relu, tuned=tuned)
 
 
-def _layer(calls: Sequence[Call], grid: _Grid, times: Mapping[Size, float], fused: bool) -> LayerCost:
+def _layer(calls: Sequence[Call], grid: Grid, times: dict[Size, float], fused: bool) -> LayerCost:
     """One layer from its call in every sweep."""
     first, n = calls[0], len(calls)
-    if first.kind in ("norm", "cat"):
-        ms: tuple[tuple[float, ...], ...] = (tuple(times[width, width] for width in grid.widths_out),)
-    else:
-        ms = tuple(tuple(times[c_in, c_out] for c_out in grid.widths_out) for c_in in grid.widths_in)
     # a norm has scale, shift, mean and variance
     vectors = 4 if first.kind == "norm" else int(first.bias)
     return LayerCost(
@@ -242,7 +207,7 @@ def _layer(calls: Sequence[Call], grid: _Grid, times: Mapping[Size, float], fuse
         vectors=vectors,
         widths_in=grid.widths_in,
         widths_out=grid.widths_out,
-        ms=ms,
+        ms=grid.table(times),
     )
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -104,25 +104,31 @@ def calls_of(model: nn.Module, x: SparseTensor) -> tuple[tuple[Call, ...], int]:
         if isinstance(part, SparseConv | Linear | BatchNorm):
             part.register_forward_hook(record, with_kwargs=True)
     shapes = x.replace(x.feats.to("meta"))
-    live = _Live(joined, shapes.feats)
+    live = Live(joined, shapes.feats.nbytes, lambda made: made.is_meta and made.dim() == 2)
     with torch.no_grad(), live:
         module(shapes)
     return tuple(calls), live.most
 
 
-class _Live(TorchDispatchMode):
-    """Adds up the bytes of feature tensors while they live; `joined` gets what a concatenation made."""
+class Live(TorchDispatchMode):
+    """Adds up the bytes of feature tensors while they live, and remembers the most.
 
-    def __init__(self, joined: list[Tensor], given: Tensor) -> None:
+    Args:
+        joined: gets what a concatenation made.
+        given: bytes of the network's input, which lives throughout.
+        is_feature: which tensors count; only floats are asked about.
+    """
+
+    def __init__(self, joined: list[Tensor], given: int, is_feature: Callable[[Tensor], bool]) -> None:
         super().__init__()
-        self._joined = joined
-        self.now = self.most = given.nbytes
+        self._joined, self._is_feature = joined, is_feature
+        self.now = self.most = given
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and out.is_meta and out.dim() == 2 and out.is_floating_point():
+        if isinstance(out, Tensor) and out.is_floating_point() and self._is_feature(out):
             sources = [tensor for tensor in args if isinstance(tensor, Tensor)]
             # a view takes no memory
             if all(out.untyped_storage()._cdata != t.untyped_storage()._cdata for t in sources):
