@@ -1,6 +1,7 @@
 """The `pcsparse` console command: parses arguments, calls a program, turns errors into one line.
 
 pcsparse train data=synthetic data.root=DIR        (Hydra: any key of TrainSettings)
+pcsparse compress data.root=DIR budget.share=0.5   (Hydra: any key of CompressSettings)
 pcsparse evaluate data.root=DIR checkpoint=runs/x  (Hydra: any key of EvaluateSettings)
 pcsparse infer FILE|DIR --out out
 pcsparse synth OUT
@@ -48,6 +49,12 @@ def _train(arguments: list[str]) -> int:
     from pcsparse.programs import train
 
     return _with_hydra("train", arguments, train.run)
+
+
+def _compress(arguments: list[str]) -> int:
+    from pcsparse.programs import compress
+
+    return _with_hydra("compress", arguments, compress.run)
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -139,6 +146,7 @@ def _tune(arguments: list[str]) -> int:
 
 _VERBS = {
     "bench": _bench,
+    "compress": _compress,
     "evaluate": _evaluate,
     "infer": _infer,
     "synth": _synth,

@@ -4,13 +4,21 @@ The classes are plain frozen dataclasses: they work without Hydra. `register` ma
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pcsparse.checks import require_extra
+from pcsparse.compress.settings import (
+    BudgetSettings,
+    CostSettings,
+    EvaluationSettings,
+    MeasureSettings,
+    ScanSettings,
+)
+from pcsparse.data.collate import VoxelSettings
 from pcsparse.data.transforms import Augmentation
-from pcsparse.errors import FormatError, PcsparseError
+from pcsparse.errors import FormatError, PcsparseError, RangeError
 from pcsparse.train.settings import FitSettings
 
 MISSING: Any = "???"
@@ -68,6 +76,87 @@ class TrainSettings(FitSettings):
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     threads: int = 0
     tuned: str | None = None
+
+
+@dataclass(frozen=True)
+class CompressSettings(FitSettings):
+    """`pcsparse compress`: a budget, how to search and prune, and for fine-tuning what `fit` takes.
+
+    The fine-tuning trains for `epochs`, at `lr_factor` times `optim.lr`, which is the peak of the network's
+    first training; it stores the last weights and does not look at the validation set, which is for the
+    report.
+
+    Attributes:
+        name: of the run; its folder is `runs/NAME`.
+        output_dir: folder of the run.
+        checkpoint: folder of a run or a .safetensors file; null for the default model.
+        voxels: those of the checkpoint count, whatever the default is; other ones are refused.
+        data, augment, threads, tuned: as in `TrainSettings`.
+        budget: see `BudgetSettings`.
+        compress: node whose `_target_` makes a `compress.pruning.Pruning`: what is removed.
+        method: node whose `_target_` makes a `compress.search.task.Method`.
+        evaluations: of the search; AMC's schedule is scaled to them.
+        executor: node whose `_target_` makes a `compress.search.executor.Executor`; null for this process.
+        cost, evaluation, scan, measure: see there.
+        reconstruct: refit the layers that lost inputs by least squares.
+        tune: whether to fine-tune at all.
+        rounds: of pruning and training, `epochs` each; 1 prunes all at once.
+        lr_factor: see above.
+        distill: weight of the distance to the whole network's probabilities in the loss; 0 for none.
+        temperature: of that, see `compress.finetune.distillation_loss`.
+        control: train the whole network on for as many steps too, to compare with.
+        half: store weights as float16; null for as the checkpoint has them.
+        resume: auto (go on; refuse a folder of other inputs), never, or overwrite (make anew what was made
+            from other inputs, and what follows from it).
+    """
+
+    name: str = "compressed"
+    output_dir: str = MISSING
+    checkpoint: str | None = None
+    data: DataSettings = field(default_factory=DataSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    compress: Any = MISSING
+    method: Any = MISSING
+    evaluations: int = 200
+    executor: Any = None
+    cost: CostSettings = field(default_factory=CostSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    scan: ScanSettings = field(default_factory=ScanSettings)
+    measure: MeasureSettings = field(default_factory=MeasureSettings)
+    reconstruct: bool = False
+    tune: bool = True
+    rounds: int = 1
+    lr_factor: float = 0.1
+    distill: float = 0.0
+    temperature: float = 2.0
+    control: bool = False
+    half: bool | None = None
+    epochs: int = 2
+    keep: str = "last"
+    validate_every: int = 0
+    threads: int = 0
+    tuned: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.budget.check()
+        if min(self.evaluations, self.rounds) < 1:
+            raise RangeError(
+                f"evaluations and rounds must be at least 1, got {self.evaluations} and {self.rounds}"
+            )
+        if self.distill < 0 or not 0 < self.lr_factor <= 1:
+            raise RangeError(
+                f"distill must be at least 0 and lr_factor in (0, 1], got {self.distill} and {self.lr_factor}"
+            )
+
+    def fit_settings(self, voxels: VoxelSettings, epochs: int) -> FitSettings:
+        """What `fit` takes for the fine-tuning."""
+        given = {one.name: getattr(self, one.name) for one in fields(FitSettings)}
+        optim = replace(self.optim, lr=self.lr_factor * self.optim.lr)
+        # the folder of the compression says what may be taken over
+        changed = {"voxels": voxels, "epochs": epochs, "optim": optim, "resume": "auto"}
+        return FitSettings(**{**given, **changed})
 
 
 @dataclass(frozen=True)
@@ -131,14 +220,18 @@ class InferSettings:
 
 
 def register() -> None:
-    """Make the schemas known to Hydra as `train_schema` and `evaluate_schema`.
+    """Make the schemas known to Hydra as `train_schema`, `compress_schema` and `evaluate_schema`.
 
     Raises:
         UnsupportedError: Hydra is not installed.
     """
     store = require_extra("hydra.core.config_store", "train").ConfigStore.instance()
     omegaconf = require_extra("omegaconf", "train")
-    for name, schema in (("train_schema", TrainSettings), ("evaluate_schema", EvaluateSettings)):
+    for name, schema in (
+        ("train_schema", TrainSettings),
+        ("compress_schema", CompressSettings),
+        ("evaluate_schema", EvaluateSettings),
+    ):
         node = omegaconf.OmegaConf.structured(schema)
         _writable(node, omegaconf.DictConfig)
         store.store(name=name, node=node)
@@ -153,7 +246,7 @@ def _writable(node: Any, dict_config: Any) -> None:
             _writable(child, dict_config)
 
 
-def to_yaml(settings: TrainSettings) -> str:
+def to_yaml(settings: TrainSettings | CompressSettings) -> str:
     """The settings as the text of a `config.yaml`."""
     omegaconf = require_extra("omegaconf", "train")
     text: str = omegaconf.OmegaConf.to_yaml(omegaconf.OmegaConf.structured(settings))

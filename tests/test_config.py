@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from pcsparse import resources
+from pcsparse.compress.pruning import ChannelPruning
 from pcsparse.config import (
+    CompressSettings,
     EvaluateSettings,
     TrainSettings,
     build,
@@ -25,20 +27,33 @@ omegaconf = pytest.importorskip("omegaconf")
 
 CONFIGS = resources.configs_dir()
 GROUPS = ("model", "data", "optim", "schedule", "augment", "experiment")
-OPTIONS = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
+COMPRESS_GROUPS = ("compress", "method", "executor", "experiment/compress")
+
+
+def options(groups):
+    """GROUP=NAME; experiments of compression are in a folder of their group."""
+    names = {group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) for group in groups}
+    split = {group: group.partition("/") for group in groups}
+    return [f"{split[g][0]}={split[g][2]}{split[g][1]}{name}" for g in groups for name in names[g]]
+
+
+OPTIONS = options(GROUPS)
+COMPRESS_OPTIONS = options(COMPRESS_GROUPS)
 
 
 def compose(name="train", overrides=()):
     register()
-    fixed = ["output_dir=nowhere"] if name == "train" else []
+    fixed = [] if name == "evaluate" else ["output_dir=nowhere"]
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         raw = hydra.compose(name, overrides=[*fixed, "data.root=nowhere", *overrides])
     return omegaconf.OmegaConf.to_object(raw)
 
 
 def test_every_config_file_is_tested():
-    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {*GROUPS, "configs", "compress"}
+    tested = {*GROUPS, *COMPRESS_GROUPS, "."}
+    assert {str(path.parent.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == tested
     assert len(OPTIONS) >= 15
+    assert {"compress=channels", "method=amc", "experiment=compress/hdl64e_synthetic"} <= {*COMPRESS_OPTIONS}
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -124,6 +139,45 @@ def test_what_a_built_object_raises_comes_through(tmp_path):
 def test_a_senseless_value_is_an_error(override):
     with pytest.raises((RangeError, UnsupportedError)):
         compose(overrides=[override])
+
+
+@pytest.mark.parametrize("option", COMPRESS_OPTIONS)
+def test_every_option_of_a_compression_composes_and_builds(option):
+    settings = compose("compress", ["budget.share=0.5", option])
+    assert type(settings) is CompressSettings
+    assert (settings.budget.unit, settings.budget.within(10.0)) == ("ms", 5.0)
+    pruning, method = build(settings.compress), build(settings.method)
+    assert type(pruning) is ChannelPruning
+    assert pruning.facts()["multiple"] == 8
+    assert option.removeprefix("method=").split("_")[0] in method.name or not option.startswith("method=")
+    assert callable(build(settings.executor).run)
+    assert isinstance(build_augmentation(settings.augment), Augmentation)
+    # to a resumed run, settings with equal texts are equal
+    assert repr(method) == repr(build(settings.method))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("budget.share=50", "at most 1"),
+        ("budget.ms=12", "got .*share.*ms"),
+        ("budget.seconds=1", "seconds"),
+        ("evaluation.split=dev", "evaluation.split"),
+        ("lr_factor=0", "lr_factor"),
+        ("epochs=0", "epochs"),
+        ("resume=maybe", "resume"),
+    ],
+)
+def test_a_compression_without_meaning_is_refused(override, said):
+    with pytest.raises(Exception, match=said):
+        compose("compress", ["budget.share=0.5", override])
+
+
+def test_the_defaults_of_a_compression_leave_the_validation_set_alone():
+    settings = compose("compress", ["budget.share=0.5"])
+    assert (settings.keep, settings.validate_every) == ("last", 0)
+    assert settings.evaluation.split != settings.measure.split
+    assert build(settings.method).settings.episodes == settings.evaluations == 200
 
 
 def test_evaluate_composes():

@@ -18,8 +18,11 @@ from pcsparse.checks import check_shape
 from pcsparse.compress.channel_scores import Losses, Score
 from pcsparse.compress.channels import MULTIPLE, prune_channels
 from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.compress.weights import Ratio, WeightMasks, magnitude_masks, weight_layers
 from pcsparse.errors import RangeError
+from pcsparse.nn import fuse
+from pcsparse.sparse_tensor import SparseTensor
 
 Fit = Callable[[nn.Module, float], object]
 """Trains a network in place, at a peak learning rate; how long and on what is the caller's."""
@@ -203,6 +206,40 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0
     told = functional.log_softmax(student / temperature, dim=1)
     asked = functional.log_softmax(teacher.detach() / temperature, dim=1)
     return temperature**2 * functional.kl_div(told, asked, reduction="batchmean", log_target=True)
+
+
+class Distillation:
+    """A term for the training loss: how far a network is from its teacher, on any input.
+
+    What `fit` of `pcsparse.train` takes as `extra_loss`.
+
+    Args:
+        teacher: the wide network; a fused copy of it runs, in evaluation mode and without gradients.
+        weight: of the term, > 0.
+        temperature: see `distillation_loss`.
+
+    Raises:
+        RangeError: a weight or temperature that is not above 0.
+    """
+
+    def __init__(self, teacher: nn.Module, weight: float, temperature: float = 2.0) -> None:
+        if not (weight > 0 and temperature > 0):
+            raise RangeError(
+                f"weight and temperature of a distillation must be above 0, got {weight} and {temperature}"
+            )
+        self._teacher = fuse(teacher)
+        self._weight, self._temperature = weight, temperature
+        self._of = fingerprint(teacher)
+
+    def __call__(self, x: SparseTensor, logits: Tensor) -> Tensor:
+        """The term, a scalar, for the logits (m, classes) that a student made of `x`."""
+        with torch.no_grad():
+            told = self._teacher(x).feats
+        return self._weight * distillation_loss(logits.float(), told.float(), self._temperature)
+
+    def __repr__(self) -> str:
+        """Weight, temperature and the bits of the teacher: equal where the term is the same."""
+        return f"Distillation(weight={self._weight}, temperature={self._temperature}, teacher={self._of})"
 
 
 def weight_penalty(model: nn.Module, *, l1: float = 0.0, l2: float = 0.0) -> Tensor:

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from pcsparse.compress.channels import MULTIPLE, choose_channels, slice_channels
 from pcsparse.compress.cost import CostTable, LayerCost, Unit
 from pcsparse.compress.graph import ChannelGraph, Group
+from pcsparse.compress.search.curves import SensitivityCurves
 from pcsparse.compress.search.space import Assignment, CostTerm, Space, Step
 from pcsparse.compress.sensitivity import RATIOS
+from pcsparse.compress.sensitivity_table import SensitivityTable
 from pcsparse.errors import RangeError
 
 
@@ -51,6 +53,26 @@ def space_of(
 def kept_of(space: Space, assignment: Assignment) -> dict[str, int]:
     """The width of each group; what `ChannelGraph.widths` and `prune_channels` take."""
     return {step.name: width for step, width in zip(space.steps, assignment, strict=True)}
+
+
+def curves_of(space: Space, table: SensitivityTable) -> SensitivityCurves:
+    """What a sensitivity scan found, as a search takes it; widths of the space that it left out are None.
+
+    Args:
+        space: whose steps have the names of what was scanned.
+        table: scored as the search scores, from 0 to 1.
+
+    Raises:
+        RangeError: a step that was not scanned.
+    """
+    missing = [step.name for step in space.steps if step.name not in table.curves]
+    if missing:
+        raise RangeError(f"{missing[0]!r} was not scanned; scan every step of the space")
+    scores = []
+    for step in space.steps:
+        found = {point.kept: table.metric(point) for point in table.curves[step.name]}
+        scores.append(tuple(found.get(width) for width in step.widths))
+    return SensitivityCurves(table.dense.metric, tuple(scores))
 
 
 def network_of(

@@ -10,6 +10,7 @@ from pcsparse.data.collate import PlainSamples, SweepSource, VoxelBatch, VoxelSe
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.train.loading import open_loader
 from pcsparse.train.metrics import ConfusionMatrix
+from pcsparse.train.sweep_scores import SweepScores
 
 
 @contextmanager
@@ -67,7 +68,23 @@ def evaluate(
     Raises:
         FormatError: the model has another number of classes.
     """
-    confusion = ConfusionMatrix(n_classes)
+    return evaluate_sweeps(
+        model, source, voxels, n_classes, device=device, workers=workers, on_sweep=on_sweep
+    ).confusion()
+
+
+def evaluate_sweeps(
+    model: nn.Module,
+    source: SweepSource,
+    voxels: VoxelSettings,
+    n_classes: int,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    on_sweep: Callable[[str, Tensor], None] | None = None,
+) -> SweepScores:
+    """The same with the counts of each labelled sweep apart; see `evaluate`."""
+    found: list[tuple[str, ConfusionMatrix]] = []
     with evaluating(model), open_loader(PlainSamples(source, voxels), None, workers) as batches:
         for batch in batches:
             predicted = batch.to_points(predict_voxels(model, batch, device))[0]
@@ -76,7 +93,9 @@ def evaluate(
                     f"the model predicts class {int(predicted.max())} of {n_classes}; wrong label set?"
                 )
             if batch.point_targets is not None:
+                confusion = ConfusionMatrix(n_classes)
                 confusion.update(predicted, batch.point_targets)
+                found.append((batch.names[0], confusion))
             if on_sweep is not None:
                 on_sweep(batch.names[0], predicted)
-    return confusion
+    return SweepScores.of(found, n_classes)

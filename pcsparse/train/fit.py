@@ -26,7 +26,7 @@ from pcsparse.train.order import BatchesFrom, SampleOrder
 from pcsparse.train.progress import Progress, Throughput, open_progress
 from pcsparse.train.run_log import CsvLog
 from pcsparse.train.settings import FitSettings
-from pcsparse.train.stepper import StepFacts, Stepper
+from pcsparse.train.stepper import ExtraLoss, StepFacts, Stepper
 from pcsparse.train.tensorboard import EventLog, open_event_log
 from pcsparse.whole_file import write_whole
 
@@ -90,6 +90,7 @@ def fit(
     augmentation: Augmentation | None = None,
     provenance: Mapping[str, str] | None = None,
     config_text: str | None = None,
+    extra_loss: ExtraLoss | None = None,
 ) -> FitResult:
     """Train a model, or go on with a run that was interrupted.
 
@@ -108,6 +109,7 @@ def fit(
         augmentation: of the training sweeps; none if None.
         provenance: what a reader of the model should know: data, licence, command.
         config_text: content of config.yaml; None writes none.
+        extra_loss: added to the loss of every network pass, as distillation is; none if None.
 
     Returns:
         How the run ended. SIGTERM and Ctrl-C end it early, after a checkpoint.
@@ -132,12 +134,15 @@ def fit(
         metrics={},
         provenance=dict(provenance or {}),
     )
+    # no entry where there is none, so that older runs go on
+    extra = {} if extra_loss is None else {"extra_loss": extra_loss}
     facts = run_facts(
-        settings, n_train=len(train_set), arch=card.arch, augmentation=augmentation, labels=labels.names
-    )
+        settings, n_train=len(train_set), arch=card.arch, augmentation=augmentation, labels=labels.names,
+        **extra,
+    )  # fmt: skip
     torch.manual_seed(settings.seed)
     weights = class_weights(survey.counts, settings.loss.class_weights, settings.loss.weight_limit)
-    stepper = Stepper(model, settings, order.n_steps, weights)
+    stepper = Stepper(model, settings, order.n_steps, weights, extra_loss)
     if resuming:
         stepper.restore(load_state(folder / "last.pt", facts, stepper.device))
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """One optimiser step: precision, accumulation, clipping, averaging; and the state they leave behind."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -9,11 +10,16 @@ from torch import Tensor, nn
 
 from pcsparse.data.collate import VoxelBatch
 from pcsparse.errors import RangeError
+from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.train.checkpoint import TrainState, rng_state, set_rng_state
 from pcsparse.train.ema import ExponentialAverage
 from pcsparse.train.losses import segmentation_loss
 from pcsparse.train.schedule import build_optimizer, lr_factor, set_lr
 from pcsparse.train.settings import FitSettings
+
+ExtraLoss = Callable[[SparseTensor, Tensor], Tensor]
+"""A term beside the loss of the labels: the network's input and its logits (m, n_classes) to a scalar. Its
+`repr` says what it is, so that a run goes on with the same one only."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Stepper:
         settings: of the run.
         n_steps: optimiser steps of the whole run.
         weights: (n_classes,) class weights, or None.
+        extra_loss: added to the loss, see `ExtraLoss`; None for none.
 
     Attributes:
         step: optimiser steps done.
@@ -52,7 +59,14 @@ class Stepper:
         n_skipped: network passes left out so far because nothing in them was labelled.
     """
 
-    def __init__(self, model: nn.Module, settings: FitSettings, n_steps: int, weights: Tensor | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: FitSettings,
+        n_steps: int,
+        weights: Tensor | None,
+        extra_loss: ExtraLoss | None = None,
+    ) -> None:
         self.settings = settings
         self.n_steps = n_steps
         self.device = torch.device(settings.device)
@@ -60,6 +74,7 @@ class Stepper:
         self.optimizer = build_optimizer(self.model, settings.optim)
         self.average = ExponentialAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         self.weights = None if weights is None else weights.to(self.device)
+        self.extra_loss = extra_loss
         self.step = 0
         self.best_miou = -1.0
         self.n_skipped = 0
@@ -131,9 +146,12 @@ class Stepper:
     def _loss(self, batch: VoxelBatch) -> Tensor:
         # a batch without labels has been left out
         assert batch.targets is not None
+        x = batch.tensor(self.device)
         with self._autocast():
-            logits = self.model(batch.tensor(self.device)).feats
-        return segmentation_loss(logits, batch.targets.to(self.device), self.settings.loss, self.weights)
+            logits = self.model(x).feats
+        loss = segmentation_loss(logits, batch.targets.to(self.device), self.settings.loss, self.weights)
+        # the same input: what it computes there finds its maps built
+        return loss if self.extra_loss is None else loss + self.extra_loss(x, logits)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.settings.precision == "bfloat16":

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from pcsparse import SparseTensor
 from pcsparse.compress.finetune import (
+    Distillation,
     Rounds,
     distillation_loss,
     recalibrate,
@@ -168,6 +169,31 @@ def test_distillation_is_the_divergence_of_softened_probabilities(rng):
         distillation_loss(student, teacher[:3])
     with pytest.raises(RangeError, match="temperature"):
         distillation_loss(student, teacher, temperature=0.0)
+
+
+def test_a_distillation_runs_its_teacher_on_the_students_maps():
+    teacher, (x,) = _network(), _inputs(1)
+    term = Distillation(teacher, weight=3.0, temperature=1.5)
+    logits = torch.randn(len(x), 5, requires_grad=True)
+    loss = term(x, logits)
+    with torch.no_grad():
+        told = teacher(x).feats
+    assert loss.item() == pytest.approx(3.0 * distillation_loss(logits, told, 1.5).item(), rel=1e-4)
+    loss.backward()
+    assert logits.grad is not None
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    # no map was built that was not there
+    known = len(x.cache)
+    term(x, logits)
+    assert len(x.cache) == known > 0
+    # a run goes on with the same teacher only
+    assert repr(term) == repr(Distillation(_network(), 3.0, 1.5))
+    with torch.no_grad():
+        teacher.classifier.bias += 1.0
+    assert repr(term) != repr(Distillation(teacher, 3.0, 1.5))
+    for bad in ({"weight": 0.0}, {"weight": 1.0, "temperature": 0.0}):
+        with pytest.raises(RangeError, match="weight and temperature"):
+            Distillation(teacher, **bad)
 
 
 def test_penalties_by_hand():

@@ -9,7 +9,8 @@ from pcsparse.compress.cost_measure import measure_cost
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.uniform import Uniform
-from pcsparse.compress.space_of import kept_of, network_of, space_of
+from pcsparse.compress.sensitivity_table import Evaluation, Point, SensitivityTable
+from pcsparse.compress.space_of import curves_of, kept_of, network_of, space_of
 from pcsparse.errors import RangeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from tests.clouds import PLANE
@@ -86,6 +87,30 @@ def test_a_search_runs_over_it(parts):
     budget = 0.5 * space.cost(space.largest)
     result = search(space, evaluate, budget, 4, method=Uniform())
     assert result.best.cost <= budget
+
+
+def test_curves_of_a_scan_have_a_score_for_each_width_that_was_scanned(parts):
+    _, graph, _, tables = parts
+    space = space_of(graph, tables["fused"], ratios=RATIOS, multiple=2)
+    points = [
+        Point.of(step.name, kept, step.full, None, None, Evaluation(0.5 + kept / 100), 0.0)
+        for step in space.steps
+        for kept in step.widths[1:-1]
+    ]
+    first = points[0].name
+    points[0] = Point.of(first, points[0].kept, points[0].size, None, None, Evaluation(float("nan")), 0.0)
+    table = SensitivityTable("channels", Evaluation(0.9), tuple(points), worst=0.1)
+    curves = curves_of(space, table)
+    assert curves.base == 0.9
+    for step, scores in zip(space.steps, curves.scores, strict=True):
+        expected = [None, *(0.5 + width / 100 for width in step.widths[1:-1]), None]
+        if step.name == first:
+            # what failed counts as the worst
+            expected[1] = 0.1
+        assert list(scores) == pytest.approx(expected)
+    assert len(curves.losses(space)) == len(space.steps)
+    with pytest.raises(RangeError, match="was not scanned"):
+        curves_of(space, SensitivityTable("channels", Evaluation(0.9), tuple(points[4:])))
 
 
 def test_tables_that_do_not_fit_are_refused(parts):

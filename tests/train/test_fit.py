@@ -231,6 +231,36 @@ def test_resume_says_what_it_will_not_do(tmp_path):
     assert column(tmp_path, "step") == ["1", "2", "3"]
 
 
+class Pull:
+    """An extra loss that pulls logits to 0 and counts the inputs that it saw."""
+
+    def __init__(self, weight):
+        self.weight, self.voxels = weight, []
+
+    def __call__(self, x, logits):
+        assert logits.requires_grad
+        self.voxels.append((len(x), len(logits)))
+        return self.weight * logits.square().mean()
+
+    def __repr__(self):
+        return f"Pull({self.weight})"
+
+
+def test_an_extra_loss_is_added_and_belongs_to_the_run(tmp_path):
+    pull = Pull(100.0)
+    run(tmp_path / "pulled", replace(SETTINGS, epochs=1), extra_loss=pull)
+    run(tmp_path / "none", replace(SETTINGS, epochs=1))
+    assert len(pull.voxels) == 3
+    assert all(n == rows for n, rows in pull.voxels)
+    plain, pulled = (column(tmp_path / name, "loss") for name in ("none", "pulled"))
+    assert float(pulled[0]) > float(plain[0])
+    assert float(pulled[-1]) < 0.8 * float(pulled[0])
+    # an older run knows of none
+    assert "extra_loss" not in torch.load(tmp_path / "none/last.pt", weights_only=True)["facts"]
+    with pytest.raises(FormatError, match=r"extra_loss: Pull\(100\.0\) then, Pull\(1\.0\) now"):
+        run(tmp_path / "pulled", replace(SETTINGS, epochs=1), extra_loss=Pull(1.0))
+
+
 class Odd(TinyStreets):
     """Some sweeps are empty, without any label that counts, or a single point."""
 

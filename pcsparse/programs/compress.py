@@ -1,0 +1,105 @@
+"""`pcsparse compress`: a smaller network within a budget, as accurate as can be, and a report of why."""
+
+import torch
+
+from pcsparse.allocation import keep_freed_memory
+from pcsparse.config import CompressSettings, to_yaml
+from pcsparse.programs.compress_folder import RunFolder, Step
+from pcsparse.programs.compress_job import Job
+from pcsparse.programs.compress_report import compare_step, report
+from pcsparse.programs.compress_steps import (
+    budget_of,
+    measure_step,
+    prune_step,
+    scan_step,
+    scorer_of,
+    search_step,
+)
+from pcsparse.programs.compress_tuning import Stopped, control_step, export_step, tune_step
+from pcsparse.timing import environment
+from pcsparse.whole_file import write_whole
+
+_SIGNAL_EXIT = 128
+_INTERRUPT = 2
+
+
+def run(settings: CompressSettings) -> int:
+    """Measure, scan, search, prune, fine-tune, export, report; or go on where an earlier process was.
+
+    Returns:
+        Exit status: 0, or 128 + the number of the signal that ended it early.
+
+    Raises:
+        PcsparseError: see `compress`.
+    """
+    keep_freed_memory()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    try:
+        compress(Job.of(settings))
+    except Stopped as stopped:
+        print(stopped)
+        return _SIGNAL_EXIT + stopped.number
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from there, without what was running")
+        return _SIGNAL_EXIT + _INTERRUPT
+    return 0
+
+
+def compress(job: Job) -> RunFolder:
+    """All steps of a compression. What is done already is taken over.
+
+    Files in the folder, in the order in which they come: config.yaml, steps.json (what is done, from which
+    inputs), cost.json, sensitivity.*, search.*, chosen.json, pruned.*, tuned/, control/, model.*, scores/,
+    measured.json, report.html, report.png.
+
+    Raises:
+        FormatError: the folder holds a compression from other inputs.
+        RangeError: a budget that cannot be met, before anything is scanned; the text says the smallest
+            reachable cost.
+        UnsupportedError: an operator that the channel graph does not know; the text names it and its place.
+        Stopped: a signal ended the fine-tuning, after a checkpoint.
+    """
+    settings = job.settings
+    print(environment().header(), flush=True)
+    # before anything is written: a network that cannot be pruned is refused here
+    prunable = job.prunable
+    folder = RunFolder(job.folder, steps_of(settings), job.inputs, settings.resume)
+    print(
+        f"{job.weights}: {job.card.voxels.voxel_size:g} m voxels; {len(job.search_batches)} sweeps to search "
+        f"on, {len(job.calibration)} to calibrate on, {len(job.final_set)} to report on"
+    )
+    cost = measure_step(job, folder)
+    space = prunable.space(cost, settings.budget.unit)
+    budget = budget_of(job, space)
+    write_whole(folder.path / "config.yaml", to_yaml(settings).encode())
+    score = scorer_of(job)
+    scanned = scan_step(job, folder, cost, score)
+    choice = search_step(job, folder, space, budget, scanned, score)
+    pruned = prune_step(job, folder, space, choice.assignment)
+    if settings.tune:
+        tune_step(job, folder, pruned, space, choice.assignment)
+    if settings.control:
+        control_step(job, folder)
+    export_step(job, folder)
+    report(job, folder, compare_step(job, folder, cost), choice)
+    return folder
+
+
+def steps_of(settings: CompressSettings) -> tuple[Step, ...]:
+    """The steps that are asked for, in their order."""
+    steps = [Step("cost", "cost.json")]
+    if settings.scan.run:
+        figures = ("sensitivity.jsonl", "sensitivity.png", "sensitivity.html")
+        steps.append(Step("scan", "sensitivity.csv", figures))
+    steps.append(Step("search", "chosen.json", ("search.jsonl", "search.png"), ("cost", "scan")))
+    steps.append(Step("prune", "pruned.safetensors", ("pruned.json",), ("search",)))
+    if settings.tune:
+        steps.append(Step("tune", "tuned/model.safetensors", ("tuned",), ("prune",)))
+    if settings.control:
+        steps.append(Step("control", "control/model.safetensors", ("control",)))
+    steps.append(Step("export", "model.safetensors", ("model.json",), ("prune", "tune")))
+    steps.append(
+        Step("measure", "measured.json", ("scores", "report.html", "report.png"), ("export", "control"))
+    )
+    return tuple(steps)

@@ -1,0 +1,228 @@
+"""What a compression works on, built from its settings: network, data, sweeps in memory, and their hashes."""
+
+import shlex
+import sys
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcsparse.compress.channel_scores import Losses
+from pcsparse.compress.pruning import Prunable, Pruning
+from pcsparse.compress.search.amc import AMC
+from pcsparse.compress.search.bisect import Bisection
+from pcsparse.compress.search.dynamic_programming import DynamicProgramming
+from pcsparse.compress.search.executor import Executor
+from pcsparse.compress.search.task import Method
+from pcsparse.compress.sensitivity import fingerprint
+from pcsparse.compress.weights import check_ratio
+from pcsparse.config import CompressSettings, DataSettings, build, build_augmentation
+from pcsparse.data.collate import SweepSource, VoxelBatch, VoxelSettings
+from pcsparse.data.label_map import LabelMap
+from pcsparse.data.transforms import Augmentation
+from pcsparse.engine.tune_cache import TuneTable, load_table
+from pcsparse.errors import FormatError, RangeError
+from pcsparse.nn.tuning import use_tuning
+from pcsparse.programs.compress_evaluation import digest_of, inputs_of, losses_on, spread_batches
+from pcsparse.programs.default_model import checkpoint_or_default
+from pcsparse.sparse_tensor import SparseTensor
+from pcsparse.train.checkpoint import run_facts
+from pcsparse.train.model_file import ModelCard, find_weights, load_model
+
+# sweeps of a whole set that its digest looks at
+_LOOKS = 3
+
+
+@dataclass(eq=False)
+class Job:
+    """A compression, typed: no Hydra from here on.
+
+    Attributes:
+        settings: numbers and names; nodes in it are built already.
+        folder: of the run.
+        model: the whole network, in evaluation mode.
+        card: of it.
+        weights: file that it came from.
+        train_set, search_set, final_set: fine-tuned on, searched on, reported on.
+        pruning: what is removed.
+        method: how the search goes.
+        executor: where evaluations run; None for this process.
+        augmentation: of the fine-tuning.
+        table: tuned plans of convolutions, or None.
+        command: that was given, for the report.
+    """
+
+    settings: CompressSettings
+    folder: Path
+    model: nn.Module
+    card: ModelCard
+    weights: Path
+    train_set: SweepSource
+    search_set: SweepSource
+    final_set: SweepSource
+    pruning: Pruning
+    method: Method
+    executor: Executor | None = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    table: TuneTable | None = None
+    command: str = ""
+
+    @staticmethod
+    def of(settings: CompressSettings) -> "Job":
+        """Load and build everything that the settings name.
+
+        Raises:
+            PcsparseError: something named is not there, or does not fit the rest.
+        """
+        for ratio in settings.scan.ratios:
+            check_ratio(ratio, "scan.ratios")
+        pruning, method = build(settings.compress), build(settings.method)
+        weights = find_weights(checkpoint_or_default(settings.checkpoint))
+        model, card = load_model(weights)
+        if settings.voxels not in (VoxelSettings(), card.voxels):
+            raise RangeError(
+                f"{weights} was trained on {card.voxels}; a compression cannot change it to "
+                f"{settings.voxels}: leave voxels out"
+            )
+        table = None if settings.tuned is None else load_table(settings.tuned)
+        sources: dict[str, Any] = {}
+        for split, node in _needed(settings).items():
+            if node is None:
+                raise RangeError(f"the data set has no split {split!r}, which is needed; set data.{split}")
+            source = sources[split] = build(node)
+            if source.label_map.names != card.classes:
+                raise FormatError(
+                    f"{weights} has the classes {card.classes}, the data {source.label_map.names}"
+                )
+        return Job(
+            settings=settings,
+            folder=Path(settings.output_dir),
+            model=use_tuning(model.to(torch.device(settings.device)), table),
+            card=card,
+            weights=weights,
+            train_set=sources["train"],
+            search_set=sources[settings.evaluation.split],
+            final_set=sources[settings.measure.split],
+            pruning=pruning,
+            method=method,
+            executor=None if settings.executor is None else build(settings.executor),
+            augmentation=build_augmentation(settings.augment),
+            table=table,
+            command=shlex.join(sys.argv),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        return torch.device(self.settings.device)
+
+    @property
+    def labels(self) -> LabelMap:
+        """What the targets mean."""
+        return LabelMap.load(self.card.label_set)
+
+    @cached_property
+    def calibration(self) -> list[VoxelBatch]:
+        """Training sweeps on which batch norms are measured anew."""
+        return spread_batches(self.train_set, self.settings.evaluation.calibration, self.card.voxels)
+
+    @cached_property
+    def calibration_inputs(self) -> list[SparseTensor]:
+        """The same as inputs; the maps stay with them."""
+        return inputs_of(self.calibration, self.device)
+
+    @cached_property
+    def cost_batches(self) -> list[VoxelBatch]:
+        """Sweeps that costs are measured on."""
+        return spread_batches(self.search_set, self.settings.cost.sweeps, self.card.voxels)
+
+    @cached_property
+    def search_batches(self) -> list[VoxelBatch]:
+        """Sweeps that networks are scored on while scan and search run."""
+        chosen = self.settings.evaluation
+        crop = self.card.voxels.crop if chosen.crop is None else chosen.crop
+        return spread_batches(
+            self.search_set, chosen.sweeps, VoxelSettings(self.card.voxels.voxel_size, crop)
+        )
+
+    @cached_property
+    def losses(self) -> Losses:
+        """Of the calibration sweeps."""
+        return losses_on(self.calibration, self.device)
+
+    @cached_property
+    def prunable(self) -> Prunable:
+        """The network with what can be removed."""
+        return self.pruning.of(self.model, self.losses)
+
+    @cached_property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """What each step is made from, see `compress_folder.RunFolder`."""
+        settings = self.settings
+        base = {
+            "model": fingerprint(self.model), "compress": self.pruning.facts(), "device": settings.device,
+            "tuned": settings.tuned,
+        }  # fmt: skip
+        scored = {
+            **base,
+            "sweeps": digest_of(self.search_batches),
+            "calibration": digest_of(self.calibration),
+            "recalibrate": settings.evaluation.recalibrate,
+        }
+        tuning = {**_tuning_facts(settings), "train": _digest(self.train_set, self.card.voxels)}
+        return {
+            "cost": {
+                **base, "sweeps": digest_of(self.cost_batches), **asdict(settings.cost),
+                "threads": torch.get_num_threads(),
+            },
+            "scan": {
+                **scored, "ratios": settings.scan.ratios, "stop_after": settings.scan.stop_after
+            },
+            "search": {
+                **scored, "budget": asdict(settings.budget), "method": repr(self.method),
+                "evaluations": settings.evaluations, "seed": settings.seed, "scan": settings.scan.run,
+            },
+            "prune": {"reconstruct": settings.reconstruct},
+            "tune": {
+                **tuning, "rounds": settings.rounds, "distill": settings.distill,
+                "temperature": settings.temperature,
+            },
+            "control": {**tuning, "rounds": settings.rounds, "model": base["model"]},
+            "export": {"half": settings.half, "tune": settings.tune},
+            "measure": {
+                **asdict(settings.measure), "control": settings.control,
+                "sweeps": _digest(self.final_set, self.card.voxels), "threads": torch.get_num_threads(),
+            },
+        }  # fmt: skip
+
+
+def scaled(method: Method, evaluations: int) -> Method:
+    """A method whose schedule, where it has one, fits a number of evaluations."""
+    if isinstance(method, AMC) and evaluations > 1:
+        return AMC(method.settings.scaled_to(evaluations))
+    return method
+
+
+def takes_curves(method: Method) -> bool:
+    """Whether a method decides by sensitivity curves alone."""
+    return isinstance(method, Bisection | DynamicProgramming)
+
+
+def _needed(settings: CompressSettings) -> dict[str, Any]:
+    data: DataSettings = settings.data
+    splits = dict.fromkeys(("train", settings.evaluation.split, settings.measure.split))
+    return {split: getattr(data, split) for split in splits}
+
+
+def _tuning_facts(settings: CompressSettings) -> dict[str, Any]:
+    fit = settings.fit_settings(VoxelSettings(), settings.epochs)
+    facts: dict[str, Any] = run_facts(fit, augment=asdict(settings.augment))
+    return facts
+
+
+def _digest(source: SweepSource, voxels: VoxelSettings) -> dict[str, Any]:
+    """A set by its size and a few of its sweeps: to read all of it would take as long as a training epoch."""
+    return {"sweeps": len(source), "digest": digest_of(spread_batches(source, _LOOKS, voxels))}

@@ -1,0 +1,196 @@
+"""The steps of a compression up to the sliced network: cost, scan, search, prune."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from pcsparse.compress.chosen import Choice, choice_of
+from pcsparse.compress.cost import CostTable
+from pcsparse.compress.finetune import recalibrate
+from pcsparse.compress.search.budget import check_budget
+from pcsparse.compress.search.executor import Evaluate, Executor, Finished, InProcess
+from pcsparse.compress.search.figures import search_figure
+from pcsparse.compress.search.interface import search
+from pcsparse.compress.search.space import Assignment, Space
+from pcsparse.compress.search.task import Method
+from pcsparse.compress.sensitivity import scan
+from pcsparse.compress.sensitivity_figure import sensitivity_figure, sensitivity_page
+from pcsparse.compress.sensitivity_table import Point, SensitivityTable
+from pcsparse.compress.space_of import curves_of
+from pcsparse.programs.compress_evaluation import SearchScore, SweepScorer, inputs_of
+from pcsparse.programs.compress_folder import RunFolder
+from pcsparse.programs.compress_job import Job, scaled, takes_curves
+from pcsparse.programs.compress_models import card_of
+from pcsparse.train.model_file import load_model, save_model
+
+_TITLE = "Sensitivity"
+
+
+def measure_step(job: Job, folder: RunFolder) -> CostTable:
+    """The cost table, measured before anything else runs.
+
+    Raises:
+        FormatError: the table that is there is of another machine or other versions.
+    """
+    path = folder.file("cost")
+    if folder.done("cost"):
+        print(f"cost: taken from {path}")
+        table = CostTable.load(path, any_machine=job.settings.budget.unit != "ms")
+    else:
+        with folder.running("cost"):
+            sweeps, settings = inputs_of(job.cost_batches, job.device), job.settings.cost
+            table = job.prunable.measure(sweeps, step=settings.step, runs=settings.runs, tuned=job.table)
+            table.save(path)
+        print(f"cost: measured, {path}")
+    print(
+        f"  the whole network: {table.total('ms'):.2f} ms ({table.map_ms:.2f} of it maps), "
+        f"{table.total('MACs') / 1e9:.3f} G multiply-adds, {table.total('bytes') / 1e6:.2f} MB of weights"
+    )
+    if table.busy:
+        print(
+            "  the machine was BUSY with other work: these milliseconds are worth nothing; stop here, remove "
+            f"{path}, and start again when it is quiet"
+        )
+    return table
+
+
+def budget_of(job: Job, space: Space) -> float:
+    """The budget in the unit of the space.
+
+    Raises:
+        RangeError: it cannot be met; the text says the smallest reachable cost.
+    """
+    full = space.cost(space.largest)
+    budget = job.settings.budget.within(full)
+    check_budget(space, budget)
+    least = space.cost(space.cheapest)
+    print(
+        f"budget: {budget:.6g} {space.unit}, {budget / full:.1%} of the whole network; reachable are "
+        f"{least:.6g} to {full:.6g}"
+    )
+    return budget
+
+
+def scorer_of(job: Job) -> SweepScorer:
+    """What scores networks while scan and search run."""
+    calibration = job.calibration_inputs if job.settings.evaluation.recalibrate else []
+    return SweepScorer(job.search_batches, calibration, len(job.card.classes), job.device)
+
+
+def scan_step(job: Job, folder: RunFolder, cost: CostTable, score: SweepScorer) -> SensitivityTable | None:
+    """The sensitivity of every step alone; None where none is asked for."""
+    settings = job.settings.scan
+    if not settings.run:
+        print("scan: left out")
+        return None
+    axis = job.prunable.scan_axis(cost)
+    known = folder.done("scan")
+
+    def say(point: Point) -> None:
+        if not known:
+            shown = "failed" if point.metric is None else f"{point.metric:.4f}"
+            print(f"  {point.name}: {point.kept} of {point.size} kept, score {shown}", flush=True)
+
+    log = folder.path / "sensitivity.jsonl"
+    print(f"scan: {len(axis.sizes())} steps at ratios {list(settings.ratios)}, {log}")
+    tag = json.dumps(job.inputs["scan"], sort_keys=True)
+    arguments = {"ratios": settings.ratios, "stop_after": settings.stop_after, "log": log, "tag": tag}
+    if known:
+        # all of it is in the log: nothing is evaluated
+        return scan(job.model, score, axis=axis, **arguments)  # type: ignore[arg-type]
+    with folder.running("scan"):
+        table = scan(job.model, score, axis=axis, on_point=say, **arguments)  # type: ignore[arg-type]
+        sensitivity_figure(table, folder.path / "sensitivity.png", _TITLE)
+        sensitivity_page(table, folder.path / "sensitivity.html", _TITLE)
+        table.write_csv(folder.file("scan"))
+    return table
+
+
+def search_step(
+    job: Job,
+    folder: RunFolder,
+    space: Space,
+    budget: float,
+    scanned: SensitivityTable | None,
+    score: SweepScorer,
+) -> Choice:
+    """Look for widths, and note what was chosen and why."""
+    path = folder.file("search")
+    if folder.done("search"):
+        print(f"search: taken from {path}")
+        return Choice.load(path)
+    evaluate = SearchScore(job.prunable.networks(space), score)
+    n = job.settings.evaluations
+    method = _with_curves(scaled(job.method, n), space, scanned)
+    print(f"search: {method.name}, {n} evaluations, {folder.path / 'search.jsonl'}")
+    with folder.running("search"):
+        result = search(
+            space,
+            evaluate,
+            budget,
+            n,
+            job.settings.seed,
+            method=method,
+            executor=_Telling(job.executor or InProcess()),
+            log=folder.path / "search.jsonl",
+            tag=json.dumps(job.inputs["search"], sort_keys=True),
+        )
+        search_figure([result], folder.path / "search.png")
+        choice = choice_of(result, space, scanned, job.prunable.places)
+        choice.save(path)
+    print(f"  best of {result.evaluations} evaluations: score {choice.score:.4f} at {choice.cost:.6g} "
+          f"{space.unit}{', ' + result.note if result.note else ''}")  # fmt: skip
+    return choice
+
+
+def prune_step(job: Job, folder: RunFolder, space: Space, assignment: Assignment) -> nn.Module:
+    """The sliced network with batch norms measured anew, one shot."""
+    path = folder.file("prune")
+    if folder.done("prune"):
+        print(f"prune: taken from {path}")
+        return load_model(path)[0].to(job.device)
+    with folder.running("prune"):
+        small = job.prunable.networks(space)(assignment)
+        notes = {}
+        if job.settings.reconstruct:
+            refits = job.prunable.refit(small, space, assignment, job.calibration_inputs)
+            notes["reconstructed"] = f"{len(refits)} layers by least squares"
+            for refit in refits:
+                print(f"  {refit.layer}: {refit.before:.3f} of its output missing, {refit.after:.3f} after")
+        recalibrate(small, job.calibration_inputs)
+        card = card_of(job, small, {**notes, "stage": "pruned, batch norms measured anew, not trained"})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_model(path, small, card)
+    print(f"prune: {sum(p.numel() for p in small.parameters()):,} parameters, {path}")
+    return small.eval()
+
+
+def _with_curves(method: Method, space: Space, scanned: SensitivityTable | None) -> Method:
+    """The curves of the scan for a method that decides by them."""
+    if scanned is None or not takes_curves(method) or getattr(method, "curves", None) is not None:
+        return method
+    made: Method = replace(method, curves=curves_of(space, scanned))  # type: ignore[type-var]
+    return made
+
+
+class _Telling:
+    """An executor that prints each evaluation when it is done."""
+
+    def __init__(self, inner: Executor) -> None:
+        self._inner = inner
+        self._n = 0
+        self._best = 0.0
+
+    def run(self, evaluate: Evaluate, assignments: Sequence[Assignment]) -> Iterator[Finished]:
+        """As the other one does."""
+        for done in self._inner.run(evaluate, assignments):
+            yield done
+            self._n += 1
+            self._best = max(self._best, done.score if done.score == done.score else 0.0)
+            print(
+                f"  evaluation {self._n}: score {done.score:.4f}, highest {self._best:.4f}, "
+                f"{done.seconds:.1f} s",
+                flush=True,
+            )

@@ -1,0 +1,117 @@
+"""What of an earlier compression is taken over, and what is refused or made anew."""
+
+import json
+
+import pytest
+
+from pcsparse.errors import FormatError
+from pcsparse.programs.compress_folder import RECORD, RunFolder, Step
+
+STEPS = (
+    Step("cost", "cost.json"),
+    Step("scan", "scan.csv", ("scan.jsonl",)),
+    Step("search", "chosen.json", ("search.jsonl",), ("cost", "scan")),
+    Step("tune", "tuned/model", ("tuned",), ("search",)),
+    Step("control", "control"),
+)
+INPUTS = {
+    "cost": {"model": "a", "threads": 1},
+    "scan": {"model": "a", "ratios": (0.25, 0.5)},
+    "search": {"budget": {"share": 0.5, "ms": None}},
+    "tune": {"epochs": 2},
+    "control": {"epochs": 2},
+}
+
+
+def opened(path, resume="auto", **changes):
+    return RunFolder(path, STEPS, {**INPUTS, **changes}, resume)
+
+
+def filled(path, steps=STEPS):
+    folder = opened(path)
+    for step in steps:
+        with folder.running(step.name):
+            for name in (*step.others, step.result):
+                file = path / name
+                if name != "tuned":
+                    file.parent.mkdir(exist_ok=True)
+                    file.write_text(step.name)
+    return folder
+
+
+def test_what_is_done_stays_done(tmp_path):
+    folder = filled(tmp_path / "run")
+    assert all(folder.done(step.name) for step in STEPS)
+    again = opened(tmp_path / "run")
+    assert all(again.done(step.name) for step in STEPS)
+    assert again.file("tune") == tmp_path / "run/tuned/model"
+    with pytest.raises(FormatError, match="already holds a compression"):
+        opened(tmp_path / "run", "never")
+    assert not any(opened(tmp_path / "new", "never").done(step.name) for step in STEPS)
+
+
+def cut_off(folder, name, file):
+    """Begin a step, and be killed in it."""
+    with folder.running(name):
+        file.write_text("half")
+        raise KeyboardInterrupt
+
+
+def test_a_step_that_was_cut_off_is_not_done_and_goes_on(tmp_path):
+    filled(tmp_path, STEPS[:2])
+    folder = opened(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        cut_off(folder, "search", tmp_path / "search.jsonl")
+    again = opened(tmp_path)
+    assert [step.name for step in STEPS if again.done(step.name)] == ["cost", "scan"]
+    assert (tmp_path / "search.jsonl").read_text() == "half"
+    # other inputs would find its log
+    with pytest.raises(FormatError, match=r"search: budget.share 0.5 then, 0.4 now"):
+        opened(tmp_path, search={"budget": {"share": 0.4, "ms": None}})
+
+
+def test_other_inputs_are_refused_with_what_differs_and_what_to_do(tmp_path):
+    filled(tmp_path)
+    with pytest.raises(FormatError) as refused:
+        opened(tmp_path, scan={"model": "a", "ratios": [0.5]})
+    said = str(refused.value)
+    assert "scan: ratios [0.25, 0.5] then, [0.5] now" in said
+    assert "search: follows scan; tune: follows search" in said
+    assert "control" not in said
+    assert "another name=" in said
+    assert "resume=overwrite" in said
+
+
+def test_overwriting_makes_anew_what_differs_and_what_follows(tmp_path):
+    filled(tmp_path)
+    folder = opened(tmp_path, "overwrite", search={"budget": {"share": 0.4, "ms": None}})
+    assert [step.name for step in STEPS if folder.done(step.name)] == ["cost", "scan", "control"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "control", "cost.json", "scan.csv", "scan.jsonl", RECORD,
+    ]  # fmt: skip
+
+
+def test_a_result_that_was_removed_takes_what_follows_with_it(tmp_path):
+    filled(tmp_path)
+    (tmp_path / "cost.json").unlink()
+    with pytest.raises(FormatError, match="search: follows cost; tune: follows search"):
+        opened(tmp_path)
+    folder = opened(tmp_path, "overwrite")
+    assert [step.name for step in STEPS if folder.done(step.name)] == ["scan", "control"]
+    # steps that are not asked for follow nothing
+    filled(tmp_path, STEPS[:1])
+    without = RunFolder(tmp_path, STEPS[1:2], INPUTS, "auto")
+    assert without.done("scan")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 2}', '{"format": 1, "steps": {"cost": {}}}'])
+def test_a_record_that_is_none_is_named(tmp_path, content):
+    (tmp_path / RECORD).write_text(content)
+    with pytest.raises(FormatError, match=RECORD):
+        opened(tmp_path)
+
+
+def test_the_record_says_what_it_was_made_from(tmp_path):
+    filled(tmp_path)
+    content = json.loads((tmp_path / RECORD).read_text())
+    assert content["steps"]["cost"] == {"done": True, "inputs": {"model": "a", "threads": 1}}
