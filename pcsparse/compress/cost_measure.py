@@ -66,7 +66,7 @@ def measure_cost(
     net = use_tuning(runnable(model, fused=fused), tuned)
     inputs = [SparseTensor(x.feats, x.coords, stride=x.stride, batch_size=x.batch_size) for x in sweeps]
     seen = [calls_of(net, x) for x in inputs]
-    timed = _most_usual([calls for calls, _ in seen])
+    timed = most_usual([calls for calls, _ in seen])
     calls = seen[timed][0]
     grids = [
         Grid.of(call.name, call.kind, (call.c_in, call.c_out), graph, multiple=multiple, step=step)
@@ -103,7 +103,8 @@ def narrowest(model: nn.Module, graph: ChannelGraph, multiple: int) -> nn.Module
         return None
 
 
-def _most_usual(runs: Sequence[tuple[Call, ...]]) -> int:
+def most_usual(runs: Sequence[tuple[Call, ...]]) -> int:
+    """Which of some sweeps has multiply-adds nearest to the mean; the calls of the network on each."""
     work = [float(sum(call.n_pairs * call.c_in * call.c_out for call in calls)) for calls in runs]
     mean = sum(work) / len(work)
     return min(range(len(work)), key=lambda i: abs(work[i] - mean))
@@ -149,7 +150,7 @@ def _time_problem(
     call: Call, sizes: Iterable[Size], x: SparseTensor, runs: int, tuned: TuneTable | None
 ) -> dict[Size, float]:
     draw = Draw(x.feats.dtype, x.device)
-    runners = {f"{c_in} {c_out}": _runner(call, c_in, c_out, draw, tuned) for c_in, c_out in sizes}
+    runners = {f"{c_in} {c_out}": layer_runner(call, c_in, c_out, draw, tuned) for c_in, c_out in sizes}
     with torch.no_grad():
         times = time_in_turns(runners, runs=runs, warmup=1, device=x.device)
     return {size: 1e3 * times[f"{size[0]} {size[1]}"].median for size in sizes}
@@ -170,7 +171,10 @@ class Draw:
         return self._drawn[shape]
 
 
-def _runner(call: Call, c_in: int, c_out: int, draw: Draw, tuned: TuneTable | None) -> Callable[[], object]:
+def layer_runner(
+    call: Call, c_in: int, c_out: int, draw: Draw, tuned: TuneTable | None
+) -> Callable[[], object]:
+    """What runs a layer once at given widths, on random features and its own map, which is there."""
     feats = draw(call.n_in, c_in)
     residual = draw(call.n_out, c_out) if call.residual else None
     if call.kind == "cat":

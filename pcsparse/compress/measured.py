@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pcsparse.compress.cost_measure import _Draw, _most_usual, _runner
+from pcsparse.compress.cost_measure import Draw, layer_runner, most_usual
 from pcsparse.compress.cost_run import Call, calls_of, runnable
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import RangeError
@@ -103,19 +103,19 @@ def measure_layers(
     whole = runnable(dense, fused=True)
     inputs = [_fresh(x) for x in sweeps]
     calls = [calls_of(whole, x)[0] for x in inputs]
-    timed = _most_usual(calls)
+    timed = most_usual(calls)
     x, before = inputs[timed], calls[timed]
     after, _ = calls_of(runnable(small, fused=True), x)
     known = {(call.name, call.kind): call for call in after}
     added = known.keys() - {(call.name, call.kind) for call in before}
     if added:
         raise RangeError(f"the smaller network has layers that the whole one has not: {sorted(added)}")
-    draw = _Draw(x.feats.dtype, x.device)
+    draw = Draw(x.feats.dtype, x.device)
     found = []
     for call in before:
         pair = {"before": call, "after": known.get((call.name, call.kind))}
         there = {side: one for side, one in pair.items() if one is not None}
-        runners = {side: _runner(one, one.c_in, one.c_out, draw, tuned) for side, one in there.items()}
+        runners = {side: layer_runner(one, one.c_in, one.c_out, draw, tuned) for side, one in there.items()}
         with torch.no_grad():
             times = time_in_turns(runners, runs=runs, device=x.device)
         sides = {side: _side(one, times[side]) for side, one in there.items()}

@@ -48,12 +48,13 @@ def compare_step(job: Job, folder: RunFolder, cost: CostTable) -> Measured:
         dense, small = (load_model(entries[i].path)[0].to(job.device) for i in (0, -1))
         layers = measure_layers(dense, small, sweeps, runs=settings.runs, tuned=job.table)
         chosen = spread_by_size(sweeps, settings.maps)
+        whole = measure_sweeps(dense, small, chosen, runs=settings.runs, tuned=job.table)
         found = Measured(
             environment=here.header(),
-            busy=here.busy,
+            busy=here.busy or environment().busy,
             metric=_metric(job, scores["dense"]),
             networks=tuple(_facts(job, entry, scores) for entry in entries),
-            sweeps=measure_sweeps(dense, small, chosen, runs=settings.runs, tuned=job.table),
+            sweeps=whole,
             layers=layers,
             predicted=tuple(_predicted(layer, cost) for layer in layers),
         )
