@@ -20,9 +20,10 @@ from pcsparse.compress.cost_run import Live
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.graph_layers import axis_of, is_layer, kind_of
 from pcsparse.compress.graph_numbers import Kind
+from pcsparse.compress.shapes_only import shapes_only
 from pcsparse.engine.tune_cache import device_key, versions
 from pcsparse.errors import RangeError, UnsupportedError
-from pcsparse.nn.prepare import blank_copy
+from pcsparse.nn.prepare import meta_copy
 from pcsparse.timing import environment, time_in_turns
 
 
@@ -161,8 +162,8 @@ def _calls_of(model: nn.Module, arguments: tuple[Any, ...], like: Tensor) -> tup
     """The layers that the network calls, and the most bytes of features that live at once."""
     # a network on points looks at values; one on maps needs no arithmetic
     device = "cpu" if len(arguments) > 1 else "meta"
-    module = blank_copy(model, device).eval()
-    given = [part.to(device) if isinstance(part, Tensor) else part for part in arguments]
+    module = shapes_only(model) if len(arguments) > 1 else meta_copy(model).eval().float()
+    given = [_moved(part, device) for part in arguments]
     calls: list[_Call] = []
 
     def recorder(name: str) -> Callable[..., None]:
@@ -179,10 +180,17 @@ def _calls_of(model: nn.Module, arguments: tuple[Any, ...], like: Tensor) -> tup
     for name, part in module.named_modules():
         if is_layer(part):
             part.register_forward_hook(recorder(name))
-    live = Live([], sum(part.nbytes for part in given if isinstance(part, Tensor)), lambda t: t.dim() > 1)
+    features = sum(t.nbytes for t in given if isinstance(t, Tensor) and t.is_floating_point())
+    live = Live([], features, lambda made: made.dim() > 1)
     with torch.no_grad(), live:
         module(*given)
-    return calls, live.most
+    return calls, live.most * like.element_size() // 4
+
+
+def _moved(value: Any, device: str) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(device, torch.float32) if value.is_floating_point() else value.to(device)
 
 
 def _time_layers(calls: list[_Call], grids: list[Grid], like: Tensor, runs: int) -> list[dict[Size, float]]:

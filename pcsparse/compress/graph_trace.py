@@ -10,10 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pcsparse.compress.graph_layers import axis_of, is_layer, kind_of
 from pcsparse.compress.graph_numbers import Channels, Kind, LayerCall, Numbers, Trace
 from pcsparse.compress.graph_operators import Applied, follow, makes_zeros
+from pcsparse.compress.shapes_only import shapes_only
 from pcsparse.errors import PcsparseError, UnsupportedError
 from pcsparse.nn import Linear
 from pcsparse.nn.conv import SparseConv
-from pcsparse.nn.prepare import blank_copy
+from pcsparse.nn.prepare import meta_copy
 from pcsparse.sparse_tensor import SparseTensor
 
 Example = SparseTensor | Tensor | tuple[Any, ...] | None
@@ -27,8 +28,8 @@ def trace(model: nn.Module, x: Example = None) -> Trace:
         model: it is not changed.
         x: of a SparseTensor and of a tensor of features (n, c, ...) only coordinates and shapes are read, and
             no arithmetic is done. A tuple are the arguments of a network that looks at values, as one on
-            points does; then a copy with all weights zero runs on the CPU. If None, what
-            `model.example_input()` gives, or else one voxel with as many channels as the first layer reads.
+            points does; then only its layers do nothing. If None, what `model.example_input()` gives, or else
+            one voxel with as many channels as the first layer reads.
 
     Raises:
         UnsupportedError: an operator that is not known here, or a network that does not run on `x`.
@@ -37,7 +38,7 @@ def trace(model: nn.Module, x: Example = None) -> Trace:
         x = _example(model)
     # one dtype for all: only shapes matter
     device = "cpu" if isinstance(x, tuple) else "meta"
-    module = blank_copy(model, device).eval().float()
+    module = shapes_only(model) if isinstance(x, tuple) else meta_copy(model).eval().float()
     follower = _Follower(module)
     given = tuple(follower.start(value, device) for value in (x if isinstance(x, tuple) else (x,)))
     try:

@@ -11,7 +11,7 @@ apart where the paper's finds boxes.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -38,17 +38,20 @@ class BlockSpec2d:
 
     Attributes:
         c_in: channels in.
-        c_out: channels of its 3 x 3 convolutions.
-        n_convs: how many of them; the first one has the stride.
+        convs: channels that each of its 3 x 3 convolutions writes; the first one has the stride.
         stride: of the block, over what it reads.
         c_up: channels in which it comes back to the resolution of the first block.
     """
 
     c_in: int
-    c_out: int
-    n_convs: int
+    convs: tuple[int, ...]
     stride: int
     c_up: int
+
+    @property
+    def c_out(self) -> int:
+        """Channels out."""
+        return self.convs[-1]
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class PillarBEVSpec:
         blocks, c_in = [], channels
         for i, n in enumerate(convs):
             c_out = channels << i
-            blocks.append(BlockSpec2d(c_in, c_out, n, 2 if i else first_stride, 2 * channels))
+            blocks.append(BlockSpec2d(c_in, (c_out,) * n, 2 if i else first_stride, 2 * channels))
             c_in = c_out
         return PillarBEVSpec(grid, tuple(blocks), head, n_classes)
 
@@ -125,16 +128,46 @@ class PillarBEVSpec:
             grid = data["grid"]
             return PillarBEVSpec(
                 PillarGrid(_span(grid["x"]), _span(grid["y"]), _span(grid["z"]), float(grid["size"])),
-                tuple(BlockSpec2d(**block) for block in data["blocks"]),
+                tuple(map(_block_spec, data["blocks"])),
                 tuple(int(width) for width in data["head"]),
                 int(data["n_classes"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not a PillarBEVSpec ({error!r}): {text[:200]}") from error
 
+    def with_channels(self, channels: Mapping[str, tuple[int, int]]) -> "PillarBEVSpec":
+        """The same network with other channels.
+
+        Args:
+            channels: c_in and c_out by the name that the layer has in `PillarBEV`, such as "blocks.1.3"; of
+                layers that are not named c_out stays, and every c_in follows from the layers before.
+
+        Raises:
+            RangeError: a name that is no layer of the network.
+        """
+        left = {name: c_out for name, (_, c_out) in channels.items()}
+        left.pop(f"head.{3 * len(self.head)}", None)
+        c_in, blocks = left.pop("pillars.linear", self.blocks[0].c_in), []
+        for i, block in enumerate(self.blocks):
+            # each convolution is followed by its norm and a ReLU
+            convs = tuple(left.pop(f"blocks.{i}.{3 * j}", width) for j, width in enumerate(block.convs))
+            c_up = left.pop(f"up.{i}.0", block.c_up)
+            blocks.append(replace(block, c_in=c_in, convs=convs, c_up=c_up))
+            c_in = convs[-1]
+        head = tuple(left.pop(f"head.{3 * i}", width) for i, width in enumerate(self.head))
+        if left:
+            raise RangeError(f"this PillarBEV has no layer {', '.join(sorted(left))}")
+        return replace(self, blocks=tuple(blocks), head=head)
+
     def with_classes(self, n_classes: int) -> "PillarBEVSpec":
         """The same network with another last layer."""
         return replace(self, n_classes=n_classes)
+
+
+def _block_spec(data: dict[str, Any]) -> BlockSpec2d:
+    # files from before a block's convolutions could differ have one width and a number
+    convs = data["convs"] if "convs" in data else [data["c_out"]] * data["n_convs"]
+    return BlockSpec2d(int(data["c_in"]), tuple(map(int, convs)), int(data["stride"]), int(data["c_up"]))
 
 
 def _span(values: Any) -> Span:
@@ -214,6 +247,12 @@ class PillarBEV(nn.Module):
         logits: Tensor = self.head(self.neck(self.scatter(points, intensity, batch, n_clouds)))
         return logits
 
+    def example_input(self) -> tuple[Tensor, Tensor, Tensor, int]:
+        """A cloud of one point in the first cell: the arguments of `forward`."""
+        grid = self.spec.grid
+        point = torch.tensor([[grid.x[0] + grid.size / 2, grid.y[0] + grid.size / 2, sum(grid.z) / 2]])
+        return point, torch.zeros(1), torch.zeros(1, dtype=torch.int64), 1
+
     def scatter(self, points: Tensor, intensity: Tensor, batch: Tensor, n_clouds: int) -> Tensor:
         """The map of pillars, (n_clouds, c, nx, ny), 0 where no point stands; arguments as of `forward`."""
         check_shape("points", points, (None, 3))
@@ -248,10 +287,10 @@ def _norm(channels: int) -> Iterator[nn.Module]:
 
 def _block(spec: BlockSpec2d) -> Iterator[nn.Module]:
     channels = spec.c_in
-    for i in range(spec.n_convs):
-        yield nn.Conv2d(channels, spec.c_out, 3, 1 if i else spec.stride, padding=1, bias=False)
-        yield from _norm(spec.c_out)
-        channels = spec.c_out
+    for i, width in enumerate(spec.convs):
+        yield nn.Conv2d(channels, width, 3, 1 if i else spec.stride, padding=1, bias=False)
+        yield from _norm(width)
+        channels = width
 
 
 def _head(spec: PillarBEVSpec) -> Iterator[nn.Module]:
@@ -264,9 +303,11 @@ def _head(spec: PillarBEVSpec) -> Iterator[nn.Module]:
 
 
 def _check(spec: PillarBEVSpec) -> None:
-    if not spec.blocks:
-        raise RangeError("a PillarBEVSpec needs at least one block")
-    numbers = [*spec.head, spec.n_classes, *(n for block in spec.blocks for n in asdict(block).values())]
+    if not spec.blocks or not all(block.convs for block in spec.blocks):
+        raise RangeError(f"a PillarBEVSpec needs at least one block, and a convolution in each, got {spec}")
+    numbers = [*spec.head, spec.n_classes]
+    for block in spec.blocks:
+        numbers += [block.c_in, *block.convs, block.stride, block.c_up]
     if min(numbers) < 1:
         raise RangeError(f"widths, counts and strides of a PillarBEVSpec are at least 1, got {spec}")
     for i in range(1, len(spec.blocks)):

@@ -44,18 +44,12 @@ def meta_copy(module: Module) -> Module:
     It has no hooks: those of a user would meet tensors without values. Weights that a hook makes anew before
     each call (`torch.nn.utils.weight_norm`, `spectral_norm`, pruning masks) are there, as shapes.
     """
-    return blank_copy(module, "meta")
-
-
-def blank_copy(module: Module, device: str) -> Module:
-    """A copy on a device whose parameters and buffers are all zeros, without hooks; see `meta_copy`."""
-    blank = torch.empty_like if device == "meta" else torch.zeros_like
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
-        shadow = nn.Parameter(blank(parameter, device=device), requires_grad=False)
+        shadow = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
         memo[id(parameter)] = shadow
     for buffer in module.buffers():
-        memo[id(buffer)] = blank(buffer, device=device)
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
     for part in module.modules():
         state = vars(part)
         for name in _HOOKS:
@@ -64,7 +58,7 @@ def blank_copy(module: Module, device: str) -> Module:
                 memo[id(state[name])] = type(state[name])()
         for name, value in state.items():
             if isinstance(value, Tensor) and (value.requires_grad or _is_made(part, name)):
-                memo.setdefault(id(value), blank(value, device=device, requires_grad=False))
+                memo.setdefault(id(value), torch.empty_like(value, device="meta", requires_grad=False))
     return copy.deepcopy(module, memo)
 
 

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pcsparse import SparseTensor
+from pcsparse.nn import BatchNormReLU, SparseConv3d, ToBEV
+
 
 @dataclass(frozen=True)
 class Widths:
@@ -76,3 +79,22 @@ class UpCNN(nn.Module):
 
     def example_input(self) -> Tensor:
         return torch.zeros(1, 2, 4, 4)
+
+
+class BEVNet(nn.Module):
+    """A sparse convolution at half resolution, its map seen from above, and a residual 2-D block on it."""
+
+    SPEC = widths(**{"down.0": (2, 5)}, first=(5 * 3, 6), second=(6, 6), head=(6, 3))
+
+    def __init__(self, spec: Widths = SPEC) -> None:
+        super().__init__()
+        self.spec = spec
+        self.down = nn.Sequential(SparseConv3d(*spec["down.0"], 2, 2), BatchNormReLU(spec["down.0"][1]))
+        self.bev = ToBEV((0, -1, 0), (4, 3, 3), outside="crop")
+        self.first = nn.Conv2d(*spec["first"], 3, padding=1)
+        self.norm, self.second = nn.BatchNorm2d(spec["first"][1]), nn.Conv2d(*spec["second"], 1)
+        self.head = nn.Conv2d(*spec["head"], 1)
+
+    def forward(self, x: SparseTensor) -> Tensor:
+        y = self.norm(self.first(self.bev(self.down(x))))
+        return self.head(functional.gelu(y + self.second(y)))

@@ -14,8 +14,9 @@ from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.uniform import Uniform
 from pcsparse.compress.space_of import kept_of, network_of, space_of
+from pcsparse.coords.pillars import PillarGrid
 from pcsparse.errors import RangeError, UnsupportedError
-from pcsparse.models import PlainCNN, PlainCNNSpec
+from pcsparse.models import PillarBEV, PillarBEVSpec, PlainCNN, PlainCNNSpec
 from tests.compress.networks import FlatCNN, UpCNN
 
 
@@ -58,6 +59,21 @@ def test_published_multiply_adds():
     assert table.total("bytes") == 4 * sum(
         t.numel() for n, t in model.state_dict().items() if "tracked" not in n
     )
+
+
+def test_networks_on_points_are_counted_too(rng):
+    grid = PillarGrid((-4.0, 4.0), (-2.0, 2.0), (-2.0, 2.0), 0.5)
+    model = PillarBEV(PillarBEVSpec.of(grid, 3, channels=4, convs=(1, 1), head=(6,)))
+    points = (2 * torch.rand(50, 3, generator=rng) - 1) * torch.tensor([4.0, 2.0, 2.0])
+    x = points, torch.rand(50, generator=rng), torch.zeros(50, dtype=torch.int64), 1
+    table = measure_dense_cost(model, x, multiple=2, step=1000, runs=1)
+    macs = {layer.name: layer.macs(layer.c_in, layer.c_out) for layer in table.layers}
+    assert macs["pillars.linear"] == 50 * 9 * 4
+    # 16 by 8 pillars, 8 by 4 cells
+    assert (macs["blocks.0.0"], macs["blocks.1.0"]) == (32 * 9 * 4 * 4, 8 * 9 * 4 * 8)
+    assert (macs["up.1.0"], macs["head.3"]) == (8 * 4 * 8 * 8, 32 * 6 * 3)
+    norms = [layer for layer in table.layers if layer.kind == "norm"]
+    assert [(layer.name, layer.n_out) for layer in norms[:2]] == [("pillars.norm", 50), ("blocks.0.1", 32)]
 
 
 def test_what_lives_at_once_by_hand():

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from pcsparse import SparseTensor, cat
+from pcsparse.compress.channels import slice_channels
 from pcsparse.compress.graph import ChannelGraph
+from pcsparse.coords.pillars import PillarGrid
 from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.models import (
     MinkUNet,
@@ -26,6 +28,7 @@ from pcsparse.nn import (
     SubmanifoldConv3d,
     fuse,
 )
+from tests.compress.networks import BEVNet
 
 
 def _unet(**options) -> MinkUNet:
@@ -230,18 +233,33 @@ def test_a_network_on_other_input_is_refused():
         ChannelGraph.of(nn.Sequential(nn.ReLU()))
 
 
-_ON_POINTS = {
-    "pointnet2": lambda: PointNet2(PointNet2Spec.classification()),
-    "pillars": lambda: PillarBEV(PillarBEVSpec.pointpillars()),
-}
-
-
-@pytest.mark.parametrize("make", _ON_POINTS.values(), ids=_ON_POINTS.keys())
-def test_shipped_networks_on_points_are_refused(make):
+def test_a_network_on_points_is_refused():
     with torch.device("meta"):
-        network = make()
+        network = PointNet2(PointNet2Spec.classification())
     with pytest.raises(UnsupportedError, match=f"{type(network).__name__} has no sparse convolution"):
         ChannelGraph.of(network)
+
+
+def test_heights_that_become_channels_go_together():
+    graph = ChannelGraph.of(BEVNet())
+    assert _places(graph, "down.0") == ["down.0 out 0-4", "first in 0-14, 3 a channel"]
+    assert graph.widths({"down.0": 2})["first"] == (6, 6)
+    # removing channel 1 removes the three columns of its heights
+    net = BEVNet().double()
+    sliced = slice_channels(net, graph, {"down.0": (0, 2, 3, 4)})
+    kept = [0, 1, 2, *range(6, 15)]
+    assert torch.equal(sliced.first.weight, net.first.weight[:, kept])
+
+
+def test_pillars_are_followed_from_points_to_the_map():
+    grid = PillarGrid((0.0, 4.0), (0.0, 4.0), (0.0, 1.0), 0.5)
+    graph = ChannelGraph.of(PillarBEV(PillarBEVSpec.of(grid, 3, channels=4, convs=(1, 1))))
+    assert _places(graph, "pillars.linear") == ["pillars.linear out 0-3", "blocks.0.0 in 0-3"]
+    assert _places(graph, "up.1.0") == ["up.1.0 out 0-7", "head.0 in 8-15"]
+    assert _places(graph, "blocks.0.0") == ["blocks.0.0 out 0-3", "up.0.0 in 0-3", "blocks.1.0 in 0-3"]
+    # all that describes a point must stay
+    inputs = [i for g in graph.groups if g.fixed for s in g.slots if s.side == "in" for i in s.positions()]
+    assert sorted(inputs) == list(range(9))
 
 
 def test_the_network_is_left_as_it_is():

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pcsparse import SparseTensor
 from pcsparse.compress.channels import mask_channels, prune_channels, slice_channels
 from pcsparse.compress.graph import ChannelGraph
-from pcsparse.models import PlainCNN, PlainCNNSpec
-from tests.compress.networks import FlatCNN, UpCNN
+from pcsparse.coords.pillars import PillarGrid
+from pcsparse.models import PillarBEV, PillarBEVSpec, PlainCNN, PlainCNNSpec
+from tests.compress.networks import BEVNet, FlatCNN, UpCNN
 from tests.tolerance import tolerance
 
 
@@ -24,10 +26,17 @@ class Case:
     Attributes:
         make: the network.
         arguments: of a run, from a generator.
+        dtype: of the network; float64 where its points may be, too.
     """
 
     make: Callable[[], nn.Module]
     arguments: Callable[[torch.Generator], tuple[Any, ...]]
+    dtype: torch.dtype = torch.float64
+
+    @property
+    def close(self) -> dict[str, float]:
+        """How near equal outputs are."""
+        return tolerance(self.dtype, terms=2000, factor=1000 if self.dtype == torch.float64 else 10)
 
 
 def _images(*shape: int) -> Callable[[torch.Generator], tuple[Any, ...]]:
@@ -38,19 +47,36 @@ def _plain(*, residual: bool) -> PlainCNNSpec:
     return PlainCNNSpec.of(3, 4, width=3 / 16, blocks=(2, 1, 2), residual=residual)
 
 
+def _voxels(rng: torch.Generator) -> tuple[Any, ...]:
+    cells = torch.randperm(2 * 8 * 6 * 6, generator=rng)[:90]
+    coords = torch.stack([cells // 288, cells // 36 % 8, cells // 6 % 6 - 2, cells % 6], dim=1).int()
+    return (SparseTensor(torch.randn(90, 2, generator=rng, dtype=torch.float64), coords, batch_size=2),)
+
+
+_GRID = PillarGrid((-4.0, 4.0), (-2.0, 2.0), (-2.0, 2.0), 0.5)
+_PILLARS = PillarBEVSpec.of(_GRID, 3, channels=4, convs=(2, 1), head=(6,))
+
+
+def _points_on_pillars(rng: torch.Generator) -> tuple[Any, ...]:
+    points = (2 * torch.rand(60, 3, generator=rng) - 1) * torch.tensor([4.0, 2.0, 2.0])
+    return points, torch.rand(60, generator=rng), torch.arange(60) % 2, 2
+
+
 CASES = {
     # as many blocks as tell one stage from the next; the published sizes repeat them
     "plain": Case(lambda: PlainCNN(_plain(residual=False)), _images(2, 3, 8, 8)),
     "resnet": Case(lambda: PlainCNN(_plain(residual=True)), _images(2, 3, 8, 8)),
+    "pillars": Case(lambda: PillarBEV(_PILLARS), _points_on_pillars, torch.float32),
     "flat": Case(FlatCNN, _images(3, 3, 12, 12)),
     "up": Case(UpCNN, _images(2, 2, 8, 4)),
+    "bev": Case(BEVNet, _voxels),
 }
 
 
 def _network(case: Case) -> nn.Module:
-    """In float64 and evaluation mode; norms change what they are given and leave no channel dead."""
+    """In evaluation mode; norms change what they are given and leave no channel dead."""
     torch.manual_seed(0)
-    network = case.make().double()
+    network = case.make().to(case.dtype)
     for part in network.modules():
         if isinstance(part, _BatchNorm):
             nn.init.uniform_(part.weight, 0.5, 1.5)
@@ -73,7 +99,7 @@ def test_sliced_is_masked_for_every_group(rng, name):
     graph = ChannelGraph.of(network)
     whole = _out(network, arguments)
     assert graph.free
-    close = tolerance(torch.float64, terms=2000, factor=1000)
+    close = CASES[name].close
     for group in graph.free:
         # not the first channels: a slice by prefix would pass
         chosen = {group.name: tuple(i for i in range(group.width) if i % 3 != 1)}
@@ -97,7 +123,7 @@ def test_sliced_is_masked_for_all_groups_at_once(rng, name):
     }
     sliced, masked = slice_channels(network, graph, chosen), deepcopy(network)
     mask_channels(masked, graph, chosen)
-    close = tolerance(torch.float64, terms=2000, factor=1000)
+    close = CASES[name].close
     torch.testing.assert_close(_out(sliced, arguments), _out(masked, arguments), **close)
     # another graph of the sliced network has the same groups
     again = ChannelGraph.of(sliced)

@@ -136,16 +136,38 @@ def test_a_spec_survives_json():
             PillarBEVSpec.from_json(text)
 
 
+def test_a_spec_of_one_width_a_block_is_read():
+    older = json.loads(SPEC.to_json())
+    for block in older["blocks"]:
+        convs = block.pop("convs")
+        block.update(c_out=convs[-1], n_convs=len(convs))
+    assert PillarBEVSpec.from_json(json.dumps(older)) == SPEC
+
+
+def test_a_spec_takes_other_channels():
+    named = {
+        "pillars.linear": (9, 6), "blocks.1.0": (8, 10), "up.0.0": (8, 12), "head.0": (28, 7),
+        "head.6": (8, 5),
+    }  # fmt: skip
+    slim = SPEC.with_channels(named)
+    assert slim.blocks == (BlockSpec2d(6, (8,), 2, 12), BlockSpec2d(8, (10, 16), 2, 16))
+    assert (slim.head, slim.n_classes) == ((7, 8), 5)
+    PillarBEV(slim)
+    with pytest.raises(RangeError, match=r"has no layer blocks\.1\.6"):
+        SPEC.with_channels({"blocks.1.6": (8, 8)})
+
+
 def test_specs_that_do_not_fit_are_refused():
     first, second = SPEC.blocks
     with pytest.raises(RangeError, match=r"blocks\.1 of the Spec reads 9 channels, but 8 arrive"):
         PillarBEV(replace(SPEC, blocks=(first, replace(second, c_in=9))))
     with pytest.raises(RangeError, match="at least 1"):
         PillarBEV(replace(SPEC, head=(0,)))
-    with pytest.raises(RangeError, match="at least one block"):
-        PillarBEV(replace(SPEC, blocks=()))
+    for blocks in ((), (first, replace(second, convs=()))):
+        with pytest.raises(RangeError, match="at least one block, and a convolution in each"):
+            PillarBEV(replace(SPEC, blocks=blocks))
     with pytest.raises(RangeError, match="16 x 8 cells has no coarser one by 3"):
-        PillarBEV(replace(SPEC, blocks=(BlockSpec2d(8, 8, 1, 3, 8),)))
+        PillarBEV(replace(SPEC, blocks=(BlockSpec2d(8, (8,), 3, 8),)))
 
 
 def test_points_that_the_grid_cannot_hold_are_not_dropped_silently(rng):

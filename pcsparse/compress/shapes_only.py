@@ -1,0 +1,47 @@
+"""Run a network on real points without its arithmetic: its layers answer with zeros of the right shape."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pcsparse.compress.graph_layers import is_layer
+from pcsparse.nn.prepare import Module, meta_copy
+from pcsparse.sparse_tensor import SparseTensor
+
+
+def shapes_only(model: Module) -> Module:
+    """A copy in evaluation mode that takes real inputs on the CPU; see `nn.prepare.meta_copy`.
+
+    What a network on points does between its layers, such as a search of neighbours, is done; the layers that
+    the channel graph knows only look at shapes. They are float32.
+    """
+    module = meta_copy(model).eval().float()
+    for part in module.modules():
+        if is_layer(part):
+            part.forward = _Answer(part, part.forward)  # type: ignore[method-assign]
+    return module
+
+
+class _Answer:
+    def __init__(self, part: nn.Module, forward: Callable[..., Any]) -> None:
+        self._part, self._forward = part, forward
+
+    def __call__(self, x: Any, **kwargs: Any) -> Any:
+        feats = x.feats if isinstance(x, SparseTensor) else x
+        if isinstance(self._part, nn.Linear):
+            return _like(x, (*feats.shape[:-1], self._part.out_features))
+        if isinstance(self._part, _BatchNorm):
+            return _like(x, feats.shape)
+        shadow = feats.to("meta")
+        out = self._forward(x.replace(shadow) if isinstance(x, SparseTensor) else shadow)
+        return _like(out, (out.feats if isinstance(out, SparseTensor) else out).shape)
+
+
+def _like(x: SparseTensor | Tensor, shape: tuple[int, ...]) -> SparseTensor | Tensor:
+    # numpy asks for pages that cost nothing until someone reads them
+    zeros = torch.from_numpy(np.zeros(shape, np.float32))
+    return x.replace(zeros) if isinstance(x, SparseTensor) else zeros
