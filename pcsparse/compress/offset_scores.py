@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from pcsparse.compress.channel_scores import Losses, squared_changes
 from pcsparse.compress.cost_run import named_parts, runnable
-from pcsparse.compress.shared_maps import OffsetGroup, Offsets, SharedMaps
+from pcsparse.compress.offset_groups import OffsetGroup, Offsets
+from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.errors import RangeError
 from pcsparse.nn.conv import SparseConv
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from pcsparse.compress.channel_scores import Losses
+from pcsparse.compress.offset_groups import OffsetGroup, Offsets
 from pcsparse.compress.offset_scores import OffsetScore, offset_scores
-from pcsparse.compress.shared_maps import Chosen, OffsetGroup, Offsets, Scope, SharedMaps
+from pcsparse.compress.shared_maps import Chosen, Scope, SharedMaps
 from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.sparse_tensor import SparseTensor
 

@@ -3,118 +3,23 @@
 Products are saved by every layer that drops an offset; the search of the map only where all its readers do.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from torch import nn
 
 from pcsparse.compress.cost_run import Call, calls_of, runnable
+from pcsparse.compress.offset_groups import OffsetGroup, Offsets, Reader
 from pcsparse.coords.cache import MapKey
-from pcsparse.coords.relation import Relation
 from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.nn.conv import SparseConv
 from pcsparse.sparse_tensor import SparseTensor
 
 Scope = Literal["map", "layer"]
 """Whether all readers of a map keep the same offsets, or each has its own."""
-Offsets = tuple[int, ...]
-"""Positions in the whole kernel, ascending; `coords.relation` has their order."""
 Chosen = Mapping[str, Sequence[int]]
 """The offsets that a group keeps, by its name; groups that are not named keep all that they have."""
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A convolution that reads a map.
-
-    Attributes:
-        name: of the module.
-        offsets: that it has.
-        pair_macs: multiply-adds a pair.
-    """
-
-    name: str
-    offsets: Offsets
-    pair_macs: int
-
-
-@dataclass(frozen=True)
-class OffsetGroup:
-    """Convolutions that keep the same kernel offsets: all readers of a map, or one of them.
-
-    Attributes:
-        name: of its first reader.
-        map_name: of the first of all readers of the map.
-        relation: geometry of the kernel.
-        readers: in the order of execution.
-        mirrored: whether the map is its own mirror image, so that an offset goes with its opposite.
-        offsets: that at least one reader has.
-        pairs: of each of `offsets`, means over the sweeps.
-        n_out: rows of the coarse level, mean.
-    """
-
-    name: str
-    map_name: str
-    relation: Relation
-    readers: tuple[Reader, ...]
-    mirrored: bool
-    offsets: Offsets
-    pairs: tuple[float, ...]
-    n_out: float
-
-    @property
-    def centre(self) -> int | None:
-        """The offset of a mirrored map that leads each row to itself; it is never dropped."""
-        middle = self.relation.volume // 2
-        return middle if self.mirrored and middle in self.offsets else None
-
-    @property
-    def units(self) -> tuple[Offsets, ...]:
-        """Offsets that only go together, ascending, without the centre."""
-        if not self.mirrored:
-            return tuple((k,) for k in self.offsets)
-        last = self.relation.volume - 1
-        pairs = {min(k, last - k): tuple(sorted({k, last - k} & set(self.offsets))) for k in self.offsets}
-        return tuple(pairs[k] for k in sorted(pairs) if pairs[k] != (self.centre,))
-
-    @property
-    def free(self) -> bool:
-        """Whether a share of all groups counts for it: whether it keeps the stride.
-
-        Where a kernel changes the stride, each row of the fine level may have one pair only: without it a
-        voxel is not read on the way down, and gets nothing but the bias on the way up.
-        """
-        return self.relation.stride == (1, 1, 1)
-
-    def pairs_of(self, offsets: Iterable[int]) -> float:
-        """Pairs of some offsets, mean over the sweeps."""
-        wanted = set(offsets)
-        return sum(n for k, n in zip(self.offsets, self.pairs, strict=True) if k in wanted)
-
-    def checked(self, chosen: Sequence[int]) -> Offsets:
-        """A choice as a tuple.
-
-        Raises:
-            RangeError: offsets that it does not have or that do not ascend, none, without the centre, or one
-                without its opposite.
-        """
-        kept = tuple(chosen)
-        if not kept or list(kept) != sorted(set(kept)) or not set(kept) <= set(self.offsets):
-            raise RangeError(
-                f"the offsets of {self.name!r} must ascend, each one of {self.offsets}; got {kept}"
-            )
-        if self.centre is not None and self.centre not in kept:
-            raise RangeError(
-                f"offset {self.centre} of {self.name!r} is its centre, where every row meets itself: it "
-                f"must stay, got {kept}"
-            )
-        for unit in self.units:
-            if 0 < len(set(unit) & set(kept)) < len(unit):
-                raise RangeError(
-                    f"offsets {unit} of {self.name!r} mirror each other: keep both or none, got {kept}"
-                )
-        return kept
 
 
 @dataclass(frozen=True)
@@ -194,6 +99,24 @@ class SharedMaps:
                     )
         return kept
 
+    def searched_pairs(self, chosen: Chosen | None = None) -> dict[str, float]:
+        """Pairs that the search of each map has to find, means over the sweeps, by the map's first reader.
+
+        They are those of all offsets that any reader of the map keeps. Maps that change the stride are left
+        out: they come with their levels, whole.
+
+        Raises:
+            RangeError: see `by_layer`.
+        """
+        kept = self.by_layer(chosen or {})
+        found: dict[str, dict[int, float]] = {}
+        for group in self.groups:
+            if group.free:
+                pairs = dict(zip(group.offsets, group.pairs, strict=True))
+                offsets = {k for reader in group.readers for k in kept.get(reader.name, reader.offsets)}
+                found.setdefault(group.map_name, {}).update({k: pairs[k] for k in offsets})
+        return {name: sum(pairs.values()) for name, pairs in found.items()}
+
     def macs(self, chosen: Chosen | None = None) -> float:
         """Multiply-adds a sweep of the network with these offsets, exact for the sweeps; all if None."""
         kept = self.by_layer(chosen or {})
@@ -262,7 +185,7 @@ def _reader(model: nn.Module, name: str, calls: Sequence[Call]) -> Reader:
     assert isinstance(conv, SparseConv)
     offsets = tuple(range(conv.relation.volume)) if conv.offsets is None else conv.offsets
     n_calls = sum(call.name == name for call in calls)
-    return Reader(name, offsets, n_calls * conv.c_in * conv.c_out // conv.groups)
+    return Reader(name, offsets, conv.c_in // conv.groups, conv.c_out, n_calls)
 
 
 def _group(key: MapKey, map_name: str, readers: tuple[Reader, ...], runs: Sequence[_Run]) -> OffsetGroup:
