@@ -78,7 +78,7 @@ class SearchStudy:
         methods: see `METHODS`.
         evaluations: of each search.
         seeds: of the methods that draw random numbers: 0, 1, ...
-        workers: processes; each runs one search after the other.
+        workers: processes; each runs one search after the other. 0 runs them in this one.
     """
 
     out: Path
@@ -194,19 +194,30 @@ def _in_processes(
             if facts["job"] == _facts(job):
                 found[job.name] = facts["found"]
     left = [job for job in jobs if job.name not in found]
-    if not left:
-        return found
+    for job, made in _run_jobs(study, left, score, work, given):
+        found[job.name] = made
+        write_whole(folder / f"{job.name}.json", json.dumps({"job": _facts(job), "found": made}).encode())
+        print(f"{folder.name}: {job.name} done, {len(found)} of {len(jobs)}", flush=True)
+    return found
+
+
+def _run_jobs(
+    study: SearchStudy, jobs: Sequence[Job], score: PrunedScore, work: Any, given: Any
+) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Each job with what was made of it, as soon as it is there."""
+    if not jobs:
+        return
+    if study.workers == 0:
+        _Process.score = score
+        for job in jobs:
+            yield job, work(job, given and given[job.name])
+        return
     with ProcessPoolExecutor(
         study.workers, get_context("spawn"), initializer=_start, initargs=(score,)
     ) as pool:
-        waiting = {pool.submit(work, job, given and given[job.name]): job for job in left}
+        waiting = {pool.submit(work, job, given and given[job.name]): job for job in jobs}
         for future in as_completed(waiting):
-            job = waiting[future]
-            found[job.name] = future.result()
-            content = {"job": _facts(job), "found": found[job.name]}
-            write_whole(folder / f"{job.name}.json", json.dumps(content).encode())
-            print(f"{folder.name}: {job.name} done, {len(found)} of {len(jobs)}", flush=True)
-    return found
+            yield waiting[future], future.result()
 
 
 def _facts(job: Job) -> dict[str, Any]:

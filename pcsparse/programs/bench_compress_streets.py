@@ -23,7 +23,9 @@ from pcsparse.data.transforms import (
 )
 from pcsparse.errors import PcsparseError
 from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.programs.default_model import checkpoint_or_default
 from pcsparse.train.fit import fit
+from pcsparse.train.model_file import load_model
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
 
 IN_CHANNELS = 4
@@ -162,8 +164,14 @@ def train_on(streets: Streets, model: torch.nn.Module, training: Training, folde
 
 
 def dense_network(streets: Streets, width: float, training: Training, folder: Path) -> Path:
-    """MinkUNet-18 of a width ratio, trained once; a finished one is taken as it is."""
+    """MinkUNet-18 of a width ratio, trained once; a finished one is taken as it is.
+
+    Where the default model has these widths, training starts from it, whose voxels are smaller.
+    """
     n_classes = streets.read(streets.train).label_map.n_classes
     torch.manual_seed(training.seed)
     model = MinkUNet(MinkUNetSpec.minkunet18(IN_CHANNELS, n_classes, width))
+    known, _ = load_model(checkpoint_or_default(None))
+    if known.spec == model.spec:
+        model.load_state_dict(known.state_dict())
     return train_on(streets, model, training, folder)

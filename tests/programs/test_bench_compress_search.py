@@ -1,0 +1,142 @@
+"""The study of searches: counts against the metric, intervals, and a whole study on tiny streets."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pcsparse.compress.search.trials import SearchResult, Trial
+from pcsparse.data.collate import VoxelSettings
+from pcsparse.data.input_spec import CloudFacts, InputSpec
+from pcsparse.data.label_map import LabelMap
+from pcsparse.errors import FormatError, RangeError
+from pcsparse.programs import bench_compress_search as study_module
+from pcsparse.programs.bench_compress_score import PrunedScore, SweepCounts
+from pcsparse.programs.bench_compress_search import SearchStudy, run
+from pcsparse.programs.bench_compress_search_table import Judged, rows_of, table_text
+from pcsparse.programs.bench_compress_streets import Streets, Towns
+from pcsparse.train.metrics import ConfusionMatrix, SemanticKittiMetrics
+from pcsparse.train.model_file import ModelCard, arch_of, save_model
+from tests.streets import tiny_model, write_root
+
+_FACTS = CloudFacts.of(np.zeros((2, 3), np.float32), np.zeros(2, np.float32))
+
+
+def _confusions(rng, n=3):
+    found = []
+    for _ in range(n):
+        confusion = ConfusionMatrix(4)
+        confusion.update(
+            torch.randint(-1, 4, (50,), generator=rng), torch.randint(-1, 3, (50,), generator=rng)
+        )
+        found.append(confusion)
+    return found
+
+
+def test_counts_give_the_metric_of_any_sum_of_sweeps(rng):
+    confusions = _confusions(rng)
+    counts = SweepCounts.of(confusions)
+    whole = SemanticKittiMetrics.of(confusions[0] + confusions[1] + confusions[2]).mean_iou_present
+    assert counts.miou() == pytest.approx(whole, abs=1e-12)
+    one, twice = (
+        SemanticKittiMetrics.of(confusions[1]),
+        SemanticKittiMetrics.of(confusions[0] + confusions[0]),
+    )
+    found = counts.miou(np.array([[0.0, 1.0, 0.0], [2.0, 0.0, 0.0]]))
+    assert found == pytest.approx([one.mean_iou_present, twice.mean_iou_present], abs=1e-12)
+    again = SweepCounts.from_lists(json.loads(json.dumps(counts.to_lists())))
+    assert np.array_equal(again.union, counts.union)
+
+
+def _judged(method, right, seed=0, share=0.5):
+    """Every sweep has 100 points of one class; `right` of them are told."""
+    right = np.array(right)[:, None]
+    truth = np.full_like(right, 100)
+    trial = Trial(0, (8,), 5.0, 0.4, -0.6, 2.0)
+    result = SearchResult(method, seed, 5.0, 10.0, "ms", (trial, dataclasses.replace(trial, cached=True)))
+    return Judged(result, method, share, SweepCounts(right, truth, truth), 5.5)
+
+
+def test_gains_are_over_uniform_on_the_same_sweeps():
+    base = [40, 90, 10, 60]
+    rows = rows_of(
+        [
+            _judged("uniform", base),
+            # always five points more: sweeps differ much, the gain does not
+            _judged("amc", [right + 5 for right in base]),
+            _judged("amc", [right + 7 for right in base], seed=1),
+            _judged("random", [right + d for right, d in zip(base, (9, -9, 9, -8), strict=True)]),
+            _judged("evolution", [right - 3 for right in base]),
+            _judged("uniform", base, share=0.25),
+        ]
+    )
+    found = {(row.method, row.share): row for row in rows}
+    assert [row.share for row in rows] == [0.5] * 4 + [0.25]
+    amc = found["amc", 0.5]
+    assert (amc.seeds, amc.evaluations, amc.seconds) == (2, 1, 4.0)
+    assert amc.gain == pytest.approx(0.06)
+    assert amc.interval == pytest.approx((0.05, 0.07))
+    assert amc.spread == pytest.approx((0.55, 0.57))
+    verdicts = {method: row.verdict for (method, share), row in found.items() if share == 0.5}
+    assert verdicts == {
+        "uniform": "baseline",
+        "amc": "beats uniform",
+        "random": "no difference shown",
+        "evolution": "loses to uniform",
+    }
+    text = table_text(rows, SweepCounts(*(np.full((4, 1), 100),) * 3), 10.0, 11.0)
+    assert "| 50% | amc | 2 | 1 | 4 | 5.0 | 5.5 | 40.0 | 56.0 | 55.0, 57.0 | +6.0 (+5.0 to +7.0) |" in text
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    sets = [Towns(name, 2, 1, 0, 1.0) for name in ("train", "search", "held")]
+    for i, towns in enumerate(sets):
+        write_root(root / "streets" / towns.name, {"00": 1, "01": 1}, points=300 + i)
+    torch.manual_seed(0)
+    model = tiny_model(0.25)
+    labels = LabelMap.load("semantickitti")
+    card = ModelCard(
+        arch=arch_of(model, labels.n_classes), label_set=labels.label_set, classes=labels.names,
+        voxels=VoxelSettings(1.0),
+        input_spec=InputSpec.of([_FACTS]), metrics={}, provenance={},
+    )  # fmt: skip
+    save_model(root / "model.safetensors", model, card)
+    streets = Streets(root / "streets", *sets, voxel_size=1.0)
+    return SearchStudy(
+        root / "out", streets, root / "model.safetensors", shares=(1.0,), evaluations=4, seeds=2, workers=0,
+        methods=("uniform", "random"),
+    )  # fmt: skip
+
+
+def test_a_study_judges_every_answer_and_is_not_done_twice(study, monkeypatch, capsys):
+    monkeypatch.setattr(Streets, "write", lambda self: None)
+    assert run(study) == 0
+    rows = json.loads((study.out / "table.json").read_text())
+    assert [row["method"] for row in rows] == ["uniform", "random"]
+    assert [row["seeds"] for row in rows] == [1, 2]
+    assert [row["evaluations"] for row in rows] == [1, 4]
+    assert (study.out / "search-1.png").stat().st_size > 10_000
+    # what a search says of its answer on the search sweeps is what the network really does there
+    job = json.loads((study.out / "searches" / "random-1-1.json").read_text())["found"]
+    best = max((t for t in job["trials"] if not t["cached"]), key=lambda t: t["score"])
+    space = study_module._Process.score.space
+    fresh = PrunedScore(study.checkpoint, study.streets, space)
+    assert fresh(tuple(best["widths"])) == best["score"]
+    assert space.cost(tuple(best["widths"])) <= job["budget"]
+    first = capsys.readouterr().out
+
+    def no_more(self, widths):
+        raise AssertionError(widths)
+
+    monkeypatch.setattr(PrunedScore, "__call__", no_more)
+    assert run(study) == 0
+    again = capsys.readouterr().out
+    assert again[again.index("| budget") :] == first[first.index("| budget") :]
+    with pytest.raises(FormatError, match="evaluations 4, now 5"):
+        run(dataclasses.replace(study, evaluations=5))
+    with pytest.raises(RangeError, match="cannot be met: the smallest reachable is"):
+        run(dataclasses.replace(study, shares=(0.01,)))
