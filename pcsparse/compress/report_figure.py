@@ -29,7 +29,11 @@ def report_png(facts: ReportFacts) -> bytes:
     figure = Figure(figsize=(15.0, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 3, width_ratios=(1.5, 1.0, 1.0))
-    _milliseconds(figure.add_subplot(grid[:, 0]), found)
+    times = figure.add_subplot(grid[:, 0])
+    _milliseconds(times, found)
+    # below the bars, which may fill their panel
+    handles, labels = times.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), fontsize=8, frameon=False)
     _macs(figure.add_subplot(grid[:, 1]), found.layers)
     _scores(figure.add_subplot(grid[0, 2]), found)
     _sweeps(figure.add_subplot(grid[1, 2]), found)
@@ -73,8 +77,6 @@ def _milliseconds(axes: Any, found: Measured) -> None:
     axes.set_xlabel("milliseconds, map there (median)", fontsize=8)
     marked = f"; ! = fewer multiply-adds, no less time ({found.n_idle})" if found.n_idle else ""
     axes.set_title(f"Time of each layer{marked}", fontsize=9)
-    # full resolution, which costs most, is at both ends
-    axes.legend(fontsize=7, loc="center right")
 
 
 def _macs(axes: Any, layers: Sequence[LayerPair]) -> None:

@@ -35,20 +35,28 @@ def sensitivity_figure(table: SensitivityTable, path: Path, title: str = "") -> 
     write_whole(path, _png(table, title))
 
 
-def sensitivity_page(table: SensitivityTable, path: Path, title: str = "") -> None:
+def sensitivity_page(
+    table: SensitivityTable, path: Path, title: str = "", picture: bytes | None = None
+) -> None:
     """Write one HTML file that needs no other: the picture, and every value in a table.
+
+    Args:
+        table: of a scan.
+        path: of the file.
+        title: over it.
+        picture: what `sensitivity_figure` wrote, where that is there; drawn if None.
 
     Raises:
         UnsupportedError: matplotlib is not installed.
     """
-    picture = base64.b64encode(_png(table, "")).decode()
+    shown = base64.b64encode(_png(table, "") if picture is None else picture).decode()
     name = html.escape(title or f"Sensitivity of {table.axis}")
     body = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>\n'
         f"<style>{_STYLE}</style></head>\n<body><h1>{name}</h1>\n"
         "<p>One layer or group pruned at a time, nothing trained. "
         f"The network as it is: {table.dense.metric:.4f}. Shades say how much of that is left.</p>\n"
-        f'<img alt="curves of the metric over the ratio" src="data:image/png;base64,{picture}">\n'
+        f'<img alt="curves of the metric over the ratio" src="data:image/png;base64,{shown}">\n'
         f"{_html_table(table)}\n</body></html>\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)

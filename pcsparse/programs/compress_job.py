@@ -99,7 +99,7 @@ class Job:
                 )
         return Job(
             settings=settings,
-            folder=Path(settings.output_dir),
+            folder=_near(Path(settings.output_dir)),
             model=use_tuning(model.to(torch.device(settings.device)), table),
             card=card,
             weights=weights,
@@ -111,7 +111,7 @@ class Job:
             executor=None if settings.executor is None else build(settings.executor),
             augmentation=build_augmentation(settings.augment),
             table=table,
-            command=shlex.join(sys.argv),
+            command=" ".join([*sys.argv[:1], *map(shlex.quote, sys.argv[1:])]),
         )
 
     @property
@@ -209,6 +209,12 @@ def scaled(method: Method, evaluations: int) -> Method:
 def takes_curves(method: Method) -> bool:
     """Whether a method decides by sensitivity curves alone."""
     return isinstance(method, Bisection | DynamicProgramming)
+
+
+def _near(path: Path) -> Path:
+    """The path as a person here would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _needed(settings: CompressSettings) -> dict[str, Any]:

@@ -166,9 +166,9 @@ def _notes(job: Job) -> tuple[str, ...]:
         f"network: {job.weights.name}, {job.card.voxels.voxel_size:g} m voxels",
         f"searched on {len(job.search_batches)} sweeps of {scored.split}"
         + (f", cropped to {scored.crop} m" if scored.crop else "")
-        + (f"; batch norms measured anew on {len(job.calibration)} sweeps before each score"
+        + (f"; batch norms measured anew before each score, calibration sweeps: {len(job.calibration)}"
            if scored.recalibrate else "; batch norms as they were"),
-        f"pruned: {job.pruning.facts()}",
+        "pruned: " + ", ".join(f"{name} {value}" for name, value in job.pruning.facts().items()),
     ]  # fmt: skip
     if settings.reconstruct:
         notes.append("layers that lost inputs were refitted by least squares")

@@ -25,8 +25,6 @@ from pcsparse.programs.compress_job import Job, scaled, takes_curves
 from pcsparse.programs.compress_models import card_of
 from pcsparse.train.model_file import load_model, save_model
 
-_TITLE = "Sensitivity"
-
 
 def measure_step(job: Job, folder: RunFolder) -> CostTable:
     """The cost table, measured before anything else runs.
@@ -102,8 +100,9 @@ def scan_step(job: Job, folder: RunFolder, cost: CostTable, score: SweepScorer) 
         return scan(job.model, score, axis=axis, **arguments)  # type: ignore[arg-type]
     with folder.running("scan"):
         table = scan(job.model, score, axis=axis, on_point=say, **arguments)  # type: ignore[arg-type]
-        sensitivity_figure(table, folder.path / "sensitivity.png", _TITLE)
-        sensitivity_page(table, folder.path / "sensitivity.html", _TITLE)
+        picture = folder.path / "sensitivity.png"
+        sensitivity_figure(table, picture)
+        sensitivity_page(table, picture.with_suffix(".html"), "Sensitivity", picture.read_bytes())
         table.write_csv(folder.file("scan"))
     return table
 
