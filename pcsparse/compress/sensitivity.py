@@ -23,6 +23,7 @@ from pcsparse.compress.channels import MULTIPLE, choose_channels, kept_widths, m
 from pcsparse.compress.cost import CostTable
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.sensitivity_log import PointLog
+from pcsparse.compress.sensitivity_offsets import OffsetsAxis
 from pcsparse.compress.sensitivity_table import Evaluation, Point, SensitivityTable
 from pcsparse.compress.shared_weights import keep_largest
 from pcsparse.compress.weights import WeightMasks, check_ratio, weight_layers
@@ -172,7 +173,9 @@ def scan(
         model: trained.
         evaluate: scores it, the same for the same weights. A score that is not finite is logged as failed and
             counts as `worst`.
-        axis: "weights", "channels", or an axis with settings of its own, as `ChannelsAxis` with a cost.
+        axis: "weights", "channels", "offsets", or an axis with settings of its own, as `ChannelsAxis` with a
+            cost, or `OffsetsAxis` with sweeps: by its name alone it goes by the sizes of weights, as if all
+            offsets had as many pairs, and knows no costs.
         ratios: shares to remove, each in [0, 1). Where rounding makes two the same, it is evaluated once, and
             points tell the ratio that came out.
         names: which layers or groups; all if None.
@@ -257,8 +260,10 @@ def _axis(axis: str | Axis, model: nn.Module) -> Axis:
             return WeightsAxis(model)
         case "channels":
             return ChannelsAxis(model)
+        case "offsets":
+            return OffsetsAxis(model)
         case _:
-            raise UnsupportedError(f"no axis {axis!r}; there are weights and channels")
+            raise UnsupportedError(f"no axis {axis!r}; there are weights, channels and offsets")
 
 
 def _evaluated(evaluate: Evaluate, model: nn.Module) -> Evaluation:
