@@ -21,21 +21,14 @@ from pcsparse.allocation import keep_freed_memory
 from pcsparse.compress.cost import CostTable
 from pcsparse.compress.cost_measure import measure_cost
 from pcsparse.compress.graph import ChannelGraph
-from pcsparse.compress.search.amc import AMC
-from pcsparse.compress.search.amc_settings import AMCSettings
-from pcsparse.compress.search.bisect import Bisection
-from pcsparse.compress.search.dynamic_programming import DynamicProgramming
-from pcsparse.compress.search.evolution import Evolution
 from pcsparse.compress.search.interface import search
-from pcsparse.compress.search.random_search import RandomSearch
 from pcsparse.compress.search.space import Assignment
-from pcsparse.compress.search.task import Method
 from pcsparse.compress.search.trials import SearchResult, Trial
-from pcsparse.compress.search.uniform import Uniform
 from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.compress.space_of import space_of
 from pcsparse.errors import RangeError
 from pcsparse.nn import fuse
+from pcsparse.programs.bench_compress_methods import METHODS, SEEDED, method_named
 from pcsparse.programs.bench_compress_score import PrunedScore, SweepCounts, Sweeps
 from pcsparse.programs.bench_compress_search_table import Judged, report
 from pcsparse.programs.bench_compress_streets import Streets, Training, dense_network
@@ -43,25 +36,7 @@ from pcsparse.timing import environment, time_in_turns
 from pcsparse.train.model_file import load_model
 from pcsparse.whole_file import write_whole
 
-METHODS = ("uniform", "random", "bisection", "dynamic programming", "evolution", "amc", "amc paper")
-_SEEDED = ("random", "evolution", "amc", "amc paper")
 _TIMED_SWEEP = 0
-
-
-def method_named(name: str, evaluations: int) -> Method:
-    """One of `METHODS`, its schedule laid over the evaluations."""
-    made: dict[str, Method] = {
-        "uniform": Uniform(),
-        "random": RandomSearch(),
-        "bisection": Bisection(),
-        "dynamic programming": DynamicProgramming(),
-        "evolution": Evolution(),
-        "amc": AMC(AMCSettings().scaled_to(evaluations)),
-        "amc paper": AMC(AMCSettings.paper().scaled_to(evaluations)),
-    }
-    if name not in made:
-        raise RangeError(f"there is no search method {name!r}; there are {', '.join(made)}")
-    return made[name]
 
 
 @dataclass(frozen=True)
@@ -75,7 +50,7 @@ class SearchStudy:
         width: ratio of that network.
         training: of it.
         shares: budgets, as shares of the dense network's milliseconds.
-        methods: see `METHODS`.
+        methods: see `bench_compress_methods.METHODS`.
         evaluations: of each search.
         seeds: of the methods that draw random numbers: 0, 1, ...
         workers: processes; each runs one search after the other. 0 runs them in this one.
@@ -87,7 +62,7 @@ class SearchStudy:
     width: float = 0.5
     training: Training = field(default_factory=Training)
     shares: tuple[float, ...] = (0.5, 0.25)
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = METHODS[:7]
     evaluations: int = 200
     seeds: int = 5
     workers: int = 2
@@ -165,7 +140,7 @@ def _jobs(study: SearchStudy, full: float, tag: str) -> Iterator[Job]:
     for seed in range(study.seeds):
         for share in study.shares:
             for method in study.methods:
-                if seed == 0 or method in _SEEDED:
+                if seed == 0 or method in SEEDED:
                     name = f"{method.replace(' ', '-')}-{share:g}-{seed}"
                     log = study.out / "logs" / f"{name}.jsonl"
                     yield Job(method, share, seed, share * full, study.evaluations, log, tag)
@@ -299,7 +274,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--streets", type=Path, help="folder for simulated sweeps (default: OUT/streets)")
     parser.add_argument("--checkpoint", type=Path, help="dense network (default: trained in OUT/dense)")
     parser.add_argument("--shares", nargs="+", type=float, default=SearchStudy.shares, help="of its ms")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=SearchStudy.methods)
     parser.add_argument("--evaluations", type=int, default=SearchStudy.evaluations)
     parser.add_argument("--seeds", type=int, default=SearchStudy.seeds)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)

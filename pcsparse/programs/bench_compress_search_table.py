@@ -28,14 +28,14 @@ class Judged:
         method: name of the row, presets told apart.
         share: budget as a share of the dense network's cost.
         held: counts of the answer on the held-out sweeps.
-        ms: measured, maps included.
+        ms: measured, maps included; None where the budget is not in milliseconds.
     """
 
     result: SearchResult
     method: str
     share: float
     held: SweepCounts
-    ms: float
+    ms: float | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Row:
         seeds: searches.
         evaluations: made, mean.
         seconds: in evaluations, mean.
-        predicted_ms, measured_ms: of the answers, means.
+        cost: of the answers, by the space, mean.
+        measured_ms: of the answers, mean; None where the budget is not in milliseconds.
         search_miou: of the answers on the search sweeps, mean.
         held_miou: on the held-out sweeps, mean over seeds.
         spread: least and most of the seeds on the held-out sweeps.
@@ -60,8 +61,8 @@ class Row:
     seeds: int
     evaluations: float
     seconds: float
-    predicted_ms: float
-    measured_ms: float
+    cost: float
+    measured_ms: float | None
     search_miou: float
     held_miou: float
     spread: tuple[float, float]
@@ -108,7 +109,7 @@ def rows_of(judged: Sequence[Judged]) -> list[Row]:
                 float(np.mean([one.result.evaluations for one in group])),
                 float(np.mean([sum(trial.seconds for trial in one.result.trials) for one in group])),
                 float(np.mean([trial.cost for trial in best])),
-                float(np.mean([one.ms for one in group])),
+                _mean([one.ms for one in group]),
                 float(np.mean([trial.counted_score for trial in best])),
                 float(held.mean()),
                 (float(held.min()), float(held.max())),
@@ -117,6 +118,11 @@ def rows_of(judged: Sequence[Judged]) -> list[Row]:
             )
         )
     return rows
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _held(group: Sequence[Judged]) -> npt.NDArray[np.float64]:
@@ -135,23 +141,43 @@ def _resampled(
     return mean
 
 
-def table_text(rows: Sequence[Row], dense: SweepCounts, full_ms: float, dense_ms: float) -> str:
-    """The rows as a Markdown table."""
+def table_text(
+    rows: Sequence[Row],
+    dense: SweepCounts,
+    full: float,
+    dense_ms: float | None,
+    metric: str = "mIoU",
+    unit: str = "ms",
+    per_unit: float = 1.0,
+) -> str:
+    """The rows as a Markdown table.
+
+    Args:
+        rows: see `rows_of`.
+        dense: counts of the dense network.
+        full: its cost, in `unit`.
+        dense_ms: measured; None where the budget is not in milliseconds.
+        metric: what the counts give.
+        unit: of the column of costs.
+        per_unit: costs of the space in one of `unit`.
+    """
+    timed = "" if dense_ms is None else f", measured {dense_ms:.1f} ms"
     lines = [
-        f"dense: {100 * float(dense.miou()[0]):.1f} % mIoU on {len(dense.right)} held-out sweeps, table "
-        f"{full_ms:.1f} ms, measured {dense_ms:.1f} ms",
+        f"dense: {metric} {100 * float(dense.miou()[0]):.1f} % on {len(dense.right)} held out, "
+        f"{full:.1f} {unit}{timed}",
         "",
-        "| budget | method | seeds | evaluations | s | table ms | measured ms | mIoU search | mIoU held out "
-        "| least, most | gain over uniform | verdict |",
+        f"| budget | method | seeds | evaluations | s | {unit} | measured ms | {metric} search | {metric} "
+        "held out | least, most | gain over uniform | verdict |",
         "|" + "---|" * 12,
     ]
     for row in rows:
         low, high = (100 * value for value in row.interval)
         least, most = (100 * value for value in row.spread)
         gain = "" if row.method == _BASELINE else f"{100 * row.gain:+.1f} ({low:+.1f} to {high:+.1f})"
+        measured = "" if row.measured_ms is None else f"{row.measured_ms:.1f}"
         lines.append(
             f"| {row.share:.0%} | {row.method} | {row.seeds} | {row.evaluations:.0f} | {row.seconds:.0f} "
-            f"| {row.predicted_ms:.1f} | {row.measured_ms:.1f} | {100 * row.search_miou:.1f} "
+            f"| {row.cost / per_unit:.1f} | {measured} | {100 * row.search_miou:.1f} "
             f"| {100 * row.held_miou:.1f} | {least:.1f}, {most:.1f} | {gain} | {row.verdict} |"
         )
     return "\n".join(lines)
