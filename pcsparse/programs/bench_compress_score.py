@@ -125,32 +125,38 @@ class PrunedScore:
     """
 
     def __init__(self, checkpoint: Path, streets: Streets, space: Space, n_calibration: int = 2) -> None:
-        self._checkpoint, self._streets, self._space = checkpoint, streets, space
-        self._n_calibration = n_calibration
+        self._checkpoint, self._streets, self._n_calibration = checkpoint, streets, n_calibration
+        self.space = space
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was loaded."""
         return {name: value for name, value in self.__dict__.items() if name not in _LOADED}
 
     @cached_property
-    def _dense(self) -> tuple[nn.Module, ChannelGraph, dict[str, Tensor], list[SparseTensor]]:
+    def _dense(self) -> tuple[nn.Module, ChannelGraph, dict[str, Tensor]]:
         model, _ = load_model(self._checkpoint)
         graph = ChannelGraph.of(model)
-        calibration = Sweeps(self._streets.calibration(self._n_calibration), model)
-        return model, graph, channel_scores(model, graph), calibration.inputs
+        # of the scores it leaves most to begin with (docs/log.md)
+        return model, graph, channel_scores(model, graph, "max_response")
 
     @cached_property
-    def _search(self) -> Sweeps:
-        return Sweeps(self._streets.batches(self._streets.search), self._dense[0])
+    def _search(self) -> tuple[list[SparseTensor], Sweeps]:
+        """Sweeps to calibrate on, and to look at."""
+        streets = self._streets
+        calibration = streets.calibration(self._n_calibration, cropped=True)
+        return self._prepared(calibration, streets.batches(streets.search, cropped=True))
 
     @cached_property
-    def _held(self) -> Sweeps:
-        return Sweeps(self._streets.batches(self._streets.held), self._dense[0])
+    def _held(self) -> tuple[list[SparseTensor], Sweeps]:
+        streets = self._streets
+        calibration = streets.calibration(2 * self._n_calibration)
+        return self._prepared(calibration, streets.batches(streets.held))
 
-    @property
-    def space(self) -> Space:
-        """Of widths."""
-        return self._space
+    def _prepared(
+        self, calibration: list[VoxelBatch], looked_at: list[VoxelBatch]
+    ) -> tuple[list[SparseTensor], Sweeps]:
+        model = self._dense[0]
+        return Sweeps(calibration, model).inputs, Sweeps(looked_at, model)
 
     @property
     def n_classes(self) -> int:
@@ -158,16 +164,19 @@ class PrunedScore:
         return int(self._dense[0].spec.n_classes)  # type: ignore[union-attr, arg-type]
 
     def network(self, widths: Assignment) -> nn.Module:
-        """The pruned network, its batch norms measured anew."""
-        model, graph, scores, calibration = self._dense
-        pruned = network_of(model, graph, scores, self._space, widths)
-        recalibrate(pruned, calibration)
-        return pruned.eval()
+        """The pruned network; its batch norms are still those of the dense one."""
+        model, graph, scores = self._dense
+        return network_of(model, graph, scores, self.space, widths).eval()
 
     def __call__(self, widths: Assignment) -> float:
-        """Mean IoU over the classes that occur in the search sweeps."""
-        return float(self._search.counts(fuse(self.network(widths)), self.n_classes).miou()[0])
+        """Mean IoU over the classes that occur in the search sweeps, which are cropped."""
+        return float(self._counts(widths, *self._search).miou()[0])
 
     def held_counts(self, widths: Assignment) -> SweepCounts:
-        """What the network does on the held-out sweeps."""
-        return self._held.counts(fuse(self.network(widths)), self.n_classes)
+        """What the network does on the held-out sweeps, which are whole."""
+        return self._counts(widths, *self._held)
+
+    def _counts(self, widths: Assignment, calibration: list[SparseTensor], sweeps: Sweeps) -> SweepCounts:
+        pruned = self.network(widths)
+        recalibrate(pruned, calibration)
+        return sweeps.counts(fuse(pruned), self.n_classes)

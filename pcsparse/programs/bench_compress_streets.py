@@ -69,6 +69,8 @@ class Streets:
         root: folder of all three.
         train, search, held: see above.
         voxel_size: metres.
+        reach: metres from the sensor, along x and y each way, to which sweeps are cropped where a search
+            looks at them many times.
         sensor: what looks.
     """
 
@@ -77,6 +79,7 @@ class Streets:
     search: Towns = field(default_factory=lambda: Towns("search", 8, 1, 4000, 10.0))
     held: Towns = field(default_factory=lambda: Towns("held", 24, 2, 5000, 40.0))
     voxel_size: float = 0.2
+    reach: float = 15.0
     sensor: str = "hdl64e"
 
     def write(self) -> None:
@@ -92,16 +95,20 @@ class Streets:
         """A set as a source of sweeps."""
         return SemanticKitti(self.root / towns.name, "train", towns.sequences)
 
-    def batches(self, towns: Towns, numbers: Sequence[int] | None = None) -> list[VoxelBatch]:
+    def batches(
+        self, towns: Towns, numbers: Sequence[int] | None = None, *, cropped: bool = False
+    ) -> list[VoxelBatch]:
         """Voxels of sweeps of a set, each a batch of its own; of all of them if `numbers` is None."""
-        source, voxels = self.read(towns), VoxelSettings(self.voxel_size)
+        crop = [-self.reach, -self.reach, -100.0, self.reach, self.reach, 100.0] if cropped else None
+        source, voxels = self.read(towns), VoxelSettings(self.voxel_size, crop)
         chosen = range(len(source)) if numbers is None else numbers
         return [voxel_batch(source[number], voxels) for number in chosen]
 
-    def calibration(self, n: int) -> list[VoxelBatch]:
+    def calibration(self, n: int, *, cropped: bool = False) -> list[VoxelBatch]:
         """Sweeps of n training towns, evenly spread, to measure batch norms on."""
         step = max(1, self.train.towns // n)
-        return self.batches(self.train, [town * self.train.sweeps for town in range(0, step * n, step)])
+        numbers = [town * self.train.sweeps for town in range(0, step * n, step)]
+        return self.batches(self.train, numbers, cropped=cropped)
 
 
 @dataclass(frozen=True)
