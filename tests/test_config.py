@@ -18,7 +18,7 @@ from pcsparse.config import (
 )
 from pcsparse.data.transforms import Augmentation
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
-from pcsparse.models import MinkUNet
+from pcsparse.models import SPVCNN, MinkUNet
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings, ScheduleSettings
 from tests.streets import write_root
 
@@ -70,7 +70,7 @@ def test_every_option_composes_and_builds(option, tmp_path):
     # full width costs seconds, and says no more
     settings.model["spec"]["width"] = 0.125
     model = build(settings.model)
-    assert type(model) is MinkUNet
+    assert type(model) is (SPVCNN if option == "model=spvcnn" else MinkUNet)
     assert model.spec.n_classes == 19
 
 

@@ -308,5 +308,8 @@ _RULES: dict[Any, Rule] = {
         ),
         _on_maps,
     ),
-    **dict.fromkeys((_own.gather_rows.default, _own.sum_pool.default, _own.max_pool.default), _on_rows),
+    **dict.fromkeys(
+        (_own.gather_rows.default, _own.sum_pool.default, _own.max_pool.default, _own.trilinear.default),
+        _on_rows,
+    ),
 }  # fmt: skip

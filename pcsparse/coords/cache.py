@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from pcsparse.coords.build import Level, SortedKeys, build_kernel_map, expanded_level, strided_level
+from pcsparse.coords.corner_map import CUBE, CornerMap, build_corner_map
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
+from pcsparse.types import Triple
 
 Token = int
 """Number of a coordinate set within one cache."""
@@ -65,6 +67,7 @@ class CoordCache:
     _sorted: dict[Token, SortedKeys] = field(default_factory=dict)
     _maps: dict[MapKey, KernelMap] = field(default_factory=dict)
     _clouds: dict[tuple[Token, int], KernelMap] = field(default_factory=dict)
+    _corners: dict[tuple[Token, Token, Triple], CornerMap] = field(default_factory=dict)
     # maps that came with their levels; they count as maps once they are asked for
     _ready: dict[MapKey, KernelMap] = field(default_factory=dict)
     _levels: dict[LevelKey, Tensor] = field(default_factory=dict)
@@ -104,6 +107,8 @@ class CoordCache:
         for key in self._maps:
             # what a wider map gave is in it already: wider ones were built before
             new.kernel_map(sets[key.fine], sets[key.coarse], key.relation, key.offsets, searched=key.offsets)
+        for fine, coarse, ratio in self._corners:
+            new.corner_map(sets[fine], sets[coarse], ratio)
         return new
 
     def _token(self, coords: Tensor) -> Token:
@@ -192,6 +197,24 @@ class CoordCache:
             with _kept():
                 self._clouds[key] = KernelMap.of_groups(coords[:, 0], n_clouds)
         return self._clouds[key]
+
+    def corner_map(self, fine: Tensor, coarse: Tensor, ratio: Triple) -> CornerMap:
+        """The voxels of `coarse` (m, 4) int32 around each of `fine` (n, 4) int32; built once.
+
+        Args:
+            fine: coordinates.
+            coarse: coordinates of a level made of them.
+            ratio: fine cells that a coarse one spans, (x, y, z).
+
+        Raises:
+            RangeError: a fine voxel lies in no coarse one.
+        """
+        key = self._token(fine), self._token(coarse), ratio
+        if key not in self._corners:
+            cube = self.kernel_map(coarse, coarse, CUBE)
+            with _kept():
+                self._corners[key] = build_corner_map(fine, self.sorted_keys(coarse), cube, ratio)
+        return self._corners[key]
 
     def coarser(self, fine: Tensor, relation: Relation, coverage: str = "touched") -> Tensor:
         """Coordinates that a strided convolution of `fine` writes; the way back is remembered for `finer`."""

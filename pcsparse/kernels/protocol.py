@@ -298,6 +298,20 @@ class Backend(Protocol):
         """
         ...
 
+    def segment_weighted_sum(self, values: Tensor, order: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
+        """out[s] = sum of weights[i] * values[order[i]] for i in [starts[s], starts[s + 1]), in that order.
+
+        Args:
+            values: (n, c) float; float16 and bfloat16 are added in float32.
+            order: (m,) int32.
+            weights: (m,) float; rounded to the type that accumulates.
+            starts: (segments + 1,) int64.
+
+        Returns:
+            (segments, c), dtype of `values`; an empty segment is zero.
+        """
+        ...
+
     def segment_max(self, values: Tensor, order: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         """Largest value a segment and channel, and the row it came from.
 

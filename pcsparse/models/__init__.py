@@ -8,3 +8,5 @@ from pcsparse.models.plain_cnn import PlainCNN as PlainCNN
 from pcsparse.models.plain_cnn import PlainCNNSpec as PlainCNNSpec
 from pcsparse.models.pointnet2 import PointNet2 as PointNet2
 from pcsparse.models.pointnet2 import PointNet2Spec as PointNet2Spec
+from pcsparse.models.spvcnn import SPVCNN as SPVCNN
+from pcsparse.models.spvcnn import SPVCNNSpec as SPVCNNSpec

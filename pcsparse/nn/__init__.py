@@ -11,6 +11,8 @@ from pcsparse.nn.fuse import fuse as fuse
 from pcsparse.nn.linear_conv2d import LinearConv2d as LinearConv2d
 from pcsparse.nn.norm import BatchNorm as BatchNorm
 from pcsparse.nn.norm import BatchNormReLU as BatchNormReLU
+from pcsparse.nn.point_voxel import PointsToVoxels as PointsToVoxels
+from pcsparse.nn.point_voxel import VoxelsToPoints as VoxelsToPoints
 from pcsparse.nn.pointwise import GELU as GELU
 from pcsparse.nn.pointwise import Dropout as Dropout
 from pcsparse.nn.pointwise import LeakyReLU as LeakyReLU

@@ -10,5 +10,6 @@ from pcsparse.ops.interpolate import interpolate as interpolate
 from pcsparse.ops.pool import max_pool as max_pool
 from pcsparse.ops.pool import mean_pool as mean_pool
 from pcsparse.ops.pool import sum_pool as sum_pool
+from pcsparse.ops.trilinear import trilinear as trilinear
 from pcsparse.ops.two_four_linear import two_four_linear as two_four_linear
 from pcsparse.ops.voxel_reduce import voxel_reduce as voxel_reduce

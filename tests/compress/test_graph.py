@@ -10,12 +10,14 @@ from pcsparse.compress.graph import ChannelGraph
 from pcsparse.coords.pillars import PillarGrid
 from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.models import (
+    SPVCNN,
     MinkUNet,
     MinkUNetSpec,
     PillarBEV,
     PillarBEVSpec,
     PointNet2,
     PointNet2Spec,
+    SPVCNNSpec,
 )
 from pcsparse.nn import (
     BatchNorm,
@@ -260,6 +262,17 @@ def test_pillars_are_followed_from_points_to_the_map():
     # all that describes a point must stay
     inputs = [i for g in graph.groups if g.fixed for s in g.slots if s.side == "in" for i in s.positions()]
     assert sorted(inputs) == list(range(9))
+
+
+def test_points_and_voxels_are_tied_where_they_are_summed():
+    graph = ChannelGraph.of(SPVCNN(SPVCNNSpec(MinkUNetSpec.minkunet14(3, 5, width=1 / 8))))
+    assert graph.group("unet.encoder.3.0.conv2").layers("out") == (
+        "unet.encoder.3.0.conv2", "unet.encoder.3.0.shortcut.0", "points.0.0",
+    )  # fmt: skip
+    # the coarsest voxels are read through the points that they were brought to
+    assert graph.group("unet.encoder.3.0.conv2").layers("in") == ("unet.up.0.0", "points.1.0")
+    assert graph.group("unet.stem.2").layers("in")[:2] == ("unet.down.0.0", "points.0.0")
+    assert "points.2.0" in graph.group("unet.decoder.3.0.conv2").layers("out")
 
 
 def test_the_network_is_left_as_it_is():

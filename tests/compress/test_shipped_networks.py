@@ -14,7 +14,7 @@ from pcsparse import SparseTensor
 from pcsparse.compress.channels import mask_channels, prune_channels, slice_channels
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.coords.pillars import PillarGrid
-from pcsparse.models import PillarBEV, PillarBEVSpec, PlainCNN, PlainCNNSpec
+from pcsparse.models import SPVCNN, MinkUNetSpec, PillarBEV, PillarBEVSpec, PlainCNN, PlainCNNSpec, SPVCNNSpec
 from tests.compress.networks import BEVNet, FlatCNN, UpCNN
 from tests.tolerance import tolerance
 
@@ -53,6 +53,7 @@ def _voxels(rng: torch.Generator) -> tuple[Any, ...]:
     return (SparseTensor(torch.randn(90, 2, generator=rng, dtype=torch.float64), coords, batch_size=2),)
 
 
+_SMALL_UNET = MinkUNetSpec.minkunet14(2, 3, width=1 / 8)
 _GRID = PillarGrid((-4.0, 4.0), (-2.0, 2.0), (-2.0, 2.0), 0.5)
 _PILLARS = PillarBEVSpec.of(_GRID, 3, channels=4, convs=(2, 1), head=(6,))
 
@@ -67,6 +68,7 @@ CASES = {
     "plain": Case(lambda: PlainCNN(_plain(residual=False)), _images(2, 3, 8, 8)),
     "resnet": Case(lambda: PlainCNN(_plain(residual=True)), _images(2, 3, 8, 8)),
     "pillars": Case(lambda: PillarBEV(_PILLARS), _points_on_pillars, torch.float32),
+    "spvcnn": Case(lambda: SPVCNN(SPVCNNSpec(_SMALL_UNET)), _voxels),
     "flat": Case(FlatCNN, _images(3, 3, 12, 12)),
     "up": Case(UpCNN, _images(2, 2, 8, 4)),
     "bev": Case(BEVNet, _voxels),

@@ -57,6 +57,37 @@ def test_segment_sum_matches_twin(device, rng, lengths, channels, dtype):
     torch.testing.assert_close(actual.cpu(), expected, **close)
 
 
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+def test_twin_of_segment_weighted_sum(rng, lengths):
+    values, order, starts = _case(rng, lengths, 3, torch.float64)
+    weights = torch.randn(len(order), generator=rng, dtype=torch.float64)
+    out = reference.segment_weighted_sum(values, order, weights, starts)
+
+    assert out.shape == (len(lengths), 3)
+    for row in range(len(lengths)):
+        members = range(int(starts[row]), int(starts[row + 1]))
+        for c in range(3):
+            expected = sum(weights[i].item() * values[order[i], c].item() for i in members)
+            assert out[row, c].item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [1, 7, 64])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+def test_segment_weighted_sum_matches_twin(device, rng, lengths, channels, dtype):
+    values, order, starts = _case(rng, lengths, channels, dtype)
+    weights = torch.rand(len(order), generator=rng, dtype=torch.float64) / max(lengths, default=1) ** 0.5
+    expected = reference.segment_weighted_sum(values.double(), order, weights, starts).to(dtype)
+
+    inputs = [part.to(device) for part in (values, order, weights, starts)]
+    actual = backend_of(*inputs).segment_weighted_sum(*inputs)
+
+    assert actual.dtype == dtype
+    # weights are rounded too
+    close = tolerance(dtype, terms=2 * max(lengths, default=1))
+    torch.testing.assert_close(actual.cpu(), expected, **close)
+
+
 def test_segment_sum_adds_halves_in_float32(device):
     # 4096 + 1 + 1 + ... stays at 4096 where each step is rounded to 16 bits
     values = torch.tensor([[4096.0], [1.0]], dtype=torch.bfloat16, device=device)

@@ -14,6 +14,7 @@ from pcsparse.data.collate import VoxelSettings
 from pcsparse.data.files import read_labels, read_points
 from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.data.label_map import LabelMap
+from pcsparse.models import SPVCNN
 from pcsparse.programs import infer
 from pcsparse.train.metrics import ConfusionMatrix, SemanticKittiMetrics
 from pcsparse.train.model_file import ModelCard, arch_of, load_model, save_model
@@ -102,6 +103,21 @@ def test_train_evaluate_and_infer_as_a_user_calls_them(root, tmp_path, monkeypat
     sweep = root / "sequences/08/velodyne/000000.bin"
     assert main(["infer", str(sweep), "--checkpoint", "runs/tiny", "--out", "out", "--no-picture"]) == 0
     np.testing.assert_array_equal(read_labels(tmp_path / "out/000000.label", N_POINTS), written)
+
+
+def test_a_network_with_points_trains_and_infers_by_its_name(root, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("hydra")
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        f"data.root={root}", "model=spvcnn", "model.spec.width=0.125", "name=points", "epochs=1",
+        "voxels.voxel_size=0.4", "workers=0", "progress=plain",
+    ]  # fmt: skip
+    assert main(["train", *arguments]) == 0
+    model, _ = load_model("runs/points")
+    assert type(model) is SPVCNN
+    sweep = root / "sequences/08/velodyne/000000.bin"
+    assert main(["infer", str(sweep), "--checkpoint", "runs/points", "--out", "out", "--no-picture"]) == 0
+    assert len(read_labels(tmp_path / "out/000000.label", N_POINTS)) == N_POINTS
 
 
 def test_errors_of_hydra_programs_are_one_line_and_a_status(root, tmp_path, monkeypatch, capsys):

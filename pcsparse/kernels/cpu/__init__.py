@@ -31,6 +31,7 @@ from pcsparse.kernels.cpu.rows import tile_spans as tile_spans
 from pcsparse.kernels.cpu.segment import segment_max as segment_max
 from pcsparse.kernels.cpu.segment import segment_max_grad as segment_max_grad
 from pcsparse.kernels.cpu.segment import segment_sum as segment_sum
+from pcsparse.kernels.cpu.segment import segment_weighted_sum as segment_weighted_sum
 from pcsparse.kernels.cpu.two_four import two_four_matvec as two_four_matvec
 from pcsparse.kernels.cpu.weight_gradient import (
     output_stationary_grad_weight as output_stationary_grad_weight,

@@ -31,6 +31,24 @@ def segment_sum(values: Tensor, order: Tensor, starts: Tensor) -> Tensor:
 
 
 @jit_parallel()
+def _segment_weighted_sum(values, order, weights, starts, out):
+    for row in prange(out.shape[0]):
+        out[row, :] = 0
+        for i in range(starts[row], starts[row + 1]):
+            source, weight = order[i], weights[i]
+            for c in range(out.shape[1]):
+                out[row, c] += weight * values[source, c]
+
+
+def segment_weighted_sum(values: Tensor, order: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
+    wide = _widened(values)
+    out = torch.empty(starts.numel() - 1, values.shape[1], dtype=wide.dtype)
+    scales = weights.detach().to(wide.dtype).contiguous()
+    _segment_weighted_sum(wide.numpy(), order.numpy(), scales.numpy(), starts.numpy(), out.numpy())
+    return out.to(values.dtype)
+
+
+@jit_parallel()
 def _segment_max(values, order, starts, out, arg):
     for row in prange(out.shape[0]):
         out[row, :] = 0

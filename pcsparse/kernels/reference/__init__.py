@@ -37,4 +37,5 @@ from pcsparse.kernels.reference.rows import tile_spans as tile_spans
 from pcsparse.kernels.reference.segment import segment_max as segment_max
 from pcsparse.kernels.reference.segment import segment_max_grad as segment_max_grad
 from pcsparse.kernels.reference.segment import segment_sum as segment_sum
+from pcsparse.kernels.reference.segment import segment_weighted_sum as segment_weighted_sum
 from pcsparse.kernels.reference.two_four import two_four_matvec as two_four_matvec

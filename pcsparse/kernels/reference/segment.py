@@ -18,6 +18,13 @@ def segment_sum(values: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     return out
 
 
+def segment_weighted_sum(values: Tensor, order: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
+    wide = values.to(_accumulator(values.dtype))
+    terms = wide[order.long()] * weights.to(wide.dtype)[:, None]
+    each = torch.arange(order.numel(), dtype=torch.int32, device=order.device)
+    return segment_sum(terms, each, starts).to(values.dtype)
+
+
 def segment_max(values: Tensor, order: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     shape = (starts.numel() - 1, values.shape[1])
     out, arg = values.new_zeros(shape), torch.full(shape, -1, dtype=torch.int32, device=values.device)
