@@ -21,7 +21,7 @@ def roofline(report: Report, path: Path) -> None:
     Raises:
         UnsupportedError: matplotlib is not installed.
     """
-    figure, axes = _new()
+    figure, axes = new_figure()
     results = [
         r for r in (*report.layers, *report.nets, *report.steps) if r.works and r.ours.time is not None
     ]
@@ -54,7 +54,7 @@ def roofline(report: Report, path: Path) -> None:
     axes.set_title(f"Roofline, {machine}\n{report.cloud}", fontsize=9)
     axes.grid(which="both", alpha=0.2)
     axes.legend(fontsize=7, loc="lower right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _roofs(axes: Any, limits: Limits, intensities: Sequence[float]) -> None:
@@ -106,7 +106,7 @@ def scaling_figure(points: Sequence[ScalingPoint], title: str, path: Path) -> No
     Raises:
         UnsupportedError: matplotlib is not installed.
     """
-    figure, (layers, maps) = _new(columns=2)
+    figure, (layers, maps) = new_figure(columns=2)
     widths = sorted({point.channels for point in points} - {MAP})
     for i, channels in enumerate(widths):
         color = _WIDTHS[i % len(_WIDTHS)]
@@ -121,7 +121,7 @@ def scaling_figure(points: Sequence[ScalingPoint], title: str, path: Path) -> No
         axes.grid(alpha=0.2)
         axes.legend(fontsize=7)
     layers.set_title(title, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _of(points: Iterable[ScalingPoint], channels: int) -> list[ScalingPoint]:
@@ -135,7 +135,12 @@ def _line(axes: Any, points: Sequence[ScalingPoint], unit: float, label: str, co
     axes.plot([point.n_voxels for point in points], costs, marker="o", markersize=3, label=label, color=color)
 
 
-def _new(columns: int = 1) -> tuple[Any, Any]:
+def new_figure(columns: int = 1) -> tuple[Any, Any]:
+    """A figure and its axes, two of them side by side if `columns` is 2.
+
+    Raises:
+        UnsupportedError: matplotlib is not installed.
+    """
     require_extra("matplotlib", "view")
     # not pyplot: that would pick a display
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -147,7 +152,8 @@ def _new(columns: int = 1) -> tuple[Any, Any]:
     return figure, figure.subplots(1, columns, gridspec_kw={"width_ratios": widths})
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a PNG, whole or not at all; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
     figure.savefig(unfinished, format="png")

@@ -7,6 +7,7 @@ from importlib import import_module
 # verb -> what it shows; the module is programs/bench_compress_VERB.py and is loaded when it is asked for
 STUDIES: dict[str, str] = {
     "lecture": "AMC on a small dense CNN at half of its multiply-adds",
+    "offsets": "kernel offsets dropped: whether milliseconds fall as pairs do",
     "search": "six searches at equal numbers of evaluations, judged on other streets",
 }
 

@@ -20,8 +20,10 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.fixture
 def drawn(monkeypatch):
     kept = []
-    save = figures._save
-    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure) or save(figure, path))
+    save = figures.save_figure
+    monkeypatch.setattr(
+        figures, "save_figure", lambda figure, path: kept.append(figure) or save(figure, path)
+    )
     return kept
 
 
