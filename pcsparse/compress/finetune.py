@@ -19,7 +19,7 @@ from pcsparse.compress.channel_scores import Losses, Score
 from pcsparse.compress.channels import MULTIPLE, prune_channels
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.sensitivity import fingerprint
-from pcsparse.compress.weights import Ratio, WeightMasks, magnitude_masks, weight_layers
+from pcsparse.compress.weights import Ratio, WeightMasks, all_weight_layers, magnitude_masks
 from pcsparse.errors import RangeError
 from pcsparse.nn import fuse
 from pcsparse.sparse_tensor import SparseTensor
@@ -129,7 +129,7 @@ def tune_weights(model: nn.Module, ratio: Ratio, fit: Fit, rounds: Rounds) -> We
     Raises:
         RangeError: see `magnitude_masks`.
     """
-    ratios = ratio if isinstance(ratio, Mapping) else dict.fromkeys(weight_layers(model), float(ratio))
+    ratios = ratio if isinstance(ratio, Mapping) else dict.fromkeys(all_weight_layers(model), float(ratio))
     # all mistakes before any training
     masks = magnitude_masks(model, ratios)
     for share in rounds.shares():
@@ -148,7 +148,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
 
     Args:
         model: with batch norms that keep statistics; one without is left as it is.
-        batches: inputs of the network, each run once.
+        batches: inputs of the network, each run once; a tuple are several arguments.
 
     Raises:
         RangeError: no batches; the statistics are left as they were.
@@ -169,7 +169,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     try:
         with torch.no_grad():
             for batch in batches:
-                model(batch)
+                model(*(batch if isinstance(batch, tuple) else (batch,)))
                 n += 1
     finally:
         for norm, momentum, buffers in zip(norms, momenta, saved, strict=True):
@@ -250,5 +250,5 @@ def weight_penalty(model: nn.Module, *, l1: float = 0.0, l2: float = 0.0) -> Ten
     """
     if l1 < 0 or l2 < 0:
         raise RangeError(f"l1 and l2 must be at least 0, got {l1} and {l2}")
-    terms = [l1 * w.abs().sum() + l2 * w.square().sum() for w in weight_layers(model).values()]
+    terms = [l1 * w.abs().sum() + l2 * w.square().sum() for w in all_weight_layers(model).values()]
     return torch.stack(terms).sum() if terms else torch.zeros(())

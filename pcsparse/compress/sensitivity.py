@@ -26,7 +26,7 @@ from pcsparse.compress.sensitivity_log import PointLog
 from pcsparse.compress.sensitivity_offsets import OffsetsAxis
 from pcsparse.compress.sensitivity_table import Evaluation, Point, SensitivityTable
 from pcsparse.compress.shared_weights import keep_largest
-from pcsparse.compress.weights import WeightMasks, check_ratio, weight_layers
+from pcsparse.compress.weights import WeightMasks, all_weight_layers, check_ratio, weight_layers
 from pcsparse.errors import RangeError, UnsupportedError
 
 Evaluate = Callable[[nn.Module], Evaluation | float]
@@ -68,7 +68,7 @@ class WeightsAxis:
     name = "weights"
 
     def __init__(self, model: nn.Module) -> None:
-        self._sizes = {name: weight.numel() for name, weight in weight_layers(model).items()}
+        self._sizes = {name: weight.numel() for name, weight in all_weight_layers(model).items()}
 
     def sizes(self) -> Mapping[str, int]:
         """Weights of each layer."""

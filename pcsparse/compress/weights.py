@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pcsparse.compress.shared_weights import keep_largest
-from pcsparse.errors import RangeError, ShapeError
+from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.nn.conv import SparseConv
 
 Ratio = float | Mapping[str, float]
@@ -23,10 +23,32 @@ Ratio = float | Mapping[str, float]
 
 
 def weight_layers(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that can be pruned one by one: of convolutions and linear layers, by name of the layer."""
-    kinds = (SparseConv, nn.Linear, nn.Conv2d)
-    parts = ((name, part) for name, part in model.named_modules() if isinstance(part, kinds))
-    return {name: weight for name, part in parts if isinstance(weight := part.weight, nn.Parameter)}
+    """The weights that can be pruned one by one: of convolutions and linear layers, by name of the layer.
+
+    A weight that a parametrisation or a hook makes anew is none of them; `all_weight_layers` refuses those.
+    """
+    return {name: weight for name, weight in _weights(model).items() if isinstance(weight, nn.Parameter)}
+
+
+def all_weight_layers(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The same, where no layer may be left out.
+
+    Raises:
+        UnsupportedError: weights that a parametrisation or a hook makes.
+    """
+    found = weight_layers(model)
+    made = [name for name in _weights(model) if name not in found]
+    if made:
+        raise UnsupportedError(
+            f"the weights of {', '.join(made)} are made by a parametrisation; remove it first, or name the "
+            "layers to prune"
+        )
+    return found
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    kinds = (SparseConv, nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    return {name: part.weight for name, part in model.named_modules() if isinstance(part, kinds)}
 
 
 def check_ratio(ratio: float, of: str) -> None:
@@ -62,6 +84,7 @@ class WeightMasks:
 
         Raises:
             RangeError: the model has no such layer.
+            UnsupportedError: a weight that a parametrisation makes.
             ShapeError: a weight of another shape.
         """
         for weight, kept in self._pairs(model):
@@ -90,16 +113,21 @@ class WeightMasks:
     def _pairs(self, model: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
         weights = weight_layers(model)
         for name, kept in self.kept.items():
-            if name not in weights:
-                raise RangeError(
-                    f"there is no layer {name!r} with weights to mask; there are {', '.join(weights)}"
-                )
+            _check_named(name, model, weights)
             if weights[name].shape != kept.shape:
                 raise ShapeError(
                     f"the mask of {name} has shape {tuple(kept.shape)}, the weight "
                     f"{tuple(weights[name].shape)}; masks are made after channels are pruned"
                 )
             yield weights[name], kept
+
+
+def _check_named(name: str, model: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
+    if name in weights:
+        return
+    if name in _weights(model):
+        raise UnsupportedError(f"the weights of {name} are made by a parametrisation; remove it first")
+    raise RangeError(f"there is no layer {name!r} with weights; there are {', '.join(weights)}")
 
 
 class _Masked:
@@ -119,13 +147,12 @@ def magnitude_masks(model: nn.Module, ratio: Ratio) -> WeightMasks:
 
     Raises:
         RangeError: no such layer, a ratio outside [0, 1), or a weight that is not finite.
+        UnsupportedError: weights that a parametrisation makes.
     """
+    ratios = ratio if isinstance(ratio, Mapping) else dict.fromkeys(all_weight_layers(model), float(ratio))
     weights = weight_layers(model)
-    ratios = ratio if isinstance(ratio, Mapping) else dict.fromkeys(weights, float(ratio))
-    unknown = sorted(ratios.keys() - weights.keys())
-    if unknown:
-        raise RangeError(f"there is no layer {unknown[0]!r} with weights; there are {', '.join(weights)}")
     for name, share in ratios.items():
+        _check_named(name, model, weights)
         check_ratio(share, f"layer {name!r}")
     return WeightMasks({name: keep_largest(weights[name], 1.0 - share) for name, share in ratios.items()})
 
@@ -141,7 +168,7 @@ def prune_weights(model: nn.Module, ratio: Ratio) -> WeightMasks:
         The masks; `held` keeps them in fine-tuning.
 
     Raises:
-        RangeError: see `magnitude_masks`; nothing is changed then.
+        RangeError, UnsupportedError: see `magnitude_masks`; nothing is changed then.
     """
     masks = magnitude_masks(model, ratio)
     masks.apply(model)

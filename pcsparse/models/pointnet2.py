@@ -8,6 +8,7 @@ models/pointnet2_cls_ssg.py, pointnet2_cls_msg.py and pointnet2_sem_seg.py of ch
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
@@ -111,6 +112,45 @@ class PointNet2Spec:
         )  # fmt: skip
         return PointNet2Spec(in_channels, levels, (), propagations, _chain(128, 128, n_classes))
 
+    def with_channels(self, channels: Mapping[str, tuple[int, int]]) -> "PointNet2Spec":
+        """The same network with other channels.
+
+        Args:
+            channels: c_in and c_out by the name that the linear layer has in `PointNet2`, such as
+                "abstractions.0.layers.0.2.0"; layers that are not named stay as they are.
+
+        Raises:
+            RangeError: a name that is no layer of the network.
+        """
+        left = dict(channels)
+
+        def sized(layers: Layers, *names: str) -> Layers:
+            sizes = (left.pop(n, (old.c_in, old.c_out)) for n, old in zip(names, layers, strict=True))
+            return tuple(LayerSpec(c_in, c_out) for c_in, c_out in sizes)
+
+        def chain(where: str, layers: Layers) -> Layers:
+            return sized(layers, *(f"{where}.layers.{i}.0" for i in range(len(layers))))
+
+        def level(i: int, old: AbstractionSpec) -> AbstractionSpec:
+            scales = (
+                replace(scale, layers=sized(
+                    scale.layers, *(f"abstractions.{i}.layers.{j}.{k}.0" for k in range(len(scale.layers)))
+                ))
+                for j, scale in enumerate(old.scales)
+            )  # fmt: skip
+            return replace(old, scales=tuple(scales))
+
+        spec = replace(
+            self,
+            abstractions=tuple(level(i, old) for i, old in enumerate(self.abstractions)),
+            pooled=chain("pooled", self.pooled),
+            propagations=tuple(chain(f"propagations.{i}", old) for i, old in enumerate(self.propagations)),
+            head=sized(self.head, *_head_names(self)),
+        )
+        if left:
+            raise RangeError(f"this PointNet2 has no layer {', '.join(sorted(left))}")
+        return spec
+
     def with_classes(self, n_classes: int) -> "PointNet2Spec":
         """The same network with another classifier."""
         return replace(self, head=(*self.head[:-1], replace(self.head[-1], c_out=n_classes)))
@@ -147,6 +187,14 @@ class PointNet2Spec:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not a PointNet2Spec ({error!r}): {text[:200]}") from error
+
+
+def _head_names(spec: PointNet2Spec) -> list[str]:
+    """Names of the head's linear layers; the last one has no norm."""
+    last = len(spec.head) - 1
+    if not spec.propagations:
+        return [f"head.{4 * i}" for i in range(last + 1)]
+    return [*(f"head.{2 * i}.0" for i in range(last)), f"head.{2 * last}"]
 
 
 def _chain(*widths: int) -> Layers:
@@ -234,6 +282,12 @@ class PointNet2(nn.Module):
         for propagation in self.propagations:
             x = propagation(x, levels.pop())
         return self.head(x.feats)
+
+    def example_input(self) -> tuple[Tensor, ...]:
+        """A cloud of five points, and their features if there are any: the arguments of `forward`."""
+        points = torch.arange(15.0).view(5, 3) / 15
+        c = self.spec.in_channels
+        return (points, torch.zeros(5, c)) if c else (points,)
 
     def _checked(self, points: Tensor, feats: Tensor | None, batch: Tensor | None) -> Tensor:
         check_shape("points", points, (None, 3))

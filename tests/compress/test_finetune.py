@@ -137,6 +137,20 @@ def test_recalibrate_takes_means_over_all_batches():
     )
 
 
+def test_recalibrate_gives_a_tuple_as_arguments(rng):
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, a, b):
+            return self.norm(a + b)
+
+    model, pair = Sum(), tuple(torch.randn(2, 6, 2, generator=rng))
+    recalibrate(model, [pair])
+    torch.testing.assert_close(model.norm.running_mean, (pair[0] + pair[1]).mean(dim=0))
+
+
 def test_recalibrate_without_batches_changes_nothing():
     model = _network()
     model.stem[1].running_mean.fill_(3.0)

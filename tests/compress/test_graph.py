@@ -235,11 +235,49 @@ def test_a_network_on_other_input_is_refused():
         ChannelGraph.of(nn.Sequential(nn.ReLU()))
 
 
-def test_a_network_on_points_is_refused():
+def test_point_sets_keep_their_coordinates():
     with torch.device("meta"):
-        network = PointNet2(PointNet2Spec.classification())
-    with pytest.raises(UnsupportedError, match=f"{type(network).__name__} has no sparse convolution"):
-        ChannelGraph.of(network)
+        network = PointNet2(PointNet2Spec.classification_msg(in_channels=2))
+    graph = ChannelGraph.of(network)
+    # each group reads places first, then what is known of the points; both scales side by side come next
+    assert _places(graph, "abstractions.0.layers.0.2.0")[1:] == [
+        f"abstractions.1.layers.{scale}.0.0 in 3-66" for scale in range(3)
+    ]
+    assert "abstractions.1.layers.2.0.0 in 195-322" in _places(graph, "abstractions.0.layers.2.2.0")
+    fixed = {name: [str(slot) for slot in graph.group(name).slots] for name in ("input", "input#2")}
+    assert fixed["input#2"] == [f"abstractions.0.layers.{scale}.0.0 in 3-4" for scale in range(3)]
+    assert "abstractions.1.layers.1.0.0 in 0-2" in fixed["input"]
+    assert "pooled.layers.0.0 in 0-2" in fixed["input"]
+    assert len(graph.free) == 18 + 3 + 2
+
+
+def test_features_that_come_back_to_points_stand_before_what_was_there():
+    with torch.device("meta"):
+        network = PointNet2(PointNet2Spec.segmentation(in_channels=2))
+    graph = ChannelGraph.of(network)
+    assert _places(graph, "abstractions.0.layers.0.2.0") == [
+        "abstractions.0.layers.0.2.0 out 0-63", "abstractions.1.layers.0.0.0 in 3-66",
+        "propagations.2.layers.0.0 in 256-319",
+    ]  # fmt: skip
+    assert "propagations.3.layers.0.0 in 128-129" in [str(s) for s in graph.group("input#2").slots]
+    assert _places(graph, "abstractions.3.layers.0.2.0")[1] == "propagations.0.layers.0.0 in 0-511"
+
+
+class _Attention(nn.Module):
+    """Weighs neighbours by what was learnt of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, points):
+        y = self.linear(points[:, None] - points[None])
+        return self.head((y.softmax(dim=1) * y).sum(dim=1))
+
+
+def test_an_unknown_operator_on_points_is_named_with_its_place():
+    with pytest.raises(UnsupportedError, match=r"aten\._softmax\.default in the network \(_Attention\)"):
+        ChannelGraph.of(_Attention(), (torch.zeros(5, 3),))
 
 
 def test_heights_that_become_channels_go_together():

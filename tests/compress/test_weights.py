@@ -4,10 +4,13 @@ import copy
 
 import pytest
 import torch
+from torch.nn.utils import parametrizations
 
 from pcsparse import SparseTensor
+from pcsparse.compress.finetune import weight_penalty
+from pcsparse.compress.sensitivity import WeightsAxis
 from pcsparse.compress.weights import WeightMasks, magnitude_masks, prune_weights, weight_layers
-from pcsparse.errors import RangeError, ShapeError
+from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from tests.clouds import LINE
 
@@ -112,3 +115,26 @@ def test_unknown_layers_and_other_shapes_are_refused():
         masks.apply(wider)
     with pytest.raises(RangeError, match="no layer 'x'"):
         WeightMasks({"x": torch.ones(1)}).apply(network)
+
+
+def test_weights_that_a_parametrisation_makes_are_not_left_out_silently():
+    network = _network()
+    parametrizations.weight_norm(network.stem[2])
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for ratio in (0.5, {"stem.0": 0.5, "stem.2": 0.5}):
+        with pytest.raises(UnsupportedError, match=r"weights of stem\.2 are made by a parametrisation"):
+            prune_weights(network, ratio)
+    with pytest.raises(UnsupportedError, match=r"weights of stem\.2 are made"):
+        WeightMasks({"stem.2": torch.ones(1)}).apply(network)
+    with pytest.raises(UnsupportedError, match=r"weights of stem\.2 are made"):
+        weight_penalty(network, l2=1.0)
+    with pytest.raises(UnsupportedError, match=r"weights of stem\.2 are made"):
+        WeightsAxis(network)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    # the others can be named
+    assert prune_weights(network, {"stem.0": 0.5}).kept.keys() == {"stem.0"}
+
+
+def test_transposed_convolutions_have_weights_too():
+    network = torch.nn.Sequential(torch.nn.ConvTranspose2d(3, 4, 2), torch.nn.Conv2d(4, 2, 1))
+    assert prune_weights(network, 0.5).kept.keys() == {"0", "1"}

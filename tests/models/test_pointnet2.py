@@ -310,6 +310,22 @@ def test_widths_that_do_not_meet_are_named(part, task):
         PointNet2(PointNet2Spec.from_json(json.dumps(data)))
 
 
+def test_a_spec_takes_other_channels():
+    spec = _small("classification")
+    first = spec.abstractions[0].scales[0].layers
+    # the head's linear layers stand between norms, ReLUs and dropouts
+    last = f"head.{4 * len(spec.head) - 4}"
+    slim = spec.with_channels({"abstractions.0.layers.0.0.0": (first[0].c_in, 2), last: (9, 5)})
+    assert slim.abstractions[0].scales[0].layers == (LayerSpec(first[0].c_in, 2), *first[1:])
+    assert slim.head == (*spec.head[:-1], LayerSpec(9, 5))
+    points = _small("segmentation")
+    slim = points.with_channels({f"head.{2 * len(points.head) - 2}": (9, 5)})
+    assert slim.head == (*points.head[:-1], LayerSpec(9, 5))
+    for other, name in ((spec, "head.1"), (spec, "propagations.0.layers.0.0"), (points, "pooled.layers.0.0")):
+        with pytest.raises(RangeError, match=f"this PointNet2 has no layer {name}"):
+            other.with_channels({name: (4, 4)})
+
+
 def test_a_spec_for_both_tasks_or_none_is_refused():
     spec = _small("segmentation")
     for wrong in (
