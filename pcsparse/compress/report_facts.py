@@ -26,6 +26,10 @@ class Score:
         """In per cent."""
         return f"{100 * self.value:.2f} ({100 * self.low:.2f} to {100 * self.high:.2f})"
 
+    def signed(self) -> str:
+        """In points, of a difference."""
+        return f"{100 * self.value:+.2f} ({100 * self.low:+.2f} to {100 * self.high:+.2f})"
+
 
 @dataclass(frozen=True)
 class NetworkFacts:

@@ -5,7 +5,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from pcsparse.compress.measured import LayerPair, LayerSide, SweepPair
-from pcsparse.compress.report_facts import Measured, NetworkFacts, ReportFacts, Score
+from pcsparse.compress.report_facts import Measured, NetworkFacts, ReportFacts
 from pcsparse.timing import Timing
 
 _STYLE = (
@@ -62,17 +62,13 @@ def _network(network: NetworkFacts, sweep: SweepPair) -> list[str]:
     return [
         network.name,
         str(network.score),
-        "" if network.gain is None else _points(network.gain),
+        "" if network.gain is None else network.gain.signed(),
         f"{network.parameters:,}",
         f"{network.file_bytes / 1e6:.2f} <small>{html.escape(network.file_type)}</small>",
         f"{network.macs / 1e6:,.1f}",
         _ms(there),
         _ms(included),
     ]
-
-
-def _points(gain: Score) -> str:
-    return f"{100 * gain.value:+.2f} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
 
 
 def _budget(facts: ReportFacts) -> str:

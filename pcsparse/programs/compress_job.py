@@ -23,7 +23,7 @@ from pcsparse.config import CompressSettings, DataSettings, build, build_augment
 from pcsparse.data.collate import SweepSource, VoxelBatch, VoxelSettings
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.transforms import Augmentation
-from pcsparse.engine.tune_cache import TuneTable, load_table
+from pcsparse.engine.tune_cache import TuneTable, device_key, load_table, versions
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.nn.tuning import use_tuning
 from pcsparse.programs.compress_evaluation import digest_of, inputs_of, losses_on, spread_batches
@@ -172,11 +172,16 @@ class Job:
             "calibration": digest_of(self.calibration),
             "recalibrate": settings.evaluation.recalibrate,
         }
+        here: dict[str, Any] = {}
+        if settings.budget.unit == "ms":
+            # the widths that are chosen hang on the times of this machine
+            here = {
+                "threads": torch.get_num_threads(), "machine": device_key(), "versions": dict(versions())
+            }  # fmt: skip
         tuning = {**_tuning_facts(settings), "train": _digest(self.train_set, self.card.voxels)}
         return {
             "cost": {
-                **base, "sweeps": digest_of(self.cost_batches), **asdict(settings.cost),
-                "threads": torch.get_num_threads(),
+                **base, "sweeps": digest_of(self.cost_batches), **asdict(settings.cost), **here
             },
             "scan": {
                 **scored, "ratios": settings.scan.ratios, "stop_after": settings.scan.stop_after

@@ -73,7 +73,7 @@ def report(job: Job, folder: RunFolder, found: Measured, choice: Choice) -> None
     )
     write_report(ReportFacts(title, job.command, _notes(job), choice, found), folder.path)
     for network in found.networks:
-        gain = "" if network.gain is None else f", against dense {network.gain}"
+        gain = "" if network.gain is None else f", against dense {network.gain.signed()} points"
         print(f"  {network.name:<8} {network.parameters:>12,} parameters, score {network.score} %{gain}")
     print(f"{title}\nreport: {folder.path / 'report.html'}, {folder.path / 'report.png'}")
     if found.busy:

@@ -27,15 +27,12 @@ from pcsparse.train.model_file import load_model, save_model
 
 
 def measure_step(job: Job, folder: RunFolder) -> CostTable:
-    """The cost table, measured before anything else runs.
-
-    Raises:
-        FormatError: the table that is there is of another machine or other versions.
-    """
+    """The cost table, measured before anything else runs."""
     path = folder.file("cost")
     if folder.done("cost"):
         print(f"cost: taken from {path}")
-        table = CostTable.load(path, any_machine=job.settings.budget.unit != "ms")
+        # where milliseconds count, the record of the folder says that they are of this machine
+        table = CostTable.load(path, any_machine=True)
     else:
         with folder.running("cost"):
             sweeps, settings = inputs_of(job.cost_batches, job.device), job.settings.cost
@@ -48,8 +45,8 @@ def measure_step(job: Job, folder: RunFolder) -> CostTable:
     )
     if table.busy:
         print(
-            "  the machine was BUSY with other work: these milliseconds are worth nothing; stop here, remove "
-            f"{path}, and start again when it is quiet"
+            "  the machine was BUSY with other work: these milliseconds are worth nothing; where they count, "
+            f"stop here, remove {path}, and start again when it is quiet"
         )
     return table
 

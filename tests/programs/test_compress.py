@@ -302,6 +302,16 @@ def test_a_scorer_recalibrates_and_passes_on_what_is_not_finite(tmp_path):
     assert math.isnan(plain(model).metric)
 
 
+def test_least_squares_come_before_the_norms(copied, unreported, capsys):
+    before = load_model(copied / "run/pruned.safetensors")[0]
+    compress(tiny_job(copied, reconstruct=True, resume="overwrite", tune=False))
+    model, card = load_model(copied / "run/pruned.safetensors")
+    assert "of its output missing" in capsys.readouterr().out
+    assert "layers by least squares" in card.provenance["reconstructed"]
+    assert model.spec == before.spec
+    assert not torch.equal(model.classifier.weight, before.classifier.weight)
+
+
 def test_methods_that_want_curves_get_those_of_the_scan(copied, monkeypatch, unreported):
     counted = Counting(monkeypatch)
     job = tiny_job(copied, method=DynamicProgramming(), resume="overwrite", tune=False)
