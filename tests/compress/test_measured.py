@@ -17,7 +17,8 @@ from pcsparse.compress.measured import (
     spread_by_size,
 )
 from pcsparse.errors import RangeError
-from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.models import MinkUNet
+from pcsparse.models.minkunet import BlockSpec, ConvSpec
 from pcsparse.timing import Timing
 from tests.clouds import LINE, PLANE
 from tests.programs.compress_case import tiny_network
@@ -71,11 +72,13 @@ def test_networks_are_timed_whole_and_inputs_left_alone(pair):
 
 def test_a_layer_that_is_new_is_refused(pair):
     dense, _ = pair
-    bigger = MinkUNet(MinkUNetSpec.minkunet14(width=1 / 8)).eval()
-    with pytest.raises(RangeError, match=r"layers that the whole one has not: .*encoder.0.0.conv1"):
+    *stages, last = dense.spec.decoder
+    more = replace(last, blocks=(*last.blocks, BlockSpec(ConvSpec(8, 8), ConvSpec(8, 8))))
+    bigger = MinkUNet(replace(dense.spec, decoder=(*stages, more))).eval()
+    with pytest.raises(RangeError, match=r"layers that the whole one has not: .*decoder.3.1.conv1"):
         measure_layers(dense, bigger, sweeps(), runs=1)
     gone = measure_layers(bigger, dense, sweeps(), runs=1)
-    assert {layer.name for layer in gone if layer.after is None} >= {"encoder.0.0.conv1"}
+    assert {layer.name for layer in gone if layer.after is None} == {"decoder.3.1.conv1", "decoder.3.1.conv2"}
     assert not any(layer.idle for layer in gone if layer.after is None)
 
 
