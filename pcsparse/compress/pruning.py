@@ -5,7 +5,7 @@ Another axis, such as kernel offsets, is a pair of classes as these and a file i
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -26,6 +26,8 @@ from pcsparse.sparse_tensor import SparseTensor
 
 Networks = Callable[[Assignment], nn.Module]
 """The smaller network of an assignment. Can be sent to other processes."""
+Step = Literal["cost", "scan", "search"]
+"""Of a compression; those after the search take its results."""
 Batches = Callable[[], Iterable[Any]]
 """Makes inputs on which batch norms are measured anew."""
 
@@ -76,8 +78,8 @@ class Pruning(Protocol):
     def of(self, model: nn.Module, losses: Losses | None) -> Prunable:
         """For one network; `losses` are of calibration batches."""
 
-    def facts(self) -> dict[str, Any]:
-        """What shapes the results, as JSON values."""
+    def facts(self, step: Step = "search") -> dict[str, Any]:
+        """What of it shapes the results of a step, as JSON values; all of it that of the search."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,11 @@ class ChannelPruning:
         """
         return PrunableChannels(model, self, losses)
 
-    def facts(self) -> dict[str, Any]:
-        """All settings."""
-        return {
-            "axis": self.name, "ratios": list(self.ratios), "multiple": self.multiple, "score": self.score
-        }  # fmt: skip
+    def facts(self, step: Step = "search") -> dict[str, Any]:
+        """The settings that matter: which channels go first is nothing to their cost."""
+        cost = {"axis": self.name, "multiple": self.multiple}
+        scan = {**cost, "score": self.score}
+        return {"cost": cost, "scan": scan, "search": {**scan, "ratios": list(self.ratios)}}[step]
 
 
 @dataclass(frozen=True, eq=False)

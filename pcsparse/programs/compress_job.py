@@ -163,8 +163,7 @@ class Job:
         """What each step is made from, see `compress_folder.RunFolder`."""
         settings = self.settings
         base = {
-            "model": fingerprint(self.model), "compress": self.pruning.facts(), "device": settings.device,
-            "tuned": settings.tuned,
+            "model": fingerprint(self.model), "device": settings.device, "tuned": settings.tuned,
         }  # fmt: skip
         scored = {
             **base,
@@ -178,24 +177,36 @@ class Job:
             here = {
                 "threads": torch.get_num_threads(), "machine": device_key(), "versions": dict(versions())
             }  # fmt: skip
-        tuning = {**_tuning_facts(settings), "train": _digest(self.train_set, self.card.voxels)}
+        pruning = self.pruning
         return {
             "cost": {
-                **base, "sweeps": digest_of(self.cost_batches), **asdict(settings.cost), **here
+                **base, **asdict(settings.cost), **here, "compress": pruning.facts("cost"),
+                "sweeps": digest_of(self.cost_batches),
             },
             "scan": {
-                **scored, "ratios": settings.scan.ratios, "stop_after": settings.scan.stop_after
+                **scored, "compress": pruning.facts("scan"), "ratios": settings.scan.ratios,
+                "stop_after": settings.scan.stop_after,
             },
             "search": {
-                **scored, "budget": asdict(settings.budget), "method": repr(self.method),
-                "evaluations": settings.evaluations, "seed": settings.seed, "scan": settings.scan.run,
+                **scored, "compress": pruning.facts("search"), "budget": asdict(settings.budget),
+                "method": repr(self.method), "evaluations": settings.evaluations, "seed": settings.seed,
+                "scan": settings.scan.run,
             },
+            **self._inputs_after_search(base["model"]),
+        }  # fmt: skip
+
+    def _inputs_after_search(self, model: object) -> dict[str, dict[str, Any]]:
+        settings = self.settings
+        fit = settings.fit_settings(VoxelSettings(), settings.epochs)
+        tuning: dict[str, Any] = {
+            **run_facts(fit, augment=asdict(settings.augment)),
+            "rounds": settings.rounds,
+            "train": _digest(self.train_set, self.card.voxels),
+        }
+        return {
             "prune": {"reconstruct": settings.reconstruct},
-            "tune": {
-                **tuning, "rounds": settings.rounds, "distill": settings.distill,
-                "temperature": settings.temperature,
-            },
-            "control": {**tuning, "rounds": settings.rounds, "model": base["model"]},
+            "tune": {**tuning, "distill": settings.distill, "temperature": settings.temperature},
+            "control": {**tuning, "model": model},
             "export": {"half": settings.half, "tune": settings.tune},
             "measure": {
                 **asdict(settings.measure), "control": settings.control,
@@ -226,12 +237,6 @@ def _needed(settings: CompressSettings) -> dict[str, Any]:
     data: DataSettings = settings.data
     splits = dict.fromkeys(("train", settings.evaluation.split, settings.measure.split))
     return {split: getattr(data, split) for split in splits}
-
-
-def _tuning_facts(settings: CompressSettings) -> dict[str, Any]:
-    fit = settings.fit_settings(VoxelSettings(), settings.epochs)
-    facts: dict[str, Any] = run_facts(fit, augment=asdict(settings.augment))
-    return facts
 
 
 def _digest(source: SweepSource, voxels: VoxelSettings) -> dict[str, Any]:

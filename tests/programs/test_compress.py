@@ -13,12 +13,15 @@ import torch
 from pcsparse.cli import main
 from pcsparse.compress.chosen import Choice
 from pcsparse.compress.cost import CostTable
+from pcsparse.compress.finetune import recalibrate
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.measured import count_macs
+from pcsparse.compress.pruning import ChannelPruning
 from pcsparse.compress.report_facts import Measured
 from pcsparse.compress.search.dynamic_programming import DynamicProgramming
 from pcsparse.compress.search.executor import SpawnedProcesses
 from pcsparse.compress.search.uniform import Uniform
+from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.compress.settings import BudgetSettings, ScanSettings
 from pcsparse.data.collate import VoxelSettings
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
@@ -108,6 +111,9 @@ def test_the_result_is_what_was_chosen_within_the_budget_and_smaller(whole):
     # tuned on: not the weights that were cut
     pruned, pruned_card = load_model(run / "pruned.safetensors")
     assert not torch.equal(pruned.stem[0].weight, model.stem[0].weight)
+    again = copy.deepcopy(pruned)
+    recalibrate(again, job.calibration_inputs)
+    assert fingerprint(again) == fingerprint(pruned)
     for net, its_card in ((pruned, pruned_card), (model, card)):
         confusion = evaluate(net, job.final_set, card.voxels, 19, device=job.device)
         expected = SemanticKittiMetrics.of(confusion).mean_iou_present
@@ -249,9 +255,10 @@ def test_a_budget_that_cannot_be_met_says_the_least_before_anything_is_scanned(
     with pytest.raises(RangeError, match=r"smallest reachable cost is \d+") as refused:
         compress(tiny_job(tmp_path, budget=BudgetSettings(macs=1.0)))
     assert counted.n == 0
-    # and that is true
+    # and that is true, whatever chooses the channels
+    taylor = ChannelPruning((0.0, 0.5), 4, "taylor")
     least = float(str(refused.value).partition("reachable cost is ")[2].partition(",")[0])
-    compress(tiny_job(tmp_path, budget=BudgetSettings(macs=1.0001 * least), method=Uniform(),
+    compress(tiny_job(tmp_path, budget=BudgetSettings(macs=1.0001 * least), method=Uniform(), pruning=taylor,
                       scan=ScanSettings(run=False), evaluations=1, tune=False))  # fmt: skip
     assert counted.n == 1
 
@@ -347,6 +354,8 @@ def test_as_a_user_calls_it_then_evaluates_and_infers(tmp_path, monkeypatch, cap
     assert "budget.share" in capsys.readouterr().err
     assert main([*command, "budget.share=0.5", "budget.of=bytes", "compress.ratios=[0.5,1.0]"]) == 2
     assert "compress.ratios must be in [0, 1)" in capsys.readouterr().err
+    assert main([*command, "budget.share=0.5", "scan.ratios=[0.5,-0.5]"]) == 2
+    assert "scan.ratios must be in [0, 1)" in capsys.readouterr().err
     assert main([*command, "budget.share=0.5", "voxels.voxel_size=0.05"]) == 2
     assert "leave voxels out" in capsys.readouterr().err
     assert main([*command, "budget.share=0.5", "budget.of=bytes"]) == 0

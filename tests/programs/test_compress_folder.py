@@ -62,6 +62,8 @@ def test_a_step_that_was_cut_off_is_not_done_and_goes_on(tmp_path):
     folder = opened(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         cut_off(folder, "search", tmp_path / "search.jsonl")
+    # nor does its result make it done, half of which may be there
+    (tmp_path / "chosen.json").write_text("half")
     again = opened(tmp_path)
     assert [step.name for step in STEPS if again.done(step.name)] == ["cost", "scan"]
     assert (tmp_path / "search.jsonl").read_text() == "half"
