@@ -54,7 +54,7 @@ def measure_cost(
 
     Raises:
         RangeError: no sweeps, or `multiple`, `step` or `runs` below 1.
-        UnsupportedError: an operator that the graph does not know.
+        UnsupportedError: an operator that the graph does not know, or a layer on dense tensors.
     """
     if not sweeps or min(multiple, step, runs) < 1:
         raise RangeError(
@@ -68,6 +68,7 @@ def measure_cost(
     seen = [calls_of(net, x) for x in inputs]
     timed = most_usual([calls for calls, _ in seen])
     calls = seen[timed][0]
+    _check_all_seen(graph, calls)
     grids = [
         Grid.of(call.name, call.kind, (call.c_in, call.c_out), graph, multiple=multiple, step=step)
         for call in calls
@@ -92,6 +93,16 @@ def measure_cost(
         busy=here.busy or after.busy,
         least_ms=least_ms,
     )
+
+
+def _check_all_seen(graph: ChannelGraph, calls: Sequence[Call]) -> None:
+    seen = {call.name for call in calls}
+    left_out = [layer.name for layer in graph.layers if layer.kind != "norm" and layer.name not in seen]
+    if left_out:
+        raise UnsupportedError(
+            f"{', '.join(left_out)} run on dense tensors, which measure_cost does not see; measure the part "
+            "of the network before them, and the rest with compress.cost_dense"
+        )
 
 
 def narrowest(model: nn.Module, graph: ChannelGraph, multiple: int) -> nn.Module | None:

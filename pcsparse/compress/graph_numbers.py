@@ -1,7 +1,10 @@
 """Numbers for the channels that a network makes, and what ties them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from torch import Tensor
 
 Numbers = tuple[int, ...]
 Kind = Literal["conv", "linear", "norm"]
@@ -81,3 +84,37 @@ class Trace:
         for a, b in zip(these, those, strict=True):
             low, high = sorted((self.root(a), self.root(b)))
             self._parent[high] = low
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """An operator on tensors of which some are known.
+
+    Attributes:
+        func: the operator.
+        args: its arguments.
+        kwargs: those that have names.
+        out: its result; of several, the first.
+        known: the channels of a tensor, or None; takes anything.
+        is_given: whether a tensor is made of the network's input alone, and has no channels that are known.
+        is_zero: whether a tensor is all zeros.
+        trace: what new channels are counted in.
+    """
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Tensor
+    known: Callable[[Any], Channels | None]
+    is_given: Callable[[Any], bool]
+    is_zero: Callable[[Any], bool]
+    trace: Trace
+
+    def argument(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument by place or name."""
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
+    @property
+    def source(self) -> Channels | None:
+        """The channels of the first argument."""
+        return self.known(self.args[0])

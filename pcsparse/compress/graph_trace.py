@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcsparse.compress.graph_layers import axis_of, is_layer, kind_of
-from pcsparse.compress.graph_numbers import Channels, Kind, LayerCall, Numbers, Trace
-from pcsparse.compress.graph_operators import Applied, follow, makes_zeros
+from pcsparse.compress.graph_numbers import Applied, Channels, Kind, LayerCall, Numbers, Trace
+from pcsparse.compress.graph_operators import follow, makes_zeros
 from pcsparse.compress.shapes_only import shapes_only
 from pcsparse.errors import PcsparseError, UnsupportedError
 from pcsparse.nn import Linear

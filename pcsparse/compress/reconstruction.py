@@ -2,7 +2,7 @@
 
 Layer by layer, in the order of execution, a layer that lost inputs gets the weights with which it comes
 nearest to what it computed in the whole network, on the features that the pruned network before it delivers.
-A sparse convolution of k offsets is a linear map of k * c_in gathered channels: one solve serves any kernel.
+A convolution of k offsets is a linear map of k * c_in gathered channels: one solve serves any kernel.
 
 Source: He et al., ICCV 2017 (arXiv 1707.06168), section 3.1, and the weights of AMC's channel pruning (ECCV
 2018), which stop at k = 1.
@@ -17,15 +17,8 @@ from torch import Tensor, nn
 
 from pcsparse.compress.channels import Chosen
 from pcsparse.compress.graph import ChannelGraph
-from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.compress.layer_rows import inputs_of, matrix_of, outputs_of, set_matrix
 from pcsparse.errors import RangeError
-from pcsparse.nn import Linear
-from pcsparse.nn.conv import SparseConv
-from pcsparse.nn.tuning import _map
-from pcsparse.sparse_tensor import SparseTensor
-
-# rows that are gathered at once
-_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ def reconstruct(
     sliced: nn.Module,
     graph: ChannelGraph,
     chosen: Chosen,
-    sweeps: Sequence[SparseTensor],
+    sweeps: Sequence[Any],
     *,
     ridge: float = 1e-3,
 ) -> tuple[Refit, ...]:
@@ -65,7 +58,7 @@ def reconstruct(
         sliced: from `slice_channels(dense, graph, chosen)`; both run in evaluation mode.
         graph: of `dense`.
         chosen: the channels that were kept.
-        sweeps: calibration inputs.
+        sweeps: calibration inputs, SparseTensors or tensors; a tuple are several arguments.
         ridge: >= 0; how much the sliced weights hold.
 
     Returns:
@@ -73,6 +66,7 @@ def reconstruct(
 
     Raises:
         RangeError: no sweeps, or a negative `ridge`.
+        UnsupportedError: a layer to refit that is no product over rows, see `layer_rows.inputs_of`.
     """
     if not sweeps or not ridge >= 0:
         raise RangeError(f"reconstruct needs sweeps and a ridge of at least 0, got {len(sweeps)} and {ridge}")
@@ -107,28 +101,30 @@ def _refit(
     sliced: nn.Module,
     name: str,
     outputs: list[int],
-    sweeps: Sequence[SparseTensor],
+    sweeps: Sequence[Any],
     ridge: float,
 ) -> Refit:
-    module: Any = sliced.get_submodule(name)
-    old = _matrix(module).double()
+    module, whole = sliced.get_submodule(name), dense.get_submodule(name)
+    old = matrix_of(module).double()
     gram = old.new_zeros(len(old), len(old))
     cross = torch.zeros_like(old)
     size = rows = 0.0
     for x in sweeps:
-        _, wanted, _ = _seen(dense, name, x)
-        source, got, kmap = _seen(sliced, name, x)
+        wanted = outputs_of(whole, _seen(dense, name, x)[1], outputs).double()
+        source, got = _seen(sliced, name, x)
         # what the layer should add to what it computes; its bias is in both
-        missing = wanted[:, outputs].double() - got.double()
-        size += float(wanted[:, outputs].double().square().sum())
+        missing = wanted - outputs_of(module, got).double()
+        size += float(wanted.square().sum())
         rows += float(missing.square().sum())
-        for start in range(0, len(missing), _CHUNK):
-            gathered = _gather(source, kmap, slice(start, start + _CHUNK)).double()
-            gram += gathered.T @ gathered
-            cross += gathered.T @ missing[start : start + _CHUNK]
+        start = 0
+        for gathered in inputs_of(module, source, got):
+            part = gathered.double()
+            gram += part.T @ part
+            cross += part.T @ missing[start : start + len(part)]
+            start += len(part)
     held = ridge * float(gram.diagonal().mean())
     change = _solved(gram + held * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross)
-    _set_matrix(module, old + change)
+    set_matrix(module, old + change)
     # |M - X D|^2 from the sums, without another pass
     left = rows - 2 * float((change * cross).sum()) + float((change * (gram @ change)).sum())
     scale = size or 1.0
@@ -143,16 +139,16 @@ def _solved(gram: Tensor, cross: Tensor) -> Tensor:
     return torch.linalg.pinv(gram, hermitian=True) @ cross
 
 
-def _seen(net: nn.Module, name: str, x: SparseTensor) -> tuple[Tensor, Tensor, KernelMap]:
-    """Features that a layer reads, those that it writes, and its map."""
-    seen: list[tuple[Tensor, Tensor, KernelMap]] = []
+def _seen(net: nn.Module, name: str, x: Any) -> tuple[Any, Any]:
+    """What a layer reads and what it writes."""
+    seen: list[tuple[Any, Any]] = []
 
-    def look(part: nn.Module, inputs: tuple[SparseTensor, ...], out: SparseTensor) -> None:
-        seen.append((inputs[0].feats, out.feats, _map(part, inputs[0], out)))
+    def look(part: nn.Module, inputs: tuple[Any, ...], out: Any) -> None:
+        seen.append((inputs[0], out))
 
     handle = net.get_submodule(name).register_forward_hook(look)
     try:
-        net(x)
+        net(*(x if isinstance(x, tuple) else (x,)))
     finally:
         handle.remove()
     if len(seen) != 1:
@@ -160,21 +156,3 @@ def _seen(net: nn.Module, name: str, x: SparseTensor) -> tuple[Tensor, Tensor, K
             f"{name} runs {len(seen)} times in the network; only layers that run once can be refitted"
         )
     return seen[0]
-
-
-def _gather(feats: Tensor, kmap: KernelMap, rows: slice) -> Tensor:
-    """(n_rows, k * c_in): what each output row reads at each offset, zero where nothing is."""
-    table = kmap.table[:, rows].long()
-    gathered = feats[table.clamp(min=0)] * (table >= 0)[..., None]
-    return gathered.permute(1, 0, 2).flatten(1)
-
-
-def _matrix(module: SparseConv | Linear) -> Tensor:
-    """(k * c_in, c_out)."""
-    weight = module.weight.detach()
-    return weight.flatten(0, 1) if weight.dim() == 3 else weight.T
-
-
-def _set_matrix(module: SparseConv | Linear, matrix: Tensor) -> None:
-    shaped = matrix.view(module.weight.shape) if module.weight.dim() == 3 else matrix.T
-    module.weight.copy_(shaped.to(module.weight.dtype))

@@ -13,10 +13,11 @@ from pcsparse.compress.cost import CostTable, LayerCost
 from pcsparse.compress.cost_measure import measure_cost
 from pcsparse.compress.cost_run import calls_of, runnable
 from pcsparse.compress.graph import ChannelGraph
-from pcsparse.errors import FormatError, RangeError
+from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import BatchNormReLU, Linear, SparseConv3d, SubmanifoldConv3d
 from tests.clouds import PLANE, UNSORTED
+from tests.compress.networks import BEVNet
 
 
 def _sweeps(channels: int = 3) -> list[SparseTensor]:
@@ -70,6 +71,12 @@ def test_weights_are_counted_as_stored(table):
     assert table.total("bytes") == 4 * fused
     first = next(layer for layer in table.layers if layer.name == "stem.0")
     assert first.feature_bytes(3, 8, 4) == 4 * first.n_out * (3 + 8)
+
+
+def test_layers_that_would_be_left_out_are_named():
+    x = SparseTensor(torch.ones(2, 2), torch.tensor([[0, 0, 0, 0], [0, 1, 2, 3]], dtype=torch.int32))
+    with pytest.raises(UnsupportedError, match=r"^first, second, head run on dense tensors"):
+        measure_cost(BEVNet(), [x], runs=1)
 
 
 def test_what_lives_at_once_by_hand():

@@ -7,11 +7,14 @@ from torch import nn
 from pcsparse import SparseTensor
 from pcsparse.compress.channels import slice_channels
 from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.layer_rows import inputs_of, matrix_of, outputs_of, set_matrix
 from pcsparse.compress.reconstruction import reconstruct
-from pcsparse.errors import RangeError
-from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.coords.pillars import PillarGrid
+from pcsparse.errors import RangeError, UnsupportedError
+from pcsparse.models import MinkUNet, MinkUNetSpec, PillarBEV, PillarBEVSpec
 from pcsparse.nn import BatchNorm
 from tests.clouds import PLANE, TWO_BATCHES
+from tests.compress.networks import FlatCNN, UpCNN
 
 
 def _network(width: float = 1 / 8) -> MinkUNet:
@@ -117,6 +120,95 @@ def test_a_whole_network_comes_nearer_and_only_readers_change():
     with torch.no_grad():
         last = (sliced.eval()(sweeps[0]).feats - expected).square().mean()
     assert last < 0.5 * first
+
+
+def _dense(name: str):
+    torch.manual_seed(0)
+    if name == "pillars":
+        grid = PillarGrid((-4.0, 4.0), (-2.0, 2.0), (-2.0, 2.0), 0.5)
+        points = (2 * torch.rand(60, 3) - 1) * torch.tensor([4.0, 2.0, 2.0])
+        network = PillarBEV(PillarBEVSpec.of(grid, 3, channels=4, convs=(2, 1), head=(6,)))
+        return network.eval(), (points, torch.rand(60), torch.arange(60) % 2, 2)
+    if name == "odd":
+        layers = [
+            nn.Conv2d(2, 3, 3, padding="same", dilation=2, padding_mode="reflect"),
+            nn.Conv2d(3, 2, (3, 1), stride=(1, 2), padding=(2, 0)),
+        ]
+        return nn.Sequential(*layers).double(), torch.randn(2, 2, 6, 5, dtype=torch.float64)
+    network = (FlatCNN if name == "flat" else UpCNN)().double().eval()
+    return network, torch.randn(3, *network.example_input().shape[1:], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", ["flat", "up", "pillars", "odd"])
+def test_rows_of_dense_layers_times_weights_are_what_they_write(name):
+    network, x = _dense(name)
+    calls = []
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            part.register_forward_hook(lambda layer, given, out: calls.append((layer, given[0], out)))
+    with torch.no_grad():
+        network(*(x if isinstance(x, tuple) else (x,)))
+        for layer, given, out in calls:
+            rows = torch.cat(list(inputs_of(layer, given, out)))
+            wanted = outputs_of(layer, out)
+            # a transposed convolution writes its bias at each offset
+            bias = (
+                0 if layer.bias is None else layer.bias.repeat_interleave(wanted.shape[1] // len(layer.bias))
+            )
+            torch.testing.assert_close(rows @ matrix_of(layer) + bias, wanted)
+            before = layer.weight.clone()
+            set_matrix(layer, matrix_of(layer))
+            assert torch.equal(layer.weight, before)
+    assert len(calls) > 1
+
+
+@pytest.mark.parametrize("name", ["flat", "up", "pillars"])
+def test_dense_networks_come_nearer(name):
+    network, x = _dense(name)
+    graph = ChannelGraph.of(network)
+    chosen = {group.name: tuple(range(0, group.width, 2)) for group in graph.free}
+    sliced = slice_channels(network, graph, chosen)
+    refits = reconstruct(network, sliced, graph, chosen, [x], ridge=1e-6)
+    readers = {layer for name in chosen for layer in graph.group(name).layers("in")}
+    assert {refit.layer for refit in refits} == readers
+    assert all(refit.after <= refit.before for refit in refits)
+    assert any(refit.after < 0.7 * refit.before for refit in refits)
+    # what is told of the last layer is what the network does
+    arguments = x if isinstance(x, tuple) else (x,)
+    with torch.no_grad():
+        expected, out = network(*arguments), sliced(*arguments)
+    left = float((out - expected).square().sum() / expected.square().sum())
+    assert refits[-1].after == pytest.approx(left, rel=1e-3)
+
+
+def test_a_dense_channel_that_another_one_repeats_is_made_up_for():
+    network, x = _dense("flat")
+    graph = ChannelGraph.of(network)
+    with torch.no_grad():
+        network.second.weight[2], network.second.bias[2] = network.second.weight[0], network.second.bias[0]
+    chosen = {"second": (0, 1, 3)}
+    sliced = slice_channels(network, graph, chosen)
+    # more images than a linear layer of 29 inputs has unknowns
+    images = torch.randn(60, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    (refit,) = reconstruct(network, sliced, graph, chosen, [images], ridge=0.0)
+    assert refit.layer == "hidden"
+    assert refit.after < 1e-12 < refit.before
+    with torch.no_grad():
+        torch.testing.assert_close(sliced(x), network(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_transposed_convolution_that_overlaps_is_refused():
+    class Net(UpCNN):
+        def __init__(self, spec=UpCNN.SPEC) -> None:
+            super().__init__(spec)
+            self.up = nn.ConvTranspose2d(*spec["up"], 4, 2, padding=1)
+
+    network = Net().double().eval()
+    graph = ChannelGraph.of(network)
+    chosen = {"down": (0, 1, 2)}
+    sliced = slice_channels(network, graph, chosen)
+    with pytest.raises(UnsupportedError, match=r"kernel \(4, 4\) and stride \(2, 2\) overlap"):
+        reconstruct(network, sliced, graph, chosen, [network.example_input().double()])
 
 
 def test_bad_settings_are_refused():
