@@ -8,6 +8,7 @@ from importlib import import_module
 STUDIES: dict[str, str] = {
     "lecture": "AMC on a small dense CNN at half of its multiply-adds",
     "offsets": "kernel offsets dropped: whether milliseconds fall as pairs do",
+    "quarter": "MinkUNet at a quarter of its milliseconds, with controls",
     "search": "six searches at equal numbers of evaluations, judged on other streets",
 }
 

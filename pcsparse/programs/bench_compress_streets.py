@@ -27,6 +27,7 @@ from pcsparse.programs.default_model import checkpoint_or_default
 from pcsparse.train.fit import fit
 from pcsparse.train.model_file import load_model
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
+from pcsparse.train.stepper import ExtraLoss
 
 IN_CHANNELS = 4
 AUGMENTATION = Augmentation(
@@ -105,8 +106,9 @@ class Streets:
         return [voxel_batch(source[number], voxels) for number in chosen]
 
     def calibration(self, n: int, *, cropped: bool = False) -> list[VoxelBatch]:
-        """Sweeps of n training towns, evenly spread, to measure batch norms on."""
-        step = max(1, self.train.towns // n)
+        """Sweeps of at most n training towns, evenly spread, to measure batch norms on."""
+        n = min(n, self.train.towns)
+        step = self.train.towns // n
         numbers = [town * self.train.sweeps for town in range(0, step * n, step)]
         return self.batches(self.train, numbers, cropped=cropped)
 
@@ -146,8 +148,16 @@ class Training:
         )
 
 
-def train_on(streets: Streets, model: torch.nn.Module, training: Training, folder: Path) -> Path:
+def train_on(
+    streets: Streets,
+    model: torch.nn.Module,
+    training: Training,
+    folder: Path,
+    extra_loss: ExtraLoss | None = None,
+) -> Path:
     """Train a network on the training towns, or go on with it; its folder, which `load_model` reads.
+
+    A finished one is only looked at.
 
     Raises:
         PcsparseError: a signal ended it; the same call goes on from there.
@@ -161,6 +171,7 @@ def train_on(streets: Streets, model: torch.nn.Module, training: Training, folde
         folder,
         labels=source.label_map,
         augmentation=AUGMENTATION,
+        extra_loss=extra_loss,
         provenance={"data": f"simulated streets, {streets.train.towns} towns from {streets.train.seed}"},
     )
     if result.stopped_by is not None:

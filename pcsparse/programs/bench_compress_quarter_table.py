@@ -1,0 +1,87 @@
+"""The table of the study of a quarter: scores with intervals over sweeps and seeds, times in turns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pcsparse.programs.bench_compress_score import SweepCounts
+
+_SEED, _RESAMPLES, _SHARE = 20231, 2000, 95.0
+_START = "dense"
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """One network.
+
+    Attributes:
+        name: of its row; seeds share one.
+        seed: of its training.
+        counts: on the held-out sweeps.
+        parameters: of the network.
+    """
+
+    name: str
+    seed: int
+    counts: SweepCounts
+    parameters: int
+
+
+def differences(tried: Sequence[Tried]) -> dict[str, tuple[float, float, float]]:
+    """By name: mIoU above the dense start, and its 95 % interval over held-out sweeps and seeds.
+
+    Sweeps are drawn with replacement, the same for both networks; seeds too.
+    """
+    groups = _groups(tried)
+    start = groups[_START][0].counts
+    rng = np.random.default_rng(_SEED)
+    n = len(start.right)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
+    found = {}
+    for name, group in groups.items():
+        by_seed = np.stack([one.counts.miou(weights) for one in group])
+        drawn = rng.integers(len(group), size=(len(group), _RESAMPLES))
+        gains = np.take_along_axis(by_seed, drawn, axis=0).mean(axis=0) - start.miou(weights)
+        low, high = np.percentile(gains, (50 - _SHARE / 2, 50 + _SHARE / 2)).tolist()
+        found[name] = (_mean(group) - float(start.miou()[0]), low, high)
+    return found
+
+
+def table_text(tried: Sequence[Tried], ms: Mapping[str, tuple[float, ...]], share: float) -> str:
+    """A Markdown table, a row a name.
+
+    Args:
+        tried: all networks; one is named "dense", the start.
+        ms: milliseconds of each name on a few sweeps, maps included.
+        share: the budget, of the start's milliseconds.
+    """
+    lines = [
+        f"budget {share:.0%} of the milliseconds; {len(tried[0].counts.right)} held-out sweeps",
+        "",
+        "| network | seeds | M parameters | ms a sweep | of dense | mIoU | least, most | above dense |",
+        "|" + "---|" * 8,
+    ]
+    gains, groups = differences(tried), _groups(tried)
+    for name, group in groups.items():
+        scores = [100 * float(one.counts.miou()[0]) for one in group]
+        part = float(np.mean([a / b for a, b in zip(ms[name], ms[_START], strict=True)]))
+        gain, low, high = (100 * value for value in gains[name])
+        shown = "" if name == _START else f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
+        lines.append(
+            f"| {name} | {len(group)} | {group[0].parameters / 1e6:.2f} "
+            f"| {' '.join(f'{value:.1f}' for value in ms[name])} | {part:.1%} | {np.mean(scores):.1f} "
+            f"| {min(scores):.1f}, {max(scores):.1f} | {shown} |"
+        )
+    return "\n".join(lines)
+
+
+def _groups(tried: Sequence[Tried]) -> dict[str, list[Tried]]:
+    groups: dict[str, list[Tried]] = {}
+    for one in tried:
+        groups.setdefault(one.name, []).append(one)
+    return groups
+
+
+def _mean(group: Sequence[Tried]) -> float:
+    return float(np.mean([float(one.counts.miou()[0]) for one in group]))
