@@ -91,7 +91,10 @@ def scan_step(job: Job, folder: RunFolder, cost: CostTable, score: SweepScorer) 
     log = folder.path / "sensitivity.jsonl"
     print(f"scan: {len(axis.sizes())} steps at ratios {list(settings.ratios)}, {log}")
     tag = json.dumps(job.inputs["scan"], sort_keys=True)
-    arguments = {"ratios": settings.ratios, "stop_after": settings.stop_after, "log": log, "tag": tag}
+    arguments = {
+        "ratios": settings.ratios, "stop_after": settings.stop_after, "log": log, "tag": tag,
+        "executor": job.executor,
+    }  # fmt: skip
     if known:
         # all of it is in the log: nothing is evaluated
         return scan(job.model, score, axis=axis, **arguments)  # type: ignore[arg-type]
@@ -174,14 +177,14 @@ def _with_curves(method: Method, space: Space, scanned: SensitivityTable | None)
 class _Telling:
     """An executor that prints each evaluation when it is done."""
 
-    def __init__(self, inner: Executor) -> None:
+    def __init__(self, inner: Executor[Assignment, float]) -> None:
         self._inner = inner
         self._n = 0
         self._best = 0.0
 
-    def run(self, evaluate: Evaluate, assignments: Sequence[Assignment]) -> Iterator[Finished]:
+    def run(self, evaluate: Evaluate, items: Sequence[Assignment]) -> Iterator[Finished[float]]:
         """As the other one does."""
-        for done in self._inner.run(evaluate, assignments):
+        for done in self._inner.run(evaluate, items):
             yield done
             self._n += 1
             self._best = max(self._best, done.score if done.score == done.score else 0.0)

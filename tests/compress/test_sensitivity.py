@@ -180,9 +180,9 @@ def test_a_layer_that_fell_too_far_is_left():
 def test_an_evaluation_that_raises_leaves_the_network_whole():
     model = _network()
     before = fingerprint(model)
-    calls = iter([1.0])
-    with pytest.raises(StopIteration):
-        scan(model, lambda net: next(calls), names=LAYERS)
+    calls = iter([1, 0])
+    with pytest.raises(ZeroDivisionError):
+        scan(model, lambda net: 1 / next(calls), names=LAYERS)
     assert fingerprint(model) == before
 
 

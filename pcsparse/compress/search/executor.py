@@ -1,7 +1,7 @@
 """Where evaluations run: in this process, or in processes beside it.
 
 Which executor is used changes no result: methods choose how many assignments they ask for at once, and what
-comes back is put in the order of asking.
+comes back is put in the order of asking. A sensitivity scan runs its cuts the same way.
 """
 
 import os
@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 
@@ -22,10 +23,12 @@ from pcsparse.errors import PcsparseError, RangeError, UnsupportedError
 
 Evaluate = Callable[[Assignment], float]
 """The score of a network with these widths, 0 to 1, higher is better; NaN where it has none."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Finished:
+class Finished(Generic[Result]):
     """An evaluation that is done.
 
     Attributes:
@@ -35,39 +38,39 @@ class Finished:
     """
 
     position: int
-    score: float
+    score: Result
     seconds: float
 
 
-class Executor(Protocol):
+class Executor(Protocol[Item, Result]):
     """Runs evaluations; each is yielded as soon as it is there, in any order."""
 
-    def run(self, evaluate: Evaluate, assignments: Sequence[Assignment]) -> Iterator[Finished]:
+    def run(self, evaluate: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Finished[Result]]:
         """Evaluate all of them."""
 
 
-def timed(evaluate: Evaluate, position: int, assignment: Assignment) -> Finished:
+def timed(evaluate: Callable[[Item], Result], position: int, item: Item) -> Finished[Result]:
     """Call `evaluate` with a clock beside it; at module level so that other processes find it."""
     start = time.perf_counter()
-    score = float(evaluate(assignment))
+    score = evaluate(item)
     return Finished(position, score, time.perf_counter() - start)
 
 
 class InProcess:
     """One after the other, here."""
 
-    def run(self, evaluate: Evaluate, assignments: Sequence[Assignment]) -> Iterator[Finished]:
+    def run(self, evaluate: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Finished[Result]]:
         """Evaluate all of them, in order."""
-        for position, assignment in enumerate(assignments):
-            yield timed(evaluate, position, assignment)
+        for position, item in enumerate(items):
+            yield timed(evaluate, position, item)
 
 
 class SpawnedProcesses:
     """Fresh processes on this machine; to be closed, best by `with`.
 
     `evaluate` is sent to each process once. A kill of the search loses what is running: as many evaluations
-    as there are workers. Milliseconds measured in workers that share the cores are worthless: take them from
-    a table that was measured alone.
+    as there are workers; they end with it. Milliseconds measured in workers that share the cores are
+    worthless: take them from a table that was measured alone.
 
     Args:
         workers: processes.
@@ -83,9 +86,9 @@ class SpawnedProcesses:
         self._workers = workers
         self._threads = threads or max(1, (os.cpu_count() or 1) // workers)
         self._pool: ProcessPoolExecutor | None = None
-        self._sent: Evaluate | None = None
+        self._sent: Callable[[Any], Any] | None = None
 
-    def run(self, evaluate: Evaluate, assignments: Sequence[Assignment]) -> Iterator[Finished]:
+    def run(self, evaluate: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Finished[Result]]:
         """Evaluate all of them, yielding each when it is done.
 
         Raises:
@@ -93,7 +96,7 @@ class SpawnedProcesses:
             PcsparseError: a worker died.
         """
         pool = self._pool_for(evaluate)
-        waiting = [pool.submit(_evaluate, i, assignment) for i, assignment in enumerate(assignments)]
+        waiting = [pool.submit(_evaluate, i, item) for i, item in enumerate(items)]
         try:
             for future in as_completed(waiting):
                 yield future.result()
@@ -107,7 +110,7 @@ class SpawnedProcesses:
             for future in waiting:
                 future.cancel()
 
-    def _pool_for(self, evaluate: Evaluate) -> ProcessPoolExecutor:
+    def _pool_for(self, evaluate: Callable[[Any], Any]) -> ProcessPoolExecutor:
         if self._pool is not None and self._sent is evaluate:
             return self._pool
         try:
@@ -142,13 +145,22 @@ class SpawnedProcesses:
 class _Worker:
     """What a worker process holds."""
 
-    evaluate: Evaluate
+    evaluate: Callable[[Any], Any]
 
 
 def _receive(packed: bytes, threads: int) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _Worker.evaluate = pickle.loads(packed)
 
 
-def _evaluate(position: int, assignment: Assignment) -> Finished:
-    return timed(_Worker.evaluate, position, assignment)
+def _end_with_parent() -> None:
+    """Without it a worker whose search was killed would wait for work for ever, and hold its memory."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _evaluate(position: int, item: Any) -> Finished[Any]:
+    return timed(_Worker.evaluate, position, item)

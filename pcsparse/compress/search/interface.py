@@ -5,7 +5,7 @@ from pathlib import Path
 from pcsparse.compress.search.budget import check_budget
 from pcsparse.compress.search.executor import Evaluate, Executor, InProcess
 from pcsparse.compress.search.log import TrialLog
-from pcsparse.compress.search.space import Space
+from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.search.task import Method, Task
 from pcsparse.compress.search.trials import SearchResult
 from pcsparse.errors import RangeError
@@ -19,7 +19,7 @@ def search(
     seed: int = 0,
     *,
     method: Method,
-    executor: Executor | None = None,
+    executor: Executor[Assignment, float] | None = None,
     log: Path | None = None,
     tag: str = "",
 ) -> SearchResult:

@@ -2,15 +2,14 @@
 
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 
 from pcsparse.checks import require_extra
-from pcsparse.compress.search.executor import Evaluate, Finished, timed
-from pcsparse.compress.search.space import Assignment
+from pcsparse.compress.search.executor import Finished, Item, Result, timed
 from pcsparse.errors import PcsparseError, RangeError, UnsupportedError
 
 
@@ -36,9 +35,9 @@ class RayCluster:
         self._workers, self._address, self._threads = workers, address, threads
         self._ray: Any = None
         self._connected_here = False
-        self._sent: tuple[Evaluate, Any] | None = None
+        self._sent: tuple[Callable[[Any], Any], Any] | None = None
 
-    def run(self, evaluate: Evaluate, assignments: Sequence[Assignment]) -> Iterator[Finished]:
+    def run(self, evaluate: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Finished[Result]]:
         """Evaluate all of them, yielding each when it is done.
 
         Raises:
@@ -56,7 +55,7 @@ class RayCluster:
                 ) from error
         # a task that fails is not tried again: an evaluation that kills its worker would kill the next
         task = ray.remote(num_cpus=1, max_retries=0)(_evaluate)
-        waiting = [task.remote(self._sent[1], i, a, self._threads) for i, a in enumerate(assignments)]
+        waiting = [task.remote(self._sent[1], i, item, self._threads) for i, item in enumerate(items)]
         try:
             while waiting:
                 (done,), waiting = ray.wait(waiting, num_returns=1)
@@ -98,6 +97,8 @@ class RayCluster:
         self.close()
 
 
-def _evaluate(evaluate: Evaluate, position: int, assignment: Assignment, threads: int) -> Finished:
+def _evaluate(
+    evaluate: Callable[[Item], Result], position: int, item: Item, threads: int
+) -> Finished[Result]:
     torch.set_num_threads(threads)
-    return timed(evaluate, position, assignment)
+    return timed(evaluate, position, item)

@@ -49,7 +49,7 @@ class Task:
         seed: int,
         *,
         reward: Callable[[float, float], float],
-        executor: Executor,
+        executor: Executor[Assignment, float],
         log: TrialLog,
     ) -> None:
         self.space, self.budget, self.seed = space, budget, seed
@@ -94,7 +94,7 @@ class Task:
         missing = [place for place in fresh.values() if place not in done]
         for finished in self._executor.run(self._evaluate, [batch[place] for place in missing]):
             place = missing[finished.position]
-            score = _checked_score(finished.score, batch[place])
+            score = _checked_score(float(finished.score), batch[place])
             done[place] = self._trial(
                 first + place, batch[place], score, probe=probe, seconds=finished.seconds
             )

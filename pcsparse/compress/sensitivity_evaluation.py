@@ -1,0 +1,58 @@
+"""One evaluation of a scan: prune, score, and give the network back as it was."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from pcsparse.compress.sensitivity_axes import Axis
+from pcsparse.compress.sensitivity_table import Evaluation
+
+Evaluate = Callable[[nn.Module], Evaluation | float]
+"""Scores a network, higher is better: a number, or an `Evaluation` with values by sweep."""
+Cut = tuple[str, int]
+"""What is pruned, by its name on the axis, and how much of it stays."""
+
+
+class PrunedScore:
+    """The score of a network with one part pruned; can be sent to other processes if what it holds can.
+
+    Args:
+        model: comes back bit for bit after each call, also where that raises.
+        axis: prunes it.
+        evaluate: scores it.
+    """
+
+    def __init__(self, model: nn.Module, axis: Axis, evaluate: Evaluate) -> None:
+        self._model, self._axis, self._evaluate = model, axis, evaluate
+
+    def __call__(self, cut: Cut | None) -> Evaluation:
+        """The score with a cut, or of the network as it is."""
+        with _restored(self._model):
+            if cut is not None:
+                self._axis.cut(self._model, *cut)
+            found = self._evaluate(self._model)
+        if not isinstance(found, Evaluation):
+            return Evaluation(float(found))
+        # a sweep without a value leaves no pairs to compare
+        whole = all(math.isfinite(value) for value in found.per_sweep)
+        return found if whole else replace(found, per_sweep=())
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Brings back all parameters, buffers and modes as they were."""
+    saved = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    modes = [(part, part.training) for part in model.modules()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            now: Mapping[str, Tensor] = model.state_dict()
+            for name, tensor in saved.items():
+                now[name].copy_(tensor)
+        for part, training in modes:
+            part.training = training
