@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pcsparse import resources
-from pcsparse.compress.pruning import ChannelPruning
+from pcsparse.compress.pruning_channels import ChannelPruning
+from pcsparse.compress.pruning_offsets import OffsetPruning
 from pcsparse.config import (
     CompressSettings,
     EvaluateSettings,
@@ -147,8 +148,10 @@ def test_every_option_of_a_compression_composes_and_builds(option):
     assert type(settings) is CompressSettings
     assert (settings.budget.unit, settings.budget.within(10.0)) == ("ms", 5.0)
     pruning, method = build(settings.compress), build(settings.method)
-    assert type(pruning) is ChannelPruning
-    assert pruning.facts()["multiple"] == 8
+    kinds = {"compress=offsets": OffsetPruning}
+    assert type(pruning) is kinds.get(option, ChannelPruning)
+    assert {*pruning.facts("cost"), *pruning.facts("scan")} <= {*pruning.facts()}
+    assert pruning.facts()["axis"] == pruning.name
     assert option.removeprefix("method=").split("_")[0] in method.name or not option.startswith("method=")
     assert callable(build(settings.executor).run)
     assert isinstance(build_augmentation(settings.augment), Augmentation)

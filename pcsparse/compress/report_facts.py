@@ -44,6 +44,7 @@ class NetworkFacts:
         macs: multiply-adds a sweep, mean over the calibration sweeps.
         score: on the sweeps of the report.
         gain: how much higher it is than that of the dense network, on the same draws; None for that one.
+        over_control: the same of the control; None without one, for it, and for the dense network.
     """
 
     name: str
@@ -54,6 +55,7 @@ class NetworkFacts:
     macs: float
     score: Score
     gain: Score | None
+    over_control: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,12 @@ class ReportFacts:
 
 
 def _network(entry: dict[str, Any]) -> NetworkFacts:
-    gain = entry.pop("gain")
+    gain, over = entry.pop("gain"), entry.pop("over_control")
     return NetworkFacts(
-        score=Score(**entry.pop("score")), gain=None if gain is None else Score(**gain), **entry
+        score=Score(**entry.pop("score")),
+        gain=None if gain is None else Score(**gain),
+        over_control=None if over is None else Score(**over),
+        **entry,
     )
 
 

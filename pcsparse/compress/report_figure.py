@@ -108,7 +108,7 @@ def _scores(axes: Any, found: Measured) -> None:
 def _sweeps(axes: Any, found: Measured) -> None:
     places = range(len(found.sweeps))
     for shift, colour, side in ((-_BAR / 2, _BEFORE, "before"), (_BAR / 2, _AFTER, "after")):
-        maps = [1e3 * sweep.maps.median for sweep in found.sweeps]
+        maps = [1e3 * getattr(sweep, f"maps_{side}").median for sweep in found.sweeps]
         rest = [1e3 * getattr(sweep, side).median for sweep in found.sweeps]
         at = [place + shift for place in places]
         axes.bar(at, maps, _BAR, color=colour, alpha=0.45, hatch="///", edgecolor="white",

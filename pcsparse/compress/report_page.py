@@ -48,8 +48,8 @@ def report_html(facts: ReportFacts, pictures: Mapping[str, bytes]) -> str:
 
 def _headline(found: Measured) -> str:
     rows = [_network(network, found.usual) for network in found.networks]
-    columns = ("network", "score %", "against dense, points", "parameters", "file, MB", "M multiply-adds",
-               "ms, maps there", "ms, maps included")  # fmt: skip
+    columns = ("network", "score %", "against dense, points", "against control, points", "parameters",
+               "file, MB", "M multiply-adds", "ms, maps there", "ms, maps included")  # fmt: skip
     caption = (
         f"Score: {html.escape(found.metric)}. Milliseconds: medians in turns on a sweep of "
         f"{found.usual.n_voxels:,} voxels, quartiles in brackets; networks of the same widths share them."
@@ -63,6 +63,7 @@ def _network(network: NetworkFacts, sweep: SweepPair) -> list[str]:
         network.name,
         str(network.score),
         "" if network.gain is None else network.gain.signed(),
+        "" if network.over_control is None else network.over_control.signed(),
         f"{network.parameters:,}",
         f"{network.file_bytes / 1e6:.2f} <small>{html.escape(network.file_type)}</small>",
         f"{network.macs / 1e6:,.1f}",
@@ -94,17 +95,18 @@ def _whole(found: Measured) -> str:
         rows.append(
             [
                 f"{sweep.n_voxels:,}",
-                _ms(sweep.maps),
+                _ms(sweep.maps_before),
+                _ms(sweep.maps_after),
                 _ms(sweep.before),
                 _ms(sweep.after),
                 _ms(sweep.before_all),
                 _ms(sweep.after_all),
                 f"{faster:.2f}",
-                f"{sweep.maps.median / sweep.after_all.median:.0%}",
+                f"{sweep.maps_after.median / sweep.after_all.median:.0%}",
             ]
         )
-    columns = ("voxels", "maps", "before, maps there", "after, maps there", "before, maps included",
-               "after, maps included", "times as fast", "maps of that")  # fmt: skip
+    columns = ("voxels", "maps before", "maps after", "before, maps there", "after, maps there",
+               "before, maps included", "after, maps included", "times as fast", "maps of that")  # fmt: skip
     return "<h2>Whole networks</h2>\n" + _table("Milliseconds, in turns.", columns, rows)
 
 
@@ -112,8 +114,8 @@ def _layers(found: Measured) -> str:
     rows = [_layer(layer, ms) for layer, ms in zip(found.layers, found.predicted, strict=True)]
     classes = ["idle" if layer.idle else "" for layer in found.layers]
     rows.append(_sum(found))
-    columns = ("layer", "kind", "in", "out", "M multiply-adds", "left", "ms before", "ms after", "left",
-               "predicted", "")  # fmt: skip
+    columns = ("layer", "kind", "in", "out", "offsets", "M multiply-adds", "left", "ms before", "ms after",
+               "left", "predicted", "")  # fmt: skip
     caption = (
         "Each layer of both networks, fused as in inference, measured again in turns with its map there. "
         "Predicted: the same layer by the table that the search used. Marked: multiply-adds fell, the median "
@@ -127,12 +129,14 @@ def _layer(layer: LayerPair, predicted: float | None) -> list[str]:
     foreseen = "" if predicted is None else f"{predicted:.3f}"
     start = [html.escape(layer.name), layer.kind]
     if after is None:
-        return [*start, str(before.c_in), str(before.c_out), f"{before.macs / 1e6:,.1f} → 0", "0 %",
-                _ms(before.time, 3), "gone", "0 %", foreseen, ""]  # fmt: skip
+        widths = [str(before.c_in), str(before.c_out), str(before.k)]
+        macs = f"{before.macs / 1e6:,.1f} → 0"
+        return [*start, *widths, macs, "0%", _ms(before.time, 3), "gone", "0%", foreseen, ""]
     return [
         *start,
         _change(before.c_in, after.c_in),
         _change(before.c_out, after.c_out),
+        _change(before.k, after.k),
         f"{before.macs / 1e6:,.1f} → {after.macs / 1e6:,.1f}" if before.macs else "",
         f"{after.macs / before.macs:.0%}" if before.macs else "",
         _ms(before.time, 3),
@@ -152,7 +156,7 @@ def _sum(found: Measured) -> list[str]:
     after = total(layer.after for layer in found.layers if layer.after is not None)
     return [
         "all layers",
-        *[""] * 3,
+        *[""] * 4,
         f"{before[0]:,.1f} → {after[0]:,.1f}",
         f"{after[0] / before[0]:.0%}",
         f"{before[1]:.2f}",

@@ -69,12 +69,12 @@ def compress(job: Job) -> RunFolder:
         f"{job.weights}: {job.card.voxels.voxel_size:g} m voxels; {len(job.search_batches)} sweeps to search "
         f"on, {len(job.calibration)} to calibrate on, {len(job.final_set)} to report on"
     )
-    cost = measure_step(job, folder)
-    space = prunable.space(cost, settings.budget.unit)
+    measure_step(job, folder)
+    space = prunable.space(settings.budget.unit)
     budget = budget_of(job, space)
     write_whole(folder.path / "config.yaml", to_yaml(settings).encode())
     score = scorer_of(job)
-    scanned = scan_step(job, folder, cost, score)
+    scanned = scan_step(job, folder, score)
     choice = search_step(job, folder, space, budget, scanned, score)
     pruned = prune_step(job, folder, space, choice.assignment)
     if settings.tune:
@@ -82,7 +82,7 @@ def compress(job: Job) -> RunFolder:
     if settings.control:
         control_step(job, folder)
     export_step(job, folder)
-    report(job, folder, compare_step(job, folder, cost), choice)
+    report(job, folder, compare_step(job, folder), choice)
     return folder
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from pcsparse.compress.chosen import Choice
-from pcsparse.compress.cost import CostTable
-from pcsparse.compress.measured import LayerPair, count_macs, measure_layers, measure_sweeps, spread_by_size
+from pcsparse.compress.measured import count_macs, measure_layers, measure_sweeps, spread_by_size
 from pcsparse.compress.report import write_report
 from pcsparse.compress.report_facts import Measured, NetworkFacts, ReportFacts, Score
 from pcsparse.errors import RangeError
@@ -31,7 +30,7 @@ class _Entry:
     smaller: bool
 
 
-def compare_step(job: Job, folder: RunFolder, cost: CostTable) -> Measured:
+def compare_step(job: Job, folder: RunFolder) -> Measured:
     """Score every network on the split of the report, and time both kinds layer by layer and whole."""
     path = folder.file("measure")
     if folder.done("measure"):
@@ -56,7 +55,7 @@ def compare_step(job: Job, folder: RunFolder, cost: CostTable) -> Measured:
             networks=tuple(_facts(job, entry, scores) for entry in entries),
             sweeps=whole,
             layers=layers,
-            predicted=tuple(_predicted(layer, cost) for layer in layers),
+            predicted=tuple(job.prunable.predicted(layer) for layer in layers),
         )
         found.save(path)
     return found
@@ -74,7 +73,10 @@ def report(job: Job, folder: RunFolder, found: Measured, choice: Choice) -> None
     write_report(ReportFacts(title, job.command, _notes(job), choice, found), folder.path)
     for network in found.networks:
         gain = "" if network.gain is None else f", against dense {network.gain.signed()} points"
-        print(f"  {network.name:<8} {network.parameters:>12,} parameters, score {network.score} %{gain}")
+        over = network.over_control
+        control = "" if over is None else f", against control {over.signed()} points"
+        size = f"{network.parameters:>12,} parameters"
+        print(f"  {network.name:<8} {size}, score {network.score} %{gain}{control}")
     print(f"{title}\nreport: {folder.path / 'report.html'}, {folder.path / 'report.png'}")
     if found.busy:
         print("the machine was BUSY while this was measured: the milliseconds are worth nothing")
@@ -123,7 +125,7 @@ def _note_metrics(weights: Path, card: ModelCard, scores: SweepScores) -> None:
 
 def _facts(job: Job, entry: _Entry, scores: dict[str, SweepScores]) -> NetworkFacts:
     model, _ = load_model(entry.path)
-    own, dense = scores[entry.name], scores["dense"]
+    own, dense, control = scores[entry.name], scores["dense"], scores.get("control")
     return NetworkFacts(
         name=entry.name,
         smaller=entry.smaller,
@@ -133,6 +135,7 @@ def _facts(job: Job, entry: _Entry, scores: dict[str, SweepScores]) -> NetworkFa
         macs=_macs(job, model),
         score=_score(own.miou_present()),
         gain=None if entry.name == "dense" else _score(own.gain_over(dense)),
+        over_control=_score(own.gain_over(control)) if control is not None and entry.smaller else None,
     )
 
 
@@ -149,14 +152,6 @@ def _metric(job: Job, scores: SweepScores) -> str:
         f"mean IoU over the classes that occur, point by point, {len(scores.names)} sweeps of "
         f"{job.settings.measure.split}; in brackets 95 % of a bootstrap over {scores.drawn()}"
     )
-
-
-def _predicted(layer: LayerPair, cost: CostTable) -> float | None:
-    """Milliseconds of a layer after, by the table; None where it does not say."""
-    found = next((one for one in cost.layers if (one.name, one.kind) == (layer.name, layer.kind)), None)
-    if found is None or layer.after is None or found.k != layer.after.k:
-        return None
-    return found.milliseconds(layer.after.c_in, layer.after.c_out)
 
 
 def _notes(job: Job) -> tuple[str, ...]:

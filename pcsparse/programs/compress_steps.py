@@ -7,7 +7,6 @@ from dataclasses import replace
 from torch import nn
 
 from pcsparse.compress.chosen import Choice, choice_of
-from pcsparse.compress.cost import CostTable
 from pcsparse.compress.finetune import recalibrate
 from pcsparse.compress.search.budget import check_budget
 from pcsparse.compress.search.executor import Evaluate, Executor, Finished, InProcess
@@ -26,29 +25,29 @@ from pcsparse.programs.compress_models import card_of
 from pcsparse.train.model_file import load_model, save_model
 
 
-def measure_step(job: Job, folder: RunFolder) -> CostTable:
-    """The cost table, measured before anything else runs."""
-    path = folder.file("cost")
+def measure_step(job: Job, folder: RunFolder) -> None:
+    """The cost, measured before anything else runs."""
+    path, settings = folder.file("cost"), job.settings.cost
+    sweeps = inputs_of(job.cost_batches, job.device)
     if folder.done("cost"):
-        print(f"cost: taken from {path}")
         # where milliseconds count, the record of the folder says that they are of this machine
-        table = CostTable.load(path, any_machine=True)
+        job.prunable.load_cost(path, sweeps)
+        print(f"cost: taken from {path}")
     else:
         with folder.running("cost"):
-            sweeps, settings = inputs_of(job.cost_batches, job.device), job.settings.cost
-            table = job.prunable.measure(sweeps, step=settings.step, runs=settings.runs, tuned=job.table)
-            table.save(path)
+            job.prunable.measure(sweeps, step=settings.step, runs=settings.runs, tuned=job.table)
+            job.prunable.save_cost(path)
         print(f"cost: measured, {path}")
+    cost = job.prunable.summary()
     print(
-        f"  the whole network: {table.total('ms'):.2f} ms ({table.map_ms:.2f} of it maps), "
-        f"{table.total('MACs') / 1e9:.3f} G multiply-adds, {table.total('bytes') / 1e6:.2f} MB of weights"
+        f"  the whole network: {cost.ms:.2f} ms ({cost.map_ms:.2f} of it maps), {cost.macs / 1e9:.3f} G "
+        f"multiply-adds, {cost.bytes / 1e6:.2f} MB of weights"
     )
-    if table.busy:
+    if cost.busy:
         print(
             "  the machine was BUSY with other work: these milliseconds are worth nothing; where they count, "
             f"stop here, remove {path}, and start again when it is quiet"
         )
-    return table
 
 
 def budget_of(job: Job, space: Space) -> float:
@@ -74,13 +73,13 @@ def scorer_of(job: Job) -> SweepScorer:
     return SweepScorer(job.search_batches, calibration, len(job.card.classes), job.device)
 
 
-def scan_step(job: Job, folder: RunFolder, cost: CostTable, score: SweepScorer) -> SensitivityTable | None:
+def scan_step(job: Job, folder: RunFolder, score: SweepScorer) -> SensitivityTable | None:
     """The sensitivity of every step alone; None where none is asked for."""
     settings = job.settings.scan
     if not settings.run:
         print("scan: left out")
         return None
-    axis = job.prunable.scan_axis(cost)
+    axis = job.prunable.scan_axis()
     known = folder.done("scan")
 
     def say(point: Point) -> None:

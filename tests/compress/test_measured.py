@@ -63,7 +63,14 @@ def test_networks_are_timed_whole_and_inputs_left_alone(pair):
     inputs = sweeps()
     first, second = measure_sweeps(dense, small, inputs, runs=1)
     assert (first.n_voxels, second.n_voxels) == tuple(len(x) for x in inputs)
-    for time in (first.maps, first.before, first.after, first.before_all, first.after_all):
+    for time in (
+        first.maps_before,
+        first.maps_after,
+        first.before,
+        first.after,
+        first.before_all,
+        first.after_all,
+    ):
         assert time.runs == 1
         assert time.median > 0
     assert all(len(x.cache) == 0 for x in inputs)

@@ -35,7 +35,15 @@ LAYERS = (
 NETWORKS = (
     NetworkFacts("dense", False, 1_000, 4_400, "float32", 7e6, Score(0.6, 0.5, 0.7), None),
     NetworkFacts(
-        "tuned", True, 500, 1_200, "float16", 2e6, Score(0.58, 0.48, 0.69), Score(-0.02, -0.05, 0.01)
+        "tuned",
+        True,
+        500,
+        1_200,
+        "float16",
+        2e6,
+        Score(0.58, 0.48, 0.69),
+        Score(-0.02, -0.05, 0.01),
+        Score(-0.03, -0.06, 0.0),
     ),
 )
 MEASURED = Measured(
@@ -44,7 +52,8 @@ MEASURED = Measured(
     metric="mean IoU",
     networks=NETWORKS,
     sweeps=tuple(
-        SweepPair(n, time(1.0), time(4.0), time(3.0), time(5.0), time(4.0)) for n in (100, 250, 400)
+        SweepPair(n, time(1.5), time(1.0), time(4.0), time(3.0), time(5.0), time(4.0))
+        for n in (100, 250, 400)
     ),
     layers=LAYERS,
     predicted=(0.7, 1.1, None),
@@ -70,21 +79,22 @@ def rows(page, number):
 def test_the_page_says_what_was_measured_and_marks_idle_layers():
     page = report_html(FACTS, {"report.png": b"png", "search.png": b"search"})
     dense, tuned = rows(page, 0)
-    assert dense[:3] == ["dense", "60.00 (50.00 to 70.00)", ""]
-    assert tuned[2] == "-2.00 (-5.00 to +1.00)"
+    assert dense[:4] == ["dense", "60.00 (50.00 to 70.00)", "", ""]
+    assert tuned[2:4] == ["-2.00 (-5.00 to +1.00)", "-3.00 (-6.00 to +0.00)"]
     # of the sweep in the middle; the smaller network has its own times
     assert dense[-2:] == ["4.00 (3.96-4.04)", "5.00 (4.95-5.05)"]
     assert tuned[-2:] == ["3.00 (2.97-3.03)", "4.00 (3.96-4.04)"]
     assert [row[0] for row in rows(page, 1)] == ["100", "250", "400"]
+    assert rows(page, 1)[0][1:3] == ["1.50 (1.48-1.52)", "1.00 (0.99-1.01)"]
     assert rows(page, 1)[0][-2:] == ["1.25", "25%"]
     first, idle, gone, total = rows(page, 2)
     assert first[0] == "stem&lt;0&gt;"
-    assert first[3:6] == ["16 → 8", "2.0 → 1.0", "50%"]
+    assert first[3:7] == ["16 → 8", "27", "2.0 → 1.0", "50%"]
     assert (first[-2], first[-1]) == ("0.700", "")
     assert idle[-1] == "fewer multiply-adds, no less time"
     assert page.count("<tr class='idle'>") == 1
     assert "gone" in gone
-    assert total[4:9] == ["7.0 → 2.0", "29%", "3.50", "2.60", "74%"]
+    assert total[5:10] == ["7.0 → 2.0", "29%", "3.50", "2.60", "74%"]
     steps = rows(page, 3)
     assert steps[0] == ["stem&lt;0&gt;", "stem&lt;0&gt; → deep", "16 → 8", "50%", "40.0%", "1.25", "+3.40"]
     assert steps[1][-1] == ""

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pcsparse.compress.pruning import ChannelPruning
+from pcsparse.compress.pruning_channels import ChannelPruning
+from pcsparse.compress.pruning_offsets import OffsetPruning
 from pcsparse.compress.settings import BudgetSettings, CostSettings, EvaluationSettings, MeasureSettings
 from pcsparse.errors import RangeError
 
@@ -43,13 +44,15 @@ def test_a_budget_that_is_none_is_refused(given, said):
 
 @pytest.mark.parametrize("ratios", [(1.0,), (0.5, -0.1), (float("nan"),)])
 def test_ratios_outside_0_to_1_are_refused(ratios):
-    with pytest.raises(RangeError, match=r"compress.ratios must be in \[0, 1\)"):
-        ChannelPruning(ratios)
+    for axis in (ChannelPruning, OffsetPruning):
+        with pytest.raises(RangeError, match=r"compress.ratios must be in \[0, 1\)"):
+            axis(ratios)
 
 
 def test_settings_without_meaning_are_refused():
     for made in (
         lambda: ChannelPruning(()),
+        lambda: OffsetPruning(()),
         lambda: ChannelPruning(multiple=0),
         lambda: CostSettings(runs=0),
         lambda: EvaluationSettings(split="validation"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pcsparse.compress.pruning import ChannelPruning
+from pcsparse.compress.pruning_channels import ChannelPruning
 from pcsparse.compress.search.random_search import RandomSearch
 from pcsparse.compress.settings import (
     BudgetSettings,

@@ -12,17 +12,18 @@ import torch
 
 from pcsparse.cli import main
 from pcsparse.compress.chosen import Choice
-from pcsparse.compress.cost import CostTable
 from pcsparse.compress.finetune import recalibrate
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.measured import count_macs
-from pcsparse.compress.pruning import ChannelPruning
+from pcsparse.compress.pruning_channels import ChannelPruning
+from pcsparse.compress.pruning_offsets import OffsetPruning
 from pcsparse.compress.report_facts import Measured
 from pcsparse.compress.search.dynamic_programming import DynamicProgramming
 from pcsparse.compress.search.executor import SpawnedProcesses
 from pcsparse.compress.search.uniform import Uniform
 from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.compress.settings import BudgetSettings, ScanSettings
+from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.data.collate import VoxelSettings
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.programs import compress_steps, compress_tuning
@@ -125,7 +126,8 @@ def test_the_result_is_what_was_chosen_within_the_budget_and_smaller(whole):
 def test_every_trial_of_the_search_is_what_the_log_says(whole):
     rows = [json.loads(line) for line in (whole / "run/search.jsonl").read_text().splitlines()]
     job = tiny_job(whole)
-    space = job.prunable.space(CostTable.load(whole / "run/cost.json"), "MACs")
+    job.prunable.load_cost(whole / "run/cost.json", inputs_of(job.cost_batches, job.device))
+    space = job.prunable.space("MACs")
     score = SearchScore(job.prunable.networks(space), compress_steps.scorer_of(job))
     assert len(rows) == 1 + SETTINGS.evaluations
     assert score(tuple(rows[2]["widths"])) == pytest.approx(rows[2]["score"], abs=1e-12)
@@ -317,6 +319,32 @@ def test_least_squares_come_before_the_norms(copied, unreported, capsys):
     assert "layers by least squares" in card.provenance["reconstructed"]
     assert model.spec == before.spec
     assert not torch.equal(model.classifier.weight, before.classifier.weight)
+
+
+def test_kernel_offsets_are_another_axis(tmp_path, monkeypatch):
+    counted = Counting(monkeypatch)
+    budget = BudgetSettings(share=0.9, of="macs")
+    given = {"pruning": OffsetPruning((0.0, 0.5), "layer"), "budget": budget, "rounds": 2, "evaluations": 2}
+    compress(tiny_job(tmp_path, **given))
+    run = tmp_path / "run"
+    choice, job = Choice.load(run / "chosen.json"), tiny_job(tmp_path, **given)
+    model, _ = load_model(run)
+    maps = SharedMaps.of(model, inputs_of(job.cost_batches, job.device), scope="layer")
+    assert [len(maps.group(step.name).offsets) for step in choice.steps] == list(choice.assignment)
+    assert any(step.kept < step.full for step in choice.steps)
+    assert count_macs(model, inputs_of(job.cost_batches, job.device)) == pytest.approx(choice.cost)
+    assert choice.cost <= choice.budget
+    found = Measured.load(run / "measured.json")
+    stem = next(layer for layer in found.layers if layer.name == "stem.0")
+    assert (stem.before.k, stem.after.k) == (27, model.stem[0].weight.shape[0])
+    assert found.predicted[found.layers.index(stem)] is not None
+    # and it goes on as the other one does
+    n = counted.n
+    assert n == 1 + len(choice.steps) + 2
+    compress(tiny_job(tmp_path, **given))
+    assert counted.n == n
+    with pytest.raises(UnsupportedError, match="reconstruct=false"):
+        compress(tiny_job(tmp_path, **given, reconstruct=True, resume="overwrite"))
 
 
 def test_methods_that_want_curves_get_those_of_the_scan(copied, monkeypatch, unreported):
