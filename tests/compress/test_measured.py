@@ -16,6 +16,7 @@ from pcsparse.compress.measured import (
     measure_sweeps,
     spread_by_size,
 )
+from pcsparse.coords.cache import CoordCache
 from pcsparse.errors import RangeError
 from pcsparse.models import MinkUNet
 from pcsparse.models.minkunet import BlockSpec, ConvSpec
@@ -58,9 +59,11 @@ def test_multiply_adds_are_means_of_the_sweeps(pair):
     assert count_macs(dense, sweeps()[:1]) != pytest.approx(count_macs(dense, sweeps()[1:]))
 
 
-def test_networks_are_timed_whole_and_inputs_left_alone(pair):
+def test_networks_are_timed_whole_and_inputs_left_alone(pair, monkeypatch):
     dense, small = pair
-    inputs = sweeps()
+    inputs, rebuilt = sweeps(), []
+    build = CoordCache.rebuilt
+    monkeypatch.setattr(CoordCache, "rebuilt", lambda cache: rebuilt.append(cache.maps()) or build(cache))
     first, second = measure_sweeps(dense, small, inputs, runs=1)
     assert (first.n_voxels, second.n_voxels) == tuple(len(x) for x in inputs)
     for time in (
@@ -73,6 +76,9 @@ def test_networks_are_timed_whole_and_inputs_left_alone(pair):
     ):
         assert time.runs == 1
         assert time.median > 0
+    # two networks on two sweeps have each their own maps, all of them
+    assert len({id(next(iter(maps.values()))) for maps in rebuilt}) == 4
+    assert len({len(maps) for maps in rebuilt}) == 1
     assert all(len(x.cache) == 0 for x in inputs)
     assert not any(part.training for part in dense.modules())
 

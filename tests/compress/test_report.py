@@ -23,13 +23,13 @@ def time(ms):
     return Timing(ms / 1e3, 0.99 * ms / 1e3, 1.01 * ms / 1e3, 20)
 
 
-def side(c_in, c_out, macs, ms):
-    return LayerSide(c_in, c_out, 27, macs, time(ms))
+def side(c_in, c_out, macs, ms, k=27):
+    return LayerSide(c_in, c_out, k, macs, time(ms))
 
 
 LAYERS = (
     LayerPair("stem<0>", "conv", side(4, 16, 2_000_000, 1.0), side(4, 8, 1_000_000, 0.6)),
-    LayerPair("deep", "conv", side(16, 16, 4_000_000, 2.0), side(8, 8, 1_000_000, 2.0)),
+    LayerPair("deep", "conv", side(16, 16, 4_000_000, 2.0), side(8, 8, 1_000_000, 2.0, 13)),
     LayerPair("gone", "conv", side(16, 16, 1_000_000, 0.5), None),
 )
 NETWORKS = (
@@ -91,6 +91,7 @@ def test_the_page_says_what_was_measured_and_marks_idle_layers():
     assert first[0] == "stem&lt;0&gt;"
     assert first[3:7] == ["16 → 8", "27", "2.0 → 1.0", "50%"]
     assert (first[-2], first[-1]) == ("0.700", "")
+    assert idle[4] == "27 → 13"
     assert idle[-1] == "fewer multiply-adds, no less time"
     assert page.count("<tr class='idle'>") == 1
     assert "gone" in gone

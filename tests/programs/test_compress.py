@@ -33,6 +33,7 @@ from pcsparse.train.evaluation import evaluate
 from pcsparse.train.metrics import SemanticKittiMetrics
 from pcsparse.train.model_file import load_model
 from pcsparse.train.run_log import CsvLog
+from pcsparse.train.sweep_scores import SweepScores
 from tests.programs.compress_case import SETTINGS, tiny_job, write_model
 from tests.streets import write_root
 
@@ -210,6 +211,13 @@ def test_other_settings_are_refused_and_overwriting_keeps_what_they_do_not_touch
     found = Measured.load(run / "measured.json")
     assert [network.name for network in found.networks] == ["dense", "control", "pruned", "tuned"]
     assert [network.file_type for network in found.networks] == ["float32"] * 3 + ["float16"]
+    scores = {
+        network.name: SweepScores.load(run / f"scores/{network.name}.npz") for network in found.networks
+    }
+    for name, network in zip(scores, found.networks, strict=True):
+        over = scores[name].gain_over(scores["control"]).value if network.smaller else None
+        assert (network.over_control and network.over_control.value) == over
+        assert network.gain is None or network.gain.value == scores[name].gain_over(scores["dense"]).value
     model, _ = load_model(run)
     chosen = {s.name: s.kept for s in Choice.load(run / "chosen.json").steps}
     assert {g.name: g.width for g in ChannelGraph.of(model).free} == chosen
