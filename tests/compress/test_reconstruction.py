@@ -220,3 +220,20 @@ def test_bad_settings_are_refused():
         reconstruct(network, sliced, graph, chosen, [])
     with pytest.raises(RangeError, match="ridge of at least 0"):
         reconstruct(network, sliced, graph, chosen, _sweeps(), ridge=-1.0)
+
+
+class _Twice(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.again, self.last = nn.Linear(3, width), nn.Linear(width, width), nn.Linear(width, 2)
+
+    def forward(self, x):
+        return self.last(self.again(self.again(self.first(x))))
+
+
+def test_a_layer_that_runs_twice_is_refused():
+    wide, x = _Twice(8), torch.randn(5, 3)
+    graph = ChannelGraph.of(wide, x)
+    chosen = {group.name: range(4) for group in graph.free}
+    with pytest.raises(RangeError, match="again runs more than once in the network"):
+        reconstruct(wide, _Twice(4), graph, chosen, [x])
