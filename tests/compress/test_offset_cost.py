@@ -1,6 +1,7 @@
 """What offsets cost: lines by hand, counts against networks that were sliced, the space of a search."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -46,10 +47,15 @@ def _bytes(network: nn.Module) -> int:
     return sum(parameter.nbytes for parameter in network.parameters())
 
 
+@cache
+def _maps(scope: str) -> SharedMaps:
+    return SharedMaps.of(_network(), _sweeps(), scope=scope)
+
+
 @pytest.fixture(scope="module")
 def parts(one_thread):
     network, sweeps = _network(), _sweeps()
-    maps = SharedMaps.of(network, sweeps)
+    maps = _maps("map")
     scores = offset_scores(network, maps)
     return network, sweeps, maps, scores, measure_offset_cost(network, sweeps, maps, scores, runs=1)
 
@@ -115,7 +121,7 @@ def test_milliseconds_by_hand(parts):
 @pytest.mark.parametrize("scope", ["map", "layer"])
 def test_counts_are_those_of_the_sliced_network(parts, scope):
     network, sweeps, *_ = parts
-    maps = SharedMaps.of(network, sweeps, scope=scope)
+    maps = _maps(scope)
     scores = offset_scores(network, maps)
     chosen = choose_offsets(maps, scores, {g.name: 3 + 2 * i for i, g in enumerate(maps.groups) if g.free})
     sliced = slice_offsets(network, maps, chosen)
@@ -124,9 +130,8 @@ def test_counts_are_those_of_the_sliced_network(parts, scope):
     assert cost.total("bytes", chosen) == _bytes(fuse(sliced)) < cost.total("bytes") == _bytes(fuse(network))
 
 
-def test_what_layers_of_one_map_keep_together_is_searched(parts):
-    network, sweeps, *_ = parts
-    maps = SharedMaps.of(network, sweeps, scope="layer")
+def test_what_layers_of_one_map_keep_together_is_searched():
+    maps = _maps("layer")
     stem = {reader.name for group in maps.groups if group.map_name == "stem.0" for reader in group.readers}
     assert len(stem) == 4
     whole, group = maps.searched_pairs(), maps.group("stem.0")
@@ -173,8 +178,8 @@ def test_the_small_network_that_is_timed_is_the_sliced_one(parts):
 @pytest.mark.parametrize("scope", ["map", "layer"])
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_cost_of_an_assignment_is_that_of_the_choice(parts, scope, unit):
-    network, sweeps, *_ = parts
-    maps = SharedMaps.of(network, sweeps, scope=scope)
+    network, *_ = parts
+    maps = _maps(scope)
     scores, cost = offset_scores(network, maps), _by_hand(maps)
     space = offset_space(cost, scores, unit, ratios=(0.3, 0.6, 0.9))
     assert [step.name for step in space.steps] == [group.name for group in maps.groups if group.free]

@@ -1,6 +1,7 @@
 """Offset pruning: sliced is masked, in one step or several, forward and backward; scores by hand."""
 
 import json
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn.utils import parametrizations
 from pcsparse import SparseTensor
 from pcsparse.compress.channels import prune_channels
 from pcsparse.compress.cost_measure import measure_cost
+from pcsparse.compress.cost_run import calls_of, runnable
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.offset_scores import offset_scores
 from pcsparse.compress.offsets import (
@@ -58,6 +60,12 @@ def _input(cloud=TWO_BATCHES, channels: int = 3, dtype: torch.dtype = torch.floa
     return SparseTensor(feats, cloud.coords, batch_size=cloud.batch_size)
 
 
+@cache
+def _maps(scope: str = "map") -> SharedMaps:
+    """Of `_network()` on `_input()`, which its weights do not change."""
+    return SharedMaps.of(_network(), [_input()], scope=scope)
+
+
 def _masked(network: MinkUNet, maps: SharedMaps, chosen) -> MinkUNet:
     masked = MinkUNet(network.spec).to(next(network.parameters()).dtype).train(network.training)
     masked.load_state_dict(network.state_dict())
@@ -77,7 +85,7 @@ def _some(maps: SharedMaps, seed: int = 0) -> dict[str, tuple[int, ...]]:
 
 
 def test_groups_are_the_readers_of_one_map():
-    maps = SharedMaps.of(_network(), [_input()])
+    maps = _maps()
     readers = {group.name: tuple(reader.name for reader in group.readers) for group in maps.groups}
     assert list(readers) == [
         "stem.0", "down.0.0", "encoder.0.0.conv1", "down.1.0", "encoder.1.0.conv1", "down.2.0",
@@ -91,7 +99,7 @@ def test_groups_are_the_readers_of_one_map():
     assert [group.mirrored for group in maps.groups] == [group in cubes for group in maps.groups]
     assert all((group.centre, len(group.units)) == (13, 13) for group in cubes)
     assert maps.group("down.0.0").units == tuple((k,) for k in range(8))
-    alone = SharedMaps.of(_network(), [_input()], scope="layer")
+    alone = _maps("layer")
     assert [group.name for group in alone.groups if group.map_name == "stem.0"] == list(FINE)
     assert "stem.0: 27 of 27 offsets (3x3x3, stride 1)" in str(maps)
 
@@ -116,8 +124,9 @@ def test_pairs_are_means_over_the_sweeps_by_looking_at_every_two_voxels():
     )
     # every fine voxel has one pair of a kernel that halves
     assert sum(maps.group("down.0.0").pairs) == sum(len(x) for x in inputs) / 2
-    cost = measure_cost(_network(), inputs, step=1000, multiple=1000, runs=1)
-    assert maps.macs() == cost.total("MACs")
+    calls = [calls_of(runnable(_network(), fused=True), _input(cloud))[0] for cloud in (PLANE, UNSORTED)]
+    macs = sum(call.n_pairs * call.c_in * call.c_out for run in calls for call in run)
+    assert maps.macs() == macs / 2
     # their caches stay as they are
     assert all(len(x.cache) == 0 for x in inputs)
 
@@ -126,8 +135,8 @@ def test_pairs_are_means_over_the_sweeps_by_looking_at_every_two_voxels():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_sliced_is_masked_bit_for_bit(scope, dtype):
     # the engine adds an offset's products to a row's sum in the order of offsets: zeros change no bit of it
-    network, x = _network(dtype=dtype), _input(dtype=dtype)
-    maps = SharedMaps.of(network, [x], scope=scope)
+    network = _network(dtype=dtype)
+    maps = _maps(scope)
     chosen = _some(maps)
     sliced, masked = slice_offsets(network, maps, chosen), _masked(network, maps, chosen)
     with torch.no_grad():
@@ -145,7 +154,7 @@ def test_sliced_is_masked_bit_for_bit(scope, dtype):
 
 def test_sliced_is_masked_in_training():
     network = _network().train()
-    maps = SharedMaps.of(network, [_input()])
+    maps = _maps()
     chosen = _some(maps)
     sliced, masked = slice_offsets(network, maps, chosen), _masked(network, maps, chosen)
     assert sliced.training
@@ -166,7 +175,7 @@ def test_sliced_is_masked_in_training():
 
 def test_pruning_twice_is_pruning_once_to_what_both_keep():
     network, x = _network(), _input()
-    maps = SharedMaps.of(network, [x])
+    maps = _maps()
     first, second = {"stem.0": (0, 1, 4, 12, 13, 14, 22, 25, 26)}, {"stem.0": (1, 12, 13, 14, 25)}
     once = slice_offsets(network, maps, first)
     again = SharedMaps.of(once, [x])
@@ -203,8 +212,7 @@ def test_channels_before_and_after_offsets_come_to_the_same():
 
 
 def test_what_was_dropped_is_not_in_any_map_and_fusing_keeps_it_so():
-    network, x = _network(), _input()
-    maps = SharedMaps.of(network, [x])
+    network, maps = _network(), _maps()
     kept = {"stem.0": (0, 4, 13, 22, 26), "down.0.0": (1, 2, 3, 5, 6, 7)}
     sliced = slice_offsets(network, maps, kept)
     fused, y = fuse(sliced), _input()
@@ -221,8 +229,7 @@ def test_what_was_dropped_is_not_in_any_map_and_fusing_keeps_it_so():
 
 @pytest.mark.parametrize("scope", ["map", "layer"])
 def test_a_network_searches_each_map_once_and_only_for_what_its_layers_keep(scope, monkeypatch):
-    network, x = _network(), _input()
-    maps = SharedMaps.of(network, [x], scope=scope)
+    network, maps = _network(), _maps(scope)
     chosen = _some(maps)
     sliced = slice_offsets(network, maps, chosen)
     seen = []
@@ -257,20 +264,20 @@ def test_readers_of_one_map_have_one_geometry():
 
 def test_a_measured_cost_has_the_pairs_that_are_left():
     network, x = _network(), _input()
-    maps = SharedMaps.of(network, [x])
+    maps = _maps()
     chosen = _some(maps)
     cost = measure_cost(slice_offsets(network, maps, chosen), [x], step=1000, multiple=1000, runs=1)
     assert cost.total("MACs") == maps.macs(chosen) < maps.macs()
     layers = {layer.name: layer for layer in cost.layers if layer.kind == "conv"}
     assert layers["decoder.3.0.conv2"].k == len(chosen["stem.0"])
     assert layers["decoder.3.0.conv2"].n_pairs == maps.group("stem.0").pairs_of(chosen["stem.0"])
-    whole = measure_cost(network, [x], step=1000, multiple=1000, runs=1)
     dropped = sum(
-        (len(group.offsets) - len(chosen[group.name])) * reader.pair_macs
+        (len(group.offsets) - len(chosen[group.name])) * reader.weights
         for group in maps.groups
         for reader in group.readers
     )
-    assert whole.total("bytes") - cost.total("bytes") == 4 * dropped
+    whole = sum(parameter.nbytes for parameter in fuse(network).parameters())
+    assert whole - cost.total("bytes") == 4 * dropped
 
 
 def test_a_checkpoint_keeps_offsets(tmp_path):
@@ -328,7 +335,7 @@ def test_a_row_without_a_pair_gets_the_bias_or_nothing():
 
 
 def test_numbers_are_rounded_up_to_whole_pairs():
-    maps = SharedMaps.of(_network(), [_input()])
+    maps = _maps()
     cube, halving = maps.group("stem.0"), maps.group("down.0.0")
     assert counts_of(cube) == tuple(range(1, 28, 2))
     assert counts_of(halving) == tuple(range(1, 9))
@@ -354,12 +361,12 @@ def test_a_whole_kernel_has_no_list_of_offsets():
 )
 def test_shares_and_numbers_out_of_range_are_refused(keep):
     with pytest.raises(RangeError, match=r"must be in \(0, 1\]|it cannot keep"):
-        prune_offsets(_network(), keep, sweeps=[_input()])
+        kept_counts(_maps(), keep)
 
 
 def test_choices_that_break_a_kernel_are_refused_before_anything_is_changed():
     network, x = _network(), _input()
-    maps = SharedMaps.of(network, [x])
+    maps = _maps()
     before = {name: t.clone() for name, t in network.state_dict().items()}
     wrong = {
         r"offset 13 of 'stem\.0' is its centre": {"stem.0": (0, 26)},

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from pcsparse.errors import RangeError
+from pcsparse.models import MinkUNetSpec
 from pcsparse.programs import bench_compress_offsets as study_module
 from pcsparse.programs.bench_compress import main
-from tests.streets import tiny_street
+from tests.streets import tiny_model, tiny_street
 
 
 @pytest.fixture
-def points(tmp_path):
+def points(tmp_path, monkeypatch):
+    # fewer and narrower layers than the study has
+    monkeypatch.setattr(study_module, "_network", lambda study: tiny_model(1 / 16).eval())
     sweep = tiny_street(0, 400)
     path = tmp_path / "street.bin"
     np.column_stack([sweep.points, sweep.intensity]).astype("<f4").tofile(path)
@@ -21,7 +24,7 @@ def points(tmp_path):
 
 def _study(points, *options):
     out = points.with_name("offsets.json")
-    given = ["--points", str(points), "--width", "0.125", "--runs", "1", "--voxel-size", "0.4"]
+    given = ["--points", str(points), "--runs", "1", "--voxel-size", "0.4"]
     return main(["offsets", *given, "--keep", "8", *options, "--out", str(out)]), out
 
 
@@ -61,3 +64,8 @@ def test_a_wrong_network_has_no_times_and_fails_the_run(points, capsys, monkeypa
 def test_numbers_that_no_kernel_has_are_refused(points):
     with pytest.raises(RangeError, match="keeps 1 to 27 offsets, not 28"):
         _study(points, "--keep", "28")
+
+
+def test_without_a_checkpoint_it_is_a_minkunet18():
+    network = study_module._network(study_module.OffsetStudy(width=1 / 16))
+    assert network.spec == MinkUNetSpec.minkunet18(width=1 / 16)
