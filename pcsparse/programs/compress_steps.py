@@ -144,21 +144,27 @@ def search_step(
 
 
 def prune_step(job: Job, folder: RunFolder, space: Space, assignment: Assignment) -> nn.Module:
-    """The sliced network with batch norms measured anew, one shot."""
+    """The sliced network, one shot: refitted by least squares, or with batch norms measured anew.
+
+    Not both: the norms of the whole network fit what least squares come near to, see `reconstruct`.
+    """
     path = folder.file("prune")
     if folder.done("prune"):
         print(f"prune: taken from {path}")
         return load_model(path)[0].to(job.device)
     with folder.running("prune"):
         small = job.prunable.networks(space)(assignment)
-        notes = {}
+        notes = {"stage": "pruned, batch norms measured anew, not trained"}
         if job.settings.reconstruct:
             refits = job.prunable.refit(small, space, assignment, job.calibration_inputs)
-            notes["reconstructed"] = f"{len(refits)} layers by least squares"
+            notes = {
+                "stage": "pruned, not trained", "reconstructed": f"{len(refits)} layers by least squares"
+            }  # fmt: skip
             for refit in refits:
                 print(f"  {refit.layer}: {refit.before:.3f} of its output missing, {refit.after:.3f} after")
-        recalibrate(small, job.calibration_inputs)
-        card = card_of(job, small, {**notes, "stage": "pruned, batch norms measured anew, not trained"})
+        else:
+            recalibrate(small, job.calibration_inputs)
+        card = card_of(job, small, notes)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_model(path, small, card)
     print(f"prune: {sum(p.numel() for p in small.parameters()):,} parameters, {path}")

@@ -319,7 +319,7 @@ def test_a_scorer_recalibrates_and_passes_on_what_is_not_finite(tmp_path):
     assert math.isnan(plain(model).metric)
 
 
-def test_least_squares_come_before_the_norms(copied, unreported, capsys):
+def test_least_squares_leave_the_norms_that_they_come_near_to(copied, unreported, capsys):
     before = load_model(copied / "run/pruned.safetensors")[0]
     compress(tiny_job(copied, reconstruct=True, resume="overwrite", tune=False))
     model, card = load_model(copied / "run/pruned.safetensors")
@@ -327,6 +327,9 @@ def test_least_squares_come_before_the_norms(copied, unreported, capsys):
     assert "layers by least squares" in card.provenance["reconstructed"]
     assert model.spec == before.spec
     assert not torch.equal(model.classifier.weight, before.classifier.weight)
+    wide = set(load_model(copied / "dense.safetensors")[0].stem[1].running_var.tolist())
+    assert set(model.stem[1].running_var.tolist()) <= wide
+    assert not set(before.stem[1].running_var.tolist()) & wide
 
 
 def test_kernel_offsets_are_another_axis(tmp_path, monkeypatch):
