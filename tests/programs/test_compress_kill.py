@@ -13,7 +13,7 @@ from pcsparse.compress.chosen import Choice
 from tests.programs.compress_case import SETTINGS, tiny_job, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
-_PATIENCE_S = 240
+_PATIENCE_S = 600
 BEGINS = "evaluation begins"
 
 
