@@ -130,8 +130,11 @@ class CostTable:
 
     @property
     def rest_ms(self) -> float:
-        """What the whole network takes beyond its layers: Python, launching, features that left caches."""
-        return max(0.0, self.network_ms - self._full_ms)
+        """What the whole network takes beyond its layers: Python, launching, features that left caches.
+
+        Below 0 where layers that were timed alone take longer than together.
+        """
+        return self.network_ms - self._full_ms
 
     @cached_property
     def rest(self) -> tuple[float, float]:
@@ -140,13 +143,16 @@ class CostTable:
         A line through the whole network and the narrowest one; without that one all of it stays. Python
         takes as long for narrow layers, what leaves the caches shrinks with them.
         """
-        if self.least_ms is None:
-            return self.rest_ms, 0.0
-        least = sum(layer.milliseconds(*_least(layer)) for layer in self.layers)
-        over = self._full_ms - least
-        share = (self.rest_ms - max(0.0, self.least_ms - least)) / over if over > 0 else 0.0
-        share = min(max(share, 0.0), self.rest_ms / self._full_ms if self._full_ms > 0 else 0.0)
-        return self.rest_ms - share * self._full_ms, share
+        full, stays, share = self._full_ms, self.rest_ms, 0.0
+        if self.least_ms is not None:
+            least = sum(layer.milliseconds(*_least(layer)) for layer in self.layers)
+            if full > least:
+                share = (self.rest_ms - (self.least_ms - least)) / (full - least)
+                stays = self.rest_ms - share * full
+        if stays < 0 < full:
+            # nothing takes less than no time: all of it in proportion to the layers
+            return 0.0, self.rest_ms / full
+        return max(0.0, stays), share
 
     @property
     def _full_ms(self) -> float:

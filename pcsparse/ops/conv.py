@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcsparse.checks import check_shape
 from pcsparse.coords.kernel_map import KernelMap
@@ -140,12 +140,20 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
 _sparse_conv.register_autograd(_backward, setup_context=_setup)
 
 
+_PLAIN = (Tensor, nn.Parameter)
+
+
 def _is_inference(feats: Tensor, *others: Tensor | None) -> bool:
-    """Whether nobody asks for gradients, for a graph or for a profile by operators."""
+    """Whether nobody asks for gradients, a graph or a profile by operators, and memory is what it says."""
     if not runs_plainly(feats) or feats.is_meta or torch.autograd.profiler._is_profiler_enabled:
         return False
+    if torch.autograd.forward_ad._current_level >= 0 or torch._C._len_torch_function_stack():
+        return False
     given = (feats, *(other for other in others if other is not None))
-    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given))
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
+        return False
+    # what torch would turn round, or fill with zeros, before a kernel reads it
+    return all(type(t) in _PLAIN and not t.is_neg() and not t._is_zerotensor() for t in given)
 
 
 def sparse_conv(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pcsparse.checks import check_dtype, check_same_device, check_shape
 from pcsparse.coords.corner_map import CornerMap
-from pcsparse.errors import RangeError
+from pcsparse.errors import RangeError, ShapeError
 from pcsparse.kernels.select import backend_of
 from pcsparse.ops.operator import operator
 
@@ -15,10 +15,13 @@ from pcsparse.ops.operator import operator
 def _check(name: str, values: Tensor, n: int, rows: Tensor, weights: Tensor, starts: Tensor) -> None:
     # the operators are public: a wrong row would be read from anywhere
     check_shape(name, values, (n, None))
+    check_dtype(name, values, torch.float32, torch.float64, torch.float16, torch.bfloat16)
     check_dtype("rows", rows, torch.int32)
     check_dtype("starts", starts, torch.int64)
     check_same_device(**{name: values}, rows=rows, weights=weights, starts=starts)
     check_shape("rows", rows, (None,))
+    if starts.dim() != 1 or not len(starts):
+        raise ShapeError(f"starts must be (n_out + 1,), got {tuple(starts.shape)}")
     check_shape("weights", weights, (len(rows),))
     ordered = bool((starts.diff() >= 0).all()) and int(starts[0]) == 0 and int(starts[-1]) == len(rows)
     if not ordered or (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n):

@@ -136,7 +136,9 @@ def run(study: LectureStudy) -> int:
     texts = []
     for stage, title in (("pruned", "right after pruning"), ("tuned", f"after {study.tuning} epochs")):
         rows = rows_of(judged[stage])
-        texts.append(f"{title}\n\n{table_text(rows, dense, full / 1e6, None, 'accuracy', 'M MACs', 1e6)}\n")
+        texts.append(
+            f"{title}\n\n{table_text(rows, dense, full / 1e6, None, 'accuracy', 'M MACs', 1e6, 'images')}\n"
+        )
     print("\n".join(texts))
     write_whole(study.out / "table.md", "\n".join(texts).encode())
     search_figure(pictured, study.out / "search.png", title=f"Plain-20 at {study.share:.0%} of its MACs")

@@ -5,9 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pcsparse.programs.bench_compress_score import SweepCounts
+from pcsparse.programs.bench_compress_score import (
+    SweepCounts,
+    interval_of,
+    resampled_mean,
+    town_weights,
+)
 
-_SEED, _RESAMPLES, _SHARE = 20231, 2000, 95.0
+_SEED = 20231
 _START = "dense"
 
 
@@ -18,7 +23,7 @@ class Tried:
     Attributes:
         name: of its row; seeds share one.
         seed: of its training.
-        counts: on the held-out sweeps.
+        counts: on the held-out streets, a row a town.
         parameters: of the network.
     """
 
@@ -29,22 +34,18 @@ class Tried:
 
 
 def differences(tried: Sequence[Tried]) -> dict[str, tuple[float, float, float]]:
-    """By name: mIoU above the dense start, and its 95 % interval over held-out sweeps and seeds.
+    """By name: mIoU above the dense start, and its 95 % interval over held-out towns and seeds.
 
-    Sweeps are drawn with replacement, the same for both networks; seeds too.
+    Towns are drawn with replacement, the same for both networks; seeds too.
     """
     groups = _groups(tried)
     start = groups[_START][0].counts
     rng = np.random.default_rng(_SEED)
-    n = len(start.right)
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
+    weights = town_weights(len(start.right), rng)
     found = {}
     for name, group in groups.items():
-        by_seed = np.stack([one.counts.miou(weights) for one in group])
-        drawn = rng.integers(len(group), size=(len(group), _RESAMPLES))
-        gains = np.take_along_axis(by_seed, drawn, axis=0).mean(axis=0) - start.miou(weights)
-        low, high = np.percentile(gains, (50 - _SHARE / 2, 50 + _SHARE / 2)).tolist()
-        found[name] = (_mean(group) - float(start.miou()[0]), low, high)
+        gains = resampled_mean([one.counts for one in group], weights, rng) - start.miou(weights)
+        found[name] = (_mean(group) - float(start.miou()[0]), *interval_of(gains))
     return found
 
 
@@ -57,7 +58,7 @@ def table_text(tried: Sequence[Tried], ms: Mapping[str, tuple[float, ...]], shar
         share: the budget, of the start's milliseconds.
     """
     lines = [
-        f"budget {share:.0%} of the milliseconds; {len(tried[0].counts.right)} held-out sweeps",
+        f"budget {share:.0%} of the milliseconds; {len(tried[0].counts.right)} held-out towns",
         "",
         "| network | seeds | M parameters | ms a sweep | of dense | mIoU | least, most | above dense |",
         "|" + "---|" * 8,

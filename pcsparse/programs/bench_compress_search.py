@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from pcsparse.allocation import keep_freed_memory
 from pcsparse.compress.cost import CostTable
 from pcsparse.compress.cost_measure import measure_cost
 from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.search.executor import end_with_parent
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.space import Assignment
 from pcsparse.compress.search.trials import SearchResult, Trial
@@ -31,7 +33,13 @@ from pcsparse.nn import fuse
 from pcsparse.programs.bench_compress_methods import METHODS, SEEDED, method_named
 from pcsparse.programs.bench_compress_score import PrunedScore, SweepCounts, Sweeps
 from pcsparse.programs.bench_compress_search_table import Judged, report
-from pcsparse.programs.bench_compress_streets import Streets, Training, dense_network
+from pcsparse.programs.bench_compress_streets import (
+    Streets,
+    Training,
+    check_study,
+    claim,
+    dense_network,
+)
 from pcsparse.timing import environment, time_in_turns
 from pcsparse.train.model_file import load_model
 from pcsparse.whole_file import write_whole
@@ -67,6 +75,12 @@ class SearchStudy:
     seeds: int = 5
     workers: int = 2
 
+    def __post_init__(self) -> None:
+        for share in self.shares:
+            check_study(share=share, seeds=self.seeds, evaluations=self.evaluations, workers=self.workers)
+        if "uniform" not in self.methods:
+            raise RangeError(f"gains are over uniform widths; add uniform to the methods {self.methods}")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -95,9 +109,11 @@ def run(study: SearchStudy) -> int:
     print(environment().header(), flush=True)
     study.streets.write()
     checkpoint = study.checkpoint or dense_network(
-        study.streets, study.width, study.training, study.out / "dense"
+        study.streets, study.width, study.training, study.out / "dense", from_default=True
     )
     model, _ = load_model(checkpoint)
+    tag = f"{fingerprint(model)} {study.streets}"
+    claim(study.out, tag)
     graph = ChannelGraph.of(model)
     sweeps = Sweeps(study.streets.batches(study.streets.search), model)
     table = _cost(study.out / "cost.json", model, graph, sweeps)
@@ -108,7 +124,7 @@ def run(study: SearchStudy) -> int:
         f"{len(space.steps)} groups, dense {full:.2f} ms, least reachable {least:.2f} ms ({least / full:.1%})"
     )
     score = PrunedScore(checkpoint, study.streets, space)
-    jobs = list(_jobs(study, full, tag=f"{fingerprint(model)} {study.streets}"))
+    jobs = list(_jobs(study, full, tag))
     out_of_reach = [job for job in jobs if job.budget < least]
     if out_of_reach:
         raise RangeError(
@@ -117,7 +133,8 @@ def run(study: SearchStudy) -> int:
         )
     results = _in_processes(study, jobs, score, _search_job, study.out / "searches")
     judged = _in_processes(study, jobs, score, _judge_job, study.out / "held", dict(results))
-    dense = _dense_counts(study, model)
+    per_town = study.streets.held.sweeps
+    dense = _dense_counts(study, model).by_town(per_town)
     times = _times(
         study, score, {name: _result(facts).best.widths for name, facts in results.items()}, sweeps
     )
@@ -127,7 +144,7 @@ def run(study: SearchStudy) -> int:
         full,
         [
             Judged(_result(results[job.name]), job.method, job.share,
-                   SweepCounts.from_lists(judged[job.name]), times[job.name])
+                   SweepCounts.from_lists(judged[job.name]).by_town(per_town), times[job.name])
             for job in jobs
         ],
         dense_ms=times["dense"],
@@ -191,8 +208,12 @@ def _run_jobs(
         study.workers, get_context("spawn"), initializer=_start, initargs=(score,)
     ) as pool:
         waiting = {pool.submit(work, job, given and given[job.name]): job for job in jobs}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        finally:
+            # an error or Ctrl-C ends what has begun, and nothing else
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _facts(job: Job) -> dict[str, Any]:
@@ -206,6 +227,7 @@ class _Process:
 
 
 def _start(score: PrunedScore) -> None:
+    Thread(target=end_with_parent, daemon=True).start()
     keep_freed_memory()
     torch.set_num_threads(1)
     _Process.score = score

@@ -10,10 +10,16 @@ import numpy.typing as npt
 
 from pcsparse.compress.search.figures import search_figure
 from pcsparse.compress.search.trials import SearchResult
-from pcsparse.programs.bench_compress_score import SweepCounts
+from pcsparse.errors import RangeError
+from pcsparse.programs.bench_compress_score import (
+    SweepCounts,
+    interval_of,
+    resampled_mean,
+    town_weights,
+)
 from pcsparse.whole_file import write_whole
 
-_SEED, _RESAMPLES, _SHARE = 20231, 2000, 95.0
+_SEED = 20231
 _LEAST_GAIN = 0.01
 """How much more mIoU than uniform counts as beating it."""
 _BASELINE = "uniform"
@@ -27,7 +33,7 @@ class Judged:
         result: of the search.
         method: name of the row, presets told apart.
         share: budget as a share of the dense network's cost.
-        held: counts of the answer on the held-out sweeps.
+        held: counts of the answer on the held-out streets, a row a town.
         ms: measured, maps included; None where the budget is not in milliseconds.
     """
 
@@ -53,7 +59,7 @@ class Row:
         held_miou: on the held-out sweeps, mean over seeds.
         spread: least and most of the seeds on the held-out sweeps.
         gain: held-out mIoU above that of uniform at this budget.
-        interval: of the gain, 95 %, over held-out sweeps and seeds.
+        interval: of the gain, 95 %, over held-out towns and seeds.
     """
 
     method: str
@@ -84,22 +90,30 @@ class Row:
 def rows_of(judged: Sequence[Judged]) -> list[Row]:
     """A row a method and budget, in the order in which they come first.
 
-    Intervals are percentiles of resamples in which sweeps are drawn with replacement, the same for both
+    Intervals are percentiles of resamples in which towns are drawn with replacement, the same for both
     methods, and seeds too.
+
+    Raises:
+        RangeError: no search with uniform widths at one of the budgets.
     """
     groups: dict[tuple[float, str], list[Judged]] = {}
     for one in judged:
         groups.setdefault((one.share, one.method), []).append(one)
+    bare = [share for share, _ in groups if (share, _BASELINE) not in groups]
+    if bare or not judged:
+        raise RangeError(
+            f"gains are over {_BASELINE} widths, and there are none{f' at {bare[0]:g}' if bare else ''}; add "
+            f"{_BASELINE} to the methods"
+        )
     rng = np.random.default_rng(_SEED)
-    n = len(judged[0].held.right)
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
+    weights = town_weights(len(judged[0].held.right), rng)
     rows = []
     for share, method in sorted(groups, key=lambda key: -key[0]):
         group = groups[share, method]
-        base = groups.get((share, _BASELINE), group)
+        base = groups[share, _BASELINE]
         held = _held(group)
-        gains = _resampled(group, weights, rng) - _resampled(base, weights, rng)
-        low, high = np.percentile(gains, (50 - _SHARE / 2, 50 + _SHARE / 2)).tolist()
+        mine, theirs = ([one.held for one in part] for part in (group, base))
+        gains = resampled_mean(mine, weights, rng) - resampled_mean(theirs, weights, rng)
         best = [one.result.best for one in group]
         rows.append(
             Row(
@@ -114,7 +128,7 @@ def rows_of(judged: Sequence[Judged]) -> list[Row]:
                 float(held.mean()),
                 (float(held.min()), float(held.max())),
                 float(held.mean() - _held(base).mean()),
-                (low, high),
+                interval_of(gains),
             )
         )
     return rows
@@ -129,18 +143,6 @@ def _held(group: Sequence[Judged]) -> npt.NDArray[np.float64]:
     return np.array([float(one.held.miou()[0]) for one in group])
 
 
-def _resampled(
-    group: Sequence[Judged], weights: npt.NDArray[np.float64], rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    """(m,) mean over resampled seeds of the mIoU on resampled sweeps."""
-    by_seed = np.stack([one.held.miou(weights) for one in group])
-    if len(group) == 1:
-        return by_seed[0]
-    drawn = rng.integers(len(group), size=(len(group), by_seed.shape[1]))
-    mean: npt.NDArray[np.float64] = np.take_along_axis(by_seed, drawn, axis=0).mean(axis=0)
-    return mean
-
-
 def table_text(
     rows: Sequence[Row],
     dense: SweepCounts,
@@ -149,6 +151,7 @@ def table_text(
     metric: str = "mIoU",
     unit: str = "ms",
     per_unit: float = 1.0,
+    drawn: str = "towns",
 ) -> str:
     """The rows as a Markdown table.
 
@@ -160,10 +163,11 @@ def table_text(
         metric: what the counts give.
         unit: of the column of costs.
         per_unit: costs of the space in one of `unit`.
+        drawn: what a row of the counts is.
     """
     timed = "" if dense_ms is None else f", measured {dense_ms:.1f} ms"
     lines = [
-        f"dense: {metric} {100 * float(dense.miou()[0]):.1f} % on {len(dense.right)} held out, "
+        f"dense: {metric} {100 * float(dense.miou()[0]):.1f} % on {len(dense.right)} {drawn} held out, "
         f"{full:.1f} {unit}{timed}",
         "",
         f"| budget | method | seeds | evaluations | s | {unit} | measured ms | {metric} search | {metric} "

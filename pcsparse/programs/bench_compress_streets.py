@@ -21,13 +21,14 @@ from pcsparse.data.transforms import (
     RandomYaw,
     SectorMix,
 )
-from pcsparse.errors import PcsparseError
+from pcsparse.errors import FormatError, PcsparseError, RangeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.programs.default_model import checkpoint_or_default
 from pcsparse.train.fit import fit
 from pcsparse.train.model_file import load_model
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
 from pcsparse.train.stepper import ExtraLoss
+from pcsparse.whole_file import write_whole
 
 IN_CHANNELS = 4
 AUGMENTATION = Augmentation(
@@ -123,6 +124,9 @@ class Training:
         seed: of weights, order and augmentation.
         precision: see `FitSettings`.
         validate_every: epochs between validations on the search towns; 0 for none.
+
+    Raises:
+        RangeError: no epoch, or a rate that is not above 0.
     """
 
     epochs: int = 5
@@ -130,6 +134,10 @@ class Training:
     seed: int = 0
     precision: str = "bfloat16"
     validate_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or not self.lr > 0:
+            raise RangeError(f"epochs must be at least 1 and lr above 0, got {self.epochs} and {self.lr}")
 
     def settings(self, voxel_size: float) -> FitSettings:
         """For `train.fit`: the recipe of the default model."""
@@ -181,15 +189,47 @@ def train_on(
     return folder
 
 
-def dense_network(streets: Streets, width: float, training: Training, folder: Path) -> Path:
+def dense_network(
+    streets: Streets, width: float, training: Training, folder: Path, *, from_default: bool = False
+) -> Path:
     """MinkUNet-18 of a width ratio, trained once; a finished one is taken as it is.
 
-    Where the default model has these widths, training starts from it, whose voxels are smaller.
+    Args:
+        streets: to train on.
+        width: ratio.
+        training: how.
+        folder: of the run.
+        from_default: start from the default model, whose voxels are smaller, if it has these widths.
     """
     n_classes = streets.read(streets.train).label_map.n_classes
     torch.manual_seed(training.seed)
     model = MinkUNet(MinkUNetSpec.minkunet18(IN_CHANNELS, n_classes, width))
-    known, _ = load_model(checkpoint_or_default(None))
-    if known.spec == model.spec:
+    known = load_model(checkpoint_or_default(None))[0] if from_default else None
+    if known is not None and known.spec == model.spec:
         model.load_state_dict(known.state_dict())
     return train_on(streets, model, training, folder)
+
+
+def claim(out: Path, facts: str) -> None:
+    """Say what a folder of a study is made from, and refuse one that is made from something else.
+
+    Raises:
+        FormatError: another network or other streets.
+    """
+    path = out / "study.txt"
+    if path.is_file() and path.read_text() != facts:
+        raise FormatError(
+            f"{out} holds a study of another network or of other streets ({path.read_text()}; now {facts}); "
+            "give another --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, facts.encode())
+
+
+def check_study(*, share: float, seeds: int, evaluations: int, workers: int = 0) -> None:
+    """Raise RangeError for numbers that no study can be made with, before any of it."""
+    if not 0 < share <= 1 or seeds < 1 or evaluations < 1 or workers < 0:
+        raise RangeError(
+            "a share must be in (0, 1], seeds and evaluations at least 1 and workers at least 0, got "
+            f"share={share}, seeds={seeds}, evaluations={evaluations}, workers={workers}"
+        )

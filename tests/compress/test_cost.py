@@ -225,15 +225,17 @@ def test_the_sweeps_stay_as_they_are():
         (10.0, 1.6, (0.4, 0.2)),
         # a narrow network with no rest at all leaves nothing that stays
         (10.0, 0.9, (0.0, 0.25)),
-        (10.0, 9.0, (2.0, 0.0)),
-        (7.0, 1.5, (0.0, 0.0)),
+        # all layers together are faster than alone, or narrow ones no faster
+        (10.0, 9.0, (2.0 + 48 / 7, -6 / 7)),
+        (7.0, 1.5, (-1.0 + 12 / 7, -1.5 / 7)),
+        (7.0, None, (0.0, -1 / 8)),
     ],
 )
 def test_the_rest_lies_on_a_line_through_the_whole_and_the_narrowest_network(table, network, least, rest):
     given = replace(table, layers=(_layer(),), map_ms=5.0, network_ms=network, least_ms=least)
     assert given.rest == pytest.approx(rest)
     assert given.fixed("ms") == pytest.approx(5.0 + rest[0])
-    assert given.total("ms") == pytest.approx(5.0 + max(network, 8.0))
+    assert given.total("ms") == pytest.approx(5.0 + network)
     narrow = given.total("ms", {"a": (8, 8)})
     assert narrow == pytest.approx(5.0 + rest[0] + (1.0 + rest[1]) * 1.0)
 

@@ -193,6 +193,21 @@ def test_inference_skips_the_dispatcher_and_gives_the_same_bits(rng, dtype, monk
     assert "pcsparse.sparse_conv.default" in counting.names
 
 
+def test_inference_leaves_to_torch_what_memory_does_not_say(rng):
+    kmap = _maps(TWO_BATCHES.coords)[0]
+    feats, weight = (part.detach() for part in _operands(rng, kmap))
+    negated = torch._neg_view(feats)
+    assert torch.equal(sparse_conv(negated, weight, kmap), -sparse_conv(feats, weight, kmap))
+    assert torch.equal(sparse_conv(feats, torch._neg_view(weight), kmap), -sparse_conv(feats, weight, kmap))
+    assert not sparse_conv(torch._efficientzerotensor(feats.shape), weight, kmap).any()
+    marked = weight.as_subclass(_Marked)
+    assert type(sparse_conv(feats, marked, kmap)) is _Marked
+
+
+class _Marked(torch.Tensor):
+    pass
+
+
 class _Counting(TorchDispatchMode):
     def __init__(self):
         super().__init__()

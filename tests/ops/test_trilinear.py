@@ -78,5 +78,9 @@ def test_wrong_operands_are_refused(rng):
             run(feats, rows, weights, wrong)
     with pytest.raises(ShapeError, match="weights"):
         run(feats, rows, torch.ones(3), starts)
+    with pytest.raises(ShapeError, match="starts must be"):
+        run(feats, rows, weights, torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(DtypeError, match="feats"):
+        run(feats.int(), rows, weights, starts)
     with pytest.raises(DtypeError, match="rows"):
         run(feats, rows.long(), weights, starts)

@@ -149,12 +149,12 @@ class _Worker:
 
 
 def _receive(packed: bytes, threads: int) -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
+    Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _Worker.evaluate = pickle.loads(packed)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Without it a worker whose search was killed would wait for work for ever, and hold its memory."""
     parent = parent_process()
     if parent is not None:
