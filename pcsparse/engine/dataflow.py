@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from pcsparse.coords.kernel_map import KernelMap
@@ -14,11 +15,38 @@ Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, eq=False)
+class Passing:
+    """Rows that a convolution does not compute, and what stands there: feats * scale + shift.
+
+    Attributes:
+        mask: (n_out,) bool; False where a row passes.
+        feats: (n_out, c_out).
+        scale: (c_out,) at least float32, 1 if None.
+        shift: (c_out,) at least float32, 0 if None.
+    """
+
+    mask: Tensor
+    feats: Tensor
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+    def around(self, sums: Tensor) -> Tensor:
+        """The sums where rows do not pass, (n_out, c_out)."""
+        passed = self.feats.to(sums.dtype)
+        if self.scale is not None:
+            passed = passed * self.scale.to(sums.dtype)
+        if self.shift is not None:
+            passed = passed + self.shift.to(sums.dtype)
+        return torch.where(self.mask[:, None], sums, passed)
+
+
+@dataclass(frozen=True, eq=False)
 class Epilogue:
     """What is done to the sums of a convolution before they are rounded, in this order.
 
     Attributes:
         bias: (c_out,) to add, or None.
+        passing: rows that are not sums, or None.
         residual: (n_out, c_out) to add, or None.
         relu: whether negative values become zero.
     """
@@ -26,12 +54,16 @@ class Epilogue:
     bias: Tensor | None = None
     residual: Tensor | None = None
     relu: bool = False
+    passing: Passing | None = None
 
     def apply(self, sums: Tensor) -> Tensor:
         """For dataflows without a place of their own for it; changes `sums` (n_out, c_out) in place."""
-        for added in (self.bias, self.residual):
-            if added is not None:
-                sums += added.to(sums.dtype)
+        if self.bias is not None:
+            sums += self.bias.to(sums.dtype)
+        if self.passing is not None:
+            sums = self.passing.around(sums)
+        if self.residual is not None:
+            sums += self.residual.to(sums.dtype)
         return sums.clamp_(min=0) if self.relu else sums
 
 

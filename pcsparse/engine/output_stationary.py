@@ -74,7 +74,7 @@ class OutputStationary(Dataflow[OutputStationaryConfig]):
         epilogue: Epilogue = PLAIN,
     ) -> Tensor:
         """See the base class."""
-        pairs, tile = kmap.pairs, _rows(kmap.n_out, config.tile)
+        pairs, tile, passing = kmap.pairs, _rows(kmap.n_out, config.tile), epilogue.passing
         return backend_of(feats, weight).output_stationary(
             feats,
             weight,
@@ -88,6 +88,10 @@ class OutputStationary(Dataflow[OutputStationaryConfig]):
             bias=epilogue.bias,
             residual=epilogue.residual,
             relu=epilogue.relu,
+            mask=None if passing is None else passing.mask,
+            through=None if passing is None else passing.feats,
+            scale=None if passing is None else passing.scale,
+            shift=None if passing is None else passing.shift,
         )
 
     def grad_weight(

@@ -285,6 +285,33 @@ class Backend(Protocol):
         """
         ...
 
+    def mean_magnitude(self, feats: Tensor) -> Tensor:
+        """Mean of |feats| over the channels of each row.
+
+        Args:
+            feats: (n, c) float, c at least 1.
+
+        Returns:
+            (n,) float32, or float64 for float64; a NaN makes NaN.
+
+        Source: Liu et al., NeurIPS 2022 (arXiv 2209.14201): the importance of a voxel.
+        """
+        ...
+
+    def top_rows(self, scores: Tensor, order: Tensor, starts: Tensor, counts: Tensor) -> Tensor:
+        """Mark the rows of the highest scores, group by group; of equal ones the lower rows.
+
+        Args:
+            scores: (n,) float32 or float64, none below zero; a NaN is higher than all numbers.
+            order: (n,) int32, the rows of group after group, ascending within a group.
+            starts: (groups + 1,) int64; group g owns order[starts[g]:starts[g + 1]].
+            counts: (groups,) int64, how many rows of each group to mark, at most all.
+
+        Returns:
+            (n,) bool.
+        """
+        ...
+
     def segment_sum(self, values: Tensor, order: Tensor, starts: Tensor) -> Tensor:
         """out[s] = sum of values[order[i]] for i in [starts[s], starts[s + 1]), added in that order.
 
@@ -350,10 +377,16 @@ class Backend(Protocol):
         bias: Tensor | None = None,
         residual: Tensor | None = None,
         relu: bool = False,
+        mask: Tensor | None = None,
+        through: Tensor | None = None,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> Tensor:
         """out[j] = sum over pairs (i, j) of offset k of feats[i] @ weight[k], tile by tile of output rows.
 
         Bias, residual and ReLU are applied to the sum, in this order, before it is rounded.
+
+        With `mask`, row j is that where mask[j], and act(through[j] * scale + shift + residual[j]) elsewhere.
 
         Args:
             feats: (n_in, c_in) float32, float64, float16 or bfloat16.
@@ -368,6 +401,10 @@ class Backend(Protocol):
             bias: (c_out,), dtype of `feats`.
             residual: (n_out, c_out), dtype of `feats`.
             relu: whether negative sums become zero; a NaN stays.
+            mask: (n_out,) bool, or None for all rows. Pairs of rows where it is False change nothing.
+            through: (n_out, c_out), dtype of `feats`, where `mask` is given.
+            scale: (c_out,) float32, or float64 for float64; 1 if None.
+            shift: (c_out,), as `scale`; 0 if None.
 
         Returns:
             (n_out, c_out), dtype of `feats`; added in float32 (float64 for float64).

@@ -6,7 +6,9 @@ from pcsparse.ops.conv import sparse_conv as sparse_conv
 from pcsparse.ops.group import gather_rows as gather_rows
 from pcsparse.ops.group import group_neighbours as group_neighbours
 from pcsparse.ops.grouped_conv import grouped_sparse_conv as grouped_sparse_conv
+from pcsparse.ops.importance import important_rows as important_rows
 from pcsparse.ops.interpolate import interpolate as interpolate
+from pcsparse.ops.partial_conv import partial_sparse_conv as partial_sparse_conv
 from pcsparse.ops.pool import max_pool as max_pool
 from pcsparse.ops.pool import mean_pool as mean_pool
 from pcsparse.ops.pool import sum_pool as sum_pool

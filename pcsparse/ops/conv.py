@@ -20,7 +20,8 @@ from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
 from pcsparse.ops.operator import operator, runs_plainly
 
 
-def _check_choice(choice: Choice, problem: ConvProblem) -> None:
+def check_choice(choice: Choice, problem: ConvProblem) -> None:
+    """Raise UnsupportedError where the dataflow of a choice cannot run a problem."""
     # the operators are public, and an exported program runs them without `sparse_conv`
     reason = DATAFLOWS[choice.dataflow].refuses(problem)
     if reason is not None:
@@ -49,7 +50,7 @@ def _sparse_conv(
 ) -> Tensor:
     choice = Plan.decode(plan).forward
     kmap = KernelMap.from_tensors(list(kernel_map))
-    _check_choice(choice, ConvProblem.of(feats, weight, kmap, bias, residual))
+    check_choice(choice, ConvProblem.of(feats, weight, kmap, bias, residual))
     _check_rows("n_out", n_out, kmap, kmap.n_out)
     epilogue = Epilogue(bias, residual, relu)
     return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kmap, choice.config, epilogue)
@@ -75,7 +76,7 @@ def _grad_feats(
 ) -> Tensor:
     choice = Plan.decode(plan).grad_feats
     kmap = KernelMap.from_tensors(list(kernel_map))
-    _check_choice(choice, ConvProblem.of(grad_out, weight.transpose(1, 2), kmap.transposed()))
+    check_choice(choice, ConvProblem.of(grad_out, weight.transpose(1, 2), kmap.transposed()))
     _check_rows("n_in", n_in, kmap, kmap.n_in)
     return DATAFLOWS[choice.dataflow].grad_feats(grad_out.contiguous(), weight, kmap, choice.config)
 
@@ -99,7 +100,7 @@ def _grad_weight(feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], 
         raise DtypeError(f"grad_out is {grad_out.dtype}, feats is {feats.dtype}; use one dtype")
     # a weight without memory: the pass has none, only its shape
     weight = feats.new_empty(1).expand(kmap.volume, feats.shape[-1], grad_out.shape[1])
-    _check_choice(choice, ConvProblem.of(feats, weight, kmap))
+    check_choice(choice, ConvProblem.of(feats, weight, kmap))
     return DATAFLOWS[choice.dataflow].grad_weight(
         feats.contiguous(), grad_out.contiguous(), kmap, choice.config
     )
@@ -143,7 +144,7 @@ _sparse_conv.register_autograd(_backward, setup_context=_setup)
 _PLAIN = (Tensor, nn.Parameter)
 
 
-def _is_inference(feats: Tensor, *others: Tensor | None) -> bool:
+def is_inference(feats: Tensor, *others: Tensor | None) -> bool:
     """Whether nobody asks for gradients, a graph or a profile by operators, and memory is what it says."""
     if not runs_plainly(feats) or feats.is_meta or torch.autograd.profiler._is_profiler_enabled:
         return False
@@ -198,7 +199,7 @@ def sparse_conv(
         bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     plan = plan_for(problem, dataflow, tuned)
-    if _is_inference(feats, weight, bias, residual):
+    if is_inference(feats, weight, bias, residual):
         # what the operator does; torch's dispatcher takes as long as the kernel of a small level
         choice = plan.forward
         epilogue = Epilogue(bias, residual, relu)

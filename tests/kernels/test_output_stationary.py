@@ -123,6 +123,85 @@ def test_output_stationary_does_not_let_an_unread_row_in(device, rng):
     assert out.isfinite().all()
 
 
+MASKS = {  # rows that are sums
+    "some": torch.arange(N_OUT) % 3 == 1,
+    "none": torch.zeros(N_OUT, dtype=torch.bool),
+    "all": torch.ones(N_OUT, dtype=torch.bool),
+    "first": torch.arange(N_OUT) < 70,
+}
+_EPILOGUES = ["plain", "bias", "residual", "relu", "scaled", "everything"]
+
+
+def _passing(rng, name: str, mask, c_out: int, dtype) -> dict:
+    def draw(*shape):
+        return torch.randn(shape, generator=rng, dtype=torch.float64)
+
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    every = name == "everything"
+    found = {"mask": mask, "through": draw(N_OUT, c_out).to(dtype), "relu": every or name == "relu"}
+    if every or name == "bias":
+        found["bias"] = draw(c_out).to(dtype)
+    if every or name == "residual":
+        found["residual"] = draw(N_OUT, c_out).to(dtype)
+    if every or name == "scaled":
+        found |= {"scale": draw(c_out).to(wide), "shift": draw(c_out).to(wide)}
+    return found
+
+
+@pytest.mark.parametrize("name", _EPILOGUES)
+def test_twin_of_output_stationary_where_rows_pass(rng, name):
+    counts, c_out, mask = COUNTS["holes"], 5, MASKS["some"]
+    lists = pairs(counts, rng)
+    feats, weight = _operands(rng, torch.float64, 4, c_out, counts)
+    extra = _passing(rng, name, mask, c_out, torch.float64)
+    actual = reference.output_stationary(feats, weight, *lists, N_OUT, 64, **extra)
+
+    sums = reference.output_stationary(feats, weight, *lists, N_OUT, 64)
+    for row in range(N_OUT):
+        if mask[row]:
+            expected = sums[row] + extra.get("bias", 0)
+        else:
+            expected = extra["through"][row] * extra.get("scale", 1) + extra.get("shift", 0)
+        expected = expected + extra.get("residual", torch.zeros(N_OUT, c_out))[row]
+        if extra["relu"]:
+            expected = expected.clamp(min=0)
+        torch.testing.assert_close(actual[row], expected, **tolerance(torch.float64, 8))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", _EPILOGUES)
+def test_output_stationary_where_rows_pass(device, rng, name, dtype):
+    # 33 channels: two panels and a remainder; the last tile is a short one
+    counts, c_out = COUNTS["steps"], 33
+    lists = pairs(counts, rng)
+    feats, weight = _operands(rng, dtype, 7, c_out, counts)
+    for mask in MASKS.values():
+        extra = _passing(rng, name, mask, c_out, dtype)
+        wide = {key: part.double() if key not in ("mask", "relu") else part for key, part in extra.items()}
+        expected = reference.output_stationary(feats.double(), weight.double(), *lists, N_OUT, 64, **wide)
+        moved = {key: part.to(device) if torch.is_tensor(part) else part for key, part in extra.items()}
+        inputs = [part.to(device) for part in (feats, weight, *lists)]
+        actual = backend_of(*inputs).output_stationary(*inputs, N_OUT, 64, **moved)
+        assert actual.dtype == dtype
+        torch.testing.assert_close(actual.cpu(), expected.to(dtype), **_close(dtype, 7 * len(counts)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_that_pass_keep_their_bits(device, rng, dtype):
+    # they are no sum with zeros: infinity and NaN stay what they are, and do not reach their neighbours
+    counts = [60, 100]
+    through = torch.randn(N_OUT, 19, generator=rng).to(dtype)
+    through[3], through[78] = float("inf"), float("nan")
+    feats, weight = _operands(rng, dtype, 4, 19, counts)
+    inputs = [part.to(device) for part in (feats, weight, *pairs(counts, rng))]
+    mask = MASKS["some"].to(device)
+    out = (
+        backend_of(*inputs).output_stationary(*inputs, N_OUT, 64, mask=mask, through=through.to(device)).cpu()
+    )
+    torch.testing.assert_close(out[~mask], through[~mask], rtol=0, atol=0, equal_nan=True)
+    assert bool(out[mask].isfinite().all())
+
+
 def _check_grad_weight(device, feats, grad_out, lists, chunk, panel=0):
     dtype = feats.dtype
     expected = reference.output_stationary_grad_weight(feats.double(), grad_out.double(), *lists, chunk)

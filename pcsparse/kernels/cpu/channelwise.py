@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from pcsparse.kernels.cpu.emitter import I16, I64, Emitter, loop
+from pcsparse.kernels.cpu.emitter import I16, I32, I64, Emitter, loop
 
 _ROWS_UNROLLED = 4
 
@@ -158,6 +158,39 @@ def combine_rows(typing_context, kind, grad, row, gate, scale_grad, scale_row, s
         return context.get_dummy_value()
 
     return types.void(kind, *[types.int64] * 9), codegen
+
+
+@intrinsic
+def row_magnitude(typing_context, kind, row, count):
+    """Sum of |row[c]|: lane by lane, then halves of the lanes onto each other, always in this order."""
+
+    def codegen(context, builder, signature, args):
+        channels = _Channels(builder, kind)
+        emit, (row, count) = channels.emit, args[1:]
+        bits = 64 if emit.itemsize == 8 else 32
+        absolute = emit.function(f"llvm.fabs.v{emit.lanes}f{bits}", emit.vector, [emit.vector])
+        nothing = ir.Constant(emit.vector, [0.0] * emit.lanes)
+        whole = builder.and_(count, I64(-emit.lanes))
+
+        def add(c, totals, mask=None):
+            value = builder.call(absolute, [channels.load(row, c, mask)])
+            return [builder.fadd(totals[0], value)]
+
+        totals = loop(builder, I64(0), whole, emit.lanes, [nothing], add)
+        (total,) = loop(
+            builder, whole, count, emit.lanes, totals,
+            lambda c, totals: add(c, totals, emit.mask_of(builder.sub(count, c))),
+        )  # fmt: skip
+        half = emit.lanes
+        while half > 1:
+            half //= 2
+            places = ir.Constant(
+                ir.VectorType(I32, emit.lanes), [(i + half) % emit.lanes for i in range(emit.lanes)]
+            )
+            total = builder.fadd(total, builder.shuffle_vector(total, total, places))
+        return builder.extract_element(total, I32(0))
+
+    return _scalar_of(kind)(kind, types.int64, types.int64), codegen
 
 
 @intrinsic

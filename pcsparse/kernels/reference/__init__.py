@@ -12,6 +12,8 @@ from pcsparse.kernels.reference.eie import eie_layout as eie_layout
 from pcsparse.kernels.reference.eie import eie_linear as eie_linear
 from pcsparse.kernels.reference.eie import eie_row_layout as eie_row_layout
 from pcsparse.kernels.reference.eie import eie_row_linear as eie_row_linear
+from pcsparse.kernels.reference.importance import mean_magnitude as mean_magnitude
+from pcsparse.kernels.reference.importance import top_rows as top_rows
 from pcsparse.kernels.reference.keys import key_extent as key_extent
 from pcsparse.kernels.reference.keys import pack_rows as pack_rows
 from pcsparse.kernels.reference.keys import sort_keys as sort_keys

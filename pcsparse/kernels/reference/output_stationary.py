@@ -24,15 +24,23 @@ def output_stationary(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     relu: bool = False,
+    mask: Tensor | None = None,
+    through: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
     wide = _accumulator(feats.dtype)
     out = torch.zeros(n_out, weight.shape[2], dtype=wide, device=feats.device)
     for k, (start, stop) in enumerate(pairwise(starts.tolist())):
         products = feats[rows_in[start:stop].long()].to(wide) @ weight[k].to(wide)
         out.index_add_(0, rows_out[start:stop].long(), products)
-    for added in (bias, residual):
-        if added is not None:
-            out += added.to(wide)
+    if bias is not None:
+        out += bias.to(wide)
+    if mask is not None and through is not None:
+        passed = through.to(wide) * (1 if scale is None else scale) + (0 if shift is None else shift)
+        out = torch.where(mask[:, None], out, passed)
+    if residual is not None:
+        out += residual.to(wide)
     return (out.clamp(min=0) if relu else out).to(feats.dtype)
 
 

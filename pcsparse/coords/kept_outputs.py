@@ -1,0 +1,41 @@
+"""The map of some outputs, kept with the mask that tells them: a backward pass finds what forward made."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcsparse.checks import check_dtype, check_same_device
+from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.coords.map_header import Owner, edits
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What was made of a mask: out of which map, and of which version of the mask (`Owner.edits`)."""
+
+    whole: Owner
+    kmap: KernelMap
+
+
+def kept_outputs(kmap: KernelMap, mask: Tensor) -> KernelMap:
+    """`kmap.keep_outputs(mask)`, made once for a mask. Who drops the mask drops the map with it.
+
+    Args:
+        kmap: the whole map.
+        mask: (kmap.n_out,) bool.
+
+    Raises:
+        ShapeError: `mask` is not (n_out,).
+        DtypeError: `mask` is not bool.
+        DeviceError: `mask` is not where the map is.
+    """
+    check_dtype("mask", mask, torch.bool)
+    check_same_device(mask=mask, rows_in=kmap.pairs.rows_in)
+    known: _Kept | None = getattr(mask, "kept_outputs", None)
+    if known is not None and known.whole.kernel_map() is kmap and known.whole.edits == edits([mask]):
+        return known.kmap
+    with torch.inference_mode(False):
+        found = kmap.keep_outputs(mask)
+    mask.kept_outputs = _Kept(Owner(kmap, edits([mask])), found)  # type: ignore[attr-defined]
+    return found

@@ -1,0 +1,233 @@
+"""Convolution of some rows of a cloud: the others pass through, and their pairs cost nothing.
+
+What SPS-Conv simulates, by a convolution of all rows that are then overwritten, is done here: the pairs of
+rows that pass are not there.
+
+Source: Liu et al., "Spatial Pruned Sparse Convolution", NeurIPS 2022 (arXiv 2209.14201).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcsparse.checks import check_shape
+from pcsparse.coords.kept_outputs import kept_outputs
+from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.engine.dataflow import Epilogue, Passing
+from pcsparse.engine.plan import DATAFLOWS, Plan, plan_for
+from pcsparse.engine.problem import ConvProblem
+from pcsparse.engine.tune_cache import TuneTable
+from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
+from pcsparse.ops.conv import check_choice, is_inference
+from pcsparse.ops.operator import operator
+
+
+def _kept(kernel_map: Sequence[Tensor], mask: Tensor) -> KernelMap:
+    return kept_outputs(KernelMap.from_tensors(list(kernel_map)), mask)
+
+
+@operator("pcsparse::partial_sparse_conv")
+def _partial_conv(
+    feats: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel_map: Sequence[Tensor],
+    mask: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    plan: str,
+    residual: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    choice = Plan.decode(plan).forward
+    kmap = KernelMap.from_tensors(list(kernel_map))
+    problem = ConvProblem.of(feats, weight, kmap, bias, residual)
+    check_choice(choice, problem)
+    _check_passing(problem, scale, shift)
+    kept = kept_outputs(kmap, mask)
+    epilogue = Epilogue(bias, residual, relu, Passing(mask, feats, scale, shift))
+    return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kept, choice.config, epilogue)
+
+
+@_partial_conv.register_fake
+def _partial_conv_fake(
+    feats: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel_map: Sequence[Tensor],
+    mask: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    plan: str,
+    residual: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    return feats.new_empty(feats.shape[0], weight.shape[2])
+
+
+@operator("pcsparse::partial_sparse_conv_grad_feats")
+def _grad_feats(
+    grad_out: Tensor,
+    weight: Tensor,
+    kernel_map: Sequence[Tensor],
+    mask: Tensor,
+    scale: Tensor | None,
+    plan: str,
+) -> Tensor:
+    choice = Plan.decode(plan).grad_feats
+    kept = _kept(kernel_map, mask)
+    check_choice(choice, ConvProblem.of(grad_out, weight.transpose(1, 2), kept.transposed()))
+    grad = DATAFLOWS[choice.dataflow].grad_feats(grad_out.contiguous(), weight, kept, choice.config)
+    passed = grad_out if scale is None else (grad_out * scale).to(grad_out.dtype)
+    return grad.add_(passed.masked_fill(mask[:, None], 0))
+
+
+@_grad_feats.register_fake
+def _grad_feats_fake(
+    grad_out: Tensor,
+    weight: Tensor,
+    kernel_map: Sequence[Tensor],
+    mask: Tensor,
+    scale: Tensor | None,
+    plan: str,
+) -> Tensor:
+    return grad_out.new_empty(grad_out.shape[0], weight.shape[1])
+
+
+_grad_feats.refuse_autograd()
+
+
+@operator("pcsparse::partial_sparse_conv_grad_weight")
+def _grad_weight(
+    feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], mask: Tensor, plan: str
+) -> Tensor:
+    choice = Plan.decode(plan).grad_weight
+    kept = _kept(kernel_map, mask)
+    check_shape("grad_out", grad_out, (mask.shape[0], None))
+    if grad_out.dtype != feats.dtype:
+        raise DtypeError(f"grad_out is {grad_out.dtype}, feats is {feats.dtype}; use one dtype")
+    # a weight without memory: the pass has none, only its shape
+    weight = feats.new_empty(1).expand(kept.volume, feats.shape[-1], grad_out.shape[1])
+    check_choice(choice, ConvProblem.of(feats, weight, kept))
+    return DATAFLOWS[choice.dataflow].grad_weight(
+        feats.contiguous(), grad_out.contiguous(), kept, choice.config
+    )
+
+
+@_grad_weight.register_fake
+def _grad_weight_fake(
+    feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], mask: Tensor, plan: str
+) -> Tensor:
+    # starts has one entry more than there are offsets
+    return feats.new_empty(kernel_map[3].shape[0] - 1, feats.shape[1], grad_out.shape[1])
+
+
+_grad_weight.refuse_autograd()
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    feats, weight, bias, kernel_map, mask, scale, _, plan, residual, relu = inputs
+    ctx.save_for_backward(feats, weight, output if relu else None, mask, scale, *kernel_map)
+    ctx.plan, ctx.has_bias, ctx.has_residual = plan, bias is not None, residual is not None
+
+
+def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
+    feats, weight, rectified, mask, scale, *kernel_map = ctx.saved_tensors
+    needs_feats, needs_weight, needs_bias, *_, needs_residual, _ = ctx.needs_input_grad
+    grad_feats = grad_weight = grad_bias = None
+    if rectified is not None:
+        # not a product: infinity times zero is NaN
+        grad_out = torch.where(rectified > 0, grad_out, 0)
+    if needs_feats:
+        grad_feats = _grad_feats(grad_out, weight, kernel_map, mask, scale, ctx.plan)
+    if needs_weight:
+        grad_weight = _grad_weight(feats, grad_out, kernel_map, mask, ctx.plan)
+    if ctx.has_bias and needs_bias:
+        grad_bias = grad_out.masked_fill(~mask[:, None], 0).sum(dim=0)
+    grad_residual = grad_out if ctx.has_residual and needs_residual else None
+    nothing = [None] * len(kernel_map)
+    return grad_feats, grad_weight, grad_bias, nothing, None, None, None, None, grad_residual, None
+
+
+_partial_conv.register_autograd(_backward, setup_context=_setup)
+
+
+def partial_sparse_conv(
+    feats: Tensor,
+    weight: Tensor,
+    kmap: KernelMap,
+    mask: Tensor,
+    *,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    dataflow: str = "auto",
+    tuned: TuneTable | None = None,
+) -> Tensor:
+    """act(residual[j] + (convolution of row j if mask[j], else feats[j] * scale + shift)).
+
+    The convolution of row j is bias + the sum over its pairs (i, j) of offset k of feats[i] @ weight[k].
+    Pairs of rows that pass are dropped from the map before anything is multiplied: the time falls with them.
+    Autocast, sums and rounding are those of `sparse_conv`. A row that passes without scale, shift, residual
+    and ReLU keeps its bits.
+
+    Args:
+        feats: (n, c) float32, float64, float16 or bfloat16.
+        weight: (k, c, c), dtype of `feats`.
+        kmap: kernel map from n to n rows.
+        mask: (n,) bool: the rows to convolve. What was made of it is kept with it, for the backward pass.
+        bias: (c,) or None.
+        scale: (c,) or None for 1, without gradient: what a norm makes of rows that pass, see `nn.fuse`.
+        shift: (c,) or None for 0, without gradient.
+        residual: (n, c) to add, or None.
+        relu: whether negative outputs become zero.
+        dataflow: "auto", or the name of one in `engine.plan.DATAFLOWS`.
+        tuned: a table of measured plans, looked up with the sizes of the whole map.
+
+    Returns:
+        (n, c), dtype of `feats`.
+
+    Raises:
+        ShapeError: the operands disagree, or the convolution has not as many outputs as inputs, in rows or in
+            channels.
+        DtypeError: dtypes differ or are no floats, or `mask` is not bool.
+        DeviceError: devices differ.
+        UnsupportedError: `scale` or `shift` wants a gradient, or no dataflow runs the problem.
+    """
+    kind = feats.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind) and feats.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(kind)
+        feats, weight = feats.to(dtype), weight.to(dtype)
+        bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
+    problem = ConvProblem.of(feats, weight, kmap, bias, residual)
+    wide = torch.float64 if feats.dtype == torch.float64 else torch.float32
+    scale, shift = (None if part is None else part.to(wide) for part in (scale, shift))
+    _check_passing(problem, scale, shift)
+    plan = plan_for(problem, dataflow, tuned)
+    if is_inference(feats, weight, bias, residual):
+        # what the operator does, without torch's dispatcher
+        epilogue = Epilogue(bias, residual, relu, Passing(mask, feats, scale, shift))
+        kept, choice = kept_outputs(kmap, mask), plan.forward
+        return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kept, choice.config, epilogue)
+    out: Tensor = _partial_conv(
+        feats, weight, bias, kmap.tensors(), mask, scale, shift, plan.encode(), residual, relu
+    )
+    return out
+
+
+def _check_passing(problem: ConvProblem, scale: Tensor | None, shift: Tensor | None) -> None:
+    if problem.c_in != problem.c_out or problem.n_in != problem.n_out:
+        raise ShapeError(
+            f"rows pass a convolution only where it has as many outputs as inputs, got {problem.n_in} rows "
+            f"of {problem.c_in} channels in and {problem.n_out} of {problem.c_out} out; convolve all rows "
+            "with sparse_conv"
+        )
+    for name, part in (("scale", scale), ("shift", shift)):
+        if part is not None:
+            check_shape(name, part, (problem.c_out,))
+            if part.requires_grad:
+                raise UnsupportedError(f"{name} has no gradient here; detach it")

@@ -1,0 +1,233 @@
+"""Convolution of some rows against the simulation: convolve all rows by the oracle, then overwrite."""
+
+import copy
+
+import pytest
+import torch
+
+from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.kept_outputs import kept_outputs
+from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.coords.relation import Relation
+from pcsparse.engine.output_stationary import OutputStationary
+from pcsparse.engine.plan import DATAFLOWS, plan_for
+from pcsparse.engine.problem import ConvProblem
+from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
+from pcsparse.ops import partial_sparse_conv, sparse_conv
+from tests import oracle
+from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED, Cloud
+from tests.oracle import Geometry
+from tests.tolerance import tolerance
+
+C = 4
+
+
+def _map(cloud: Cloud, size: int = 3) -> KernelMap:
+    return CoordCache().kernel_map(cloud.coords, cloud.coords, Relation.of(size))
+
+
+def _operands(rng, n: int, k: int = 27, dtype=torch.float64, c: int = C) -> dict[str, torch.Tensor]:
+    shapes = {"feats": (n, c), "weight": (k, c, c), "bias": (c,), "residual": (n, c)}
+    drawn = {name: torch.randn(shape, generator=rng, dtype=torch.float64) for name, shape in shapes.items()}
+    drawn["weight"] /= (k * c) ** 0.5
+    return {name: part.to(dtype).requires_grad_() for name, part in drawn.items()}
+
+
+def _simulated(
+    cloud: Cloud, mask, feats, weight, bias=None, residual=None, scale=None, shift=None, relu=False
+):
+    """What SPS-Conv's code does: all rows are convolved, those that pass are overwritten."""
+    size = round(len(weight) ** (1 / 3))
+    out = oracle.sparse_conv(
+        feats, cloud.coords, weight, cloud.coords, Geometry((size,) * 3), batch=cloud.batch_size
+    )
+    out = out if bias is None else out + bias
+    passed = feats * (1 if scale is None else scale) + (0 if shift is None else shift)
+    out = torch.where(mask[:, None], out, passed)
+    out = out if residual is None else out + residual
+    return out.relu() if relu else out
+
+
+EPILOGUES = {
+    "plain": {},
+    "bias": {"bias"},
+    "residual-relu": {"residual", "relu"},
+    "everything": {"bias", "residual", "relu", "scale", "shift"},
+}
+
+
+def _options(rng, wanted: set[str], operands) -> dict:
+    options = {name: operands[name] for name in ("bias", "residual") if name in wanted}
+    for name in ("scale", "shift"):
+        if name in wanted:
+            options[name] = torch.randn(C, generator=rng, dtype=torch.float64)
+    return options | {"relu": "relu" in wanted}
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize("wanted", EPILOGUES.values(), ids=EPILOGUES.keys())
+@pytest.mark.parametrize("cloud", [UNSORTED, TWO_BATCHES, CLOUDS["one"]], ids=["unsorted", "two", "one"])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_spatial_filtered_is_simulated_sps(rng, cloud, wanted, dataflow, share):
+    kmap, n = _map(cloud), len(cloud.coords)
+    operands = _operands(rng, n)
+    options = _options(rng, wanted, operands)
+    mask = torch.rand(n, generator=rng) < share
+    grad_out = torch.randn(n, C, generator=rng, dtype=torch.float64)
+    leaves = [
+        operands["feats"],
+        operands["weight"],
+        *(options[b] for b in ("bias", "residual") if b in options),
+    ]
+
+    expected = _simulated(cloud, mask, *leaves[:2], **options)
+    actual = partial_sparse_conv(*leaves[:2], kmap, mask, dataflow=dataflow, **options)
+    close = tolerance(torch.float64, 27 * C + n, factor=64)
+    torch.testing.assert_close(actual, expected, **close)
+    wanted_grads = torch.autograd.grad(expected, leaves, grad_out)
+    for mine, theirs in zip(torch.autograd.grad(actual, leaves, grad_out), wanted_grads, strict=True):
+        torch.testing.assert_close(mine, theirs, **close)
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_gradcheck(rng, dataflow, size):
+    cloud = Cloud(TWO_BATCHES.coords[::12].contiguous(), 2)
+    kmap, n = _map(cloud, size), len(cloud.coords)
+    operands = _operands(rng, n, size**3, c=2)
+    mask = torch.arange(n) % 3 == 0
+
+    def run(feats, weight, bias, residual):
+        return partial_sparse_conv(feats, weight, kmap, mask, bias=bias, residual=residual, dataflow=dataflow)
+
+    assert torch.autograd.gradcheck(run, tuple(operands.values()))
+
+
+def test_pairs_of_rows_that_pass_are_not_multiplied(monkeypatch, rng):
+    kmap, n = _map(UNSORTED), len(UNSORTED.coords)
+    mask = torch.rand(n, generator=rng) < 0.3
+    wanted = int(kmap.pairs_per_output()[mask].sum())
+    seen = []
+    for name in ("forward", "grad_weight"):
+        plain = getattr(OutputStationary, name)
+
+        def recording(self, a, b, kmap, *arguments, plain=plain):
+            seen.append(kmap.n_pairs)
+            return plain(self, a, b, kmap, *arguments)
+
+        monkeypatch.setattr(OutputStationary, name, recording)
+    operands = _operands(rng, n)
+    out = partial_sparse_conv(operands["feats"], operands["weight"], kmap, mask)
+    assert seen == [wanted]
+    out.sum().backward()
+    # the gradient of the features is a forward pass of the transposed map
+    assert seen == [wanted] * 3
+    assert 0 < wanted < 0.5 * kmap.n_pairs
+
+
+def test_what_was_made_of_a_mask_is_kept_with_it():
+    kmap, n = _map(UNSORTED), len(UNSORTED.coords)
+    mask = torch.arange(n) % 2 == 0
+    kept = kept_outputs(kmap, mask)
+    assert kept.n_pairs == int(kmap.pairs_per_output()[mask].sum())
+    assert kept_outputs(kmap, mask) is kept
+    # another map, a copy and a mask that was changed are looked at again
+    other = _map(UNSORTED)
+    assert kept_outputs(other, mask) is not kept
+    assert kept_outputs(kmap, copy.deepcopy(mask)) is not kept
+    kept = kept_outputs(kmap, mask)
+    mask[1] = True
+    assert kept_outputs(kmap, mask).n_pairs > kept.n_pairs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_narrow_dtypes_and_autocast(rng, dtype):
+    kmap, n = _map(UNSORTED), len(UNSORTED.coords)
+    operands = _operands(rng, n, dtype=dtype)
+    mask = torch.rand(n, generator=rng) < 0.5
+    out = partial_sparse_conv(operands["feats"], operands["weight"], kmap, mask, bias=operands["bias"])
+    wide = {name: part.detach().double() for name, part in operands.items()}
+    expected = _simulated(UNSORTED, mask, wide["feats"], wide["weight"], wide["bias"])
+
+    assert out.dtype == dtype
+    # rows that pass keep their bits
+    assert torch.equal(out[~mask], operands["feats"][~mask])
+    torch.testing.assert_close(out, expected.to(dtype), **tolerance(dtype, 27 * C, factor=32, roundings=2))
+    out.float().sum().backward()
+    assert operands["weight"].grad.dtype == dtype
+    if dtype == torch.bfloat16:
+        floats = {name: part.detach().float() for name, part in operands.items()}
+        with torch.autocast("cpu", dtype):
+            cast = partial_sparse_conv(floats["feats"], floats["weight"], kmap, mask, bias=floats["bias"])
+        assert torch.equal(cast, out)
+
+
+def test_an_empty_cloud_goes_forward_and_backward(rng):
+    kmap = _map(CLOUDS["empty"])
+    operands = _operands(rng, 0)
+    out = partial_sparse_conv(
+        operands["feats"], operands["weight"], kmap, torch.zeros(0, dtype=torch.bool), bias=operands["bias"]
+    )
+    out.sum().backward()
+    assert out.shape == (0, C)
+    assert not operands["weight"].grad.any()
+    assert not operands["bias"].grad.any()
+
+
+def test_bad_input_is_refused_before_anything_runs(rng):
+    kmap, n = _map(UNSORTED), len(UNSORTED.coords)
+    operands = _operands(rng, n)
+    feats, weight, mask = operands["feats"], operands["weight"], torch.zeros(n, dtype=torch.bool)
+    with pytest.raises(ShapeError, match=r"as many outputs as inputs.*of 4 channels in and .* of 3 out"):
+        partial_sparse_conv(feats, weight[:, :, :3], kmap, mask)
+    with pytest.raises(ShapeError, match="mask must have shape"):
+        partial_sparse_conv(feats, weight, kmap, mask[1:])
+    with pytest.raises(DtypeError, match="mask must be bool"):
+        partial_sparse_conv(feats, weight, kmap, mask.int())
+    with pytest.raises(ShapeError, match=r"scale must have shape \(4\)"):
+        partial_sparse_conv(feats, weight, kmap, mask, scale=torch.ones(3))
+    with pytest.raises(UnsupportedError, match="shift has no gradient here"):
+        partial_sparse_conv(feats, weight, kmap, mask, shift=torch.ones(C, requires_grad=True))
+    with pytest.raises(UnsupportedError, match="no dataflow 'im2col'"):
+        partial_sparse_conv(feats, weight, kmap, mask, dataflow="im2col")
+
+
+def test_opcheck(rng):
+    kmap, n = _map(TWO_BATCHES), len(TWO_BATCHES.coords)
+    operands = _operands(rng, n, dtype=torch.float32)
+    feats, weight = operands["feats"], operands["weight"]
+    mask = torch.arange(n) % 2 == 0
+    plan = plan_for(ConvProblem.of(feats, weight, kmap)).encode()
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    operators = torch.ops.pcsparse
+    scale = torch.ones(C)
+    found = torch.library.opcheck(
+        operators.partial_sparse_conv.default,
+        (
+            feats,
+            weight,
+            operands["bias"],
+            kmap.tensors(),
+            mask,
+            scale,
+            scale,
+            plan,
+            operands["residual"],
+            True,
+        ),
+        test_utils=checks,
+    )
+    assert set(found.values()) == {"SUCCESS"}
+    clouds = CoordCache().cloud_map(TWO_BATCHES.coords, 2)
+    found = torch.library.opcheck(
+        operators.important_rows.default, (feats.detach(), clouds.tensors(), 0.5), test_utils=checks
+    )
+    assert set(found.values()) == {"SUCCESS"}
+
+
+def test_all_rows_kept_are_the_convolution(rng):
+    kmap, n = _map(UNSORTED), len(UNSORTED.coords)
+    operands = _operands(rng, n, dtype=torch.float32)
+    feats, weight = operands["feats"], operands["weight"]
+    out = partial_sparse_conv(feats, weight, kmap, torch.ones(n, dtype=torch.bool))
+    assert torch.equal(out, sparse_conv(feats, weight, kmap))
