@@ -35,11 +35,19 @@ _CUBE, _HALVING = 27, 8
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """One convolution: channels and kept kernel offsets (positions, all if None)."""
+    """One convolution.
+
+    Attributes:
+        c_in, c_out: channels.
+        offsets: positions of the kept kernel offsets; all if None.
+        voxels: share of the rows that are convolved, the others pass through; all if None. Only a submanifold
+            convolution of equal channels can have one.
+    """
 
     c_in: int
     c_out: int
     offsets: tuple[int, ...] | None = None
+    voxels: float | None = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +239,42 @@ class MinkUNetSpec:
             raise RangeError(f"this MinkUNet has no convolution {', '.join(sorted(left))} of several offsets")
         return spec
 
+    def with_voxels(self, shares: Mapping[str, float | None]) -> "MinkUNetSpec":
+        """The same network with other shares of rows that are convolved.
+
+        Args:
+            shares: by the name that the convolution has in `MinkUNet`, see `with_channels`; None for all
+                rows. Convolutions that are not named stay as they are.
+
+        Raises:
+            RangeError: a name that is no 3^3 convolution of the network.
+        """
+        left = dict(shares)
+
+        def shared(name: str, conv: ConvSpec) -> ConvSpec:
+            return replace(conv, voxels=left.pop(name)) if name in left else conv
+
+        def stage(name: str, old: StageSpec) -> StageSpec:
+            blocks = (
+                replace(
+                    block,
+                    conv1=shared(f"{name}.{i}.conv1", block.conv1),
+                    conv2=shared(f"{name}.{i}.conv2", block.conv2),
+                )
+                for i, block in enumerate(old.blocks)
+            )
+            return StageSpec(old.resample, tuple(blocks))
+
+        spec = replace(
+            self,
+            stem=(shared("stem.0", self.stem[0]), shared("stem.2", self.stem[1])),
+            encoder=tuple(stage(f"encoder.{i}", old) for i, old in enumerate(self.encoder)),
+            decoder=tuple(stage(f"decoder.{i}", old) for i, old in enumerate(self.decoder)),
+        )
+        if left:
+            raise RangeError(f"this MinkUNet has no 3^3 convolution {', '.join(sorted(left))}")
+        return spec
+
     def with_classes(self, n_classes: int) -> "MinkUNetSpec":
         """The same network with another classifier."""
         return replace(self, n_classes=n_classes)
@@ -254,8 +298,10 @@ def _positions(name: str, kept: Sequence[int], volume: int) -> tuple[int, ...] |
 
 
 def _conv(data: dict[str, object]) -> ConvSpec:
+    # files from before there were shares have none
     spec = ConvSpec(**data)  # type: ignore[arg-type]
-    return spec if spec.offsets is None else replace(spec, offsets=tuple(spec.offsets))
+    offsets = None if spec.offsets is None else tuple(spec.offsets)
+    return replace(spec, offsets=offsets, voxels=None if spec.voxels is None else float(spec.voxels))
 
 
 def _stage(data: dict[str, object]) -> StageSpec:
@@ -313,7 +359,7 @@ class MinkUNet(nn.Module):
 
 
 def _submanifold(spec: ConvSpec) -> SubmanifoldConv3d:
-    return SubmanifoldConv3d(spec.c_in, spec.c_out, 3, offsets=spec.offsets)
+    return SubmanifoldConv3d(spec.c_in, spec.c_out, 3, offsets=spec.offsets, voxels=spec.voxels)
 
 
 def _cubes(*parts: nn.Module) -> list[SubmanifoldConv3d]:
@@ -345,6 +391,7 @@ def _residual(stage: StageSpec) -> nn.Sequential:
                 block.conv2.c_out,
                 (block.conv1.offsets, block.conv2.offsets),
                 projected=block.projected,
+                voxels=(block.conv1.voxels, block.conv2.voxels),
             )
             for block in stage.blocks
         )
@@ -360,6 +407,8 @@ def _check(spec: MinkUNetSpec) -> None:
 
     def walk(where: str, channels: int, blocks: tuple[BlockSpec, ...]) -> int:
         for i, block in enumerate(blocks):
+            _check_voxels(f"{where}.{i}.conv1", block.conv1)
+            _check_voxels(f"{where}.{i}.conv2", block.conv2)
             meet(f"{where}.{i}.conv1", channels, block.conv1.c_in)
             meet(f"{where}.{i}.conv2", block.conv1.c_out, block.conv2.c_in)
             channels = block.conv2.c_out
@@ -369,12 +418,33 @@ def _check(spec: MinkUNetSpec) -> None:
         raise RangeError(
             f"MinkUNet has {_STAGES} stages a side, the Spec has {len(spec.encoder)} and {len(spec.decoder)}"
         )
+    for i, conv in enumerate(spec.stem):
+        _check_voxels(f"stem.{i}", conv)
     meet("stem.1", spec.stem[0].c_out, spec.stem[1].c_in)
     channels, skips = spec.stem[1].c_out, []
     for i, stage in enumerate(spec.encoder):
         skips.append(channels)
+        _check_dilates(f"down.{i}", stage.resample)
         meet(f"down.{i}", channels, stage.resample.c_in)
         channels = walk(f"encoder.{i}", stage.resample.c_out, stage.blocks)
     for i, stage in enumerate(spec.decoder):
+        _check_dilates(f"up.{i}", stage.resample)
         meet(f"up.{i}", channels, stage.resample.c_in)
         channels = walk(f"decoder.{i}", stage.resample.c_out + skips.pop(), stage.blocks)
+
+
+def _check_voxels(where: str, conv: ConvSpec) -> None:
+    if conv.voxels is not None and conv.c_in != conv.c_out:
+        raise RangeError(
+            f"{where} of the Spec has voxels={conv.voxels}, but rows can pass only where as many channels go "
+            f"out as in, not {conv.c_in} in and {conv.c_out} out; set voxels to None"
+        )
+
+
+def _check_dilates(where: str, conv: ConvSpec) -> None:
+    if conv.voxels is not None:
+        raise RangeError(
+            f"{where} of the Spec has voxels={conv.voxels}, but a 2^3 convolution of stride 2 leads each "
+            "fine voxel to one coarse voxel: none dilates, and there is nothing to leave out; set voxels to "
+            "None"
+        )

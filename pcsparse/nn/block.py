@@ -21,6 +21,7 @@ class ResidualBlock(nn.Module):
         c_out: output channels.
         offsets: kept kernel offsets of the two 3^3 convolutions; all where None.
         projected: whether the shortcut is a convolution; None: where the channels differ.
+        voxels: shares of rows that the two 3^3 convolutions convolve; all where None.
 
     Raises:
         ShapeError: no projection, and the channels differ.
@@ -34,15 +35,16 @@ class ResidualBlock(nn.Module):
         offsets: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
         *,
         projected: bool | None = None,
+        voxels: tuple[float | None, float | None] = (None, None),
     ) -> None:
         super().__init__()
         if projected is False and c_in != c_out:
             raise ShapeError(
                 f"a block from {c_in} to {c_out} channels cannot add its input; leave projected=None"
             )
-        self.conv1 = SubmanifoldConv3d(c_in, c_mid, 3, offsets=offsets[0])
+        self.conv1 = SubmanifoldConv3d(c_in, c_mid, 3, offsets=offsets[0], voxels=voxels[0])
         self.norm1 = BatchNormReLU(c_mid)
-        self.conv2 = SubmanifoldConv3d(c_mid, c_out, 3, offsets=offsets[1])
+        self.conv2 = SubmanifoldConv3d(c_mid, c_out, 3, offsets=offsets[1], voxels=voxels[1])
         self.norm2 = BatchNormReLU(c_out)
         self.shortcut = (
             nn.Sequential(SubmanifoldConv3d(c_in, c_out, 1), BatchNorm(c_out))

@@ -11,6 +11,8 @@ from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.ops.conv import sparse_conv
 from pcsparse.ops.grouped_conv import grouped_sparse_conv
+from pcsparse.ops.importance import check_share, important_rows
+from pcsparse.ops.partial_conv import partial_sparse_conv
 from pcsparse.sparse_tensor import SparseTensor, check_same_coords
 from pcsparse.types import Triple
 
@@ -20,6 +22,8 @@ class SparseConv(nn.Module):
 
     Attributes:
         relu: whether negative outputs become zero; `nn.fuse` sets it.
+        folded: whether `nn.fuse` has folded a norm into the weights.
+        voxels: the share of rows that are convolved, None for all; only a SubmanifoldConv3d may have one.
         searched: offsets that all layers of its map together keep, see `nn.map_search.search_together`;
             None where that is not known: then the whole kernel is searched.
 
@@ -33,6 +37,10 @@ class SparseConv(nn.Module):
         dataflow: "auto" or a name of `engine.plan.DATAFLOWS`.
         groups: blocks of output channels, each of which reads its block of inputs; c_in is depthwise.
     """
+
+    # of modules from before there were any, too
+    folded: bool = False
+    voxels: float | None = None
 
     def __init__(
         self,
@@ -122,12 +130,22 @@ class SparseConv(nn.Module):
             text += f", offsets={len(self.offsets)} of {relation.volume}"
         if self.groups > 1:
             text += f", groups={self.groups}"
+        if self.voxels is not None:
+            text += f", voxels={self.voxels}"
         text += f", bias={self.bias is not None}"
         return text + ", relu=True" if self.relu else text
 
 
 class SubmanifoldConv3d(SparseConv):
     """Convolution whose outputs are its inputs' voxels.
+
+    With `voxels`, only a share of each cloud's rows is convolved, those with the largest features; the others
+    pass through as they are, and their pairs cost nothing. The choice of rows is not differentiable;
+    gradients are those of the rows as they were chosen.
+
+    Attributes:
+        through_scale, through_shift: (c,) or None: what a norm that `nn.fuse` has folded in makes of rows
+            that pass.
 
     Args:
         c_in: input channels.
@@ -138,9 +156,21 @@ class SubmanifoldConv3d(SparseConv):
         offsets: kernel offsets to keep, see `coords.relation` for their order; all if None.
         dataflow: "auto" or a name.
         groups: blocks of output channels, each of which reads its block of inputs; c_in is depthwise.
+        voxels: share of the rows that are convolved, in (0, 1], rounded up cloud by cloud; None for all.
+            Needs c_in = c_out and one group.
 
-    Source: Graham et al., CVPR 2018 (arXiv 1711.10275).
+    Raises:
+        RangeError: `voxels` is out of range.
+        ShapeError: rows cannot pass, as c_in and c_out differ.
+        UnsupportedError: `voxels` with groups.
+
+    Source: Graham et al., CVPR 2018 (arXiv 1711.10275). Voxels: SPSS-Conv of Liu et al., NeurIPS 2022 (arXiv
+    2209.14201), without the factor sigmoid(importance) that its release puts on the features, so that all
+    rows at once are the plain convolution.
     """
+
+    through_scale: Tensor | None
+    through_shift: Tensor | None
 
     def __init__(
         self,
@@ -153,8 +183,14 @@ class SubmanifoldConv3d(SparseConv):
         offsets: Sequence[int] | None = None,
         dataflow: str = "auto",
         groups: int = 1,
+        voxels: float | None = None,
     ) -> None:
         super().__init__(c_in, c_out, Relation.of(kernel_size, 1, dilation), bias, offsets, dataflow, groups)
+        if voxels is not None:
+            _check_voxels(voxels, c_in, c_out, groups)
+        self.voxels = voxels
+        self.register_buffer("through_scale", None)
+        self.register_buffer("through_shift", None)
 
     def forward(self, x: SparseTensor, *, residual: SparseTensor | None = None) -> SparseTensor:
         """(n, c_in) -> (n, c_out) at the same voxels.
@@ -168,7 +204,31 @@ class SubmanifoldConv3d(SparseConv):
         """
         if residual is not None:
             check_same_coords((x, residual))
+        mask = self.important(x)
+        if mask is not None:
+            return x.replace(self._convolve_some(x, mask, residual))
         return x.replace(self._convolve(x, x.coords, x.coords, residual=residual))
+
+    def important(self, x: SparseTensor) -> Tensor | None:
+        """Which rows of `x` are convolved, (n,) bool; None where all are."""
+        if self.voxels is None or self.voxels == 1.0:
+            return None
+        return important_rows(x.feats, x.cache.cloud_map(x.coords, x.batch_size), self.voxels)
+
+    def _convolve_some(self, x: SparseTensor, mask: Tensor, residual: SparseTensor | None) -> Tensor:
+        return partial_sparse_conv(
+            x.feats,
+            self.weight,
+            x.cache.kernel_map(x.coords, x.coords, self.relation, self.offsets, searched=self.searched),
+            mask,
+            bias=self.bias,
+            scale=self.through_scale,
+            shift=self.through_shift,
+            residual=None if residual is None else residual.feats,
+            relu=self.relu,
+            dataflow=self.dataflow,
+            tuned=self.tuned,
+        )
 
 
 class SparseConv3d(SparseConv):
@@ -317,6 +377,17 @@ class SparseConvTranspose3d(SparseConv):
             )
         fine = x.cache.expanded(x.coords, self.relation) if like is None else like.coords
         return x.at(self._convolve(x, fine, x.coords, back=True), fine, stride)
+
+
+def _check_voxels(share: float, c_in: int, c_out: int, groups: int) -> None:
+    check_share(share)
+    if c_in != c_out:
+        raise ShapeError(
+            f"rows that are not convolved pass as they are, so voxels={share} needs as many channels out as "
+            f"in, got c_in={c_in}, c_out={c_out}; leave voxels=None"
+        )
+    if groups > 1:
+        raise UnsupportedError(f"voxels={share} does not go with groups={groups}; leave voxels=None")
 
 
 def _times(stride: Triple, factor: Triple) -> Triple:

@@ -128,9 +128,12 @@ def _folded(conv: Any, norm: Any) -> SparseConv:
     dtype = conv.weight.dtype
     # in float64, so that folding rounds once
     scale, shift = norm.double().scale_and_shift(conv.weight.double())
+    if conv.voxels is not None:
+        # rows that pass the convolution do not pass the norm
+        conv.through_scale, conv.through_shift = scale.to(dtype), shift.to(dtype)
     bias = shift if conv.bias is None else shift + conv.bias.double() * scale
     conv.weight = nn.Parameter((conv.weight.double() * scale).to(dtype))
     conv.bias = nn.Parameter(bias.to(dtype))
-    conv.relu = type(norm) is BatchNormReLU
+    conv.relu, conv.folded = type(norm) is BatchNormReLU, True
     folded: SparseConv = conv
     return folded

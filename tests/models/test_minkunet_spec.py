@@ -19,8 +19,9 @@ SMALL = MinkUNetSpec.minkunet14(width=1 / 16)
         MinkUNetSpec.minkunet18(in_channels=5, n_classes=2, width=0.3),
         MinkUNetSpec.minkunet34(),
         replace(SMALL, stem=(replace(SMALL.stem[0], offsets=(1, 5, 13)), SMALL.stem[1])),
+        SMALL.with_voxels({"stem.2": 0.5, "decoder.3.0.conv2": 0.25}),
     ],
-    ids=["14", "18-odd", "34", "dropped-offsets"],
+    ids=["14", "18-odd", "34", "dropped-offsets", "voxels"],
 )
 def test_json_round_trip(spec):
     again = MinkUNetSpec.from_json(spec.to_json())
@@ -153,3 +154,35 @@ def test_a_spec_from_before_shortcuts_were_named_is_read():
     old["encoder"][0]["blocks"][0]["projected"] = "yes"
     with pytest.raises(FormatError, match="projected='yes'"):
         MinkUNetSpec.from_json(json.dumps(old))
+
+
+def test_shares_of_rows_reach_the_layers_they_name():
+    wanted = {"stem.2": 0.5, "encoder.0.0.conv1": 0.75, "encoder.1.0.conv2": 0.25, "decoder.0.0.conv2": 1.0}
+    spec = SMALL.with_voxels(wanted)
+    shares = {
+        name: part.voxels
+        for name, part in MinkUNet(spec).named_modules()
+        if getattr(part, "voxels", None) is not None
+    }
+    assert shares == wanted
+    assert spec.with_voxels(dict.fromkeys(shares)) == SMALL
+    # files from before there were shares
+    old = json.loads(SMALL.to_json())
+    del old["stem"][0]["voxels"], old["encoder"][2]["blocks"][0]["conv1"]["voxels"]
+    assert MinkUNetSpec.from_json(json.dumps(old)) == SMALL
+
+
+def test_shares_that_no_layer_can_take_are_refused():
+    with pytest.raises(RangeError, match=r"no 3\^3 convolution down\.0\.0, nothing"):
+        SMALL.with_voxels({"nothing": 0.5, "down.0.0": 0.5})
+    with pytest.raises(RangeError, match=r"stem\.0 of the Spec has voxels=0\.5.* not 4 in and 2 out"):
+        MinkUNet(SMALL.with_voxels({"stem.0": 0.5}))
+    with pytest.raises(RangeError, match=r"must be in \(0, 1\]"):
+        MinkUNet(SMALL.with_voxels({"stem.2": 1.5}))
+    stage = SMALL.encoder[0]
+    shared = replace(stage, resample=replace(stage.resample, voxels=0.5))
+    with pytest.raises(RangeError, match=r"down\.0 of the Spec has voxels=0\.5.*nothing to leave out"):
+        MinkUNet(replace(SMALL, encoder=(shared, *SMALL.encoder[1:])))
+    text = SMALL.to_json().replace('"voxels": null', '"voxels": "half"', 1)
+    with pytest.raises(FormatError, match="not a MinkUNetSpec"):
+        MinkUNetSpec.from_json(text)
