@@ -39,7 +39,8 @@ class LayerCost:
         vectors: weights an output channel besides the kernel: a bias is one, a norm has four.
         widths_in, widths_out: ascending, where it was timed; the last are `c_in` and `c_out`.
         ms: median milliseconds, a row an input width, a column an output width; a norm and a cat have one
-            row.
+            row, and what is `alike`.
+        alike: a convolution past which rows go: its two widths are one.
     """
 
     name: str
@@ -55,6 +56,7 @@ class LayerCost:
     widths_in: tuple[int, ...]
     widths_out: tuple[int, ...]
     ms: tuple[tuple[float, ...], ...]
+    alike: bool = False
 
     def macs(self, c_in: int, c_out: int) -> float:
         """Multiply-adds a sweep: pairs of the map by c_in by c_out."""
@@ -75,7 +77,7 @@ class LayerCost:
         Raises:
             RangeError: a width outside of what was measured.
         """
-        if self.kind in ("norm", "cat"):
+        if self.alike or self.kind in ("norm", "cat"):
             return self._between(self.widths_out, self.ms[0], c_out)
         # the times of this output width by input width
         columns = [self._between(self.widths_out, row, c_out) for row in self.ms]
@@ -283,7 +285,9 @@ def _layer(entry: dict[str, Any]) -> LayerCost:
         if any(a >= b for a, b in pairwise(fields[name])) or not fields[name]:
             raise ValueError(f"{name}={entry[name]} of {entry.get('name')!r}")
     fields["ms"] = tuple(tuple(float(value) for value in row) for row in fields["ms"])
-    rows = 1 if fields["kind"] in ("norm", "cat") else len(fields["widths_in"])
+    # files from before rows could pass say nothing of it
+    one = fields.get("alike", False) or fields["kind"] in ("norm", "cat")
+    rows = 1 if one else len(fields["widths_in"])
     if len(fields["ms"]) != rows or any(len(row) != len(fields["widths_out"]) for row in fields["ms"]):
         raise ValueError(f"the times of {entry.get('name')!r} do not fit its widths")
     return LayerCost(**fields)

@@ -14,7 +14,8 @@ class Grid:
 
     Attributes:
         widths_in, widths_out: the last are those of the whole network.
-        alike: whether the layer has one width only, as a norm and a cat have.
+        alike: whether the layer has one width only, as a norm and a cat have, and a convolution past which
+            rows go.
     """
 
     widths_in: tuple[int, ...]
@@ -22,7 +23,16 @@ class Grid:
     alike: bool
 
     @staticmethod
-    def of(layer: str, kind: str, full: Size, graph: ChannelGraph, *, multiple: int, step: int) -> "Grid":
+    def of(
+        layer: str,
+        kind: str,
+        full: Size,
+        graph: ChannelGraph,
+        *,
+        multiple: int,
+        step: int,
+        alike: bool = False,
+    ) -> "Grid":
         """From the narrowest that groups of at least `multiple` channels leave, by `step`, to the full one.
 
         Args:
@@ -32,9 +42,10 @@ class Grid:
             graph: of it.
             multiple: the least width of a group.
             step: widths between are multiples of it.
+            alike: of a convolution, whether it has as many outputs as inputs, whatever its group keeps.
         """
         ins = _widths(layer, "norm" if kind == "norm" else "in", full[0], graph, multiple, step)
-        if kind in ("norm", "cat"):
+        if alike or kind in ("norm", "cat"):
             return Grid(ins, ins, True)
         return Grid(ins, _widths(layer, "out", full[1], graph, multiple, step), False)
 

@@ -6,6 +6,7 @@ a map, as those of a level do, share the measurements.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 from pcsparse.compress.channels import slice_channels
 from pcsparse.compress.cost import CostTable, LayerCost
 from pcsparse.compress.cost_grid import Grid, Size
-from pcsparse.compress.cost_run import Call, calls_of, runnable
+from pcsparse.compress.cost_run import Call, SomeRows, calls_of, runnable
 from pcsparse.compress.graph import ChannelGraph
+from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.tune_cache import TuneTable, device_key, versions
 from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.nn import BatchNorm, BatchNormReLU, use_tuning
 from pcsparse.ops.conv import sparse_conv
+from pcsparse.ops.importance import important_rows
+from pcsparse.ops.partial_conv import partial_sparse_conv
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.timing import environment, time_in_turns
 
@@ -39,7 +43,9 @@ def measure_cost(
     """Count and time every layer of a network on a SparseTensor; see `compress.cost_dense` for others.
 
     Numbers of rows and pairs are means over all sweeps. Times are medians on one of them, the one whose
-    multiply-adds are nearest to the mean, with all maps built before and layers timed in turns.
+    multiply-adds are nearest to the mean, with all maps built before and layers timed in turns. Of layers
+    that convolve a share of the rows only their pairs count, and the choice of rows and the filter of the
+    map are timed with them.
 
     Args:
         model: any network that the channel graph knows; it is not changed.
@@ -70,7 +76,15 @@ def measure_cost(
     calls = seen[timed][0]
     _check_all_seen(graph, calls)
     grids = [
-        Grid.of(call.name, call.kind, (call.c_in, call.c_out), graph, multiple=multiple, step=step)
+        Grid.of(
+            call.name,
+            call.kind,
+            (call.c_in, call.c_out),
+            graph,
+            multiple=multiple,
+            step=step,
+            alike=call.some is not None,
+        )
         for call in calls
     ]
     times = _time_layers(calls, grids, inputs[timed], runs, tuned)
@@ -132,10 +146,12 @@ class _Problem:
     bias: bool
     residual: bool
     relu: bool
+    some: int
 
 
 def _problem(call: Call) -> _Problem:
-    return _Problem(call.kind, id(call.kmap), call.n_in, call.n_out, call.bias, call.residual, call.relu)
+    extras = call.bias, call.residual, call.relu
+    return _Problem(call.kind, id(call.kmap), call.n_in, call.n_out, *extras, id(call.some))
 
 
 def _time_layers(
@@ -201,7 +217,22 @@ def layer_runner(
     assert call.kmap is not None
     kmap = call.kmap
     weight, bias = draw(call.k, c_in, c_out), draw(c_out) if call.bias else None
+    some = call.some
+    if some is not None:
+        return lambda: _convolve_some(
+            feats, weight, kmap, some, bias=bias, residual=residual, relu=call.relu, tuned=tuned
+        )
     return lambda: sparse_conv(feats, weight, kmap, bias=bias, residual=residual, relu=call.relu, tuned=tuned)
+
+
+def _convolve_some(feats: Tensor, weight: Tensor, kmap: KernelMap, some: SomeRows, **options: Any) -> Tensor:
+    """Choose rows, filter the map and convolve, as the layer does, but the rows are those of the sweep.
+
+    Random features would choose rows at random; those of a sweep stand together.
+    """
+    important_rows(feats, some.clouds, some.share)
+    # another tensor: what is kept with a mask would be found at the second run
+    return partial_sparse_conv(feats, weight, kmap, some.mask.detach(), **options)
 
 
 def _layer(calls: Sequence[Call], grid: Grid, times: dict[Size, float], fused: bool) -> LayerCost:
@@ -223,6 +254,7 @@ def _layer(calls: Sequence[Call], grid: Grid, times: dict[Size, float], fused: b
         widths_in=grid.widths_in,
         widths_out=grid.widths_out,
         ms=grid.table(times),
+        alike=first.some is not None,
     )
 
 

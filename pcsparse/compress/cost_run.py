@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pcsparse.coords.kept_outputs import kept_outputs
 from pcsparse.coords.kernel_map import KernelMap
-from pcsparse.nn import BatchNorm, BatchNormReLU, Linear, fuse
+from pcsparse.nn import BatchNorm, BatchNormReLU, Linear, SubmanifoldConv3d, fuse
 from pcsparse.nn.conv import SparseConv
 from pcsparse.nn.prepare import meta_copy
 from pcsparse.nn.tuning import _map
@@ -32,6 +33,7 @@ class Call:
         stride: of the outputs' level along x.
         n_in, n_out: rows.
         bias, residual, relu: what is done besides the products.
+        some: of a convolution of a share of the rows, which ones.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Call:
     bias: bool = False
     residual: bool = False
     relu: bool = False
+    some: "SomeRows | None" = None
 
     @property
     def k(self) -> int:
@@ -53,8 +56,25 @@ class Call:
 
     @property
     def n_pairs(self) -> int:
-        """Of the map."""
-        return 0 if self.kmap is None else self.kmap.n_pairs
+        """Of the map, without those of rows that pass."""
+        if self.kmap is None or self.some is None:
+            return 0 if self.kmap is None else self.kmap.n_pairs
+        return kept_outputs(self.kmap, self.some.mask).n_pairs
+
+
+@dataclass(frozen=True, eq=False)
+class SomeRows:
+    """The rows that a layer convolves.
+
+    Attributes:
+        mask: (n,) bool, True where one is.
+        share: of each cloud.
+        clouds: leads every row to its cloud.
+    """
+
+    mask: Tensor
+    share: float
+    clouds: KernelMap
 
 
 def runnable(model: nn.Module, *, fused: bool) -> nn.Module:
@@ -75,8 +95,10 @@ def calls_of(model: nn.Module, x: SparseTensor) -> tuple[tuple[Call, ...], int]:
 
     Args:
         model: from `runnable`.
-        x: its input; its cache is filled with all maps.
+        x: its input; its cache is filled with all maps. Where layers convolve a share of the rows, the
+            network runs on its features, as they say which.
     """
+    some = iter(_rows_of(model, x))
     module = meta_copy(model)
     calls: list[Call] = []
     joined: list[Tensor] = []
@@ -98,7 +120,8 @@ def calls_of(model: nn.Module, x: SparseTensor) -> tuple[tuple[Call, ...], int]:
         relu = bool(getattr(part, "relu", False))
         kind: Literal["conv", "linear"] = "conv" if isinstance(part, SparseConv) else "linear"
         kmap = _map(part, source, out)
-        calls.append(Call(name, kind, kmap, c_in, c_out, *rows, bias, residual, relu))
+        chosen = next(some) if _chooses(part) else None
+        calls.append(Call(name, kind, kmap, c_in, c_out, *rows, bias, residual, relu, chosen))
 
     for part in module.modules():
         if isinstance(part, SparseConv | Linear | BatchNorm):
@@ -108,6 +131,33 @@ def calls_of(model: nn.Module, x: SparseTensor) -> tuple[tuple[Call, ...], int]:
     with torch.no_grad(), live:
         module(shapes)
     return tuple(calls), live.most
+
+
+def _chooses(part: nn.Module) -> bool:
+    return isinstance(part, SubmanifoldConv3d) and part.voxels is not None and part.voxels < 1.0
+
+
+def _rows_of(model: nn.Module, x: SparseTensor) -> list[SomeRows]:
+    """What layers that choose their rows choose in `model(x)`, call by call."""
+    found: list[SomeRows] = []
+
+    def record(part: nn.Module, inputs: tuple[Any, ...]) -> None:
+        assert isinstance(part, SubmanifoldConv3d)
+        source: SparseTensor = inputs[0]
+        mask = part.important(source)
+        assert mask is not None
+        assert part.voxels is not None
+        found.append(SomeRows(mask, part.voxels, source.cache.cloud_map(source.coords, source.batch_size)))
+
+    handles = [part.register_forward_pre_hook(record) for part in model.modules() if _chooses(part)]
+    try:
+        if handles:
+            with torch.no_grad():
+                model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 class Live(TorchDispatchMode):

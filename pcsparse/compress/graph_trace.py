@@ -198,7 +198,11 @@ class _Follower(TorchDispatchMode):
                 raise UnsupportedError(
                     f"{name} is a convolution of {groups} groups, whose channels the graph cannot follow"
                 )
-            numbers = self._call(name, kind, numbers, made.shape[read.axis])
+            written = self._call(name, kind, numbers, made.shape[read.axis])
+            if isinstance(part, SparseConv) and part.voxels is not None:
+                # a row that passes is what comes in and what goes out
+                self.trace.tie(numbers, written)
+            numbers = written
         elif kind == "norm":
             # scales and shifts belong to the channels that come in
             self._call(name, kind, numbers, 0)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pcsparse.compress.graph_layers import axis_of
 from pcsparse.errors import UnsupportedError
-from pcsparse.nn.conv import SparseConv
+from pcsparse.nn.conv import SparseConv, SubmanifoldConv3d
 from pcsparse.nn.tuning import _map
 from pcsparse.sparse_tensor import SparseTensor
 
@@ -23,6 +23,8 @@ _CHUNK = 4096
 def inputs_of(part: nn.Module, source: Any, out: Any) -> Iterator[Tensor]:
     """What each output row reads, zero where nothing is, (rows, unknowns) piece by piece.
 
+    A row that passes the layer reads nothing: its weights have no part in it.
+
     Args:
         part: a convolution or linear layer.
         source: what it was called with, a SparseTensor or a tensor.
@@ -32,7 +34,9 @@ def inputs_of(part: nn.Module, source: Any, out: Any) -> Iterator[Tensor]:
         UnsupportedError: a layer that is no such product, as a transposed convolution that overlaps.
     """
     if isinstance(source, SparseTensor):
-        table = _map(part, source, out).table
+        kmap = _map(part, source, out)
+        mask = part.important(source) if isinstance(part, SubmanifoldConv3d) else None
+        table = (kmap if mask is None else kmap.keep_outputs(mask)).table
         for start in range(0, table.shape[1], _CHUNK):
             rows = table[:, start : start + _CHUNK].long()
             gathered = source.feats[rows.clamp(min=0)] * (rows >= 0)[..., None]

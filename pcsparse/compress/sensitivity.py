@@ -54,9 +54,9 @@ def scan(
         model: trained.
         evaluate: scores it, the same for the same weights. A score that is not finite is logged as failed and
             counts as `worst`.
-        axis: "weights", "channels", "offsets", or an axis with settings of its own, as `ChannelsAxis` with a
-            cost, or `OffsetsAxis` with sweeps: by its name alone it goes by the sizes of weights, as if all
-            offsets had as many pairs, and knows no costs.
+        axis: "weights", "channels", "offsets", "voxels", or an axis with settings of its own, as
+            `ChannelsAxis` with a cost, or `OffsetsAxis` with sweeps: by its name alone it goes by the sizes
+            of weights, as if all offsets had as many pairs, and knows no costs.
         ratios: shares to remove, each in [0, 1). Where rounding makes two the same, it is evaluated once, and
             points tell the ratio that came out.
         names: which layers or groups; all if None.

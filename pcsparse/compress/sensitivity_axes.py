@@ -10,6 +10,7 @@ from pcsparse.compress.channels import MULTIPLE, choose_channels, kept_widths, m
 from pcsparse.compress.cost import CostTable
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.sensitivity_offsets import OffsetsAxis
+from pcsparse.compress.sensitivity_voxels import VoxelsAxis
 from pcsparse.compress.shared_weights import keep_largest
 from pcsparse.compress.weights import WeightMasks, all_weight_layers, weight_layers
 from pcsparse.errors import UnsupportedError
@@ -151,5 +152,7 @@ def axis_of(axis: str | Axis, model: nn.Module) -> Axis:
             return ChannelsAxis(model)
         case "offsets":
             return OffsetsAxis(model)
+        case "voxels":
+            return VoxelsAxis(model)
         case _:
-            raise UnsupportedError(f"no axis {axis!r}; there are weights, channels and offsets")
+            raise UnsupportedError(f"no axis {axis!r}; there are weights, channels, offsets and voxels")

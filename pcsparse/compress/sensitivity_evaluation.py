@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pcsparse.compress.sensitivity_axes import Axis
 from pcsparse.compress.sensitivity_table import Evaluation
+from pcsparse.nn import SubmanifoldConv3d
 
 Evaluate = Callable[[nn.Module], Evaluation | float]
 """Scores a network, higher is better: a number, or an `Evaluation` with values by sweep."""
@@ -44,9 +45,10 @@ class PrunedScore:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Brings back all parameters, buffers and modes as they were."""
+    """Brings back all parameters, buffers, modes and shares of rows as they were."""
     saved = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     modes = [(part, part.training) for part in model.modules()]
+    shares = [(part, part.voxels) for part in model.modules() if isinstance(part, SubmanifoldConv3d)]
     try:
         yield
     finally:
@@ -56,3 +58,5 @@ def _restored(model: nn.Module) -> Iterator[None]:
                 now[name].copy_(tensor)
         for part, training in modes:
             part.training = training
+        for conv, share in shares:
+            conv.voxels = share

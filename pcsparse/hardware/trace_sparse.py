@@ -116,6 +116,10 @@ def _check_traced(name: str, module: nn.Module) -> None:
         raise UnsupportedError(
             f"{name} has {module.groups} groups of channels; traces have whole layers only"
         )
+    if module.voxels is not None:
+        raise UnsupportedError(
+            f"{name} convolves a share of its rows, voxels={module.voxels}; traces have whole maps only"
+        )
     if isinstance(module, SparseConvTranspose3d):
         raise UnsupportedError(f"{name} is a {type(module).__name__}; traces have inverse convolutions only")
     relation = module.relation

@@ -1,0 +1,79 @@
+"""The axis of voxels in a sensitivity scan: how many rows of a layer may skip its convolution."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from pcsparse.compress.cost import CostTable
+from pcsparse.compress.voxel_importance import PARTS, VoxelImportance
+from pcsparse.compress.voxels import voxel_layers
+from pcsparse.errors import RangeError
+
+
+class VoxelsAxis:
+    """Rows, layer by layer, by the mean size of the features that the layer reads.
+
+    Args:
+        model: whose layers; it convolves all rows.
+        cost: of `model`; where multiply-adds and milliseconds come from.
+        importance: of `model`, from `voxel_importance`: which pairs are whose.
+
+    Raises:
+        RangeError: `cost` or `importance` lacks a layer, or a layer has a share of rows already.
+    """
+
+    name = "voxels"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        cost: CostTable | None = None,
+        importance: Sequence[VoxelImportance] | None = None,
+    ) -> None:
+        layers = voxel_layers(model)
+        for name, part in layers.items():
+            if part.voxels is not None:
+                raise RangeError(f"{name} has voxels={part.voxels} already; scan the network with all rows")
+        self._names = tuple(layers)
+        self._cost = cost
+        self._layers = {layer.name: layer for layer in cost.layers if layer.kind == "conv"} if cost else {}
+        self._importance = {found.name: found for found in importance or ()}
+        for known, of in ((self._layers, cost), (self._importance, importance)):
+            missing = [name for name in layers if name not in known]
+            if of is not None and missing:
+                raise RangeError(f"{missing[0]} was not measured; measure the network that is scanned")
+
+    def sizes(self) -> Mapping[str, int]:
+        """Thousandths of a cloud's rows, for each layer whose rows can pass."""
+        return dict.fromkeys(self._names, PARTS)
+
+    def kept(self, name: str, ratio: float) -> int:
+        """Thousandths that are convolved."""
+        return max(1, round((1.0 - ratio) * PARTS))
+
+    def cut(self, model: nn.Module, name: str, kept: int) -> None:
+        """Set the share of a layer."""
+        voxel_layers(model)[name].voxels = kept / PARTS
+
+    def facts(self) -> Mapping[str, Any]:
+        """None."""
+        return {}
+
+    def macs(self, name: str, kept: int) -> float | None:
+        """Without the pairs of the rows that pass; None without a cost and an importance."""
+        if self._cost is None or name not in self._importance:
+            return None
+        layer = self._layers[name]
+        return self._cost.total("MACs") - self._saved(name, kept) * layer.macs(layer.c_in, layer.c_out)
+
+    def milliseconds(self, name: str, kept: int) -> float | None:
+        """The layer's time in proportion to its pairs; the choice of rows and the filter are not in it."""
+        if self._cost is None or name not in self._importance:
+            return None
+        layer = self._layers[name]
+        return self._cost.total("ms") - self._saved(name, kept) * layer.milliseconds(layer.c_in, layer.c_out)
+
+    def _saved(self, name: str, kept: int) -> float:
+        return 1.0 - self._importance[name].pairs_at(kept / PARTS)
