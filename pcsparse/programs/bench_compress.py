@@ -9,6 +9,7 @@ STUDIES: dict[str, str] = {
     "lecture": "AMC on a small dense CNN at half of its multiply-adds",
     "offsets": "kernel offsets dropped: whether milliseconds fall as pairs do",
     "quarter": "MinkUNet at a quarter of its milliseconds, with controls",
+    "voxels": "milliseconds against pairs where a share of the rows is convolved",
     "search": "six searches at equal numbers of evaluations, judged on other streets",
 }
 
