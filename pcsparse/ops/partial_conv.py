@@ -208,7 +208,7 @@ def partial_sparse_conv(
     scale, shift = (None if part is None else part.to(wide) for part in (scale, shift))
     _check_passing(problem, scale, shift)
     plan = plan_for(problem, dataflow, tuned)
-    if is_inference(feats, weight, bias, residual):
+    if is_inference(feats, weight, bias, residual, mask, scale, shift):
         # what the operator does, without torch's dispatcher
         epilogue = Epilogue(bias, residual, relu, Passing(mask, feats, scale, shift))
         kept, choice = kept_outputs(kmap, mask), plan.forward
