@@ -3,6 +3,7 @@
 The classes are plain frozen dataclasses: they work without Hydra. `register` makes them Hydra's schemas.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -100,7 +101,7 @@ class CompressSettings(FitSettings):
         cost, evaluation, scan, measure: see there.
         reconstruct: refit the layers that lost inputs by least squares.
         tune: whether to fine-tune at all.
-        rounds: of pruning and training, `epochs` each; 1 prunes all at once.
+        rounds: of pruning and training, `epochs` each; 1 prunes all at once, and `reconstruct` needs that.
         lr_factor: see above.
         distill: weight of the distance to the whole network's probabilities in the loss; 0 for none.
         temperature: of that, see `compress.finetune.distillation_loss`.
@@ -145,9 +146,17 @@ class CompressSettings(FitSettings):
             raise RangeError(
                 f"evaluations and rounds must be at least 1, got {self.evaluations} and {self.rounds}"
             )
-        if self.distill < 0 or not 0 < self.lr_factor <= 1:
+        # written so that nan is refused too
+        if not 0 <= self.distill < math.inf or not 0 < self.lr_factor <= 1:
             raise RangeError(
                 f"distill must be at least 0 and lr_factor in (0, 1], got {self.distill} and {self.lr_factor}"
+            )
+        if not 0 < self.temperature < math.inf:
+            raise RangeError(f"temperature must be above 0, got {self.temperature}")
+        if self.reconstruct and self.tune and self.rounds > 1:
+            raise RangeError(
+                f"reconstruct refits a network that is pruned all at once, not one pruned in {self.rounds} "
+                "rounds; set rounds=1 or reconstruct=false"
             )
 
     def fit_settings(self, voxels: VoxelSettings, epochs: int) -> FitSettings:

@@ -20,6 +20,7 @@ from pcsparse.config import (
 from pcsparse.data.transforms import Augmentation
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import SPVCNN, MinkUNet
+from pcsparse.programs.compress_job import Job
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings, ScheduleSettings
 from tests.streets import write_root
 
@@ -169,11 +170,20 @@ def test_every_option_of_a_compression_composes_and_builds(option):
         ("lr_factor=0", "lr_factor"),
         ("epochs=0", "epochs"),
         ("resume=maybe", "resume"),
+        ("temperature=0", "temperature must be above 0, got 0"),
+        ("distill=nan", "distill must be at least 0"),
+        ("reconstruct=true rounds=2", "2 rounds; set rounds=1 or reconstruct=false"),
     ],
 )
 def test_a_compression_without_meaning_is_refused(override, said):
     with pytest.raises(Exception, match=said):
-        compose("compress", ["budget.share=0.5", override])
+        compose("compress", ["budget.share=0.5", *override.split()])
+
+
+def test_least_squares_for_kernel_offsets_are_refused_before_anything_is_loaded():
+    settings = compose("compress", ["budget.share=0.5", "compress=offsets", "reconstruct=true"])
+    with pytest.raises(UnsupportedError, match="set reconstruct=false or compress=channels"):
+        Job.of(settings)
 
 
 def test_the_defaults_of_a_compression_leave_the_validation_set_alone():

@@ -74,8 +74,12 @@ def compress(job: Job) -> RunFolder:
     budget = budget_of(job, space)
     write_whole(folder.path / "config.yaml", to_yaml(settings).encode())
     score = scorer_of(job)
-    scanned = scan_step(job, folder, score)
-    choice = search_step(job, folder, space, budget, scanned, score)
+    try:
+        scanned = scan_step(job, folder, score)
+        choice = search_step(job, folder, space, budget, scanned, score)
+    finally:
+        # processes would hold their memory, and share the cores with the times of the report
+        getattr(job.executor, "close", _nothing)()
     pruned = prune_step(job, folder, space, choice.assignment)
     if settings.tune:
         tune_step(job, folder, pruned, space, choice.assignment)
@@ -84,6 +88,10 @@ def compress(job: Job) -> RunFolder:
     export_step(job, folder)
     report(job, folder, compare_step(job, folder), choice)
     return folder
+
+
+def _nothing() -> None:
+    pass
 
 
 def steps_of(settings: CompressSettings) -> tuple[Step, ...]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from pcsparse.compress.channel_scores import Losses
 from pcsparse.compress.pruning import Prunable, Pruning
+from pcsparse.compress.pruning_offsets import OffsetPruning
 from pcsparse.compress.search.amc import AMC
 from pcsparse.compress.search.bisect import Bisection
 from pcsparse.compress.search.dynamic_programming import DynamicProgramming
@@ -24,7 +25,7 @@ from pcsparse.data.collate import SweepSource, VoxelBatch, VoxelSettings
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.transforms import Augmentation
 from pcsparse.engine.tune_cache import TuneTable, device_key, load_table, versions
-from pcsparse.errors import FormatError, RangeError
+from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.nn.tuning import use_tuning
 from pcsparse.programs.compress_evaluation import digest_of, inputs_of, losses_on, spread_batches
 from pcsparse.programs.default_model import checkpoint_or_default
@@ -80,6 +81,12 @@ class Job:
         for ratio in settings.scan.ratios:
             check_ratio(ratio, "scan.ratios")
         pruning, method = build(settings.compress), build(settings.method)
+        if settings.reconstruct and isinstance(pruning, OffsetPruning):
+            # the pruning says so itself, but not before everything was searched
+            raise UnsupportedError(
+                f"least squares refit layers that lost channels, not {pruning.name}; set reconstruct=false "
+                "or compress=channels"
+            )
         weights = find_weights(checkpoint_or_default(settings.checkpoint))
         model, card = load_model(weights)
         if settings.voxels not in (VoxelSettings(), card.voxels):

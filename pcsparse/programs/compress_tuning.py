@@ -47,7 +47,13 @@ def tune_step(job: Job, folder: RunFolder, pruned: nn.Module, space: Space, assi
             _fit(job, tuned, out, settings.epochs, extra)
         else:
             tuned = _in_rounds(job, out, space, assignment, extra)
-        save_model(folder.file("tune"), tuned, card_of(job, tuned, _notes(job)))
+        notes = {
+            "stage": "pruned, trained on",
+            **_notes(job),
+            "tuned_rounds": str(settings.rounds),
+            "distilled": repr(settings.distill),
+        }
+        save_model(folder.file("tune"), tuned, card_of(job, tuned, notes))
 
 
 def _in_rounds(
@@ -77,7 +83,7 @@ def control_step(job: Job, folder: RunFolder) -> None:
     with folder.running("control"):
         model = copy.deepcopy(job.model)
         _fit(job, model, out, epochs, None)
-        notes = {**_notes(job), "stage": "whole, trained on"}
+        notes = {"stage": "whole, trained on", **_notes(job)}
         save_model(folder.file("control"), model, card_of(job, model, notes))
 
 
@@ -126,13 +132,11 @@ def _fit(job: Job, model: nn.Module, out: Path, epochs: int, extra: ExtraLoss | 
 
 
 def _notes(job: Job) -> dict[str, str]:
+    """What holds for the tuned network and for its control."""
     settings = job.settings
     return {
-        "stage": "pruned, trained on",
         "tuned_epochs": str(settings.epochs * settings.rounds),
         "tuned_lr": repr(settings.lr_factor * settings.optim.lr),
-        "tuned_rounds": str(settings.rounds),
-        "distilled": repr(settings.distill),
         "tuned_sweeps": str(len(job.train_set)),
         "seed": str(settings.seed),
     }

@@ -19,7 +19,7 @@ from pcsparse.compress.pruning_channels import ChannelPruning
 from pcsparse.compress.pruning_offsets import OffsetPruning
 from pcsparse.compress.report_facts import Measured
 from pcsparse.compress.search.dynamic_programming import DynamicProgramming
-from pcsparse.compress.search.executor import SpawnedProcesses
+from pcsparse.compress.search.executor import InProcess, SpawnedProcesses
 from pcsparse.compress.search.uniform import Uniform
 from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.compress.settings import BudgetSettings, ScanSettings
@@ -208,6 +208,11 @@ def test_other_settings_are_refused_and_overwriting_keeps_what_they_do_not_touch
     steps = [len((run / name / "log.csv").read_text().splitlines()) - 1
              for name in ("tuned/round-1", "tuned/round-2", "control")]  # fmt: skip
     assert steps == [2, 2, 4]
+    notes = {name: load_model(run / name)[1].provenance for name in ("tuned", "control")}
+    assert notes["tuned"]["stage"] == "pruned, trained on"
+    assert notes["control"]["stage"] == "whole, trained on"
+    # it learned from labels alone, in one go
+    assert {*notes["tuned"]} - {*notes["control"]} == {"distilled", "tuned_rounds"}
     found = Measured.load(run / "measured.json")
     assert [network.name for network in found.networks] == ["dense", "control", "pruned", "tuned"]
     assert [network.file_type for network in found.networks] == ["float32"] * 3 + ["float16"]
@@ -271,6 +276,23 @@ def test_a_budget_that_cannot_be_met_says_the_least_before_anything_is_scanned(
     compress(tiny_job(tmp_path, budget=BudgetSettings(macs=1.0001 * least), method=Uniform(), pruning=taylor,
                       scan=ScanSettings(run=False), evaluations=1, tune=False))  # fmt: skip
     assert counted.n == 1
+
+
+class Closable(InProcess):
+    """Knows whether it was closed."""
+
+    closed = False
+
+    def close(self):
+        self.closed = True
+
+
+def test_processes_end_with_the_search_also_where_it_breaks_off(tmp_path, monkeypatch):
+    executor = Closable()
+    Counting(monkeypatch, stop_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        compress(tiny_job(tmp_path, executor=executor, scan=ScanSettings(run=False)))
+    assert executor.closed
 
 
 class Odd(torch.nn.Module):
@@ -355,7 +377,7 @@ def test_kernel_offsets_are_another_axis(tmp_path, monkeypatch):
     compress(tiny_job(tmp_path, **given))
     assert counted.n == n
     with pytest.raises(UnsupportedError, match="reconstruct=false"):
-        compress(tiny_job(tmp_path, **given, reconstruct=True, resume="overwrite"))
+        compress(tiny_job(tmp_path, **{**given, "rounds": 1}, reconstruct=True, resume="overwrite"))
 
 
 def test_methods_that_want_curves_get_those_of_the_scan(copied, monkeypatch, unreported):
