@@ -167,6 +167,12 @@ def _look(net: nn.Module, sweep: SparseTensor) -> _Run:
 
 
 def _check_readers(runs: Sequence[_Run]) -> None:
+    some = [call.name for run in runs for calls in run.readings.values() for call in calls if call.some]
+    if some:
+        raise UnsupportedError(
+            f"{some[0]} convolves a share of its rows, which differ from sweep to sweep: prune offsets "
+            "first, voxels after"
+        )
     seen = [{key: [call.name for call in calls] for key, calls in run.readings.items()} for run in runs]
     if any(other != seen[0] for other in seen):
         raise UnsupportedError(

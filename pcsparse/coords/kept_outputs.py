@@ -32,6 +32,9 @@ def kept_outputs(kmap: KernelMap, mask: Tensor) -> KernelMap:
     """
     check_dtype("mask", mask, torch.bool)
     check_same_device(mask=mask, rows_in=kmap.pairs.rows_in)
+    if mask.is_inference():
+        # such a tensor does not count its edits, so that what is kept for it could be stale
+        return kmap.keep_outputs(mask)
     known: _Kept | None = getattr(mask, "kept_outputs", None)
     if known is not None and known.whole.kernel_map() is kmap and known.whole.edits == edits([mask]):
         return known.kmap

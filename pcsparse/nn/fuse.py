@@ -130,7 +130,11 @@ def _folded(conv: Any, norm: Any) -> SparseConv:
     scale, shift = norm.double().scale_and_shift(conv.weight.double())
     if conv.voxels is not None:
         # rows that pass the convolution do not pass the norm
-        conv.through_scale, conv.through_shift = scale.to(dtype), shift.to(dtype)
+        before = (1.0 if conv.through_scale is None else conv.through_scale.double(),
+                  0.0 if conv.through_shift is None else conv.through_shift.double())  # fmt: skip
+        # a network may be fused again, with norms that another one followed
+        conv.through_scale = (before[0] * scale).to(dtype)
+        conv.through_shift = (before[1] * scale + shift).to(dtype)
     bias = shift if conv.bias is None else shift + conv.bias.double() * scale
     conv.weight = nn.Parameter((conv.weight.double() * scale).to(dtype))
     conv.bias = nn.Parameter(bias.to(dtype))

@@ -516,3 +516,10 @@ def test_with_offsets_names_layers_as_the_network_does():
         with pytest.raises(RangeError, match=rf"offsets of {name} must ascend within 0 \.\.\."):
             spec.with_offsets({name: offsets})
     assert all(a < b for a, b in pairwise(other.stem[1].offsets))
+
+
+def test_offsets_of_a_share_of_the_rows_are_refused():
+    net = nn.Sequential(SubmanifoldConv3d(4, 4, voxels=0.25)).eval()
+    x = SparseTensor(torch.ones(len(UNSORTED.coords), 4), UNSORTED.coords)
+    with pytest.raises(UnsupportedError, match="0 convolves a share of its rows"):
+        SharedMaps.of(net, [x])

@@ -8,6 +8,7 @@ from torch import nn as torch_nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from pcsparse import SparseTensor, collate, nn
+from pcsparse.coords.kept_outputs import kept_outputs
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from tests import oracle
@@ -160,6 +161,29 @@ def test_a_folded_norm_reaches_the_rows_that_pass(rng, make):
             narrow = fused.to(torch.bfloat16)(x.to(torch.bfloat16)).feats
             exact = model(x.to(torch.bfloat16).to(torch.float64)).feats
         assert float((narrow.double() - exact).norm() / exact.norm()) < 0.01
+
+
+def test_a_network_that_is_fused_twice_is_the_same(rng):
+    norms = [nn.BatchNorm(C) for _ in range(2)]
+    for norm in norms:
+        norm.running_mean.normal_(generator=rng)
+        norm.running_var.uniform_(0.5, 2.0, generator=rng)
+    network = torch_nn.Sequential(nn.SubmanifoldConv3d(C, C, voxels=0.3), *norms).double().eval()
+    x = _tensor(TWO_BATCHES, rng)
+    with torch.no_grad():
+        expected = network(x).feats
+        torch.testing.assert_close(nn.fuse(nn.fuse(network))(x).feats, expected)
+
+
+def test_a_mask_of_inference_mode_may_be_changed_in_place(rng):
+    x = _tensor(TWO_BATCHES, rng)
+    kmap = x.cache.kernel_map(x.coords, x.coords, nn.SubmanifoldConv3d(C, C).relation)
+    with torch.inference_mode():
+        mask = torch.zeros(len(x), dtype=torch.bool)
+        mask[:3] = True
+        few = kept_outputs(kmap, mask).n_pairs
+        mask[:] = True
+        assert kept_outputs(kmap, mask).n_pairs == kmap.n_pairs > few
 
 
 def test_maps_and_clouds_are_prepared(monkeypatch, rng):
