@@ -1,6 +1,7 @@
 """Every config composes into the schema and builds what it names; a key that is not there is an error."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,13 @@ def test_least_squares_for_kernel_offsets_are_refused_before_anything_is_loaded(
     settings = compose("compress", ["budget.share=0.5", "compress=offsets", "reconstruct=true"])
     with pytest.raises(UnsupportedError, match="set reconstruct=false or compress=channels"):
         Job.of(settings)
+
+
+def test_a_compression_into_the_folder_of_its_checkpoint_is_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    settings = compose("compress", ["budget.share=0.5", f"checkpoint={tmp_path}"])
+    with pytest.raises(FormatError, match="would be overwritten; choose another name="):
+        Job.of(replace(settings, output_dir=str(tmp_path)))
 
 
 def test_the_defaults_of_a_compression_leave_the_validation_set_alone():

@@ -13,6 +13,7 @@ from pcsparse.whole_file import write_whole
 
 _FORMAT = 1
 RECORD = "steps.json"
+_OF_RUNS = ("model.safetensors", "last.pt", "config.yaml")
 
 Inputs = Mapping[str, Any]
 """What a step is made from, JSON values: equal inputs give equal files."""
@@ -112,8 +113,8 @@ class RunFolder:
 
     def _forget(self, name: str) -> None:
         step = self._steps[name]
-        self._record.pop(name, None)
-        # the record first: a kill in between leaves files that nobody trusts
+        # stale until all files are gone: a kill in between leaves files that nobody trusts
+        self._record[name] = {"done": False, "inputs": None}
         self._write()
         for file in (step.result, *step.others):
             path = self.path / file
@@ -121,6 +122,8 @@ class RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+        self._record.pop(name)
+        self._write()
 
     def _note(self, name: str, *, done: bool) -> None:
         self._record[name] = {"done": done, "inputs": self._inputs[name]}
@@ -134,6 +137,11 @@ class RunFolder:
     def _read(self) -> dict[str, Any]:
         path = self.path / RECORD
         if not path.exists():
+            # the record is the first that a compression writes
+            if others := [name for name in _OF_RUNS if (self.path / name).exists()]:
+                raise FormatError(
+                    f"{self.path} holds {', '.join(others)} of another run; choose another name="
+                )
             return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

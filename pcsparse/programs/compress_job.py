@@ -88,6 +88,11 @@ class Job:
                 "or compress=channels"
             )
         weights = find_weights(checkpoint_or_default(settings.checkpoint))
+        if weights.resolve().is_relative_to(Path(settings.output_dir).resolve()):
+            raise FormatError(
+                f"{weights} lies in {settings.output_dir}, the folder of this compression, where it would be "
+                "overwritten; choose another name="
+            )
         model, card = load_model(weights)
         if settings.voxels not in (VoxelSettings(), card.voxels):
             raise RangeError(

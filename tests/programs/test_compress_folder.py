@@ -1,6 +1,7 @@
 """What of an earlier compression is taken over, and what is refused or made anew."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -117,3 +118,40 @@ def test_the_record_says_what_it_was_made_from(tmp_path):
     filled(tmp_path)
     content = json.loads((tmp_path / RECORD).read_text())
     assert content["steps"]["cost"] == {"done": True, "inputs": {"model": "a", "threads": 1}}
+
+
+@pytest.mark.parametrize("deleted", [0, 1, 2])
+def test_killed_while_it_overwrites_nothing_that_is_left_is_trusted(tmp_path, monkeypatch, deleted):
+    filled(tmp_path)
+    other = {"scan": {"model": "b", "ratios": [0.5]}}
+    inner, calls = Path.unlink, []
+
+    def unlink(path, *given, **named):
+        calls.append(path)
+        if len(calls) > deleted:
+            raise KeyboardInterrupt
+        inner(path, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        with pytest.raises(KeyboardInterrupt):
+            opened(tmp_path, "overwrite", **other)
+    with pytest.raises(FormatError, match="resume=overwrite"):
+        opened(tmp_path, **other)
+    opened(tmp_path, "overwrite", **other)
+    assert not (tmp_path / "scan.jsonl").exists()
+    assert not (tmp_path / "chosen.json").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "last.pt", "config.yaml"])
+def test_the_folder_of_another_run_is_refused_however_it_is_resumed(tmp_path, name):
+    (tmp_path / name).write_text("of a training")
+    for resume in ("auto", "never", "overwrite"):
+        with pytest.raises(FormatError, match=f"holds {name} of another run; choose another name="):
+            opened(tmp_path, resume)
+    assert (tmp_path / name).read_text() == "of a training"
+    # what was begun and killed goes on
+    (tmp_path / name).unlink()
+    with opened(tmp_path).running("cost"):
+        (tmp_path / name).write_text("of a compression")
+    assert opened(tmp_path)
