@@ -33,8 +33,13 @@ def _refusal(part: nn.Module) -> str | None:
     """Why rows cannot pass a module, or None."""
     if not isinstance(part, SparseConv):
         return f"it is a {type(part).__name__}, no convolution"
+    if not isinstance(part, SubmanifoldConv3d) and part.relation.is_partition:
+        return "it ties each fine voxel to one coarse voxel: none dilates, so nothing can be left out"
     if not isinstance(part, SubmanifoldConv3d):
-        return "its outputs are other voxels than its inputs, so that no row can pass"
+        return (
+            "its outputs are other voxels than its inputs, so that no row can pass (levels that hang on "
+            "features, as of SPRS-Conv, are not made)"
+        )
     if part.c_in != part.c_out:
         return f"it reads {part.c_in} channels and writes {part.c_out}, so that no row can pass"
     if part.groups > 1:

@@ -1,5 +1,6 @@
 """Voxel pruning of networks: the Spec, the channels it ties, what it saves, and the sensitivity axis."""
 
+import copy
 import json
 import math
 
@@ -17,12 +18,13 @@ from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.reconstruction import reconstruct
 from pcsparse.compress.sensitivity import scan
 from pcsparse.compress.sensitivity_voxels import VoxelsAxis
+from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.compress.voxel_importance import voxel_importance
 from pcsparse.compress.voxels import prune_voxels, voxel_layers
 from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.hardware.trace_sparse import trace_sparse
 from pcsparse.models import MinkUNet, MinkUNetSpec
-from pcsparse.nn import BatchNorm, BatchNormReLU, SubmanifoldConv3d, fuse
+from pcsparse.nn import BatchNorm, BatchNormReLU, SparseConv3d, SubmanifoldConv3d, fuse
 from pcsparse.train.model_file import arch_of, build_arch
 from tests.clouds import TWO_BATCHES, UNSORTED
 from tests.tolerance import tolerance
@@ -114,7 +116,7 @@ def test_a_layer_that_cannot_says_why():
     network = _network()
     for name, why in (
         ("stem.0", "reads 3 channels and writes 4"),
-        ("down.0.0", "other voxels than its inputs"),
+        ("down.0.0", "none dilates"),
         ("stem.1", "it is a BatchNormReLU"),
         ("encoder.1.0.shortcut.0", "reads 4 channels and writes 8"),
     ):
@@ -131,6 +133,10 @@ def test_a_layer_that_cannot_says_why():
         prune_voxels(fuse(network), 0.5)
     with pytest.raises(UnsupportedError, match="no Spec with a method with_voxels"):
         prune_voxels(nn.Sequential(SubmanifoldConv3d(2, 2)), 0.5)
+    strided = nn.Sequential(SparseConv3d(2, 2, 3, 2))
+    strided.spec = network.spec
+    with pytest.raises(UnsupportedError, match=r"cannot pass 0: its outputs are other voxels.*SPRS-Conv"):
+        prune_voxels(strided, {"0": 0.5})
     grouped = nn.Sequential(SubmanifoldConv3d(4, 4, groups=2), SubmanifoldConv3d(4, 4, 1))
     assert voxel_layers(grouped) == {}
     parametrizations.weight_norm(network.stem[2])
@@ -286,22 +292,27 @@ def test_a_scan_of_voxels_falls_and_brings_the_network_back():
 
 
 def test_costs_stand_beside_the_metric():
-    network, sweeps = _network(torch.float32), _sweeps(dtype=torch.float32)
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        SubmanifoldConv3d(3, 4), BatchNormReLU(4), SubmanifoldConv3d(4, 4), BatchNormReLU(4),
+        SubmanifoldConv3d(4, 4),
+    ).eval()  # fmt: skip
+    sweeps = _sweeps(dtype=torch.float32)
     options = {"multiple": 4, "step": 1000, "runs": 1}
     cost, importance = measure_cost(network, sweeps, **options), voxel_importance(network, sweeps)
     axis = VoxelsAxis(network, cost=cost, importance=importance)
-    name = "decoder.3.0.conv2"
-    (point,) = scan(network, lambda net: 1.0, axis=axis, ratios=(0.75,), names=[name]).points
+    (point,) = scan(network, lambda net: 1.0, axis=axis, ratios=(0.75,), names=["2"]).points
     # counted on the pruned network
-    pruned = measure_cost(prune_voxels(network, {name: 0.25}), sweeps, **options)
-    assert point.macs == pytest.approx(pruned.total("MACs"), rel=1e-3)
-    assert point.macs < 0.99 * cost.total("MACs")
+    pruned = copy.deepcopy(network)
+    pruned[2].voxels = 0.25
+    assert point.macs == pytest.approx(measure_cost(pruned, sweeps, **options).total("MACs"), rel=1e-3)
+    assert point.macs < 0.8 * cost.total("MACs")
     assert 0 < point.ms < cost.total("ms")
-    assert VoxelsAxis(network, cost=cost).macs(name, 250) is None
-    with pytest.raises(RangeError, match=r"stem\.2 was not measured"):
+    assert VoxelsAxis(network, cost=cost).macs("2", 250) is None
+    with pytest.raises(RangeError, match="2 was not measured"):
         VoxelsAxis(network, importance=importance[1:])
-    with pytest.raises(RangeError, match=r"stem\.2 has voxels=0\.5 already"):
-        VoxelsAxis(prune_voxels(network, {"stem.2": 0.5}))
+    with pytest.raises(RangeError, match=r"2 has voxels=0\.25 already"):
+        VoxelsAxis(pruned)
 
 
 def test_reconstruction_looks_at_the_rows_that_are_convolved():
@@ -320,6 +331,17 @@ def test_reconstruction_looks_at_the_rows_that_are_convolved():
         size += float(dense[:, list(chosen[group.name])].square().sum())
     assert refits["stem.2"].after == pytest.approx(left / size, rel=1e-6, abs=1e-12)
     assert refits["stem.2"].after < refits["stem.2"].before
+
+
+def test_offsets_are_dropped_before_voxels():
+    net, x = prune_voxels(_network(), {"stem.2": 0.5}), _sweeps()[0]
+    with pytest.raises(UnsupportedError, match=r"stem\.2 convolves a share of its rows.*drop offsets first"):
+        SharedMaps.of(net, [x])
+    # and the shares stay where offsets go
+    spec = net.spec.with_offsets({"stem.2": (12, 13, 14)})
+    assert (spec.stem[1].voxels, spec.stem[1].offsets) == (0.5, (12, 13, 14))
+    sparser = MinkUNet(spec).double()
+    assert sparser(x).feats.isfinite().all()
 
 
 def test_a_trace_of_hardware_refuses_shares_of_rows():

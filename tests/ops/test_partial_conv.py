@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.export import Dim
 
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kept_outputs import kept_outputs
@@ -223,6 +224,35 @@ def test_opcheck(rng):
         operators.important_rows.default, (feats.detach(), clouds.tensors(), 0.5), test_utils=checks
     )
     assert set(found.values()) == {"SUCCESS"}
+
+
+class _Layer(torch.nn.Module):
+    """What an exported network is: operators on tensors, the maps among them."""
+
+    def __init__(self, plan: str) -> None:
+        super().__init__()
+        self.plan, self.weight = plan, torch.nn.Parameter(torch.ones(27, C, C) / 9)
+
+    def forward(self, feats, kmap, clouds):
+        mask = torch.ops.pcsparse.important_rows(feats, clouds, 0.5)
+        return torch.ops.pcsparse.partial_sparse_conv(
+            feats, self.weight, None, kmap, mask, None, None, self.plan, None, False
+        )
+
+
+def test_an_exported_layer_takes_clouds_of_any_size(rng):
+    given = []
+    for cloud in (TWO_BATCHES, UNSORTED):
+        feats = torch.randn(len(cloud.coords), C, generator=rng)
+        given.append((feats, _map(cloud).tensors(), CoordCache().cloud_map(cloud.coords, 2).tensors()))
+    weight = torch.ones(27, C, C)
+    layer = _Layer(plan_for(ConvProblem.of(given[0][0], weight, _map(TWO_BATCHES))).encode())
+    any_size = {0: Dim.AUTO}
+    exported = torch.export.export(
+        layer, given[0], dynamic_shapes=(any_size, [{}, any_size, any_size, {}], [{}, *[any_size] * 3])
+    )
+    for arguments in given:
+        assert torch.equal(exported.module()(*arguments), layer(*arguments))
 
 
 def test_all_rows_kept_are_the_convolution(rng):
