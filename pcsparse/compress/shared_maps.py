@@ -159,11 +159,6 @@ def _look(net: nn.Module, sweep: SparseTensor) -> _Run:
         if call.kind == "linear" or call.kmap.relation.volume == 1:
             rest += call.n_pairs * call.c_in * call.c_out
             continue
-        if call.some is not None:
-            raise UnsupportedError(
-                f"{call.name} convolves a share of its rows, so that its offsets have fewer pairs than its "
-                "map; drop offsets first, then voxels"
-            )
         key = keys[id(call.kmap.transposed() if call.kmap.reads_coarse else call.kmap)]
         # all subsets of the offsets are of one map
         whole = replace(key, offsets=None)

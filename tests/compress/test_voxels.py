@@ -18,7 +18,6 @@ from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.reconstruction import reconstruct
 from pcsparse.compress.sensitivity import scan
 from pcsparse.compress.sensitivity_voxels import VoxelsAxis
-from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.compress.voxel_importance import voxel_importance
 from pcsparse.compress.voxels import prune_voxels, voxel_layers
 from pcsparse.errors import RangeError, UnsupportedError
@@ -333,11 +332,9 @@ def test_reconstruction_looks_at_the_rows_that_are_convolved():
     assert refits["stem.2"].after < refits["stem.2"].before
 
 
-def test_offsets_are_dropped_before_voxels():
+def test_offsets_that_go_leave_the_shares():
+    # `SharedMaps` refuses the other way round; the shares stay where offsets go
     net, x = prune_voxels(_network(), {"stem.2": 0.5}), _sweeps()[0]
-    with pytest.raises(UnsupportedError, match=r"stem\.2 convolves a share of its rows.*drop offsets first"):
-        SharedMaps.of(net, [x])
-    # and the shares stay where offsets go
     spec = net.spec.with_offsets({"stem.2": (12, 13, 14)})
     assert (spec.stem[1].voxels, spec.stem[1].offsets) == (0.5, (12, 13, 14))
     sparser = MinkUNet(spec).double()
