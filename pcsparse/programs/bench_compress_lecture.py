@@ -38,7 +38,7 @@ from pcsparse.programs.sparse_heads_tasks import count_right, train
 from pcsparse.timing import environment
 from pcsparse.whole_file import write_whole
 
-METHODS = ("uniform", "random", "evolution", "amc", "amc paper", "amc released code")
+METHODS = ("uniform", "uniform filled", "random", "evolution", "amc", "amc paper", "amc released code")
 _MULTIPLE = 4
 """Sixteen channels in steps of four; no vector unit is asked, the budget is in multiply-adds."""
 _RECONSTRUCTED_FROM = 64
@@ -66,7 +66,7 @@ class LectureStudy:
     share: float = 0.5
     evaluations: int = 150
     seeds: int = 3
-    methods: tuple[str, ...] = ("uniform", "random", "amc", "amc paper")
+    methods: tuple[str, ...] = ("uniform", "uniform filled", "random", "amc", "amc paper")
 
 
 class PrunedAccuracy:

@@ -7,11 +7,12 @@ from pcsparse.compress.search.dynamic_programming import DynamicProgramming
 from pcsparse.compress.search.evolution import Evolution
 from pcsparse.compress.search.random_search import RandomSearch
 from pcsparse.compress.search.task import Method
-from pcsparse.compress.search.uniform import Uniform
+from pcsparse.compress.search.uniform import FilledUniform, Uniform
 from pcsparse.errors import RangeError
 
 METHODS = (
     "uniform",
+    "uniform filled",
     "random",
     "bisection",
     "dynamic programming",
@@ -32,6 +33,7 @@ def method_named(name: str, evaluations: int) -> Method:
     """
     made: dict[str, Method] = {
         "uniform": Uniform(),
+        "uniform filled": FilledUniform(),
         "random": RandomSearch(),
         "bisection": Bisection(),
         "dynamic programming": DynamicProgramming(),

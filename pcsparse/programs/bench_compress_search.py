@@ -70,7 +70,7 @@ class SearchStudy:
     width: float = 0.5
     training: Training = field(default_factory=Training)
     shares: tuple[float, ...] = (0.5, 0.25)
-    methods: tuple[str, ...] = METHODS[:6]
+    methods: tuple[str, ...] = METHODS[:7]
     evaluations: int = 200
     seeds: int = 5
     workers: int = 2

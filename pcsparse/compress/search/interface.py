@@ -38,8 +38,8 @@ def search(
         evaluations: rollouts; those with widths seen before count too but cost nothing. A method may need
             fewer.
         seed: of all random numbers.
-        method: `Uniform()`, `RandomSearch()`, `Bisection()`, `DynamicProgramming()`, `Evolution()` or
-            `AMC()`.
+        method: `Uniform()`, `FilledUniform()`, `RandomSearch()`, `Bisection()`, `DynamicProgramming()`,
+            `Evolution()` or `AMC()`.
         executor: where evaluations run, by default in this process.
         log: a file of JSON lines, made or resumed. A kill loses the evaluations that were running.
         tag: says what `evaluate` does, its weights and sweeps above all; a log with another tag is refused.

@@ -35,3 +35,42 @@ def uniform_widths(space: Space, budget: float) -> Assignment:
     rows = np.array([[max(0, int((grid <= r).sum()) - 1) for grid in grids] for r in ratios])
     fits = np.flatnonzero(space.costs(rows) <= budget)
     return space.assignment(rows[fits[0]]) if len(fits) else space.cheapest
+
+
+@dataclass(frozen=True)
+class FilledUniform:
+    """As uniform as widths can be that use the budget; one evaluation.
+
+    Where grids are coarse, as of 16 channels in steps of 8, groups of one size become wider all at once and
+    `Uniform` may leave a third of the budget. A search that beats that alone has shown little.
+    """
+
+    name = "uniform, filled"
+
+    def reward(self, error: float, cost: float) -> float:
+        """Less error is better."""
+        return -error
+
+    def run(self, task: Task) -> str:
+        """Ask once."""
+        task.ask([filled_widths(task.space, task.budget)])
+        return ""
+
+
+def filled_widths(space: Space, budget: float) -> Assignment:
+    """Uniform widths, then one step after the other a place wider, the one that ends up narrowest first.
+
+    Narrowest is what keeps the smallest share of its width; of equal ones the first in the network. A step
+    is passed over once its next width does not fit.
+    """
+    places = space.indices(uniform_widths(space, budget))
+    open_ = {i for i, step in enumerate(space.steps) if places[i] + 1 < len(step.widths)}
+    while open_:
+        step = min(open_, key=lambda i: (space.steps[i].widths[places[i] + 1] / space.steps[i].full, i))
+        places[step] += 1
+        fits = space.costs(places[None])[0] <= budget
+        if not fits:
+            places[step] -= 1
+        if not fits or places[step] + 1 == len(space.steps[step].widths):
+            open_.remove(step)
+    return space.assignment(places)

@@ -14,7 +14,7 @@ from pcsparse.compress.search.evolution import Evolution
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.random_search import RandomSearch
 from pcsparse.compress.search.task import Task
-from pcsparse.compress.search.uniform import Uniform
+from pcsparse.compress.search.uniform import FilledUniform, Uniform
 from pcsparse.errors import FormatError, PcsparseError, RangeError
 from tests.compress.search.spaces import Counted, additive, chain, everything, unet
 
@@ -23,6 +23,7 @@ HALF = SPACE.cost(SPACE.largest) / 2
 SCORE = additive(SPACE, [0.05, 0.3, 0.02, 0.4])
 METHODS = {
     "uniform": Uniform(),
+    "uniform, filled": FilledUniform(),
     "random": RandomSearch(),
     "bisection": Bisection(),
     "dynamic programming": DynamicProgramming(),
@@ -78,7 +79,7 @@ def test_the_seed_decides(method):
     assert widths(first) == widths(again)
     # what draws nothing is the same at any seed
     assert (widths(first) == widths(other)) == (
-        method.name in ("uniform", "bisection", "dynamic programming")
+        method.name in ("uniform", "uniform, filled", "bisection", "dynamic programming")
     )
 
 
@@ -124,7 +125,7 @@ def test_nan_is_logged_and_never_the_answer(method, tmp_path):
     log = tmp_path / "log.jsonl"
     result = search(SPACE, evaluate, HALF, 21, 1, method=method, log=log)
     failed = [trial for trial in result.trials if trial.score is None]
-    assert failed or method.name == "uniform"
+    assert failed or method.name.startswith("uniform")
     assert all(trial.reward == -1.0 for trial in failed)
     assert result.best.score == SCORE(result.best.widths)
     lines = [json.loads(line) for line in log.read_text().splitlines()[1:]]
@@ -287,6 +288,23 @@ def test_uniform_takes_the_largest_common_ratio():
         fits = [w for w in (8, 16, 24, 32) if SPACE.cost((w,) * 4) <= budget]
         result = search(SPACE, SCORE, budget, 5, method=Uniform())
         assert [trial.widths for trial in result.trials] == [(max(fits),) * 4]
+
+
+def test_filled_uniform_widths_use_the_budget_and_stay_level():
+    for share in (0.1, 0.2, 0.3, 0.45, 0.6, 1.0):
+        budget = share * SPACE.cost(SPACE.largest)
+        plain, filled = (
+            search(SPACE, SCORE, budget, 5, method=method()).best for method in (Uniform, FilledUniform)
+        )
+        assert plain.cost <= filled.cost <= budget
+        assert all(a <= b for a, b in zip(plain.widths, filled.widths, strict=True))
+        # no step could be a place wider
+        for i, width in enumerate(filled.widths):
+            wider = (*filled.widths[:i], width + 8, *filled.widths[i + 1 :])
+            assert width == 32 or SPACE.cost(wider) > budget
+    # the first of equally narrow steps goes first
+    first_fits = SPACE.cost((16, 8, 8, 8))
+    assert search(SPACE, SCORE, first_fits, 1, method=FilledUniform()).best.widths == (16, 8, 8, 8)
 
 
 def test_random_draws_are_new_each_time():
