@@ -74,6 +74,7 @@ def test_blocks_are_used_again():
     assert kept < by_default / 8
 
 
+@pytest.mark.slow
 @_GLIBC
 @pytest.mark.skipif((free_bytes() or 0.0) < 4 << 30, reason="needs 4 GB of free memory")
 def test_blocks_above_a_gibibyte_are_kept_on_demand():

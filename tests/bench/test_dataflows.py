@@ -12,6 +12,7 @@ from tests.bench.scenes import small_scene
 CASES = tagged(DATAFLOW_CASES, ["ci"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [300, None], ids=["sector", "whole"])
 def test_every_dataflow_is_verified_and_timed_beside_the_rules_choice(n):
     scene = small_scene()

@@ -22,6 +22,7 @@ def test_a_large_tensor_raises_the_peak_of_its_own_process():
     assert peak_bytes() > block.numel() * block.element_size()
 
 
+@pytest.mark.slow
 def test_the_fresh_process_does_not_inherit_this_ones_peak():
     # larger than the tiny network and torch together
     block = torch.ones(300 * MEBIBYTE)
@@ -42,6 +43,7 @@ def test_the_fresh_process_keeps_freed_memory_as_the_timed_one_does(tmp_path, mo
     assert done == ["keep", "step"]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_an_error():
     # the scene has four features a voxel
     seven = MinkUNetSpec.minkunet14(in_channels=7, width=0.125)

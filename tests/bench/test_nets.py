@@ -55,6 +55,7 @@ def test_a_training_step_is_checked_by_loss_and_gradients():
     assert step.peers[0].time is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NARROW.values(), ids=NARROW.keys())
 def test_bfloat16_is_checked_by_length(case):
     (result,) = run(case)

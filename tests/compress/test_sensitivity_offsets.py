@@ -134,7 +134,7 @@ def test_networks_without_offsets_are_refused():
         scan(PointNet2(PointNet2Spec.segmentation(0, 5)), lambda net: 1.0, axis="offsets")
     with pytest.raises(UnsupportedError, match="Sequential has no sparse convolution of several offsets"):
         OffsetsAxis(nn.Sequential(SubmanifoldConv3d(3, 3, 1)))
-    with pytest.raises(UnsupportedError, match="there are weights, channels and offsets"):
+    with pytest.raises(UnsupportedError, match="there are weights, channels, offsets and voxels"):
         scan(_network(), lambda net: 1.0, axis="depth")
     with pytest.raises(RangeError, match="need sweeps to count pairs on"):
         OffsetsAxis(_network(), [])

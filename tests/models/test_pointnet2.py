@@ -424,6 +424,7 @@ json.dump(answers, sys.stdout)
 """
 
 
+@pytest.mark.slow
 def test_bits_do_not_depend_on_the_threads():
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM],

@@ -108,6 +108,7 @@ def test_the_titles_say_how_the_caches_are_left(tmp_path, capsys, arguments, set
     assert json.loads(out.read_text())["settle"] == settle
 
 
+@pytest.mark.slow
 def test_settling_reaches_every_timed_run_of_maps_layers_and_dataflows_and_no_network(tmp_path, monkeypatch):
     given = []
     timed = outcome.time_in_turns
@@ -248,6 +249,7 @@ def test_a_wrong_kernel_fails_the_scaling_study(tmp_path, capsys, monkeypatch):
     assert "FAILED" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_profile_study_writes_shares(tmp_path, capsys):
     out = tmp_path / "profile.json"
     assert main([*QUICK, "--profile", "--only", "step", "--out", str(out)]) == 0

@@ -24,6 +24,7 @@ def test_an_image_shows_the_nearest_point_of_each_pixel():
     assert image[:, 23, 0].tolist() == pytest.approx([-0.1, -0.1, 0.2])
 
 
+@pytest.mark.slow
 def test_a_study_in_miniature_keeps_what_it_did(tmp_path, capsys, monkeypatch):
     study = lecture.LectureStudy(
         tmp_path, ImageSizes(5, 1, 2, n_points=64), epochs=1, tuning=1, evaluations=3, seeds=2,

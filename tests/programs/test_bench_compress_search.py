@@ -146,6 +146,7 @@ def study(tmp_path_factory):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_study_judges_every_answer_and_is_not_done_twice(study, monkeypatch, capsys):
     monkeypatch.setattr(Streets, "write", lambda self: None)
     assert run(study) == 0

@@ -14,6 +14,7 @@ from pcsparse.programs.bench_heads import main
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
 
 
+@pytest.mark.slow
 def test_a_quick_run_times_every_layer_and_library(tmp_path, capsys):
     out = tmp_path / "heads.json"
     assert main(["--quick", "--items", "1", "3", "--only", "NT", "--out", str(out)]) == 0

@@ -97,6 +97,7 @@ def test_still_things_stay_in_place_between_sweeps(root: Path) -> None:
     assert overlap > 0.3
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_at_any_number_of_threads(root: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pcsparse.data.synthetic.writer import write_towns;"
