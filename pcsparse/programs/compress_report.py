@@ -165,6 +165,13 @@ def _notes(job: Job) -> tuple[str, ...]:
            if scored.recalibrate else "; batch norms as they were"),
         "pruned: " + ", ".join(f"{name} {value}" for name, value in job.pruning.facts().items()),
     ]  # fmt: skip
+    if settings.measure.split in (scored.split, "train"):
+        notes.append(
+            f"THE SCORES ARE OF {settings.measure.split}, whose sweeps were searched or trained on: they "
+            "flatter; choose another measure.split"
+        )
+    if job.prunable.summary().busy:
+        notes.append("the costs that the search went by were measured on a BUSY machine")
     if settings.reconstruct:
         notes.append("layers that lost inputs were refitted by least squares")
     if not settings.tune:

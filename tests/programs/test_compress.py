@@ -15,6 +15,7 @@ from pcsparse.compress.chosen import Choice
 from pcsparse.compress.finetune import recalibrate
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.measured import count_macs
+from pcsparse.compress.pruning import CostSummary
 from pcsparse.compress.pruning_channels import ChannelPruning
 from pcsparse.compress.pruning_offsets import OffsetPruning
 from pcsparse.compress.report_facts import Measured
@@ -26,7 +27,7 @@ from pcsparse.compress.settings import BudgetSettings, ScanSettings
 from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.data.collate import VoxelSettings
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
-from pcsparse.programs import compress_steps, compress_tuning
+from pcsparse.programs import compress_report, compress_steps, compress_tuning
 from pcsparse.programs.compress import compress
 from pcsparse.programs.compress_evaluation import SearchScore, SweepScorer, inputs_of
 from pcsparse.train.evaluation import evaluate
@@ -433,3 +434,18 @@ def test_the_voxels_of_the_checkpoint_cannot_be_changed_in_passing():
     assert replace(SETTINGS, epochs=3).fit_settings(VoxelSettings(0.6), 5).voxels.voxel_size == 0.6
     assert SETTINGS.fit_settings(VoxelSettings(0.6), 5).epochs == 5
     assert SETTINGS.fit_settings(VoxelSettings(0.6), 5).optim.lr == pytest.approx(0.1 * SETTINGS.optim.lr)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_report_says_what_its_numbers_are_worth(tmp_path, monkeypatch, busy):
+    job = tiny_job(tmp_path)
+    summary = CostSummary(1.0, 0.1, 1e6, 1e3, busy)
+    monkeypatch.setattr(type(job.prunable), "summary", lambda self: summary)
+
+    def said(split):
+        job.settings = replace(job.settings, measure=replace(job.settings.measure, split=split))
+        return " ".join(compress_report._notes(job))
+
+    assert ("BUSY" in said("val")) == busy
+    assert "flatter" not in said("val")
+    assert "THE SCORES ARE OF train" in said("train")
