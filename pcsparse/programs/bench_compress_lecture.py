@@ -32,10 +32,10 @@ from pcsparse.data.synthetic.objects import CLASSES
 from pcsparse.models.plain_cnn import PlainCNNSpec
 from pcsparse.programs.bench_compress_images import CHANNELS, ImageSizes, ImageTask, image_sets
 from pcsparse.programs.bench_compress_methods import SEEDED, method_named
-from pcsparse.programs.bench_compress_score import SweepCounts
 from pcsparse.programs.bench_compress_search_table import Judged, rows_of, table_text
 from pcsparse.programs.sparse_heads_tasks import count_right, train
 from pcsparse.timing import environment
+from pcsparse.train.sweep_counts import SweepCounts
 from pcsparse.whole_file import write_whole
 
 METHODS = ("uniform", "uniform filled", "random", "evolution", "amc", "amc paper", "amc released code")

@@ -29,7 +29,7 @@ from pcsparse.errors import RangeError
 from pcsparse.nn import fuse
 from pcsparse.programs.bench_compress_methods import METHODS, method_named
 from pcsparse.programs.bench_compress_quarter_table import Tried, table_text
-from pcsparse.programs.bench_compress_score import PrunedScore, SweepCounts, Sweeps
+from pcsparse.programs.bench_compress_score import PrunedScore, Sweeps
 from pcsparse.programs.bench_compress_streets import (
     Streets,
     Training,
@@ -40,6 +40,7 @@ from pcsparse.programs.bench_compress_streets import (
 )
 from pcsparse.timing import environment, time_in_turns
 from pcsparse.train.model_file import load_model
+from pcsparse.train.sweep_counts import SweepCounts
 from pcsparse.whole_file import write_whole
 
 _TIMED_SWEEPS = 3

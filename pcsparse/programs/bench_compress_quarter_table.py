@@ -5,12 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pcsparse.programs.bench_compress_score import (
-    SweepCounts,
-    interval_of,
-    resampled_mean,
-    town_weights,
-)
+from pcsparse.train.sweep_counts import SweepCounts, draw_weights, interval_of, resampled_mean
 
 _SEED = 20231
 _START = "dense"
@@ -41,7 +36,7 @@ def differences(tried: Sequence[Tried]) -> dict[str, tuple[float, float, float]]
     groups = _groups(tried)
     start = groups[_START][0].counts
     rng = np.random.default_rng(_SEED)
-    weights = town_weights(len(start.right), rng)
+    weights = draw_weights(len(start.right), rng)
     found = {}
     for name, group in groups.items():
         gains = resampled_mean([one.counts for one in group], weights, rng) - start.miou(weights)

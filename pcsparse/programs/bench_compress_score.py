@@ -1,13 +1,9 @@
 """How good a network of given widths is right after pruning: by sweep, so that intervals can be drawn."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor, nn
 
 from pcsparse.compress.channel_scores import channel_scores
@@ -22,96 +18,9 @@ from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.train.evaluation import evaluating
 from pcsparse.train.metrics import ConfusionMatrix
 from pcsparse.train.model_file import load_model
+from pcsparse.train.sweep_counts import SweepCounts
 
 _LOADED = ("_dense", "_search", "_held")
-
-_RESAMPLES, _SHARE = 2000, 95.0
-
-Counts = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class SweepCounts:
-    """What intersections over unions are made of, by sweep; sums over sweeps may be divided.
-
-    Attributes:
-        right: (n_sweeps, n_classes) points of a class that were told.
-        union: (n_sweeps, n_classes) points that are of a class or were told to be.
-        truth: (n_sweeps, n_classes) points of a class.
-    """
-
-    right: Counts
-    union: Counts
-    truth: Counts
-
-    @staticmethod
-    def of(confusions: list[ConfusionMatrix]) -> "SweepCounts":
-        """From a confusion matrix a sweep."""
-        counts = np.stack([confusion.counts.numpy() for confusion in confusions])
-        # points without a label never count; labelled ones that got no class are missed
-        counts[:, :, 0] = 0
-        right = np.diagonal(counts, axis1=1, axis2=2)[:, 1:]
-        truth = counts.sum(axis=1)[:, 1:]
-        return SweepCounts(right.copy(), counts.sum(axis=2)[:, 1:] + truth - right, truth)
-
-    def miou(self, weights: npt.NDArray[np.float64] | None = None) -> npt.NDArray[np.float64]:
-        """Mean IoU over the classes that occur in the sweeps.
-
-        Args:
-            weights: (m, n_sweeps) how often each sweep counts, a row a resample; None for once each.
-
-        Returns:
-            (m,), 0 to 1; m = 1 without weights.
-        """
-        rows = np.ones((1, len(self.right))) if weights is None else weights
-        right, union, truth = rows @ self.right, rows @ self.union, rows @ self.truth
-        present = truth > 0
-        iou = np.where(present, right / np.maximum(union, 1), 0.0)
-        mean: npt.NDArray[np.float64] = iou.sum(axis=1) / np.maximum(present.sum(axis=1), 1)
-        return mean
-
-    def by_town(self, sweeps: int) -> "SweepCounts":
-        """Sums of every `sweeps` rows: sweeps of a town look alike, so that towns are drawn for intervals."""
-        shape = (len(self.right) // sweeps, sweeps, -1)
-        return SweepCounts(*(c.reshape(shape).sum(axis=1) for c in (self.right, self.union, self.truth)))
-
-    def to_lists(self) -> dict[str, Any]:
-        """For JSON; `from_lists` reads it back."""
-        return {"right": self.right.tolist(), "union": self.union.tolist(), "truth": self.truth.tolist()}
-
-    @staticmethod
-    def from_lists(lists: dict[str, Any]) -> "SweepCounts":
-        """Inverse of `to_lists`."""
-        right, union, truth = (np.array(lists[name], np.int64) for name in ("right", "union", "truth"))
-        return SweepCounts(right, union, truth)
-
-
-def town_weights(n_towns: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """(2000, n_towns) how often each town counts in each resample."""
-    return rng.multinomial(n_towns, np.full(n_towns, 1 / n_towns), size=_RESAMPLES).astype(np.float64)
-
-
-def resampled_mean(
-    group: Sequence[SweepCounts], weights: npt.NDArray[np.float64], rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    """(m,) the mean mIoU of several seeds on resampled towns, seeds drawn anew too.
-
-    A mean of n that are drawn from n varies by a share (n - 1) / n of what it should; that is made up for.
-    """
-    by_seed = np.stack([counts.miou(weights) for counts in group])
-    n = len(group)
-    mean: npt.NDArray[np.float64] = by_seed.mean(axis=0)
-    if n == 1:
-        return mean
-    drawn = rng.integers(n, size=by_seed.shape)
-    spread = np.take_along_axis(by_seed, drawn, axis=0).mean(axis=0) - mean
-    return mean + np.sqrt(n / (n - 1)) * spread
-
-
-def interval_of(draws: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Percentiles that hold 95 %."""
-    low, high = np.percentile(draws, (50 - _SHARE / 2, 50 + _SHARE / 2)).tolist()
-    return low, high
 
 
 class Sweeps:

@@ -31,7 +31,7 @@ from pcsparse.compress.space_of import space_of
 from pcsparse.errors import RangeError
 from pcsparse.nn import fuse
 from pcsparse.programs.bench_compress_methods import METHODS, SEEDED, method_named
-from pcsparse.programs.bench_compress_score import PrunedScore, SweepCounts, Sweeps
+from pcsparse.programs.bench_compress_score import PrunedScore, Sweeps
 from pcsparse.programs.bench_compress_search_table import Judged, report
 from pcsparse.programs.bench_compress_streets import (
     Streets,
@@ -42,6 +42,7 @@ from pcsparse.programs.bench_compress_streets import (
 )
 from pcsparse.timing import environment, time_in_turns
 from pcsparse.train.model_file import load_model
+from pcsparse.train.sweep_counts import SweepCounts
 from pcsparse.whole_file import write_whole
 
 _TIMED_SWEEP = 0

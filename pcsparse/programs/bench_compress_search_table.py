@@ -11,12 +11,7 @@ import numpy.typing as npt
 from pcsparse.compress.search.figures import search_figure
 from pcsparse.compress.search.trials import SearchResult
 from pcsparse.errors import RangeError
-from pcsparse.programs.bench_compress_score import (
-    SweepCounts,
-    interval_of,
-    resampled_mean,
-    town_weights,
-)
+from pcsparse.train.sweep_counts import SweepCounts, draw_weights, interval_of, resampled_mean
 from pcsparse.whole_file import write_whole
 
 _SEED = 20231
@@ -106,7 +101,7 @@ def rows_of(judged: Sequence[Judged]) -> list[Row]:
             f"{_BASELINE} to the methods"
         )
     rng = np.random.default_rng(_SEED)
-    weights = town_weights(len(judged[0].held.right), rng)
+    weights = draw_weights(len(judged[0].held.right), rng)
     rows = []
     for share, method in sorted(groups, key=lambda key: -key[0]):
         group = groups[share, method]

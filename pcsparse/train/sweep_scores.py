@@ -13,15 +13,12 @@ import torch
 
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.train.metrics import ConfusionMatrix, SemanticKittiMetrics
+from pcsparse.train.sweep_counts import Floats, SweepCounts, draw_weights, interval_of
 from pcsparse.whole_file import write_whole
 
 _SEED = 20231
-_DRAWS = 2000
-_TAIL = 2.5
 # with fewer sequences than this, drawing whole ones says nothing
 _LEAST_SEQUENCES = 8
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -115,29 +112,12 @@ class SweepScores:
     def _drawn_mious(self) -> tuple[float, Floats]:
         if not self.names:
             raise RangeError("no labelled sweep was evaluated; name a split that has labels")
-        groups = self._sequences() if self.drawn() == "sequences" else list(map(str, range(len(self.names))))
-        known = sorted(set(groups))
-        member = np.array([known.index(group) for group in groups])
-        flat = np.zeros((len(known), self.counts[0].size))
-        np.add.at(flat, member, self.counts.reshape(len(groups), -1))
-        rng = np.random.default_rng(_SEED)
-        times = rng.multinomial(len(known), np.full(len(known), 1.0 / len(known)), size=_DRAWS)
-        shape = (-1, *self.counts.shape[1:])
-        whole = _mious(flat.sum(axis=0).reshape(shape))
-        return float(whole[0]), _mious((times @ flat).reshape(shape))
-
-
-def _mious(counts: Floats) -> Floats:
-    """Mean IoU over the classes that occur, (draws, c + 1, c + 1) -> (draws,); see `SemanticKittiMetrics`."""
-    counted = counts.copy()
-    counted[:, :, 0] = 0
-    right = np.einsum("dii->di", counted)[:, 1:]
-    predicted, truth = counted.sum(axis=2)[:, 1:], counted.sum(axis=1)[:, 1:]
-    iou = right / np.maximum(predicted + truth - right, 1.0)
-    present = truth > 0
-    return np.asarray((iou * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1))
+        counts = SweepCounts.of_counts(self.counts)
+        if self.drawn() == "sequences":
+            counts = counts.grouped(np.unique(self._sequences(), return_inverse=True)[1])
+        weights = draw_weights(len(counts.right), np.random.default_rng(_SEED))
+        return float(counts.miou()[0]), counts.miou(weights)
 
 
 def _interval(value: float, draws: Floats) -> Interval:
-    low, high = np.percentile(draws, (_TAIL, 100 - _TAIL)).tolist()
-    return Interval(value, low, high)
+    return Interval(value, *interval_of(draws))

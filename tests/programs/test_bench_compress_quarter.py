@@ -8,9 +8,9 @@ from pcsparse.errors import RangeError
 from pcsparse.programs import bench_compress_quarter as quarter
 from pcsparse.programs.bench_compress_quarter import QuarterStudy, run
 from pcsparse.programs.bench_compress_quarter_table import Tried, differences, table_text
-from pcsparse.programs.bench_compress_score import SweepCounts
 from pcsparse.programs.bench_compress_streets import Streets, Towns, Training
 from pcsparse.train.model_file import load_model
+from pcsparse.train.sweep_counts import SweepCounts
 from tests.streets import write_root
 
 

@@ -14,12 +14,13 @@ from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.data.label_map import LabelMap
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.programs import bench_compress_search as study_module
-from pcsparse.programs.bench_compress_score import PrunedScore, SweepCounts, town_weights
+from pcsparse.programs.bench_compress_score import PrunedScore
 from pcsparse.programs.bench_compress_search import SearchStudy, run
 from pcsparse.programs.bench_compress_search_table import Judged, rows_of, table_text
 from pcsparse.programs.bench_compress_streets import Streets, Towns, claim
 from pcsparse.train.metrics import ConfusionMatrix, SemanticKittiMetrics
 from pcsparse.train.model_file import ModelCard, arch_of, save_model
+from pcsparse.train.sweep_counts import SweepCounts, draw_weights
 from tests.streets import tiny_model, write_root
 
 _FACTS = CloudFacts.of(np.zeros((2, 3), np.float32), np.zeros(2, np.float32))
@@ -99,7 +100,7 @@ def test_sweeps_of_a_town_are_drawn_together(rng):
     assert towns.miou() == pytest.approx(counts.miou())
     drawn = np.array([[2.0, 0.0, 1.0]])
     assert towns.miou(drawn) == pytest.approx(counts.miou(drawn.repeat(2, axis=1)))
-    weights = town_weights(5, np.random.default_rng(0))
+    weights = draw_weights(5, np.random.default_rng(0))
     assert weights.shape == (2000, 5)
     assert (weights.sum(axis=1) == 5).all()
 
