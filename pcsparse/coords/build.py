@@ -18,6 +18,7 @@ from pcsparse.coords.keys import check_extent, pack, pack_and_compare, unpack
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import RangeError
 from pcsparse.kernels.select import backend_of
+from pcsparse.types import Triple
 
 # coarse cells of more fine cells than this are found without the offsets, whose counters would take too much
 _MOST_OFFSETS = 4096
@@ -69,6 +70,19 @@ class Level:
     coords: Tensor
     keys: SortedKeys
     kmap: KernelMap | None = None
+
+    def within(self, lower: Triple, upper: Triple) -> "Level":
+        """The voxels from cell `lower` to `upper`, (x, y, z) each; without the map where one is left out."""
+        inside: Tensor | None = None
+        for axis, (low, high) in enumerate(zip(lower, upper, strict=True)):
+            along = self.coords[:, 1 + axis]
+            here = (along >= low) & (along <= high)
+            inside = here if inside is None else inside & here
+        assert inside is not None
+        rows = inside.nonzero().squeeze(1)
+        if rows.numel() == inside.numel():
+            return self
+        return Level(self.coords[rows], SortedKeys(self.keys.keys[rows], None))
 
 
 def build_kernel_map(

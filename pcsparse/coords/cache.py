@@ -40,6 +40,7 @@ class LevelKey:
     source: Token
     relation: Relation
     coverage: str
+    box: tuple[Triple, Triple] | None = None
 
 
 _EDITED = -1
@@ -102,7 +103,7 @@ class CoordCache:
             if level.coverage == _EXPANDED:
                 made = new.expanded(source, level.relation)
             else:
-                made = new.coarser(source, level.relation, level.coverage)
+                made = new.coarser(source, level.relation, level.coverage, level.box)
             sets[self._token(coords)] = made
         for key in self._maps:
             # what a wider map gave is in it already: wider ones were built before
@@ -216,12 +217,26 @@ class CoordCache:
                 self._corners[key] = build_corner_map(fine, self.sorted_keys(coarse), cube, ratio)
         return self._corners[key]
 
-    def coarser(self, fine: Tensor, relation: Relation, coverage: str = "touched") -> Tensor:
-        """Coordinates that a strided convolution of `fine` writes; the way back is remembered for `finer`."""
-        key = LevelKey(self._token(fine), relation, coverage)
+    def coarser(
+        self,
+        fine: Tensor,
+        relation: Relation,
+        coverage: str = "touched",
+        box: tuple[Triple, Triple] | None = None,
+    ) -> Tensor:
+        """Coordinates that a strided convolution of `fine` writes; the way back is remembered for `finer`.
+
+        Args:
+            fine: (n, 4) int32.
+            relation: geometry of the kernel.
+            coverage: see `build.strided_level`.
+            box: first and last coarse cell to write, (x, y, z) each; no end if None.
+        """
+        key = LevelKey(self._token(fine), relation, coverage, box)
         if key not in self._levels:
             with _kept():
                 level = strided_level(self.sorted_keys(fine), relation, coverage)
+                level = level if box is None else level.within(*box)
             token = self._keep(key, level)
             self._finer[token, relation] = fine
             if level.kmap is not None:

@@ -245,10 +245,15 @@ class SparseConv3d(SparseConv):
         bias: whether to add a bias.
         coverage: "touched" writes the dense convolution's support (spconv), "floor" only floor(fine / stride)
             (MinkowskiEngine).
+        box: first and last coarse cell; voxels beyond are not written, as a dense convolution and spconv end
+            at their grids. None for no end.
         offsets: kernel offsets to keep; all if None. The output voxels stay those of the whole kernel.
         dataflow: "auto" or a name.
         groups: blocks of output channels, each of which reads its block of inputs; c_in is depthwise.
     """
+
+    # of modules from before there was one, too
+    box: tuple[Triple, Triple] | None = None
 
     def __init__(
         self,
@@ -261,19 +266,23 @@ class SparseConv3d(SparseConv):
         padding: int | Triple = 0,
         bias: bool = False,
         coverage: str = "touched",
+        box: tuple[Triple, Triple] | None = None,
         offsets: Sequence[int] | None = None,
         dataflow: str = "auto",
         groups: int = 1,
     ) -> None:
         relation = Relation.of(kernel_size, stride, dilation, padding)
         super().__init__(c_in, c_out, relation, bias, offsets, dataflow, groups)
+        if box is not None and any(low > high for low, high in zip(*box, strict=True)):
+            raise RangeError(f"box must be the first and the last cell, (x, y, z) each, got {box}")
+        self.box = box
         if coverage not in ("touched", "floor"):
             raise RangeError(f"coverage must be 'touched' or 'floor', got {coverage!r}")
         self.coverage = coverage
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """(n_in, c_in) -> (n_out, c_out) at the coarser level."""
-        coarse = x.cache.coarser(x.coords, self.relation, self.coverage)
+        coarse = x.cache.coarser(x.coords, self.relation, self.coverage, self.box)
         return x.at(self._convolve(x, x.coords, coarse), coarse, _times(x.stride, self.relation.stride))
 
 

@@ -324,3 +324,25 @@ def test_everything_is_built_anew_from_the_first_coordinates():
             and all(torch.equal(a, b) for a, b in zip(other.tensors()[1:], kmap.tensors()[1:], strict=True))
         ]
         assert same, key
+
+
+def test_a_level_within_a_box(rng):
+    fine = torch.unique(torch.randint(-6, 7, (80, 4), generator=rng).int().abs(), dim=0)
+    fine[:, 0] = 0
+    fine = torch.unique(fine, dim=0)
+    cache, relation = CoordCache(), Relation.of(3, 2)
+    whole, box = cache.coarser(fine, relation), ((0, 1, 0), (2, 3, 9))
+    some = cache.coarser(fine, relation, box=box)
+    inside = ((whole[:, 1:] >= torch.tensor(box[0])) & (whole[:, 1:] <= torch.tensor(box[1]))).all(dim=1)
+    assert 0 < len(some) < len(whole)
+    assert torch.equal(some, whole[inside])
+    assert cache.coarser(fine, relation, box=box) is some
+    assert cache.finer(some, relation) is fine
+    # what lies within a box that holds everything comes with its map, as without a box
+    assert torch.equal(cache.coarser(fine, relation, box=((-9, -9, -9), (9, 9, 9))), whole)
+    kmap, mine = cache.kernel_map(fine, some, relation), cache.kernel_map(fine, whole, relation)
+    assert kmap.n_pairs == int(inside[mine.pairs.rows_out.long()].sum())
+    again = cache.rebuilt()
+    assert sorted(map(len, (level for level in again._levels.values()))) == sorted(
+        map(len, cache._levels.values())
+    )
