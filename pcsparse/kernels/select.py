@@ -7,7 +7,7 @@ from torch import Tensor
 
 # a fork is noticed from here on, before any kernel is loaded
 import pcsparse.kernels.process  # noqa: F401
-from pcsparse.errors import DeviceError, UnsupportedError
+from pcsparse.errors import DeviceError
 from pcsparse.kernels.protocol import Backend
 
 
@@ -16,19 +16,21 @@ def backend_of(*tensors: Tensor) -> Backend:
 
     Raises:
         DeviceError: the tensors live on several devices, or on one that has no kernels.
-        UnsupportedError: the device's kernels are not part of this version.
+        UnsupportedError: a library that the device's kernels need is not installed.
     """
     devices = {tensor.device for tensor in tensors}
     if len(devices) != 1:
         listed = ", ".join(sorted(map(str, devices))) or "none"
         raise DeviceError(f"tensors must share one device, got {listed}; move them with .to()")
-    match devices.pop().type:
+    return _load(devices.pop().type)
+
+
+def _load(device_type: str) -> Backend:
+    # by name, so that `import pcsparse` loads neither numba nor cupy and mypy still sees one contract
+    match device_type:
         case "cpu":
-            # by name, so that `import pcsparse` does not load numba and mypy still sees one contract
             return cast(Backend, importlib.import_module("pcsparse.kernels.cpu"))
         case "cuda":
-            raise UnsupportedError(
-                "this version of pcsparse has no CUDA kernels; move the tensors with .cpu()"
-            )
+            return cast(Backend, importlib.import_module("pcsparse.kernels.gpu"))
         case other:
             raise DeviceError(f"no kernels for device type {other!r}; move the tensors with .cpu()")

@@ -1,7 +1,37 @@
-"""Poison for the memory that kernels take from numpy."""
+"""The device that a kernel runs on, and poison for the memory that kernels take from numpy."""
 
 import numpy as np
 import pytest
+import torch
+
+from tests.emulation import emulate, skip_what_is_not_there
+
+EMULATED = "gpu-emulated"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        on_cuda = metafunc.config.getoption("--device") == "cuda"
+        metafunc.parametrize("device", ["cuda"] if on_cuda else ["cpu", EMULATED], indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        mark = item.get_closest_marker("not_emulated")
+        if mark and getattr(item, "callspec", None) and item.callspec.params.get("device") == EMULATED:
+            item.add_marker(pytest.mark.skip(reason=f"not emulated: {mark.args[0]}"))
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """The device under test: the CPU, the same with the GPU's kernels, or a GPU with --device cuda."""
+    if request.param == EMULATED:
+        emulate(monkeypatch)
+        return torch.device("cpu")
+    if request.param == "cuda":
+        skip_what_is_not_there(monkeypatch, "cuda")
+    return torch.device(request.param)
+
 
 _EMPTY, _EMPTY_LIKE = np.empty, np.empty_like
 

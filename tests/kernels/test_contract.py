@@ -3,11 +3,13 @@
 import inspect
 
 import pytest
+import torch
 
 from pcsparse.errors import DeviceError, UnsupportedError
 from pcsparse.kernels import cpu, reference
 from pcsparse.kernels.protocol import Backend
 from pcsparse.kernels.select import backend_of
+from tests.emulation import NOT_YET, gpu_kernels
 from tests.kernels import (
     test_batch_norm,
     test_eie,
@@ -52,6 +54,22 @@ def test_backends_have_nothing_beyond_the_contract(backend):
     assert public == set(CONTRACT)
 
 
+def test_the_gpu_has_all_but_the_listed_kernels():
+    gpu = gpu_kernels()
+    public = {name for name in vars(gpu) if inspect.isfunction(getattr(gpu, name))}
+
+    assert public - {"check_libraries"} == set(CONTRACT) - NOT_YET
+    assert set(CONTRACT) >= NOT_YET
+
+
+@pytest.mark.parametrize("name", sorted(set(CONTRACT) - NOT_YET))
+def test_the_gpu_has_the_signatures_of_the_contract(name):
+    function, contract = getattr(gpu_kernels(), name), CONTRACT[name]
+
+    assert _parameters(function, method=False) == _parameters(contract, method=True)
+    assert inspect.signature(function).return_annotation == inspect.signature(contract).return_annotation
+
+
 def test_every_kernel_is_compared_with_its_twin():
     modules = (
         test_batch_norm, test_eie, test_eie_rows, test_importance, test_keys, test_levels, test_match,
@@ -65,10 +83,12 @@ def test_every_kernel_is_compared_with_its_twin():
     assert not untested
 
 
-def test_backend_of_picks_by_device(device):
-    import torch
+def test_backend_of_picks_by_device():
+    class OnCuda:
+        device = torch.device("cuda")
 
     assert backend_of(torch.zeros(1), torch.zeros(2)) is cpu
+    assert backend_of(OnCuda()) is gpu_kernels()  # type: ignore[arg-type]
     with pytest.raises(DeviceError, match="got cpu, meta"):
         backend_of(torch.zeros(1), torch.zeros(1, device="meta"))
     with pytest.raises(DeviceError, match="no kernels for device type 'meta'"):
@@ -77,9 +97,20 @@ def test_backend_of_picks_by_device(device):
         backend_of()
 
 
-def test_a_missing_device_says_what_to_do():
-    class OnCuda:
-        device = __import__("torch").device("cuda")
+def test_a_device_of_a_kernel_test_is_the_one_it_says(device, request):
+    chosen = backend_of(torch.zeros(1, device=device))
+    assert (chosen is cpu) == (request.node.callspec.id == "cpu")
+    assert chosen.__name__.endswith("cpu" if chosen is cpu else "gpu")
 
-    with pytest.raises(UnsupportedError, match=r"no CUDA kernels; move the tensors with \.cpu\(\)"):
-        backend_of(OnCuda())  # type: ignore[arg-type]
+
+@pytest.mark.parametrize(
+    ("missing", "hint"), [("cupy", r"pcsparse\[gpu13\].*pcsparse\[gpu12\]"), ("triton", "torch")]
+)
+def test_a_missing_library_of_the_gpu_says_what_to_install(monkeypatch, missing, hint):
+    gpu_kernels()
+    from pcsparse.kernels.gpu import needed
+
+    found = needed.find_spec
+    monkeypatch.setattr(needed, "find_spec", lambda name: None if name == missing else found(name))
+    with pytest.raises(UnsupportedError, match=rf"need {missing}, which is not installed; .*{hint}"):
+        needed.check_libraries()

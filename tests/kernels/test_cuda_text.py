@@ -1,0 +1,134 @@
+"""CUDA text: compiled for the cards we name, launched as it says, and run honestly on a host."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.emulation import gpu_kernels
+
+gpu_kernels()
+# the package of the GPU kernels asks for cupy, for which there is a stand-in now
+from pcsparse.kernels.gpu import cuda_text  # noqa: E402
+from tests.kernels import cuda_shim  # noqa: E402
+
+FILES = sorted(path.name for path in Path(cuda_text.__file__).parent.glob("*.cu"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_text_compiles_for_the_cards_we_name(file, tmp_path):
+    if shutil.which("nvcc") is None:
+        pytest.skip("no nvcc here")
+    text = tmp_path / file
+    text.write_text(cuda_text.source(file))
+    command = ["nvcc", "-std=c++17", "-cubin", "-Werror", "all-warnings"]
+    for arch in ("sm_80", "sm_90"):
+        done = subprocess.run(
+            [*command, f"-arch={arch}", "-o", str(tmp_path / arch), str(text)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+REVERSE = """
+extern "C" __global__ void reverse(const int *in, int *out, long long n) {
+    __shared__ int tile[64];
+    int t = threadIdx.x;
+    tile[t] = in[blockIdx.x * 64 + t];
+    SYNC
+    out[blockIdx.x * 64 + t] = tile[63 - t];
+}
+extern "C" __global__ void warp_sums(const long long *in, long long *out) {
+    long long v = in[blockIdx.x * blockDim.x + threadIdx.x];
+    for (int step = 16; step > 0; step >>= 1) v += __shfl_xor_sync(0xffffffffu, v, step);
+    unsigned odd = __ballot_sync(0xffffffffu, threadIdx.x & 1);
+    if (threadIdx.x % 32 == 0) out[(blockIdx.x * blockDim.x + threadIdx.x) / 32] = v + odd;
+}
+extern "C" __global__ void fresh_shared(int *out) {
+    __shared__ int left;
+    extern __shared__ int more[];
+    if (threadIdx.x > 0) return;
+    out[2 * blockIdx.x] = left, out[2 * blockIdx.x + 1] = more[3];
+    left = more[3] = 7;
+}
+extern "C" __global__ void beyond(int *out, long long place) { out[place] = 1; }
+extern "C" __global__ void stuck(int *out) {
+    if (threadIdx.x < 32) __syncthreads();
+    else if (threadIdx.x < 63) __syncwarp();
+    else __syncthreads();
+}
+"""
+
+
+def test_the_shim_runs_threads_in_step():
+    numbers = torch.arange(192, dtype=torch.int32)
+    out = torch.empty_like(numbers)
+    cuda_shim.run_text(REVERSE.replace("SYNC", "__syncthreads();"), "reverse", 3, 64, numbers, out, 0)
+    assert torch.equal(out, numbers.view(3, 64).flip(1).reshape(-1))
+
+
+def test_the_shim_shows_a_missing_synchronisation():
+    numbers = torch.arange(64, dtype=torch.int32)
+    out = torch.empty_like(numbers)
+    cuda_shim.run_text(REVERSE.replace("SYNC", ""), "reverse", 1, 64, numbers, out, 0)
+    assert not torch.equal(out, numbers.flip(0))
+
+
+def test_the_shim_has_warps():
+    numbers = torch.arange(128) ** 3
+    out = torch.empty(4, dtype=torch.int64)
+    cuda_shim.run_text(REVERSE.replace("SYNC", ""), "warp_sums", 2, 64, numbers, out)
+    assert torch.equal(out, numbers.view(4, 32).sum(1) + 0xAAAAAAAA)
+
+
+def test_the_shim_poisons_shared_memory_for_every_block():
+    out = torch.zeros(6, dtype=torch.int32)
+    cuda_shim.run_text(REVERSE.replace("SYNC", ""), "fresh_shared", 3, 32, out, shared=64)
+    assert out.tolist() == [-0x40404041] * 6
+
+
+@pytest.mark.parametrize(("place", "side"), [(-1, "before"), (10, "after"), (900, "after")])
+def test_the_shim_finds_a_write_beside_a_tensor(place, side):
+    out = torch.zeros(10, dtype=torch.int32)
+    with pytest.raises(AssertionError, match=f"kernel beyond wrote {side} a tensor of 40 bytes"):
+        cuda_shim.run_text(REVERSE.replace("SYNC", ""), "beyond", 1, 1, out, place)
+
+
+def test_the_shim_finds_threads_that_wait_for_each_other():
+    out = torch.zeros(1, dtype=torch.int32)
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="kernel stuck: threads of a block wait"):
+            cuda_shim.run_text(REVERSE.replace("SYNC", ""), "stuck", 1, 96, out)
+
+
+def test_tensors_that_share_memory_share_it_in_the_shim():
+    numbers = torch.arange(128, dtype=torch.int32)
+    cuda_shim.run_text(
+        REVERSE.replace("SYNC", "__syncthreads();"), "reverse", 1, 64, numbers[64:], numbers[:64], 0
+    )
+    assert torch.equal(numbers, torch.cat([torch.arange(127, 63, -1), torch.arange(64, 128)]).int())
+
+
+def test_a_launch_passes_addresses_and_numbers(monkeypatch):
+    calls = []
+    monkeypatch.setattr(cuda_text, "_function", lambda *which: lambda *how: calls.append((which, how)))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 77, raising=False)
+    numbers = torch.arange(10)
+    cuda_text.launch("a.cu", "f", 3, 64, numbers[2:], True, 5, shared=16)
+    cuda_text.launch("a.cu", "f", 0, 64, numbers)
+
+    ((which, (grid, block, values, shared, stream)),) = calls
+    assert which == ("a.cu", "f", None)
+    assert (grid, block, shared, stream.ptr) == ((3,), (64,), 16, 77)
+    assert values == (numbers.data_ptr() + 16, 1, 5)
+    assert [type(value) for value in values] == [int] * 3
+
+
+def test_text_knows_the_layout_of_a_key():
+    text = cuda_text.source("keys.cu")
+    assert "#define SHIFT_X 34LL\n" in text
+    assert "#define BIAS_Z 32768LL\n" in text
+    assert text.index("#line 1 ") < text.index("pack_rows")
