@@ -95,6 +95,8 @@ def emulate(monkeypatch: pytest.MonkeyPatch) -> None:
     skip_what_is_not_there(monkeypatch, "cpu")
     from pcsparse.kernels.gpu import cuda_text
     from tests.kernels import cuda_shim
+    from tests.kernels.triton_bfloat16 import multiply_bfloat16
 
     assert inspect.signature(cuda_text.launch) == inspect.signature(cuda_shim.launch)
     monkeypatch.setattr(cuda_text, "launch", cuda_shim.launch)
+    multiply_bfloat16(monkeypatch)

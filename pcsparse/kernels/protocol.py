@@ -443,6 +443,53 @@ class Backend(Protocol):
         """
         ...
 
+    def grad_weight_layout(self, table: Tensor) -> list[Tensor]:
+        """What `implicit_gemm_grad_weight` wants to know of a map, to be kept with the map.
+
+        Args:
+            table: (k, n_out) int32, -1 where empty.
+
+        Returns:
+            Tensors that only this backend reads, on the device of `table`; no number travels to the host.
+        """
+        ...
+
+    def implicit_gemm_grad_weight(
+        self,
+        feats: Tensor,
+        grad_out: Tensor,
+        table: Tensor,
+        layout: list[Tensor] | None,
+        *,
+        tile_in: int = 0,
+        tile_out: int = 0,
+        tile_rows: int = 0,
+        partials: int = 0,
+        precision: str = "ieee",
+    ) -> Tensor:
+        """grad_weight[k] = sum over pairs (i, j) of offset k of outer(feats[i], grad_out[j]).
+
+        The bits depend on the sizes and the map, never on the run.
+
+        Args:
+            feats: (n_in, c_in) float32, float16 or bfloat16.
+            grad_out: (n_out, c_out), dtype of `feats`.
+            table: (k, n_out) int32, i where (i, j) is a pair, -1 elsewhere.
+            layout: `grad_weight_layout(table)`; or None: several offsets share a tile and the table is read
+                as it is, which pays for few input channels. Then a row of `grad_out` that is not finite
+                may make NaN at offsets where it has no pair.
+            tile_in: input channels of a tile, or offsets times input channels without a layout; a power of 2
+                from 16. 0 here and below for the backend's rule, which reads the sizes only.
+            tile_out: output channels of a tile, a power of 2 from 16.
+            tile_rows: pairs that are multiplied together, a power of 2 from 16.
+            partials: shares of the pairs, each with sums of its own, which are added in order.
+            precision: of products of float32: "ieee", or "tf32" where operands may be rounded to 11 bits.
+
+        Returns:
+            (k, c_in, c_out), dtype of `feats`; added in float32.
+        """
+        ...
+
     def batch_moments(self, feats: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of every channel.
 

@@ -23,6 +23,7 @@ from tests.kernels import (
     test_rows,
     test_segment,
     test_two_four,
+    test_weight_gradient,
 )
 
 CONTRACT = {name: member for name, member in vars(Backend).items() if inspect.isfunction(member)}
@@ -74,6 +75,7 @@ def test_every_kernel_is_compared_with_its_twin():
     modules = (
         test_batch_norm, test_eie, test_eie_rows, test_importance, test_keys, test_levels, test_match,
         test_neighbors, test_output_stationary, test_rows, test_segment, test_two_four,
+        test_weight_gradient,
     )  # fmt: skip
     tests = {name for module in modules for name in vars(module) if name.startswith("test_")}
 

@@ -41,3 +41,5 @@ from pcsparse.kernels.reference.segment import segment_max_grad as segment_max_g
 from pcsparse.kernels.reference.segment import segment_sum as segment_sum
 from pcsparse.kernels.reference.segment import segment_weighted_sum as segment_weighted_sum
 from pcsparse.kernels.reference.two_four import two_four_matvec as two_four_matvec
+from pcsparse.kernels.reference.weight_gradient import grad_weight_layout as grad_weight_layout
+from pcsparse.kernels.reference.weight_gradient import implicit_gemm_grad_weight as implicit_gemm_grad_weight
