@@ -312,6 +312,52 @@ class Backend(Protocol):
         """
         ...
 
+    def wide_matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return a @ b, added and kept in float32 (float64 for float64).
+
+        Args:
+            a: (m, c) float, any strides.
+            b: (c, n), dtype of `a`, any strides.
+
+        Returns:
+            (m, n) float32, or float64 for float64.
+        """
+        ...
+
+    def gather_layout(self, rows_in: Tensor, places: Tensor, n_in: int, n_places: int) -> list[Tensor]:
+        """What `gather_gemm` wants to know of a map and its buffer, to be kept with the map.
+
+        Args:
+            rows_in: (n_pairs,) int32, the input row of each pair.
+            places: (n_pairs,) int32, the row of the buffer of each pair, none twice; -1 where it has none.
+            n_in: input rows.
+            n_places: rows of the buffer; one that is no pair's is padding.
+
+        Returns:
+            Tensors that only this backend reads.
+        """
+        ...
+
+    def gather_gemm(
+        self, feats: Tensor, weight: Tensor, runs: list[tuple[tuple[int, ...], int]], layout: list[Tensor]
+    ) -> Tensor:
+        """Gather all rows into one buffer, and multiply its parts by the weights of their offsets.
+
+        Args:
+            feats: (n_in, c_in) float.
+            weight: (k, c_in, c_out), dtype of `feats`, any strides.
+            runs: offsets that are one batched product, and the rows of each of them; they lie in the buffer
+                one after the other, and fill it.
+            layout: `gather_layout` of the map.
+
+        Returns:
+            (n_places, c_out) float32, or float64 for float64; nothing is said of a row of padding.
+
+        Source: TorchSparse (MLSys 2022), section 4.3: one gather before all products, each input row read
+        once.
+        """
+        ...
+
     def segment_sum(self, values: Tensor, order: Tensor, starts: Tensor) -> Tensor:
         """out[s] = sum of values[order[i]] for i in [starts[s], starts[s + 1]), added in that order.
 

@@ -10,6 +10,9 @@ from pcsparse.kernels.cpu.eie import eie_linear as eie_linear
 from pcsparse.kernels.cpu.eie_rows import eie_row_layout as eie_row_layout
 from pcsparse.kernels.cpu.eie_rows import eie_row_linear as eie_row_linear
 from pcsparse.kernels.cpu.farthest import farthest_points as farthest_points
+from pcsparse.kernels.cpu.gather import gather_gemm as gather_gemm
+from pcsparse.kernels.cpu.gather import gather_layout as gather_layout
+from pcsparse.kernels.cpu.gather import wide_matmul as wide_matmul
 from pcsparse.kernels.cpu.implicit_gemm_gradient import grad_weight_layout as grad_weight_layout
 from pcsparse.kernels.cpu.implicit_gemm_gradient import implicit_gemm_grad_weight as implicit_gemm_grad_weight
 from pcsparse.kernels.cpu.importance import mean_magnitude as mean_magnitude

@@ -12,6 +12,9 @@ from pcsparse.kernels.reference.eie import eie_layout as eie_layout
 from pcsparse.kernels.reference.eie import eie_linear as eie_linear
 from pcsparse.kernels.reference.eie import eie_row_layout as eie_row_layout
 from pcsparse.kernels.reference.eie import eie_row_linear as eie_row_linear
+from pcsparse.kernels.reference.gather import gather_gemm as gather_gemm
+from pcsparse.kernels.reference.gather import gather_layout as gather_layout
+from pcsparse.kernels.reference.gather import wide_matmul as wide_matmul
 from pcsparse.kernels.reference.importance import mean_magnitude as mean_magnitude
 from pcsparse.kernels.reference.importance import top_rows as top_rows
 from pcsparse.kernels.reference.keys import key_extent as key_extent
