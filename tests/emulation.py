@@ -20,6 +20,13 @@ NOT_YET = {
     "partition_keys",
     "reached_cells",
     "match_keys",
+    "match_table",
+    "partition_table",
+    "reached_level",
+    "renumber_table",
+    "transpose_table",
+    "table_to_pairs",
+    "mask_table_outputs",
     #
     # regrouping of rows
     "renumber_pairs",

@@ -9,13 +9,16 @@ Source: PointAcc (MICRO 2021, arXiv 2110.07600), section 4.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pcsparse.coords.kernel_map import KernelMap, Pairs
-from pcsparse.coords.keys import check_extent, pack, pack_and_compare, unpack
+from pcsparse.coords import build_pairs, build_tables
+from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.coords.keys import Extent, pack, unpack
 from pcsparse.coords.relation import Relation
+from pcsparse.coords.sorted_keys import SortedKeys as SortedKeys
 from pcsparse.errors import RangeError
 from pcsparse.kernels.select import backend_of
 from pcsparse.types import Triple
@@ -24,37 +27,27 @@ from pcsparse.types import Triple
 _MOST_OFFSETS = 4096
 
 
-@dataclass(frozen=True, eq=False)
-class SortedKeys:
-    """The keys of one coordinate set in ascending order, and where each one's row is.
+class _Forms(Protocol):
+    """Who makes maps in one form: `coords.build_pairs` and `coords.build_tables`."""
 
-    Attributes:
-        keys: (n,) int64, ascending, unique.
-        order: (n,) int32 rows, or None where the rows already ascend.
-    """
+    def identity(self, relation: Relation, n: int, device: torch.device) -> KernelMap: ...
 
-    keys: Tensor
-    order: Tensor | None
+    def search(
+        self, fine: SortedKeys, coarse: SortedKeys, relation: Relation, deltas: Tensor, *, mirrored: bool
+    ) -> KernelMap: ...
 
-    @staticmethod
-    def of(coords: Tensor) -> "SortedKeys":
-        """Sort the keys of `coords` (n, 4) int32.
+    def partition(
+        self, fine: SortedKeys, relation: Relation, bounds: Extent
+    ) -> tuple[SortedKeys, KernelMap]: ...
 
-        Raises:
-            RangeError: a coordinate leaves the range of a key, or two rows are equal.
-        """
-        keys, ascending = pack_and_compare(coords)
-        if ascending:
-            return SortedKeys(keys, None)
-        ordered, order = backend_of(keys).sort_keys(keys)
-        if bool((ordered[1:] == ordered[:-1]).any()):
-            unique, _, first = backend_of(keys).unique_keys(keys)
-            row = int(_first_repeat(first, keys.numel()))
-            raise RangeError(
-                f"{keys.numel() - unique.numel()} of {keys.numel()} coordinates are duplicates, first at row "
-                f"{row}: {coords[row].tolist()}; merge them with voxelize and voxel_reduce"
-            )
-        return SortedKeys(ordered, order)
+    def reached(
+        self, given: SortedKeys, relation: Relation, bounds: Extent, *, expand: bool = False
+    ) -> tuple[SortedKeys, KernelMap | None]: ...
+
+
+def _forms(of: Tensor) -> _Forms:
+    """Who makes maps in the form that the device of a tensor wants."""
+    return build_tables if backend_of(of).TABLES else build_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +66,9 @@ class Level:
 
     def within(self, lower: Triple, upper: Triple) -> "Level":
         """The voxels from cell `lower` to `upper`, (x, y, z) each; without the map where one is left out."""
+        extent = self.keys.extent
+        if extent.within(lower, upper):
+            return self
         inside: Tensor | None = None
         for axis, (low, high) in enumerate(zip(lower, upper, strict=True)):
             along = self.coords[:, 1 + axis]
@@ -82,7 +78,7 @@ class Level:
         rows = inside.nonzero().squeeze(1)
         if rows.numel() == inside.numel():
             return self
-        return Level(self.coords[rows], SortedKeys(self.keys.keys[rows], None))
+        return Level(self.coords[rows], SortedKeys(self.keys.keys[rows], None, extent.clamped(lower, upper)))
 
 
 def build_kernel_map(
@@ -109,36 +105,27 @@ def build_kernel_map(
         RangeError: a kernel offset or a scaled output coordinate leaves the range of a key, or there are more
             offsets or pairs than can be told apart.
     """
-    backend, deltas = backend_of(fine.keys), relation.key_deltas()
+    deltas, forms = relation.key_deltas(), _forms(fine.keys)
     wanted = tuple(range(relation.volume)) if offsets is None else offsets
     if not (same_coords and relation.is_symmetric):
         some = deltas if offsets is None else deltas[list(wanted)]
-        pairs = Pairs(*backend.match_keys(fine.keys, _queries(coarse.keys, relation), some))
-        return _renumbered(pairs, fine, coarse, relation, False)
+        return forms.search(fine, coarse, relation, some, mirrored=False)
     last, middle = relation.volume - 1, relation.volume // 2
     # with its mirror image and the centre a subset is searched by halves, too
     whole = sorted({middle, *wanted, *(last - k for k in wanted)})
     half = deltas[[k for k in whole if k < middle]]
-    pairs = Pairs(*backend.match_keys(fine.keys, fine.keys, half, True))
-    kmap = _renumbered(pairs, fine, coarse, relation, True)
+    kmap = forms.search(fine, fine, relation, half, mirrored=True)
     if len(whole) == len(wanted):
         return kmap
     kept = set(wanted)
     return kmap.keep_offsets(torch.tensor([k in kept for k in whole]))
 
 
-def _renumbered(
-    pairs: Pairs, fine: SortedKeys, coarse: SortedKeys, relation: Relation, symmetric: bool
-) -> KernelMap:
-    """From ranks of sorted keys to rows of the caller."""
-    n_in, n_out = fine.keys.numel(), coarse.keys.numel()
-    monotone = fine.order is None and coarse.order is None
-    if not monotone:
-        rows = backend_of(pairs.rows_in).renumber_pairs(
-            pairs.rows_in, pairs.rows_out, pairs.starts, fine.order, coarse.order, n_out
-        )
-        pairs = Pairs(*rows, pairs.starts)
-    return KernelMap(relation, n_in, n_out, pairs, symmetric, monotone=monotone, checked=True)
+def identity_map(relation: Relation, rows: Tensor) -> KernelMap:
+    """The map of a 1^3 convolution of `rows` (n, *): every row meets itself, whatever its coordinates are."""
+    # rows without values have no kernels
+    forms = build_pairs if rows.is_meta else _forms(rows)
+    return forms.identity(relation, len(rows), rows.device)
 
 
 def strided_level(fine: SortedKeys, relation: Relation, coverage: str) -> Level:
@@ -158,24 +145,26 @@ def strided_level(fine: SortedKeys, relation: Relation, coverage: str) -> Level:
         raise RangeError(f"coverage must be 'touched' or 'floor', got {coverage!r}")
     # names a step that is beyond the guard, within which the kernels may count without a check
     relation.key_deltas()
-    backend, stride, first = backend_of(fine.keys), relation.stride, relation.steps()[0]
+    backend, stride, steps = backend_of(fine.keys), relation.stride, relation.steps()
     counted = stride[0] * stride[1] * stride[2] <= _MOST_OFFSETS
     if coverage == "touched":
-        if relation.is_partition and counted:
-            keys, *lists = backend.partition_keys(fine.keys, stride, first)
-        else:
-            keys, *lists = backend.reached_cells(
-                fine.keys, relation.kernel_size, stride, relation.dilation, first
-            )
-        coarse = SortedKeys(keys, None)
-        return Level(_checked(keys), coarse, _renumbered(Pairs(*lists), fine, coarse, relation, False))
+        forms, bounds = _forms(fine.keys), fine.extent.moved(stride, steps[0], steps[-1], coarser=True)
+        coarse, kmap = (
+            forms.partition(fine, relation, bounds)
+            if relation.is_partition and counted
+            else forms.reached(fine, relation, bounds)
+        )
+        return Level(unpack(coarse.keys), coarse, kmap)
+    whole_cell = (stride[0] - 1, stride[1] - 1, stride[2] - 1)
+    bounds = fine.extent.moved(stride, last=whole_cell, coarser=True)
     if counted:
         keys = backend.partition_keys(fine.keys, stride, (0, 0, 0))[0]
     else:
-        coords = unpack(fine.keys)
-        cells = torch.div(coords, coords.new_tensor([1, *stride]), rounding_mode="floor")
+        span = torch.tensor([1, *stride], dtype=torch.int32).to(fine.keys.device, non_blocking=True)
+        cells = torch.div(unpack(fine.keys), span, rounding_mode="floor")
         keys = backend.unique_keys(pack(cells))[0]
-    return Level(_checked(keys), SortedKeys(keys, None))
+    coarse = SortedKeys.made(keys, bounds)
+    return Level(unpack(keys), coarse)
 
 
 def expanded_level(coarse: SortedKeys, relation: Relation) -> Level:
@@ -187,34 +176,12 @@ def expanded_level(coarse: SortedKeys, relation: Relation) -> Level:
     """
     # names an offset that is too long, or too many
     relation.key_deltas()
-    backend, stride, steps = backend_of(coarse.keys), relation.stride, relation.steps()
-    low, high = backend.key_extent(coarse.keys)
-    # a longer stride leaves the range as this one does, and does not wrap
-    scale = low.new_tensor([1, *(min(step, 1 << 40) for step in stride)])
+    stride, steps = relation.stride, relation.steps()
     # offsets are in C order, so that the first is the lowest on each axis, and the last the highest
-    check_extent(low * scale + low.new_tensor([0, *steps[0]]), high * scale + low.new_tensor([0, *steps[-1]]))
-    keys, *lists = backend.reached_cells(
-        coarse.keys, relation.kernel_size, stride, relation.dilation, steps[0], True
-    )
-    fine = SortedKeys(keys, None)
-    return Level(unpack(keys), fine, _renumbered(Pairs(*lists), fine, coarse, relation, False))
-
-
-def _checked(keys: Tensor) -> Tensor:
-    """Coordinates of new voxels; beyond the range but within the guard the next step could wrap silently."""
-    check_extent(*backend_of(keys).key_extent(keys))
-    return unpack(keys)
-
-
-def _queries(coarse: Tensor, relation: Relation) -> Tensor:
-    """Keys of stride * coarse. Scaling keeps lexicographic order, so the queries ascend as `coarse` does."""
-    if relation.stride == (1, 1, 1):
-        return coarse
-    coords = unpack(coarse)
-    return pack(coords * coords.new_tensor([1, *relation.stride]))
-
-
-def _first_repeat(first: Tensor, n: int) -> Tensor:
-    kept = torch.zeros(n, dtype=torch.bool)
-    kept[first] = True
-    return torch.nonzero(~kept)[0, 0]
+    bounds = coarse.extent.moved(stride, steps[0], steps[-1])
+    if not bounds.fits:
+        # before a key is made that wraps
+        bounds = coarse.exact_extent().moved(stride, steps[0], steps[-1])
+        bounds.check()
+    fine, kmap = _forms(coarse.keys).reached(coarse, relation, bounds, expand=True)
+    return Level(unpack(fine.keys), fine, kmap)

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pcsparse.coords.build import Level, SortedKeys, build_kernel_map, expanded_level, strided_level
+from pcsparse.coords.build import Level, build_kernel_map, expanded_level, identity_map, strided_level
 from pcsparse.coords.corner_map import CUBE, CornerMap, build_corner_map
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
+from pcsparse.coords.sorted_keys import SortedKeys
 from pcsparse.types import Triple
 
 Token = int
@@ -177,7 +178,7 @@ class CoordCache:
         same = fine is coarse
         if same and key.relation.is_symmetric and key.relation.volume == 1:
             # a row meets itself, whatever its coordinates are
-            return KernelMap.identity(key.relation, fine.shape[0], fine.device)
+            return identity_map(key.relation, fine)
         fine_keys = self.sorted_keys(fine)
         coarse_keys = fine_keys if same else self.sorted_keys(coarse)
         return build_kernel_map(fine_keys, coarse_keys, key.relation, key.offsets, same_coords=same)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcsparse.coords.build import SortedKeys
 from pcsparse.coords.kernel_map import NO_NEIGHBOUR, KernelMap
 from pcsparse.coords.keys import pack
 from pcsparse.coords.relation import Relation
+from pcsparse.coords.sorted_keys import SortedKeys
 from pcsparse.errors import RangeError
 from pcsparse.types import Triple
 

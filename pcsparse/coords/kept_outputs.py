@@ -31,7 +31,7 @@ def kept_outputs(kmap: KernelMap, mask: Tensor) -> KernelMap:
         DeviceError: `mask` is not where the map is.
     """
     check_dtype("mask", mask, torch.bool)
-    check_same_device(mask=mask, rows_in=kmap.pairs.rows_in)
+    check_same_device(mask=mask, kernel_map=kmap.tensors()[1])
     if mask.is_inference():
         # such a tensor does not count its edits, so that what is kept for it could be stale
         return kmap.keep_outputs(mask)

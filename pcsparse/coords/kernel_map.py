@@ -3,61 +3,61 @@
 `coords.build` makes them.
 """
 
-from collections.abc import Sequence
-from dataclasses import InitVar, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from pcsparse.checks import check_dtype, check_shape
 from pcsparse.coords.map_check import check_map
+from pcsparse.coords.map_forms import NO_NEIGHBOUR as NO_NEIGHBOUR
+from pcsparse.coords.map_forms import Pairs as Pairs
+from pcsparse.coords.map_forms import (
+    kept_pairs,
+    kept_table,
+    neighbours_by_output,
+    pairs_of,
+    table_of,
+    transposed_pairs,
+    transposed_table,
+)
 from pcsparse.coords.map_header import Owner, edits, make_header, read_header
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import RangeError, ShapeError
 from pcsparse.kernels.select import backend_of
 
-NO_NEIGHBOUR = -1
-"""Entry of a table where an output has no input at an offset."""
 _NOBODY = Owner()
+Form = TypeVar("Form")
 
 
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """A kernel map as lists.
-
-    Attributes:
-        rows_in: (n_pairs,) int32, grouped by offset.
-        rows_out: (n_pairs,) int32, ascending within an offset.
-        starts: (k + 1,) int64; offset i owns [starts[i], starts[i + 1]).
-    """
-
-    rows_in: Tensor
-    rows_out: Tensor
-    starts: Tensor
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class KernelMap:
     """Which input row meets which output row at which offset of a kernel.
 
-    Lists from outside are read when the map is made, once: kernels follow them without looking. The tensors
-    of a map are not to be changed in place; an operator that meets changed ones reads them again.
+    A map is born as lists or as a table, whichever its device makes and reads best; the other form is made
+    when somebody asks for it, and kept. Lists or a table from outside are read when the map is made, once:
+    kernels follow them without looking. The tensors of a map are not to be changed in place; an operator that
+    meets changed ones reads them again.
 
     Attributes:
         relation: the equation that the pairs satisfy.
         n_in: input rows.
         n_out: output rows.
-        pairs: the lists.
+        born: the form that the map was made of.
         symmetric: list k - 1 - i is list i with its columns swapped, and the middle list is the identity.
         reads_coarse: the map of a transposed convolution: inputs are the coarse level.
         monotone: rows_in ascends within an offset too, as it does where both coordinate sets are sorted by
             key.
         distinct: no input and no output occurs twice at an offset. Outputs do in a map of groups, where a
-            kernel must not write the outputs of an offset all at once.
+            kernel must not write the outputs of an offset all at once; such a map is born as lists.
 
     Args:
-        checked: the lists need not be read, as a kernel wrote them. A wrong list that is said to be checked
+        pairs: the lists, or None.
+        table: (k, n_out) int32, the input row of each output at each offset or NO_NEIGHBOUR (-1); or None.
+            One of the two is given.
+        checked: the form need not be read, as a kernel wrote it. A wrong one that is said to be checked
             corrupts memory.
 
     Raises:
@@ -67,16 +67,42 @@ class KernelMap:
     relation: Relation
     n_in: int
     n_out: int
-    pairs: Pairs
-    symmetric: bool = False
-    reads_coarse: bool = False
-    monotone: bool = False
-    distinct: bool = True
-    checked: InitVar[bool] = False
-    _derived: dict[str, object] = field(init=False, default_factory=dict, repr=False)
+    born: Pairs | Tensor
+    symmetric: bool
+    reads_coarse: bool
+    monotone: bool
+    distinct: bool
+    _derived: dict[str, object] = field(repr=False)
 
-    def __post_init__(self, checked: bool) -> None:
+    def __init__(
+        self,
+        relation: Relation,
+        n_in: int,
+        n_out: int,
+        pairs: Pairs | None = None,
+        table: Tensor | None = None,
+        *,
+        symmetric: bool = False,
+        reads_coarse: bool = False,
+        monotone: bool = False,
+        distinct: bool = True,
+        checked: bool = False,
+    ) -> None:
         """Check, and make the header of `tensors()`, which leads a custom op back to this map."""
+        if (pairs is None) == (table is None):
+            given = "both" if table is not None else "neither"
+            raise ShapeError(f"a map is made of pairs or of a table, got {given}; give one of them")
+        self.__dict__.update(
+            relation=relation,
+            n_in=n_in,
+            n_out=n_out,
+            born=table if pairs is None else pairs,
+            symmetric=symmetric,
+            reads_coarse=reads_coarse,
+            monotone=monotone,
+            distinct=distinct,
+            _derived={},
+        )
         if not checked:
             check_map(self)
         self._derived["header"] = make_header(self)
@@ -98,28 +124,48 @@ class KernelMap:
         self._own_header()
 
     @property
+    def device(self) -> torch.device:
+        """Where its tensors live."""
+        return self.born.rows_in.device if isinstance(self.born, Pairs) else self.born.device
+
+    @property
+    def of_table(self) -> bool:
+        """Whether it was born as a table; nobody has counted the pairs of such a map."""
+        return not isinstance(self.born, Pairs)
+
+    @property
     def n_pairs(self) -> int:
-        """Pairs over all offsets: multiply-adds of a convolution = n_pairs * c_in * c_out."""
+        """Pairs over all offsets: multiply-adds of a convolution = n_pairs * c_in * c_out.
+
+        A map that was born as a table makes its lists for that, and the host waits for the device.
+        """
         return self.pairs.rows_in.numel()
 
     @property
     def volume(self) -> int:
         """Number of kernel offsets, k."""
-        return self.pairs.starts.numel() - 1
+        return self.born.starts.numel() - 1 if isinstance(self.born, Pairs) else self.born.shape[0]
+
+    @property
+    def pairs(self) -> Pairs:
+        """The lists. Of a map born as a table they are made at the first call: the host waits for a count."""
+        born = self.born
+        return born if isinstance(born, Pairs) else self._kept("pairs", lambda: pairs_of(born, self.n_in))
 
     @property
     def table(self) -> Tensor:
-        """(k, n_out) int32 with NO_NEIGHBOUR where empty; made at the first call and kept."""
-        table = self._derived.get("table")
-        if not isinstance(table, Tensor):
-            pairs = self.pairs
+        """(k, n_out) int32 with NO_NEIGHBOUR where empty. Of a map born as lists, made at the first call."""
+        born = self.born
+        return self._kept("table", lambda: table_of(born, self.n_out)) if isinstance(born, Pairs) else born
+
+    def _kept(self, name: str, make: Callable[[], Form]) -> Form:
+        """What `make` makes, once."""
+        if name not in self._derived:
             # derived in inference mode, but used in training too
             with torch.inference_mode(False):
-                table = backend_of(pairs.rows_in).pairs_to_table(
-                    pairs.rows_in, pairs.rows_out, pairs.starts, self.n_out
-                )
-            self._derived["table"] = table
-        return table
+                self._derived[name] = make()
+        form: Any = self._derived[name]
+        return form  # type: ignore[no-any-return]
 
     def tile_spans(self, tile: int) -> Tensor:
         """(ceil(n_out / tile) + 1, k) int64: where the pairs of each tile of output rows begin, an offset.
@@ -131,38 +177,50 @@ class KernelMap:
         """
         if tile < 1:
             raise RangeError(f"a tile holds at least 1 output row, got tile={tile}")
-        spans = self._derived.get(f"tile_spans {tile}")
-        if not isinstance(spans, Tensor):
-            pairs = self.pairs
-            with torch.inference_mode(False):
-                spans = backend_of(pairs.rows_out).tile_spans(pairs.rows_out, pairs.starts, self.n_out, tile)
-            self._derived[f"tile_spans {tile}"] = spans
-        return spans
+        pairs = self.pairs
+        return self._kept(
+            f"tile_spans {tile}",
+            lambda: backend_of(pairs.rows_out).tile_spans(pairs.rows_out, pairs.starts, self.n_out, tile),
+        )
 
     def pairs_per_output(self) -> Tensor:
         """(n_out,) int64: how many pairs each output has; made at the first call and kept."""
-        counts = self._derived.get("pairs_per_output")
-        if not isinstance(counts, Tensor):
-            with torch.inference_mode(False):
-                counts = self.by_output()[1].diff()
-            self._derived["pairs_per_output"] = counts
-        return counts
+        return self._kept("pairs_per_output", lambda: self.inputs_by_output()[1].diff())
+
+    def inputs_by_output(self) -> tuple[Tensor, Tensor]:
+        """The inputs of each output, in the order of offsets; made at the first call and kept.
+
+        Returns:
+            rows (m,) int32; starts (n_out + 1,) int64; output j owns rows[starts[j]:starts[j + 1]]. There may
+            be more rows than the last of `starts`; those beyond it stand for nothing.
+        """
+        return self._kept("inputs_by_output", self._inputs_by_output)
+
+    def _inputs_by_output(self) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.born, Pairs):
+            return neighbours_by_output(self.born)
+        order, starts = self.by_output()
+        return self.born.rows_in[order.long()], starts
+
+    def outputs_by_input(self) -> tuple[Tensor, Tensor]:
+        """The outputs of each input, in the order of offsets, as `inputs_by_output` gives inputs."""
+        return self._kept("outputs_by_input", self._outputs_by_input)
+
+    def _outputs_by_input(self) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.born, Pairs):
+            return self.transposed().inputs_by_output()
+        order, starts = self.by_input()
+        return self.born.rows_out[order.long()], starts
 
     def by_output(self) -> tuple[Tensor, Tensor]:
         """The pairs by output row: order (n_pairs,) int32 into the pairs, starts (n_out + 1,) int64."""
-        return self._grouped("by_output", self.pairs.rows_out, self.n_out)
+        rows = self.pairs.rows_out
+        return self._kept("by_output", lambda: backend_of(rows).group_rows(rows, self.n_out))
 
     def by_input(self) -> tuple[Tensor, Tensor]:
         """The pairs by input row: order (n_pairs,) int32 into the pairs, starts (n_in + 1,) int64."""
-        return self._grouped("by_input", self.pairs.rows_in, self.n_in)
-
-    def _grouped(self, name: str, rows: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        grouped = self._derived.get(name)
-        if not isinstance(grouped, tuple):
-            with torch.inference_mode(False):
-                grouped = backend_of(rows).group_rows(rows, n)
-            self._derived[name] = grouped
-        return grouped
+        rows = self.pairs.rows_in
+        return self._kept("by_input", lambda: backend_of(rows).group_rows(rows, self.n_in))
 
     def transposed(self) -> "KernelMap":
         """The map of the transposed convolution: inputs and outputs swap, offsets keep their place.
@@ -173,34 +231,31 @@ class KernelMap:
         if isinstance(other, Owner):
             other = other.kernel_map()
         if not isinstance(other, KernelMap):
-            with torch.inference_mode(False):
-                pairs = self._swapped()
-            other = KernelMap(
-                self.relation,
-                self.n_out,
-                self.n_in,
-                pairs,
-                symmetric=self.symmetric,
-                reads_coarse=not self.reads_coarse,
-                monotone=self.monotone,
-                # a convolution over either map has a pass over the other
-                distinct=self.distinct,
-                checked=True,
-            )
+            other = self._swapped()
             other._derived["transposed"] = Owner(self)
             self._derived["transposed"] = other
         return other
 
-    def _swapped(self) -> Pairs:
-        pairs = self.pairs
-        if self.monotone:
-            return Pairs(pairs.rows_out, pairs.rows_in, pairs.starts)
-        if self.symmetric:
-            # a list with its columns swapped is the mirrored list, and that one ascends already
-            return _selected(pairs, range(self.volume - 1, -1, -1))
-        backend = backend_of(pairs.rows_in)
-        rows = backend.renumber_pairs(pairs.rows_out, pairs.rows_in, pairs.starts, None, None, self.n_in)
-        return Pairs(*rows, pairs.starts)
+    def _swapped(self) -> "KernelMap":
+        born, pairs, table = self.born, None, None
+        with torch.inference_mode(False):
+            if isinstance(born, Pairs):
+                pairs = transposed_pairs(born, self.n_in, symmetric=self.symmetric, monotone=self.monotone)
+            else:
+                table = transposed_table(born, self.n_in, symmetric=self.symmetric)
+        return KernelMap(
+            self.relation,
+            self.n_out,
+            self.n_in,
+            pairs,
+            table,
+            symmetric=self.symmetric,
+            reads_coarse=not self.reads_coarse,
+            monotone=self.monotone,
+            # a convolution over either map has a pass over the other
+            distinct=self.distinct,
+            checked=True,
+        )
 
     def keep_offsets(self, mask: Tensor) -> "KernelMap":
         """The map without the offsets where `mask` (k,) bool is False; weights must be sliced alike.
@@ -210,9 +265,13 @@ class KernelMap:
         """
         if mask.shape != (self.volume,):
             raise ShapeError(f"mask must have shape ({self.volume},), got {tuple(mask.shape)}")
-        smaller = _selected(self.pairs, torch.nonzero(mask).squeeze(1).tolist())
-        symmetric = self.symmetric and bool(mask.equal(mask.flip(0))) and bool(mask[self.volume // 2])
-        return replace(self, pairs=smaller, symmetric=symmetric, checked=True)
+        # (k,): on the host, where the lists are cut
+        wanted = mask.tolist()
+        kept = [k for k, keep in enumerate(wanted) if keep]
+        symmetric = self.symmetric and wanted == wanted[::-1] and wanted[self.volume // 2]
+        if isinstance(self.born, Pairs):
+            return self._part(kept_pairs(self.born, kept), symmetric)
+        return self._part(kept_table(self.born, kept), symmetric)
 
     def keep_outputs(self, mask: Tensor) -> "KernelMap":
         """The map without the pairs of outputs where `mask` (n_out,) bool is False; row numbers stay.
@@ -222,19 +281,26 @@ class KernelMap:
         """
         if mask.shape != (self.n_out,):
             raise ShapeError(f"mask must have shape ({self.n_out},), got {tuple(mask.shape)}")
-        pairs = self.pairs
-        kept = backend_of(pairs.rows_in).keep_outputs(
-            pairs.rows_in, pairs.rows_out, pairs.starts, mask.contiguous()
-        )
-        return replace(self, pairs=Pairs(*kept), symmetric=False, checked=True)
+        born, mask = self.born, mask.contiguous()
+        if isinstance(born, Pairs):
+            kept = backend_of(born.rows_in).keep_outputs(born.rows_in, born.rows_out, born.starts, mask)
+            return self._part(Pairs(*kept), False)
+        return self._part(backend_of(born).mask_table_outputs(born, mask), False)
 
-    @staticmethod
-    def identity(relation: Relation, n: int, device: torch.device) -> "KernelMap":
-        """The map of a 1^3 convolution of `n` rows: every row meets itself."""
-        rows = torch.arange(n, dtype=torch.int32, device=device)
-        starts = torch.tensor([0, n], device=device)
-        pairs = Pairs(rows, rows, starts)
-        return KernelMap(relation, n, n, pairs, symmetric=True, monotone=True, checked=True)
+    def _part(self, form: Pairs | Tensor, symmetric: bool) -> "KernelMap":
+        """A map of the same rows with fewer pairs."""
+        return KernelMap(
+            self.relation,
+            self.n_in,
+            self.n_out,
+            form if isinstance(form, Pairs) else None,
+            None if isinstance(form, Pairs) else form,
+            symmetric=symmetric,
+            reads_coarse=self.reads_coarse,
+            monotone=self.monotone,
+            distinct=self.distinct,
+            checked=True,
+        )
 
     @staticmethod
     def of_groups(group: Tensor, n_groups: int) -> "KernelMap":
@@ -252,23 +318,28 @@ class KernelMap:
         check_shape("group", group, (None,))
         check_dtype("group", group, torch.int32, torch.int64)
         if group.numel():
-            low, high = (int(end) for end in group.aminmax())
+            low, high = torch.stack(group.aminmax()).tolist()
             if low < 0 or high >= n_groups:
                 raise RangeError(
                     f"rows are in groups {low} to {high}, but there are {n_groups} groups, numbered from 0; "
                     "renumber the groups, or give a larger n_groups"
                 )
         order, _ = backend_of(group).group_rows(group.contiguous(), n_groups)
-        pairs = Pairs(
-            order, group[order.long()].int(), group.new_tensor([0, group.numel()], dtype=torch.int64)
-        )
+        starts = torch.tensor([0, group.numel()]).to(group.device, non_blocking=True)
+        pairs = Pairs(order, group[order.long()].int(), starts)
         return KernelMap(Relation((1, 1, 1)), group.numel(), n_groups, pairs, distinct=False, checked=True)
 
     def tensors(self) -> list[Tensor]:
-        """What a custom op takes: [header, rows_in, rows_out, starts]. `from_tensors` reads them back."""
+        """What a custom op takes: [header, rows_in, rows_out, starts], or [header, table] as it was born.
+
+        `from_tensors` reads them back.
+        """
         header = self._derived["header"]
         assert isinstance(header, Tensor)
-        return [header, self.pairs.rows_in, self.pairs.rows_out, self.pairs.starts]
+        born = self.born
+        if isinstance(born, Pairs):
+            return [header, born.rows_in, born.rows_out, born.starts]
+        return [header, born]
 
     @staticmethod
     def from_tensors(tensors: list[Tensor]) -> "KernelMap":
@@ -285,7 +356,18 @@ class KernelMap:
         if known is not None and owner.edits == edits(tensors) and _same(known.tensors()[1:], tensors[1:]):
             return known
         relation, n_in, n_out, flags = read_header(tensors)
-        kmap = KernelMap(relation, n_in, n_out, Pairs(*tensors[1:]), *flags)
+        form = (None, tensors[1]) if len(tensors) == 2 else (Pairs(*tensors[1:]), None)
+        symmetric, reads_coarse, monotone, distinct = flags
+        kmap = KernelMap(
+            relation,
+            n_in,
+            n_out,
+            *form,
+            symmetric=symmetric,
+            reads_coarse=reads_coarse,
+            monotone=monotone,
+            distinct=distinct,
+        )
         # the map has a header of its own, so there is no cycle
         tensors[0].owner = Owner(kmap, edits(tensors), keep=True)  # type: ignore[attr-defined]
         return kmap
@@ -299,16 +381,3 @@ def _same(own: Sequence[Tensor], given: Sequence[Tensor]) -> bool:
         if a is not b and not (a.dtype == b.dtype and a.is_set_to(b)):
             return False
     return True
-
-
-def _selected(pairs: Pairs, offsets: Sequence[int]) -> Pairs:
-    """The lists of some offsets, in the given order."""
-    bounds = pairs.starts.tolist()
-    lists = [slice(bounds[k], bounds[k + 1]) for k in offsets]
-    nothing = pairs.rows_in.new_zeros(0)
-    counts = pairs.starts.diff()[list(offsets)]
-    return Pairs(
-        torch.cat([nothing, *(pairs.rows_in[part] for part in lists)]),
-        torch.cat([nothing, *(pairs.rows_out[part] for part in lists)]),
-        torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
-    )

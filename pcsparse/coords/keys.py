@@ -6,11 +6,13 @@ pack(c + d)` for every coordinate in range and every |d| <= GUARD. At 5 cm the r
 1.6 km either way, and 2,047 clouds.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from pcsparse.errors import RangeError
-from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, SHIFTS
+from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS
 from pcsparse.kernels.select import backend_of
 from pcsparse.types import Triple
 
@@ -22,30 +24,73 @@ COORD_MAX: Triple = (BIAS[0] - 1 - GUARD, BIAS[1] - 1 - GUARD, BIAS[2] - 1 - GUA
 """Largest coordinate an axis that a key can hold."""
 
 
-def check_range(coords: Tensor) -> None:
-    """Raise RangeError unless every row of `coords` (n, 4) fits into a key.
+@dataclass(frozen=True)
+class Extent:
+    """Bounds of coordinates on the host: no (batch, x, y, z) is below `low` or above `high`."""
 
-    Raises:
-        RangeError: the text names the field, the values found and the values allowed.
-    """
-    if coords.shape[0]:
-        check_extent(*coords.aminmax(dim=0))
+    low: tuple[int, ...]
+    high: tuple[int, ...]
 
+    @staticmethod
+    def of(low: Tensor, high: Tensor) -> "Extent":
+        """From two tensors (4,) of integers."""
+        return Extent(tuple(low.tolist()), tuple(high.tolist()))
 
-def check_extent(low: Tensor, high: Tensor) -> None:
-    """Raise RangeError unless a key holds all coordinates from `low` to `high`, (4,) integers each.
+    def moved(
+        self, stride: Triple, first: Triple = (0, 0, 0), last: Triple = (0, 0, 0), *, coarser: bool = False
+    ) -> "Extent":
+        """Bounds of stride * these + every step; or, if `coarser`, of the cells that reach these.
 
-    Raises:
-        RangeError: as `check_range`.
-    """
-    limits = zip(("batch", "x", "y", "z"), (0, *COORD_MIN), (_BATCH_MAX, *COORD_MAX), strict=True)
-    found = zip(limits, low.tolist(), high.tolist(), strict=True)
-    for (name, smallest, largest), lowest, highest in found:
-        if lowest < smallest or highest > largest:
-            raise RangeError(
-                f"{name} of the coordinates spans {lowest} to {highest}, but a key holds {smallest} to "
-                f"{largest}; move the origin nearer, enlarge the voxels, or split the batch"
+        Args:
+            stride: (x, y, z).
+            first: the lowest step on each axis.
+            last: the highest.
+            coarser: bounds of all c with stride * c + step within these bounds.
+        """
+        scale, low, high = (1, *stride), (0, *first), (0, *last)
+        if coarser:
+            return Extent(
+                tuple(-((b - a) // s) for a, s, b in zip(self.low, scale, high, strict=True)),
+                tuple((a - b) // s for a, s, b in zip(self.high, scale, low, strict=True)),
             )
+        return Extent(
+            tuple(a * s + b for a, s, b in zip(self.low, scale, low, strict=True)),
+            tuple(a * s + b for a, s, b in zip(self.high, scale, high, strict=True)),
+        )
+
+    def within(self, lower: Triple, upper: Triple) -> bool:
+        """Whether everything within the bounds lies in the box from `lower` to `upper`, (x, y, z) each."""
+        return all(a <= b for a, b in zip(lower, self.low[1:], strict=True)) and all(
+            a <= b for a, b in zip(self.high[1:], upper, strict=True)
+        )
+
+    def clamped(self, lower: Triple, upper: Triple) -> "Extent":
+        """Of what lies in that box, too."""
+        return Extent(
+            (self.low[0], *map(max, self.low[1:], lower)), (self.high[0], *map(min, self.high[1:], upper))
+        )
+
+    @property
+    def fits(self) -> bool:
+        """Whether a key holds everything within the bounds."""
+        lowest, highest = (0, *COORD_MIN), (_BATCH_MAX, *COORD_MAX)
+        return all(a <= b for a, b in zip(lowest, self.low, strict=True)) and all(
+            a <= b for a, b in zip(self.high, highest, strict=True)
+        )
+
+    def check(self) -> None:
+        """Raise RangeError unless a key holds everything within the bounds.
+
+        Raises:
+            RangeError: the text names the field, the values found and the values allowed.
+        """
+        limits = zip(("batch", "x", "y", "z"), (0, *COORD_MIN), (_BATCH_MAX, *COORD_MAX), strict=True)
+        for (name, smallest, largest), lowest, highest in zip(limits, self.low, self.high, strict=True):
+            if lowest < smallest or highest > largest:
+                raise RangeError(
+                    f"{name} of the coordinates spans {lowest} to {highest}, but a key holds {smallest} to "
+                    f"{largest}; move the origin nearer, enlarge the voxels, or split the batch"
+                )
 
 
 def pack(coords: Tensor) -> Tensor:
@@ -63,14 +108,29 @@ def pack(coords: Tensor) -> Tensor:
     return pack_and_compare(coords)[0]
 
 
-def pack_and_compare(coords: Tensor) -> tuple[Tensor, bool]:
-    """`pack`, and whether every key is larger than the one before."""
-    if coords.dtype != torch.int32:
+def pack_and_compare(coords: Tensor) -> tuple[Tensor, Extent, bool]:
+    """`pack`, what the coordinates span, and whether every key is larger than the one before."""
+    if coords.dtype != torch.int32 and len(coords):
         # before the cast, where a large value would wrap silently
-        check_range(coords)
+        Extent.of(*torch.stack(coords.aminmax(dim=0)).cpu()).check()
     keys, low, high, ascending = backend_of(coords).pack_rows(coords.int().contiguous())
-    check_extent(low, high)
-    return keys, ascending
+    extent = Extent.of(low, high)
+    extent.check()
+    return keys, extent, ascending
+
+
+def scaled(keys: Tensor, stride: Triple) -> Tensor:
+    """Keys of stride * coordinates, which keep their order. That they are in range is not looked at.
+
+    Args:
+        keys: (n,) int64.
+        stride: (x, y, z).
+    """
+    # a longer one would leave the range, unless all coordinates are 0 there
+    steps = [min(step, 1 << max(FIELD_BITS)) for step in stride]
+    factors = torch.tensor([1 << BATCH_SHIFT, *(s << shift for s, shift in zip(steps, SHIFTS, strict=True))])
+    bias = sum(b << shift for b, shift in zip(BIAS, SHIFTS, strict=True))
+    return (unpack(keys) * factors.to(keys.device, non_blocking=True)).sum(dim=1) + bias
 
 
 def unpack(keys: Tensor) -> Tensor:

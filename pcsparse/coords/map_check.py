@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from pcsparse.checks import check_dtype, check_same_device, check_shape
+from pcsparse.coords.map_forms import Pairs
+from pcsparse.coords.table_check import check_table
 from pcsparse.errors import RangeError, ShapeError
 from pcsparse.kernels.key_layout import check_pair_count
 
@@ -21,20 +23,29 @@ _MOST_ROWS = 2**31 - 1
 
 
 def check_map(kmap: "KernelMap") -> None:
-    """Everything that the docstrings of `Pairs` and `KernelMap` say of the lists and of their flags.
+    """Everything that the docstrings of `Pairs` and `KernelMap` say of the form of a map and of its flags.
 
     Raises:
-        ShapeError: lists of other shapes, lengths or strides.
-        DtypeError: lists of other dtypes.
+        ShapeError: lists or a table of other shapes, lengths or strides.
+        DtypeError: lists or a table of other dtypes.
         DeviceError: lists on several devices.
         RangeError: offsets or rows that are not there, pairs out of order, or a flag that is not so.
     """
-    _check_form(kmap)
-    if kmap.pairs.starts.is_meta:
+    for name, n in (("n_in", kmap.n_in), ("n_out", kmap.n_out)):
+        if not 0 <= n <= _MOST_ROWS:
+            raise RangeError(f"{name} must be from 0 to {_MOST_ROWS} (int32), got {n}; split the batch")
+    if isinstance(kmap.born, Pairs):
+        _check_pairs(kmap, kmap.born)
+    else:
+        check_table(kmap, kmap.born)
+
+
+def _check_pairs(kmap: "KernelMap", pairs: Pairs) -> None:
+    _check_form(kmap, pairs)
+    if pairs.starts.is_meta:
         # shapes without values: no kernel takes them
         return
     _check_starts(kmap)
-    pairs = kmap.pairs
     _check_rows("rows_in", pairs.rows_in, "input", kmap.n_in)
     _check_rows("rows_out", pairs.rows_out, "output", kmap.n_out)
     again = "; where several inputs may meet one output, pass distinct=False" if kmap.distinct else ""
@@ -47,11 +58,7 @@ def check_map(kmap: "KernelMap") -> None:
         _check_mirror(kmap)
 
 
-def _check_form(kmap: "KernelMap") -> None:
-    for name, n in (("n_in", kmap.n_in), ("n_out", kmap.n_out)):
-        if not 0 <= n <= _MOST_ROWS:
-            raise RangeError(f"{name} must be from 0 to {_MOST_ROWS} (int32), got {n}; split the batch")
-    pairs = kmap.pairs
+def _check_form(kmap: "KernelMap", pairs: Pairs) -> None:
     lists = {"rows_in": pairs.rows_in, "rows_out": pairs.rows_out, "starts": pairs.starts}
     for name, part in lists.items():
         check_shape(name, part, (None,))

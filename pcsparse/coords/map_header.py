@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pcsparse.coords.kernel_map import KernelMap
 
 _NUMBERS = 15  # twelve of the relation, n_in, n_out, flags
+# how many tensors a map of either form travels as: that many tell the form where values are not at hand
+_WITH_TABLE, _WITH_PAIRS = 2, 4
 
 
 class Owner:
@@ -48,7 +50,7 @@ def edits(tensors: Sequence[Tensor]) -> int:
 
 
 def make_header(kmap: "KernelMap") -> Tensor:
-    """(15,) int64: what a map is beside its lists."""
+    """(15,) int64 on the host: what a map is beside its lists or its table."""
     relation = kmap.relation
     fields = (*relation.kernel_size, *relation.stride, *relation.dilation, *relation.padding)
     flags = (kmap.symmetric, kmap.reads_coarse, kmap.monotone, kmap.distinct)
@@ -59,16 +61,17 @@ def make_header(kmap: "KernelMap") -> Tensor:
 
 
 def read_header(tensors: Sequence[Tensor]) -> tuple[Relation, int, int, tuple[bool, bool, bool, bool]]:
-    """Relation, n_in, n_out, flags in the order of `KernelMap`, out of [header, rows_in, rows_out, starts].
+    """Relation, n_in, n_out, flags in the order of `KernelMap`, out of what `KernelMap.tensors` gives.
 
     Raises:
-        ShapeError: not four tensors, or the header has not 15 numbers.
+        ShapeError: neither [header, rows_in, rows_out, starts] nor [header, table], or the header has not 15
+            numbers.
         DtypeError: the header is not int64.
     """
-    if len(tensors) != 4:
+    if len(tensors) not in (_WITH_TABLE, _WITH_PAIRS):
         raise ShapeError(
-            f"a kernel map is given as [header, rows_in, rows_out, starts], got {len(tensors)} tensors; take "
-            "those of KernelMap.tensors()"
+            "a kernel map is given as [header, rows_in, rows_out, starts] or [header, table], got "
+            f"{len(tensors)} tensors; take those of KernelMap.tensors()"
         )
     check_shape("header", tensors[0], (_NUMBERS,))
     check_dtype("header", tensors[0], torch.int64)
@@ -77,3 +80,11 @@ def read_header(tensors: Sequence[Tensor]) -> tuple[Relation, int, int, tuple[bo
     n_in, n_out, bits = numbers[12:]
     flags = (bool(bits & 1), bool(bits & 2), bool(bits & 4), bool(bits & 8))
     return Relation(kernel_size, stride, dilation, padding), n_in, n_out, flags
+
+
+def volume_of(tensors: Sequence[Tensor]) -> int:
+    """Kernel offsets of the map that travels as `tensors`, by their shapes alone: they may have no values."""
+    if len(tensors) == _WITH_TABLE:
+        return tensors[1].shape[0]
+    # starts has one entry more than there are offsets
+    return tensors[3].shape[0] - 1

@@ -119,7 +119,7 @@ class _Operands:
 
         def normal(*shape: int, scale: float = 1.0) -> Tensor:
             numbers = scale * torch.randn(*shape, generator=draw)
-            return numbers.to(problem.dtype).to(kmap.pairs.starts.device)
+            return numbers.to(problem.dtype).to(kmap.device)
 
         return _Operands(
             normal(problem.n_in, problem.c_in),

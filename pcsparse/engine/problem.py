@@ -24,7 +24,8 @@ class ConvProblem:
         c_out: output channels.
         n_in: input rows.
         n_out: output rows.
-        n_pairs: pairs over all offsets.
+        n_pairs: pairs over all offsets; None for a map that was born as a table, where counting them would
+            keep the host waiting.
         symmetric: the map is a submanifold map of an odd kernel.
         distinct: no output occurs twice at an offset of the map or of its transpose.
     """
@@ -36,7 +37,7 @@ class ConvProblem:
     c_out: int
     n_in: int
     n_out: int
-    n_pairs: int
+    n_pairs: int | None
     symmetric: bool
     distinct: bool = True
 
@@ -51,6 +52,8 @@ class ConvProblem:
         kmap: KernelMap,
         bias: Tensor | None = None,
         residual: Tensor | None = None,
+        *,
+        back: bool = False,
     ) -> "ConvProblem":
         """Check the parts of a convolution against each other.
 
@@ -60,6 +63,8 @@ class ConvProblem:
             kmap: with n_in inputs and k offsets.
             bias: (c_out,) or None.
             residual: (n_out, c_out) or None.
+            back: whether the map is gone from its outputs to its inputs, as gradients do; as if `kmap` were
+                its transposed one, which need not be made for that.
 
         Raises:
             ShapeError: the parts disagree on n_in, c_in, c_out or k, or c_in or c_out is 0.
@@ -81,18 +86,19 @@ class ConvProblem:
                 )
         check_same_device(**parts)
         (k, c_in, c_out), (n_in, channels) = weight.shape, feats.shape
+        map_in, map_out = (kmap.n_out, kmap.n_in) if back else (kmap.n_in, kmap.n_out)
         if channels != c_in or c_in == 0 or c_out == 0:
             raise ShapeError(f"weight {tuple(weight.shape)} does not take feats with {channels} channels")
-        if n_in != kmap.n_in or k != kmap.volume:
+        if n_in != map_in or k != kmap.volume:
             raise ShapeError(
-                f"the kernel map has {kmap.n_in} inputs and {kmap.volume} offsets, but feats has {n_in} rows "
+                f"the kernel map has {map_in} inputs and {kmap.volume} offsets, but feats has {n_in} rows "
                 f"and weight {k} offsets; build the map from the coordinates of these features"
             )
         if bias is not None and bias.shape != (c_out,):
             raise ShapeError(f"bias must have shape ({c_out},), got {tuple(bias.shape)}")
-        if residual is not None and residual.shape != (kmap.n_out, c_out):
+        if residual is not None and residual.shape != (map_out, c_out):
             raise ShapeError(
-                f"residual must have shape {(kmap.n_out, c_out)}, that of the output, got "
+                f"residual must have shape {(map_out, c_out)}, that of the output, got "
                 f"{tuple(residual.shape)}"
             )
         return ConvProblem(
@@ -102,8 +108,8 @@ class ConvProblem:
             c_in=c_in,
             c_out=c_out,
             n_in=n_in,
-            n_out=kmap.n_out,
-            n_pairs=kmap.n_pairs,
+            n_out=map_out,
+            n_pairs=None if kmap.of_table else kmap.n_pairs,
             symmetric=kmap.symmetric,
             distinct=kmap.distinct,
         )

@@ -43,7 +43,8 @@ class Bucket:
         c_out: output channels.
         symmetric: a submanifold map of an odd kernel.
         rows: b where 2^(b - 1) <= n_out < 2^b; 0 for none.
-        pairs: b where 2^(b - 1) <= n_pairs / n_out < 2^b; 0 for fewer pairs than rows.
+        pairs: b where 2^(b - 1) <= n_pairs / n_out < 2^b; 0 for fewer pairs than rows; None where nobody
+            counted them.
     """
 
     device: str
@@ -53,7 +54,7 @@ class Bucket:
     c_out: int
     symmetric: bool
     rows: int
-    pairs: int
+    pairs: int | None
 
     @staticmethod
     def of(problem: ConvProblem) -> "Bucket":
@@ -67,7 +68,7 @@ class Bucket:
             c_out=problem.c_out,
             symmetric=problem.symmetric,
             rows=_doublings(n_out, 1),
-            pairs=_doublings(problem.n_pairs, max(n_out, 1)),
+            pairs=None if problem.n_pairs is None else _doublings(problem.n_pairs, max(n_out, 1)),
         )
 
 

@@ -13,7 +13,14 @@ from pcsparse.types import Triple
 
 
 class Backend(Protocol):
-    """Everything a device must be able to do."""
+    """Everything a device must be able to do.
+
+    Attributes:
+        TABLES: whether maps are born as tables (k, n_out) on this device, whose sizes the host knows without
+            waiting; else as lists of pairs.
+    """
+
+    TABLES: bool
 
     def pack_rows(self, coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
         """Keys of coordinates, by the layout of `kernels.key_layout`, and all that is to be checked of them.
@@ -186,6 +193,109 @@ class Backend(Protocol):
 
     def pairs_to_table(self, rows_in: Tensor, rows_out: Tensor, starts: Tensor, n_out: int) -> Tensor:
         """Kernel map as a table (k, n_out) int32: the input row, or NO_NEIGHBOUR (-1)."""
+        ...
+
+    def match_table(self, keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False) -> Tensor:
+        """What `match_keys` finds, as a table: where in `keys` each `queries[j] + deltas[k]` is.
+
+        Args:
+            keys: (n_in,) int64, ascending, unique.
+            queries: (n_out,) int64, ascending, unique.
+            deltas: (k,) int64, on the device of `keys`; see `match_keys`.
+            mirrored: as in `match_keys`.
+
+        Returns:
+            (k, n_out) int32, -1 where no key is; 2 k + 1 rows if `mirrored`.
+
+        Raises:
+            RangeError: more deltas than `key_layout.MOST_OFFSETS`, before any work.
+        """
+        ...
+
+    def partition_table(self, keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor, Tensor]:
+        """What `partition_keys` makes, with a table for its lists.
+
+        Args:
+            keys: (n,) int64, ascending, unique.
+            stride: (x, y, z), k = their product.
+            first: (x, y, z), at most 256 cells either way.
+
+        Returns:
+            coarse keys (m,) int64, ascending, unique; table (k, m) int32 of positions in `keys`, or -1.
+        """
+        ...
+
+    def reached_level(
+        self,
+        keys: Tensor,
+        size: Triple,
+        stride: Triple,
+        dilation: Triple,
+        first: Triple,
+        expand: bool = False,
+    ) -> Tensor:
+        """The level that `reached_cells` makes, without the map.
+
+        Args:
+            keys: (n,) int64, ascending, unique: the fine level, or the coarse one if `expand`.
+            size: as in `reached_cells`.
+            stride: (x, y, z).
+            dilation: (x, y, z).
+            first: as in `reached_cells`.
+            expand: as in `reached_cells`.
+
+        Returns:
+            keys (m,) int64, ascending, unique.
+        """
+        ...
+
+    def renumber_table(self, table: Tensor, order_in: Tensor | None, order_out: Tensor | None) -> Tensor:
+        """Rename the rows of a map: out[k, order_out[j]] = order_in[table[k, j]].
+
+        Args:
+            table: (k, n_out) int32, -1 where empty.
+            order_in: (n_in,) int32, the new name of each input row, or None where names stay.
+            order_out: (n_out,) int32, each row once, the new names of the outputs; or None.
+
+        Returns:
+            (k, n_out) int32, -1 where empty.
+        """
+        ...
+
+    def transpose_table(self, table: Tensor, n_in: int) -> Tensor:
+        """Swap inputs and outputs: out[k, table[k, j]] = j, -1 elsewhere.
+
+        Args:
+            table: (k, n_out) int32, -1 where empty; no input twice at an offset.
+            n_in: input rows.
+
+        Returns:
+            (k, n_in) int32.
+        """
+        ...
+
+    def table_to_pairs(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Kernel map as lists: the inverse of `pairs_to_table`.
+
+        Args:
+            table: (k, n_out) int32, -1 where empty.
+
+        Returns:
+            rows_in, rows_out (n_pairs,) int32 grouped by offset, ascending in rows_out within a group; starts
+            (k + 1,) int64.
+        """
+        ...
+
+    def mask_table_outputs(self, table: Tensor, mask: Tensor) -> Tensor:
+        """The table with -1 in the columns of outputs that are not kept.
+
+        Args:
+            table: (k, n_out) int32.
+            mask: (n_out,) bool.
+
+        Returns:
+            (k, n_out) int32.
+        """
         ...
 
     def tile_spans(self, rows_out: Tensor, starts: Tensor, n_out: int, tile: int) -> Tensor:

@@ -1,9 +1,8 @@
 """Layers that act on each row of a table alone, as the local networks of PointNet do."""
 
-import torch
 from torch import Tensor, nn
 
-from pcsparse.coords.kernel_map import KernelMap, Pairs
+from pcsparse.coords.build import identity_map
 from pcsparse.coords.relation import Relation
 from pcsparse.nn.norm import BatchNorm, BatchNormReLU
 from pcsparse.ops.conv import sparse_conv
@@ -19,10 +18,7 @@ class RowLinear(nn.Linear):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(n, in_features) -> (n, out_features)."""
-        n = rows.shape[0]
-        each = torch.arange(n, dtype=torch.int32, device=rows.device)
-        pairs = Pairs(each, each, torch.tensor([0, n], device=rows.device))
-        kmap = KernelMap(_ITSELF, n, n, pairs, symmetric=True, monotone=True, checked=True)
+        kmap = identity_map(_ITSELF, rows)
         return sparse_conv(rows, self.weight.t()[None], kmap, bias=self.bias)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pcsparse.checks import check_shape
 from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.coords.map_header import volume_of
 from pcsparse.engine.dataflow import Epilogue
 from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
@@ -76,7 +77,7 @@ def _grad_feats(
 ) -> Tensor:
     choice = Plan.decode(plan).grad_feats
     kmap = KernelMap.from_tensors(list(kernel_map))
-    check_choice(choice, ConvProblem.of(grad_out, weight.transpose(1, 2), kmap.transposed()))
+    check_choice(choice, ConvProblem.of(grad_out, weight.transpose(1, 2), kmap, back=True))
     _check_rows("n_in", n_in, kmap, kmap.n_in)
     return DATAFLOWS[choice.dataflow].grad_feats(grad_out.contiguous(), weight, kmap, choice.config)
 
@@ -108,8 +109,7 @@ def _grad_weight(feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], 
 
 @_grad_weight.register_fake
 def _grad_weight_fake(feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], plan: str) -> Tensor:
-    # starts has one entry more than there are offsets
-    return feats.new_empty(kernel_map[3].shape[0] - 1, feats.shape[1], grad_out.shape[1])
+    return feats.new_empty(volume_of(kernel_map), feats.shape[1], grad_out.shape[1])
 
 
 _grad_weight.refuse_autograd()

@@ -15,6 +15,7 @@ from torch import Tensor
 from pcsparse.checks import check_shape
 from pcsparse.coords.kept_outputs import kept_outputs
 from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.coords.map_header import volume_of
 from pcsparse.engine.dataflow import Epilogue, Passing
 from pcsparse.engine.plan import DATAFLOWS, Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
@@ -78,7 +79,7 @@ def _grad_feats(
 ) -> Tensor:
     choice = Plan.decode(plan).grad_feats
     kept = _kept(kernel_map, mask)
-    check_choice(choice, ConvProblem.of(grad_out, weight.transpose(1, 2), kept.transposed()))
+    check_choice(choice, ConvProblem.of(grad_out, weight.transpose(1, 2), kept, back=True))
     grad = DATAFLOWS[choice.dataflow].grad_feats(grad_out.contiguous(), weight, kept, choice.config)
     passed = grad_out if scale is None else (grad_out * scale).to(grad_out.dtype)
     return grad.add_(passed.masked_fill(mask[:, None], 0))
@@ -120,8 +121,7 @@ def _grad_weight(
 def _grad_weight_fake(
     feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], mask: Tensor, plan: str
 ) -> Tensor:
-    # starts has one entry more than there are offsets
-    return feats.new_empty(kernel_map[3].shape[0] - 1, feats.shape[1], grad_out.shape[1])
+    return feats.new_empty(volume_of(kernel_map), feats.shape[1], grad_out.shape[1])
 
 
 _grad_weight.refuse_autograd()

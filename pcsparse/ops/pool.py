@@ -20,8 +20,7 @@ def _by_output(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> tuple
     _check("feats", feats, kmap.n_in)
     if n_out != kmap.n_out:
         raise ShapeError(f"n_out={n_out}, but this kernel map has {kmap.n_out} outputs; give that number")
-    order, starts = kmap.by_output()
-    return kmap.pairs.rows_in[order.long()].contiguous(), starts
+    return kmap.inputs_by_output()
 
 
 def _by_input(grad_out: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> tuple[Tensor, Tensor]:
@@ -29,8 +28,7 @@ def _by_input(grad_out: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> tupl
     _check("grad_out", grad_out, kmap.n_out)
     if n_in != kmap.n_in:
         raise ShapeError(f"n_in={n_in}, but this kernel map has {kmap.n_in} inputs; give that number")
-    order, starts = kmap.by_input()
-    return kmap.pairs.rows_out[order.long()].contiguous(), starts
+    return kmap.outputs_by_input()
 
 
 def _check(name: str, values: Tensor, rows: int) -> None:

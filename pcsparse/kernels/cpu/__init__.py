@@ -39,7 +39,16 @@ from pcsparse.kernels.cpu.segment import segment_max as segment_max
 from pcsparse.kernels.cpu.segment import segment_max_grad as segment_max_grad
 from pcsparse.kernels.cpu.segment import segment_sum as segment_sum
 from pcsparse.kernels.cpu.segment import segment_weighted_sum as segment_weighted_sum
+from pcsparse.kernels.cpu.tables import mask_table_outputs as mask_table_outputs
+from pcsparse.kernels.cpu.tables import match_table as match_table
+from pcsparse.kernels.cpu.tables import partition_table as partition_table
+from pcsparse.kernels.cpu.tables import reached_level as reached_level
+from pcsparse.kernels.cpu.tables import renumber_table as renumber_table
+from pcsparse.kernels.cpu.tables import table_to_pairs as table_to_pairs
+from pcsparse.kernels.cpu.tables import transpose_table as transpose_table
 from pcsparse.kernels.cpu.two_four import two_four_matvec as two_four_matvec
 from pcsparse.kernels.cpu.weight_gradient import (
     output_stationary_grad_weight as output_stationary_grad_weight,
 )
+
+TABLES = False

@@ -12,3 +12,5 @@ from pcsparse.kernels.gpu.keys import pack_rows as pack_rows
 from pcsparse.kernels.gpu.keys import unpack_keys as unpack_keys
 from pcsparse.kernels.gpu.weight_gradient import grad_weight_layout as grad_weight_layout
 from pcsparse.kernels.gpu.weight_gradient import implicit_gemm_grad_weight as implicit_gemm_grad_weight
+
+TABLES = True

@@ -43,6 +43,15 @@ from pcsparse.kernels.reference.segment import segment_max as segment_max
 from pcsparse.kernels.reference.segment import segment_max_grad as segment_max_grad
 from pcsparse.kernels.reference.segment import segment_sum as segment_sum
 from pcsparse.kernels.reference.segment import segment_weighted_sum as segment_weighted_sum
+from pcsparse.kernels.reference.tables import mask_table_outputs as mask_table_outputs
+from pcsparse.kernels.reference.tables import match_table as match_table
+from pcsparse.kernels.reference.tables import partition_table as partition_table
+from pcsparse.kernels.reference.tables import reached_level as reached_level
+from pcsparse.kernels.reference.tables import renumber_table as renumber_table
+from pcsparse.kernels.reference.tables import table_to_pairs as table_to_pairs
+from pcsparse.kernels.reference.tables import transpose_table as transpose_table
 from pcsparse.kernels.reference.two_four import two_four_matvec as two_four_matvec
 from pcsparse.kernels.reference.weight_gradient import grad_weight_layout as grad_weight_layout
 from pcsparse.kernels.reference.weight_gradient import implicit_gemm_grad_weight as implicit_gemm_grad_weight
+
+TABLES = False

@@ -1,0 +1,51 @@
+"""Maps as tables, by way of lists: a CPU makes and reads lists. Contract: `kernels.protocol.Backend`."""
+
+import torch
+from torch import Tensor
+
+from pcsparse.kernels.cpu.levels import partition_keys, reached_cells
+from pcsparse.kernels.cpu.match import match_keys
+from pcsparse.kernels.cpu.rows import pairs_to_table
+from pcsparse.types import Triple
+
+
+def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False) -> Tensor:
+    return pairs_to_table(*match_keys(keys, queries, deltas, mirrored), queries.numel())
+
+
+def partition_table(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor, Tensor]:
+    coarse, rows_in, rows_out, starts = partition_keys(keys, stride, first)
+    return coarse, pairs_to_table(rows_in, rows_out, starts, coarse.numel())
+
+
+def reached_level(
+    keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple, expand: bool = False
+) -> Tensor:
+    return reached_cells(keys, size, stride, dilation, first, expand)[0]
+
+
+def renumber_table(table: Tensor, order_in: Tensor | None, order_out: Tensor | None) -> Tensor:
+    if order_in is not None:
+        # one more name, for what is not there: index -1 is the last
+        named = torch.cat([order_in, order_in.new_full((1,), -1)])[table.long()]
+    else:
+        named = table.clone()
+    return named if order_out is None else torch.empty_like(named).index_copy_(1, order_out.long(), named)
+
+
+def transpose_table(table: Tensor, n_in: int) -> Tensor:
+    # a column more takes what is not there
+    out = table.new_full((table.shape[0], n_in + 1), -1)
+    places = torch.where(table < 0, n_in, table).long()
+    out.scatter_(1, places, torch.arange(table.shape[1], dtype=torch.int32).expand_as(table))
+    return out[:, :n_in].contiguous()
+
+
+def table_to_pairs(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    there = table >= 0
+    starts = torch.nn.functional.pad(there.sum(dim=1).cumsum(0), (1, 0))
+    return table[there], torch.nonzero(there)[:, 1].int(), starts
+
+
+def mask_table_outputs(table: Tensor, mask: Tensor) -> Tensor:
+    return table.masked_fill(~mask, -1)

@@ -1,0 +1,65 @@
+"""Twins of the kernels of maps as tables."""
+
+import torch
+from torch import Tensor
+
+from pcsparse.kernels.key_layout import check_offset_count
+from pcsparse.kernels.reference.levels import partition_keys, reached_cells
+from pcsparse.kernels.reference.rows import pairs_to_table
+from pcsparse.types import Triple
+
+
+def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False) -> Tensor:
+    check_offset_count(deltas.numel())
+    table = torch.full((len(deltas), len(queries)), -1, dtype=torch.int32, device=keys.device)
+    for k, delta in enumerate(deltas.tolist()):
+        wanted = queries + delta
+        found = torch.searchsorted(keys, wanted)
+        hit = torch.zeros_like(found, dtype=torch.bool)
+        inside = found < len(keys)
+        hit[inside] = keys[found[inside]] == wanted[inside]
+        table[k, hit] = found[hit].int()
+    if mirrored:
+        same = torch.arange(len(keys), dtype=torch.int32, device=keys.device)
+        return torch.cat([table, same[None], transpose_table(table, len(keys)).flip(0)])
+    return table
+
+
+def partition_table(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor, Tensor]:
+    coarse, rows_in, rows_out, starts = partition_keys(keys, stride, first)
+    return coarse, pairs_to_table(rows_in, rows_out, starts, len(coarse))
+
+
+def reached_level(
+    keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple, expand: bool = False
+) -> Tensor:
+    return reached_cells(keys, size, stride, dilation, first, expand)[0]
+
+
+def renumber_table(table: Tensor, order_in: Tensor | None, order_out: Tensor | None) -> Tensor:
+    named = table.clone()
+    if order_in is not None:
+        there = table >= 0
+        named[there] = order_in[table[there].long()]
+    if order_out is None:
+        return named
+    out = torch.empty_like(named)
+    out[:, order_out.long()] = named
+    return out
+
+
+def transpose_table(table: Tensor, n_in: int) -> Tensor:
+    out = table.new_full((len(table), n_in), -1)
+    offset, output = torch.nonzero(table >= 0).unbind(dim=1)
+    out[offset, table[offset, output].long()] = output.int()
+    return out
+
+
+def table_to_pairs(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    offset, output = torch.nonzero(table >= 0).unbind(dim=1)
+    starts = torch.cat([offset.new_zeros(1), torch.bincount(offset, minlength=len(table)).cumsum(0)])
+    return table[offset, output], output.int(), starts
+
+
+def mask_table_outputs(table: Tensor, mask: Tensor) -> Tensor:
+    return table.masked_fill(~mask, -1)

@@ -1,0 +1,222 @@
+"""Maps as tables: twins against Python and against the kernels of lists, backends against twins."""
+
+import itertools
+
+import pytest
+import torch
+
+from pcsparse.kernels import reference
+from pcsparse.kernels.select import backend_of
+
+N_IN, N_OUT = 50, 37
+SIZES = {"none": (0, 5), "no-outputs": (3, 0), "one": (1, 1), "some": (4, N_OUT)}
+
+
+def _table(rng, k: int, n_out: int, n_in: int = N_IN) -> torch.Tensor:
+    """Inputs at random, none twice at an offset; a third of the places empty."""
+    rows = [torch.randperm(n_in, generator=rng)[:n_out] for _ in range(k)]
+    table = torch.stack(rows).int() if k else torch.zeros(0, n_out, dtype=torch.int32)
+    return table.masked_fill(torch.rand(k, n_out, generator=rng) < 0.3, -1)
+
+
+def _keys(rng, n: int, spread: int = 200) -> torch.Tensor:
+    return torch.unique(torch.randint(spread, (n,), generator=rng)) if n else torch.zeros(0, dtype=torch.long)
+
+
+@pytest.fixture(params=SIZES.values(), ids=SIZES.keys())
+def table(request, rng) -> torch.Tensor:
+    return _table(rng, *request.param)
+
+
+MATCHES = {
+    "empty": (0, 9, [1, 2]), "no-queries": (9, 0, [0]), "no-deltas": (9, 9, []),
+    "some": (90, 80, [-3, 0, 1, 2]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("n", "m", "deltas"), MATCHES.values(), ids=MATCHES.keys())
+def test_twin_of_match_table(rng, n, m, deltas):
+    keys, queries = _keys(rng, n), _keys(rng, m)
+    found = reference.match_table(keys, queries, torch.tensor(deltas, dtype=torch.int64))
+
+    place = {key: i for i, key in enumerate(keys.tolist())}
+    assert found.tolist() == [[place.get(q + d, -1) for q in queries.tolist()] for d in deltas]
+    assert found.shape == (len(deltas), len(queries))
+
+
+def test_twin_of_match_table_mirrors_half_a_kernel(rng):
+    keys = _keys(rng, 90)
+    whole = reference.match_table(keys, keys, torch.tensor([-5, -1, 0, 1, 5]))
+    assert torch.equal(reference.match_table(keys, keys, torch.tensor([-5, -1]), True), whole)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(("n", "m", "deltas"), MATCHES.values(), ids=MATCHES.keys())
+def test_match_table_matches_twin(device, rng, n, m, deltas, mirrored):
+    keys = _keys(rng, n).to(device)
+    queries = keys if mirrored else _keys(rng, m).to(device)
+    deltas = torch.tensor(sorted(-abs(d) for d in deltas) if mirrored else deltas, dtype=torch.int64)
+    deltas = deltas[deltas != 0].to(device) if mirrored else deltas.to(device)
+    actual = backend_of(keys).match_table(keys, queries, deltas, mirrored)
+
+    assert actual.dtype == torch.int32
+    assert torch.equal(actual, reference.match_table(keys, queries, deltas, mirrored))
+
+
+def _packed(rng, n: int) -> torch.Tensor:
+    coords = torch.randint(-9, 9, (n, 4), generator=rng, dtype=torch.int32)
+    coords[:, 0] = coords[:, 0] % 2
+    return torch.unique(reference.pack_rows(coords)[0])
+
+
+LEVELS = {"unit": ((1, 1, 1), (0, 0, 0)), "pairs": ((2, 2, 2), (0, 0, 0)), "moved": ((3, 1, 2), (-4, 1, 3))}
+
+
+@pytest.mark.parametrize("n", [0, 1, 300])
+@pytest.mark.parametrize(("stride", "first"), LEVELS.values(), ids=LEVELS.keys())
+def test_twin_of_partition_table(rng, n, stride, first):
+    keys = _packed(rng, n)
+    coarse, table = reference.partition_table(keys, stride, first)
+
+    cells: dict[tuple, dict[int, int]] = {}
+    offsets = list(itertools.product(*map(range, stride)))
+    for row, (batch, *place) in enumerate(reference.unpack_keys(keys).tolist()):
+        moved = [(p - f) for p, f in zip(place, first, strict=True)]
+        cell = (batch, *(m // s for m, s in zip(moved, stride, strict=True)))
+        inside = tuple(m % s for m, s in zip(moved, stride, strict=True))
+        cells.setdefault(cell, {})[offsets.index(inside)] = row
+    assert [tuple(cell) for cell in reference.unpack_keys(coarse).tolist()] == sorted(cells)
+    wanted = [[cells[cell].get(k, -1) for cell in sorted(cells)] for k in range(len(offsets))]
+    assert table.tolist() == wanted
+
+
+@pytest.mark.parametrize("n", [0, 1, 300])
+@pytest.mark.parametrize(("stride", "first"), LEVELS.values(), ids=LEVELS.keys())
+def test_partition_table_matches_twin(device, rng, n, stride, first):
+    keys = _packed(rng, n).to(device)
+    expected = reference.partition_table(keys, stride, first)
+    actual = backend_of(keys).partition_table(keys, stride, first)
+
+    for got, want in zip(actual, expected, strict=True):
+        assert got.dtype == want.dtype
+        assert torch.equal(got, want)
+
+
+KERNELS = {
+    "cube": ((3, 3, 3), (2, 2, 2), (1, 1, 1), (-1, -1, -1)),
+    "flat": ((2, 1, 3), (1, 1, 2), (2, 1, 1), (0, 0, -3)),
+}
+
+
+@pytest.mark.parametrize("expand", [False, True])
+@pytest.mark.parametrize("n", [0, 1, 120])
+@pytest.mark.parametrize("geometry", KERNELS.values(), ids=KERNELS.keys())
+def test_twin_of_reached_level(rng, n, geometry, expand):
+    keys = _packed(rng, n)
+    size, stride, dilation, first = geometry
+    steps = [
+        [f + d * o for f, d, o in zip(first, dilation, offset, strict=True)]
+        for offset in itertools.product(*map(range, size))
+    ]
+    wanted = set()
+    for (batch, *place), step in itertools.product(reference.unpack_keys(keys).tolist(), steps):
+        if expand:
+            wanted.add((batch, *(p * s + t for p, s, t in zip(place, stride, step, strict=True))))
+        elif all((p - t) % s == 0 for p, s, t in zip(place, stride, step, strict=True)):
+            wanted.add((batch, *((p - t) // s for p, s, t in zip(place, stride, step, strict=True))))
+    found = reference.unpack_keys(reference.reached_level(keys, *geometry, expand))
+    assert [tuple(cell) for cell in found.tolist()] == sorted(wanted)
+
+
+@pytest.mark.parametrize("expand", [False, True])
+@pytest.mark.parametrize("n", [0, 1, 120])
+@pytest.mark.parametrize("geometry", KERNELS.values(), ids=KERNELS.keys())
+def test_reached_level_matches_twin(device, rng, n, geometry, expand):
+    keys = _packed(rng, n).to(device)
+    actual = backend_of(keys).reached_level(keys, *geometry, expand)
+
+    assert torch.equal(actual, reference.reached_level(keys, *geometry, expand))
+
+
+def _orders(rng, n_out: int) -> dict[str, tuple]:
+    order_in, order_out = (torch.randperm(n, generator=rng).int() for n in (N_IN, n_out))
+    return {
+        "both": (order_in, order_out),
+        "in": (order_in, None),
+        "out": (None, order_out),
+        "no": (None, None),
+    }
+
+
+@pytest.mark.parametrize("which", ["both", "in", "out", "no"])
+def test_twin_of_renumber_table(table, rng, which):
+    order_in, order_out = _orders(rng, table.shape[1])[which]
+    out = reference.renumber_table(table, order_in, order_out)
+
+    assert out.shape == table.shape
+    for k, j in itertools.product(range(len(table)), range(table.shape[1])):
+        row = int(table[k, j])
+        named = row if row < 0 or order_in is None else int(order_in[row])
+        assert out[k, j if order_out is None else int(order_out[j])] == named
+
+
+@pytest.mark.parametrize("which", ["both", "in", "out", "no"])
+def test_renumber_table_matches_twin(device, table, rng, which):
+    orders = [None if o is None else o.to(device) for o in _orders(rng, table.shape[1])[which]]
+    table = table.to(device)
+    actual = backend_of(table).renumber_table(table, *orders)
+
+    assert actual.dtype == torch.int32
+    assert torch.equal(actual, reference.renumber_table(table, *orders))
+
+
+def test_twin_of_transpose_table(table):
+    out = reference.transpose_table(table, N_IN)
+
+    assert out.shape == (len(table), N_IN)
+    for k in range(len(table)):
+        assert out[k].tolist() == [
+            table[k].tolist().index(i) if i in table[k].tolist() else -1 for i in range(N_IN)
+        ]
+
+
+def test_transpose_table_matches_twin(device, table):
+    table = table.to(device)
+    actual = backend_of(table).transpose_table(table, N_IN)
+
+    assert actual.dtype == torch.int32
+    assert actual.is_contiguous()
+    assert torch.equal(actual, reference.transpose_table(table, N_IN))
+
+
+def test_twin_of_table_to_pairs(table):
+    rows_in, rows_out, starts = reference.table_to_pairs(table)
+
+    listed = [[(int(i), j) for j, i in enumerate(row) if i >= 0] for row in table]
+    assert list(zip(rows_in.tolist(), rows_out.tolist(), strict=True)) == [p for row in listed for p in row]
+    assert starts.tolist() == [0, *itertools.accumulate(map(len, listed))]
+
+
+def test_table_to_pairs_matches_twin(device, table):
+    table = table.to(device)
+    actual, expected = backend_of(table).table_to_pairs(table), reference.table_to_pairs(table)
+
+    for got, want in zip(actual, expected, strict=True):
+        assert got.dtype == want.dtype
+        assert torch.equal(got, want)
+
+
+def test_twin_of_mask_table_outputs(table):
+    mask = torch.arange(table.shape[1]) % 3 != 1
+    out = reference.mask_table_outputs(table, mask)
+
+    for row, masked in zip(table.tolist(), out.tolist(), strict=True):
+        assert masked == [i if keep else -1 for i, keep in zip(row, mask.tolist(), strict=True)]
+
+
+def test_mask_table_outputs_matches_twin(device, table):
+    table = table.to(device)
+    mask = torch.arange(table.shape[1], device=device) % 3 != 1
+    actual = backend_of(table).mask_table_outputs(table, mask)
+
+    assert torch.equal(actual, reference.mask_table_outputs(table, mask))
