@@ -7,46 +7,23 @@ Coordinate sets are numbered in the order in which they were first seen. So the 
 through one network have equal keys, and a compiled graph that found its maps in one finds them in the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from pcsparse.coords.build import Level, build_kernel_map, expanded_level, identity_map, strided_level
+from pcsparse.coords.cache_plan import EXPANDED, CachePlan, Token
+from pcsparse.coords.cache_plan import LevelKey as LevelKey
+from pcsparse.coords.cache_plan import MapKey as MapKey
 from pcsparse.coords.corner_map import CUBE, CornerMap, build_corner_map
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys
 from pcsparse.types import Triple
 
-Token = int
-"""Number of a coordinate set within one cache."""
-
-
-@dataclass(frozen=True)
-class MapKey:
-    """Every field that shapes a map."""
-
-    fine: Token
-    coarse: Token
-    relation: Relation
-    offsets: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
-class LevelKey:
-    """Every field that shapes the coordinates of a derived level."""
-
-    source: Token
-    relation: Relation
-    coverage: str
-    box: tuple[Triple, Triple] | None = None
-
-
 _EDITED = -1
-# a coverage of its own, of levels that a transposed convolution makes
-_EXPANDED = "expanded"
 
 
 def _version(coords: Tensor) -> int:
@@ -81,6 +58,10 @@ class CoordCache:
         """Number of maps."""
         return len(self._maps)
 
+    def set(self, token: Token) -> Tensor:
+        """The coordinates (n, 4) int32 of a number, as the keys of maps name them."""
+        return self._sets[token][0]
+
     def maps(self) -> dict[MapKey, KernelMap]:
         """A copy of the table of maps, to look at."""
         return dict(self._maps)
@@ -97,21 +78,37 @@ class CoordCache:
 
     def rebuilt(self) -> "CoordCache":
         """All levels and maps of this cache, built anew from the coordinates that were given; to time it."""
-        new = CoordCache()
-        sets = {token: coords for token, (coords, _) in enumerate(self._sets)}
-        for level, coords in self._levels.items():
-            source = sets[level.source]
-            if level.coverage == _EXPANDED:
-                made = new.expanded(source, level.relation)
-            else:
-                made = new.coarser(source, level.relation, level.coverage, level.box)
-            sets[self._token(coords)] = made
-        for key in self._maps:
-            # what a wider map gave is in it already: wider ones were built before
-            new.kernel_map(sets[key.fine], sets[key.coarse], key.relation, key.offsets, searched=key.offsets)
-        for fine, coarse, ratio in self._corners:
-            new.corner_map(sets[fine], sets[coarse], ratio)
+        new, plan = CoordCache(), self.plan()
+        plan.fill(new, {token: coords for token, (coords, _) in enumerate(self._sets)})
         return new
+
+    def plan(self) -> "CachePlan":
+        """What was asked of this cache, to ask it of others."""
+        return CachePlan(
+            levels=tuple((key, self._token(coords)) for key, coords in self._levels.items()),
+            maps=tuple(self._maps),
+            corners=tuple(self._corners),
+            n_sets=len(self._sets),
+        )
+
+    @staticmethod
+    def standing_in(
+        plan: CachePlan, sets: Sequence[Tensor], maps: Mapping[MapKey, KernelMap]
+    ) -> "CoordCache":
+        """A cache that answers as those of a plan do, with other coordinates and maps.
+
+        Args:
+            plan: without corners.
+            sets: coordinates (n, 4) int32 of every number; nobody needs to be able to read them.
+            maps: of every key of the plan.
+        """
+        cache = CoordCache(_maps={key: maps[key] for key in plan.maps})
+        cache._sets = [(coords, _version(coords)) for coords in sets]
+        for key, token in plan.levels:
+            cache._levels[key] = sets[token]
+            if key.coverage != EXPANDED:
+                cache._finer[token, key.relation] = sets[key.source]
+        return cache
 
     def _token(self, coords: Tensor) -> Token:
         tracing = torch.compiler.is_compiling()
@@ -256,7 +253,7 @@ class CoordCache:
 
     def expanded(self, coarse: Tensor, relation: Relation) -> Tensor:
         """Coordinates that a generative transposed convolution of `coarse` writes."""
-        key = LevelKey(self._token(coarse), relation, _EXPANDED)
+        key = LevelKey(self._token(coarse), relation, EXPANDED)
         if key not in self._levels:
             with _kept():
                 level = expanded_level(self.sorted_keys(coarse), relation)

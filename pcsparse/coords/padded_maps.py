@@ -1,0 +1,86 @@
+"""Maps of a fixed size, into which the maps of one cloud after another are copied."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.cache_plan import CachePlan, MapKey, Token
+from pcsparse.coords.kernel_map import NO_NEIGHBOUR, KernelMap
+from pcsparse.errors import UnsupportedError
+
+
+class PaddedMaps:
+    """Tables of the maps of a plan, with room for larger clouds than one; rows beyond a cloud have no pairs.
+
+    Their memory stays where it is, so that launches that were recorded once read the maps of every cloud.
+
+    Args:
+        plan: what a network asks of a cache.
+        cache: filled by the plan, as an example of the maps.
+        rooms: rows that each coordinate set has room for, by its number.
+
+    Raises:
+        UnsupportedError: the plan has maps that are no tables.
+    """
+
+    def __init__(self, plan: CachePlan, cache: CoordCache, rooms: Sequence[int]) -> None:
+        self.plan, self.rooms = plan, tuple(rooms)
+        self._examples = cache.maps()
+        if plan.corners or not all(kmap.of_table for kmap in self._examples.values()):
+            raise UnsupportedError(
+                "only maps that were made as tables can be padded, as convolutions on a GPU make them; this "
+                "network asks for others, too"
+            )
+        self._tables = {key: self._room_for(key, kmap) for key, kmap in self._examples.items()}
+
+    def _room_for(self, key: MapKey, kmap: KernelMap) -> Tensor:
+        n_out = self.rooms[key.coarse]
+        if _is_identity(kmap):
+            return torch.arange(n_out, dtype=torch.int32, device=kmap.device)[None]
+        return torch.full((kmap.volume, n_out), NO_NEIGHBOUR, dtype=torch.int32, device=kmap.device)
+
+    def fits(self, sets: Mapping[Token, Tensor]) -> bool:
+        """Whether there is room for these coordinate sets, by number."""
+        return all(coords.shape[0] <= self.rooms[token] for token, coords in sets.items())
+
+    def load(self, cache: CoordCache, sets: Mapping[Token, Tensor]) -> None:
+        """Copy the maps of a cloud.
+
+        Args:
+            cache: filled by the plan.
+            sets: the coordinates of every number, as `CachePlan.fill` returns them.
+        """
+        for key, table in self._tables.items():
+            if _is_identity(self._examples[key]):
+                continue
+            kmap = cache.kernel_map(sets[key.fine], sets[key.coarse], key.relation, key.offsets)
+            table[:, : kmap.n_out].copy_(kmap.table)
+            # what is left of a larger cloud would only cost time: no row of this one reads it
+            table[:, kmap.n_out :].fill_(NO_NEIGHBOUR)
+
+    def cache(self) -> CoordCache:
+        """A cache of the padded maps, with nothing derived from them yet.
+
+        Its coordinates are on the "meta" device, so that a layer that reads them fails instead of reading
+        those of another cloud.
+        """
+        maps = {}
+        for key, table in self._tables.items():
+            maps[key] = KernelMap(
+                key.relation,
+                self.rooms[key.fine],
+                self.rooms[key.coarse],
+                table=table,
+                symmetric=self._examples[key].symmetric,
+                reads_coarse=self._examples[key].reads_coarse,
+                monotone=self._examples[key].monotone,
+                checked=True,
+            )
+        sets = [torch.empty(rows, 4, dtype=torch.int32, device="meta") for rows in self.rooms]
+        return CoordCache.standing_in(self.plan, sets, maps)
+
+
+def _is_identity(kmap: KernelMap) -> bool:
+    return kmap.symmetric and kmap.volume == 1

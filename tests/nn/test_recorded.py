@@ -1,0 +1,111 @@
+"""A network recorded once and replayed for other clouds; without a GPU, a replay runs it again."""
+
+import pytest
+import torch
+from torch import nn
+
+from pcsparse.errors import DeviceError, DtypeError, RangeError, ShapeError, UnsupportedError
+from pcsparse.kernels import cpu
+from pcsparse.models.minkunet import MinkUNet, MinkUNetSpec
+from pcsparse.nn import RecordedForward, SparseConv3d, SubmanifoldConv3d, ToBEV, fuse, recorded
+from pcsparse.sparse_tensor import SparseTensor
+from tests.clouds import lidar_like
+
+
+def _cloud(n, seed, channels=4, device=None):
+    coords = lidar_like(n, seed=seed)
+    feats = torch.randn(len(coords), channels, generator=torch.Generator().manual_seed(seed))
+    return SparseTensor(feats.to(device), coords.to(device), batch_size=1)
+
+
+@pytest.fixture
+def recordings(device, monkeypatch):
+    """How often something was recorded. On a CPU a replay runs the network again, into the same memory."""
+    counted = []
+    if device.type == "cuda":
+        real = recorded.record
+        monkeypatch.setattr(recorded, "record", lambda run: counted.append(1) or real(run))
+        return counted
+
+    def record(run):
+        out = run()
+        counted.append(1)
+        return out, lambda: out.feats.copy_(run().feats)
+
+    monkeypatch.setattr(cpu, "TABLES", True)
+    monkeypatch.setattr(recorded, "_check_device", lambda x: None)
+    monkeypatch.setattr(recorded, "record", record)
+    return counted
+
+
+def _network(device):
+    torch.manual_seed(3)
+    return fuse(MinkUNet(MinkUNetSpec.minkunet18(4, 5, 0.125))).to(device)
+
+
+@torch.no_grad()
+def test_replays_are_the_network(device, recordings):
+    model = _network(device)
+    forward = RecordedForward(model, _cloud(600, 1, device=device))
+
+    for seed, n in ((1, 600), (2, 500), (3, 80), (4, 600)):
+        x = _cloud(n, seed, device=device)
+        out = forward(x)
+        expected = model(_cloud(n, seed, device=device))
+        torch.testing.assert_close(out.feats, expected.feats, rtol=1e-5, atol=1e-5)
+        assert torch.equal(out.coords, expected.coords)
+        assert (out.stride, out.batch_size) == (expected.stride, 1)
+    assert len(recordings) == 1
+
+
+@torch.no_grad()
+def test_an_output_stays_when_the_next_cloud_is_replayed(device, recordings):
+    forward = RecordedForward(_network(device), _cloud(300, 1, device=device))
+    out = forward(_cloud(300, 1, device=device)).feats
+    before = out.clone()
+    forward(_cloud(300, 2, device=device))
+    assert torch.equal(out, before)
+
+
+@torch.no_grad()
+def test_a_larger_cloud_is_recorded_anew(device, recordings):
+    model = _network(device)
+    forward = RecordedForward(model, _cloud(100, 1, device=device), room=1.0)
+    x = _cloud(900, 2, device=device)
+    torch.testing.assert_close(forward(x).feats, model(x).feats, rtol=1e-5, atol=1e-5)
+    assert len(recordings) == 2
+
+
+@torch.no_grad()
+def test_an_output_at_a_coarser_level(device, recordings):
+    model = nn.Sequential(SubmanifoldConv3d(4, 3), SparseConv3d(3, 6, 3, 2)).to(device).eval()
+    forward = RecordedForward(model, _cloud(300, 1, device=device))
+    x = _cloud(250, 2, device=device)
+    out, expected = forward(x), model(x)
+    torch.testing.assert_close(out.feats, expected.feats, rtol=1e-5, atol=1e-5)
+    assert out.coords is expected.coords
+    assert out.stride == (2, 2, 2)
+
+
+def test_what_reads_coordinates_is_refused(device, recordings):
+    bev = nn.Sequential(SubmanifoldConv3d(4, 3), ToBEV((-32, -32, -8), (64, 64, 64))).to(device).eval()
+    with pytest.raises(UnsupportedError, match="reads the coordinates"):
+        RecordedForward(bev, _cloud(60, 1, device=device))
+
+
+def test_what_is_not_like_the_example_is_refused(device, recordings):
+    model, x = _network(device), _cloud(60, 1, device=device)
+    with pytest.raises(UnsupportedError, match=r"model\.eval"):
+        RecordedForward(SubmanifoldConv3d(4, 3).to(device), x)
+    with pytest.raises(RangeError, match=r"0\.5"):
+        RecordedForward(model, x, room=0.5)
+    forward = RecordedForward(model, x)
+    with pytest.raises(ShapeError, match=r"\(4, \(1, 1, 1\), 1\), got \(3, "):
+        forward(_cloud(60, 1, 3, device=device))
+    with pytest.raises(DtypeError, match="float16"):
+        forward(x.half())
+
+
+def test_a_cpu_has_no_graphs():
+    with pytest.raises(DeviceError, match="CUDA"):
+        RecordedForward(_network(None), _cloud(60, 1))
