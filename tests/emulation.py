@@ -13,21 +13,6 @@ from pcsparse.kernels import select
 
 # kernels of the contract that kernels.gpu has not yet, by whoever brings them: one name a line
 NOT_YET = {
-    # keys, levels, search
-    "key_extent",
-    "sort_keys",
-    "unique_keys",
-    "partition_keys",
-    "reached_cells",
-    "match_keys",
-    "match_table",
-    "partition_table",
-    "reached_level",
-    "renumber_table",
-    "transpose_table",
-    "table_to_pairs",
-    "mask_table_outputs",
-    #
     # regrouping of rows
     "renumber_pairs",
     "keep_outputs",

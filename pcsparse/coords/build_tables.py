@@ -23,7 +23,6 @@ def search(
     fine: SortedKeys, coarse: SortedKeys, relation: Relation, deltas: Tensor, *, mirrored: bool
 ) -> KernelMap:
     """The map of the offsets whose `deltas` are given; see `Backend.match_table` for `mirrored`."""
-    deltas = deltas.to(fine.keys.device, non_blocking=True)
     table = backend_of(fine.keys).match_table(fine.keys, coarse.scaled(relation.stride), deltas, mirrored)
     return _renumbered(table, fine, coarse, relation, symmetric=mirrored)
 

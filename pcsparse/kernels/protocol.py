@@ -201,7 +201,7 @@ class Backend(Protocol):
         Args:
             keys: (n_in,) int64, ascending, unique.
             queries: (n_out,) int64, ascending, unique.
-            deltas: (k,) int64, on the device of `keys`; see `match_keys`.
+            deltas: (k,) int64, see `match_keys`; best on the host, which reads them.
             mirrored: as in `match_keys`.
 
         Returns:

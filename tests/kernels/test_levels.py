@@ -72,8 +72,20 @@ def test_twin_of_partition_keys(name, stride, first):
     assert starts[-1] == len(split)
 
 
-@pytest.mark.parametrize(("stride", "first"), PARTITIONS.values(), ids=PARTITIONS.keys())
-@pytest.mark.parametrize("name", COORDS)
+def _case(name: str, kernel: str, *values, emulated: str):
+    """A case that is emulated if the cloud is small or the kernel is the one named by `emulated`."""
+    marks = [] if name in SMALL or kernel == emulated else [pytest.mark.not_emulated("many threads")]
+    return pytest.param(name, *values, id=f"{name}-{kernel}", marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "first"),
+    [
+        _case(name, kernel, *PARTITIONS[kernel], emulated="2-padding")
+        for name in COORDS
+        for kernel in PARTITIONS
+    ],
+)
 def test_partition_keys_matches_twin(device, name, stride, first):
     keys = _keys(name).to(device)
     expected = reference.partition_keys(keys, stride, first)
@@ -118,7 +130,13 @@ def _fits(name: str, kernel: tuple, expand: bool) -> bool:
 
 def _cases(names) -> list:
     return [
-        pytest.param(name, kernel, expand, id=f"{name}-{kernel_name}-{'expand' if expand else 'touch'}")
+        _case(
+            name,
+            f"{kernel_name}-{'expand' if expand else 'touch'}",
+            kernel,
+            expand,
+            emulated="3-stride-2-touch",
+        )
         for name in names
         for kernel_name, kernel in KERNELS.items()
         for expand in (False, True)

@@ -160,6 +160,7 @@ def test_more_offsets_than_a_search_can_number_are_refused_before_any_work(devic
             backend.match_keys(keys, keys, deltas, mirrored)
 
 
+@pytest.mark.not_emulated("two million blocks of threads")
 def test_offsets_up_to_the_last_that_a_search_can_number_are_found(device):
     keys, k = torch.tensor([5, 9], device=device), key_layout.MOST_OFFSETS
     deltas = torch.arange(k, device=device) + (1 << 40)

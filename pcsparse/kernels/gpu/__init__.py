@@ -8,8 +8,21 @@ check_libraries()
 from pcsparse.kernels.gpu.gather import gather_gemm as gather_gemm
 from pcsparse.kernels.gpu.gather import gather_layout as gather_layout
 from pcsparse.kernels.gpu.gather import wide_matmul as wide_matmul
+from pcsparse.kernels.gpu.keys import key_extent as key_extent
 from pcsparse.kernels.gpu.keys import pack_rows as pack_rows
+from pcsparse.kernels.gpu.keys import sort_keys as sort_keys
 from pcsparse.kernels.gpu.keys import unpack_keys as unpack_keys
+from pcsparse.kernels.gpu.levels import partition_keys as partition_keys
+from pcsparse.kernels.gpu.levels import partition_table as partition_table
+from pcsparse.kernels.gpu.levels import reached_cells as reached_cells
+from pcsparse.kernels.gpu.levels import reached_level as reached_level
+from pcsparse.kernels.gpu.levels import unique_keys as unique_keys
+from pcsparse.kernels.gpu.match import match_keys as match_keys
+from pcsparse.kernels.gpu.match import match_table as match_table
+from pcsparse.kernels.gpu.tables import mask_table_outputs as mask_table_outputs
+from pcsparse.kernels.gpu.tables import renumber_table as renumber_table
+from pcsparse.kernels.gpu.tables import table_to_pairs as table_to_pairs
+from pcsparse.kernels.gpu.tables import transpose_table as transpose_table
 from pcsparse.kernels.gpu.weight_gradient import grad_weight_layout as grad_weight_layout
 from pcsparse.kernels.gpu.weight_gradient import implicit_gemm_grad_weight as implicit_gemm_grad_weight
 

@@ -8,7 +8,26 @@ __device__ static i64 key_of(int4 row) {
            (row.w + BIAS_Z);
 }
 
-// the largest in each of eight slots, over a warp, then over the grid; 0 is below every value
+__device__ static int4 row_of(i64 key) {
+    int4 row;
+    row.x = (int)(key >> BATCH_SHIFT);
+    row.y = (int)(((key >> SHIFT_X) & ((1LL << BITS_X) - 1)) - BIAS_X);
+    row.z = (int)(((key >> SHIFT_Y) & ((1LL << BITS_Y) - 1)) - BIAS_Y);
+    row.w = (int)((key & ((1LL << BITS_Z) - 1)) - BIAS_Z);
+    return row;
+}
+
+// high + 2^31 a column, then 2^31 - low a column: the larger wins in both, and 0 is below every value
+__device__ static void widen(u64 *facts, int4 row) {
+    const i64 half = 1LL << 31;
+    const int fields[4] = {row.x, row.y, row.z, row.w};
+    for (int c = 0; c < 4; c++) {
+        facts[c] = max(facts[c], (u64)(half + fields[c]));
+        facts[4 + c] = max(facts[4 + c], (u64)(half - fields[c]));
+    }
+}
+
+// the largest in each slot, over a warp, then over the grid
 __device__ static void reduce_facts(u64 *facts, const u64 *mine, int slots) {
     for (int slot = 0; slot < slots; slot++) {
         u64 value = mine[slot];
@@ -21,9 +40,8 @@ __device__ static void reduce_facts(u64 *facts, const u64 *mine, int slots) {
     }
 }
 
-// facts (9,), zero before: high + 2^31 a column, 2^31 - low a column, and whether a key is not above the last
+// facts (9,), zero before: the extent, and whether a key is not above the one before
 extern "C" __global__ void pack_rows(const int4 *coords, i64 *keys, u64 *facts, i64 n) {
-    const i64 half = 1LL << 31;
     u64 mine[9] = {0, 0, 0, 0, 0, 0, 0, 0, 0};
     i64 stride = (i64)gridDim.x * blockDim.x;
     for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride) {
@@ -31,23 +49,20 @@ extern "C" __global__ void pack_rows(const int4 *coords, i64 *keys, u64 *facts, 
         i64 key = key_of(row);
         keys[i] = key;
         if (i > 0 && key <= key_of(coords[i - 1])) mine[8] = 1;
-        const int fields[4] = {row.x, row.y, row.z, row.w};
-        for (int c = 0; c < 4; c++) {
-            mine[c] = max(mine[c], (u64)(half + fields[c]));
-            mine[4 + c] = max(mine[4 + c], (u64)(half - fields[c]));
-        }
+        widen(mine, row);
     }
     reduce_facts(facts, mine, 9);
 }
 
+// facts (8,), zero before
+extern "C" __global__ void key_extent(const i64 *keys, u64 *facts, i64 n) {
+    u64 mine[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    i64 stride = (i64)gridDim.x * blockDim.x;
+    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride) widen(mine, row_of(keys[i]));
+    reduce_facts(facts, mine, 8);
+}
+
 extern "C" __global__ void unpack_keys(const i64 *keys, int4 *coords, i64 n) {
     i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= n) return;
-    i64 key = keys[i];
-    int4 row;
-    row.x = (int)(key >> BATCH_SHIFT);
-    row.y = (int)(((key >> SHIFT_X) & ((1LL << BITS_X) - 1)) - BIAS_X);
-    row.z = (int)(((key >> SHIFT_Y) & ((1LL << BITS_Y) - 1)) - BIAS_Y);
-    row.w = (int)((key & ((1LL << BITS_Z) - 1)) - BIAS_Z);
-    coords[i] = row;
+    if (i < n) coords[i] = row_of(keys[i]);
 }

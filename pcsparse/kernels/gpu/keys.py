@@ -1,4 +1,4 @@
-"""Packing of coordinate keys."""
+"""Packing and sorting of coordinate keys."""
 
 import torch
 from torch import Tensor
@@ -22,6 +22,22 @@ def pack_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
     cuda_text.launch("keys.cu", "pack_rows", blocks, _THREADS, coords, keys, facts, n)
     found = facts.cpu()
     return keys, _HALF - found[4:8], found[:4] - _HALF, not found[8]
+
+
+def key_extent(keys: Tensor) -> tuple[Tensor, Tensor]:
+    n = keys.numel()
+    if n == 0:
+        return torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
+    facts = torch.zeros(8, dtype=torch.int64, device=keys.device)
+    blocks = min(-(-n // _THREADS), _MOST_BLOCKS)
+    cuda_text.launch("keys.cu", "key_extent", blocks, _THREADS, keys, facts, n)
+    found = facts.cpu()
+    return _HALF - found[4:], found[:4] - _HALF
+
+
+def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+    values, order = torch.sort(keys, stable=True)
+    return values, order.int()
 
 
 def unpack_keys(keys: Tensor) -> Tensor:
