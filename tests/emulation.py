@@ -35,19 +35,6 @@ NOT_YET = {
     "scale_shift_grad",
     "output_stationary",
     "output_stationary_grad_weight",
-    #
-    # neighbours
-    "k_nearest",
-    "first_in_ball",
-    "farthest_points",
-    #
-    # packed weights
-    "two_four_matvec",
-    "eie_layout",
-    "eie_linear",
-    "eie_row_layout",
-    "eie_row_linear",
-    "eie_chip_linear",
 }
 """A test that needs one of them is skipped on the GPU backend; `test_contract.py` holds the list exact."""
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.kernels import cpu, reference
+from pcsparse.kernels.select import backend_of
 from pcsparse.packed.eie import EIEFormat, pack_eie
 from tests.tolerance import tolerance
 
@@ -85,30 +86,49 @@ def test_twin_of_eie_chip_linear(name, rng):
     torch.testing.assert_close(found.double(), expected, **tolerance(torch.float32, terms(name)))
 
 
-def chip(matrix) -> tuple[Tensor, ...]:
-    return matrix.codes, matrix.skips, matrix.pointers, matrix.batch_starts, matrix.codebook
+def chip(matrix, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
+    parts = matrix.codes, matrix.skips, matrix.pointers, matrix.batch_starts, matrix.codebook
+    return tuple(part.to(device) for part in parts)
+
+
+def product(
+    device: torch.device, codes: Tensor, book: Tensor, x: Tensor, bias: Tensor | None = None, relu=False
+) -> Tensor:
+    """By columns, with the kernels of a device."""
+    n_out, bias = len(codes), None if bias is None else bias.to(device)
+    x, *weights = (part.to(device) for part in (x, *columns_of(codes), book))
+    backend = backend_of(x)
+    return backend.eie_linear(x, backend.eie_layout(*weights, n_out), bias, n_out, relu).cpu()
+
+
+def chip_product(
+    device: torch.device, codes: Tensor, x: Tensor, matrix, bias: Tensor | None = None, relu=False
+) -> Tensor:
+    """The same from the chip's format."""
+    x, bias = x.to(device), None if bias is None else bias.to(device)
+    return backend_of(x).eie_chip_linear(x, *chip(matrix, device), bias, len(codes), relu).cpu()
 
 
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_eie_linear_matches_twin(name, with_bias, relu, rng):
+def test_eie_linear_matches_twin(device, name, with_bias, relu, rng):
     codes, book, x = dense_codes(name, rng), codebook_of(name, rng), activations(name, rng)
     bias = torch.randn(len(codes), generator=rng) if with_bias else None
-    columns = columns_of(codes)
-    found = cpu.eie_linear(x, cpu.eie_layout(*columns, book, len(codes)), bias, len(codes), relu)
-    twin = reference.eie_linear(x, reference.eie_layout(*columns, book, len(codes)), bias, len(codes), relu)
+    found = product(device, codes, book, x, bias, relu)
+    layout = reference.eie_layout(*columns_of(codes), book, len(codes))
+    twin = reference.eie_linear(x, layout, bias, len(codes), relu)
     torch.testing.assert_close(found, twin, **tolerance(torch.float32, terms(name), 32))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_eie_layout_matches_twin(name, rng):
+def test_eie_layout_matches_twin(device, name, rng):
     """A unit vector at a time: every weight of the layout, bit for bit, and no other."""
     codes, book = dense_codes(name, rng), codebook_of(name, rng)
-    columns = columns_of(codes)
     unit = torch.eye(codes.shape[1])
-    found = cpu.eie_linear(unit, cpu.eie_layout(*columns, book, len(codes)), None, len(codes))
-    twin = reference.eie_linear(unit, reference.eie_layout(*columns, book, len(codes)), None, len(codes))
+    found = product(device, codes, book, unit)
+    layout = reference.eie_layout(*columns_of(codes), book, len(codes))
+    twin = reference.eie_linear(unit, layout, None, len(codes))
     assert torch.equal(found, twin)
     assert torch.equal(found, book[codes.long()].T)
 
@@ -116,11 +136,11 @@ def test_eie_layout_matches_twin(name, rng):
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_eie_chip_linear_matches_twin(name, with_bias, relu, rng):
+def test_eie_chip_linear_matches_twin(device, name, with_bias, relu, rng):
     codes, book, x = dense_codes(name, rng), codebook_of(name, rng), activations(name, rng, 2)
     bias = torch.randn(len(codes), generator=rng) if with_bias else None
     matrix = pack_eie(codes, book, EIEFormat(n_pe=5, code_bits=CASES[name][3], pointer_bits=11))
-    found = cpu.eie_chip_linear(x, *chip(matrix), bias, len(codes), relu)
+    found = chip_product(device, codes, x, matrix, bias, relu)
     twin = reference.eie_chip_linear(x, *chip(matrix), bias, len(codes), relu)
     torch.testing.assert_close(found, twin, **tolerance(torch.float32, terms(name), 32))
 
@@ -150,23 +170,31 @@ def test_bits_are_the_same_at_any_number_of_threads(name, rng):
 
 @pytest.mark.parametrize("name", ["odd", "dense activations", "runs beyond a byte", "bytes as codes"])
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_an_infinite_activation_reaches_only_the_rows_with_a_weight(name, value, rng):
+def test_an_infinite_activation_reaches_only_the_rows_with_a_weight(device, name, value, rng):
     codes, book, x = dense_codes(name, rng), codebook_of(name, rng), activations(name, rng)
     x[:, 3] = value
-    n_out = len(codes)
-    layout = cpu.eie_layout(*columns_of(codes), book, n_out)
     matrix = pack_eie(codes, book, EIEFormat(code_bits=CASES[name][3]))
-    for found in (cpu.eie_linear(x, layout, None, n_out), cpu.eie_chip_linear(x, *chip(matrix), None, n_out)):
+    for found in (product(device, codes, book, x), chip_product(device, codes, x, matrix)):
         assert torch.equal(~found.isfinite(), (codes[:, 3] != 0).expand_as(found))
 
 
-def test_a_nan_passes_the_relu(rng):
+def test_a_nan_passes_the_relu(device):
     codes, book = torch.ones(3, 2, dtype=torch.uint8), torch.tensor([0.0, 1.0])
     x = torch.tensor([[float("nan"), 1.0], [-1.0, -1.0]])
-    layout = cpu.eie_layout(*columns_of(codes), book, 3)
-    found = cpu.eie_linear(x, layout, None, 3, True)
-    assert bool(found[0].isnan().all())
-    assert found[1].tolist() == [0, 0, 0]
+    matrix = pack_eie(codes, book, EIEFormat(code_bits=1))
+    for found in (
+        product(device, codes, book, x, relu=True), chip_product(device, codes, x, matrix, relu=True),
+    ):  # fmt: skip
+        assert bool(found[0].isnan().all())
+        assert found[1].tolist() == [0, 0, 0]
+
+
+def test_an_item_has_the_same_bits_in_any_batch(device, rng):
+    codes, book = dense_codes("odd", rng), codebook_of("odd", rng)
+    x = activations("odd", rng, 5)
+    whole = product(device, codes, book, x)
+    for item in range(5):
+        assert torch.equal(product(device, codes, book, x[item : item + 1])[0], whole[item])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -187,15 +215,27 @@ def test_the_default_dtype_and_device_change_nothing(dtype, rng):
     torch.testing.assert_close(found[1], expected, **tolerance(torch.float32, 97, 32))
 
 
-def test_a_bias_may_lie_anyhow(rng):
+def test_a_bias_and_activations_may_lie_anyhow(device, rng):
     codes, book, x = dense_codes("odd", rng), codebook_of("odd", rng), activations("odd", rng)
-    layout = cpu.eie_layout(*columns_of(codes), book, 133)
-    plain = cpu.eie_linear(x, layout, None, 133)
+    plain = product(device, codes, book, x)
     for bias in (torch.arange(266.0)[::2], torch.ones(1).expand(133)):
-        torch.testing.assert_close(cpu.eie_linear(x, layout, bias, 133), plain + bias)
+        torch.testing.assert_close(product(device, codes, book, x.T.contiguous().T, bias), plain + bias)
 
 
-def test_more_columns_than_a_chunk_can_number(rng):
+def test_columns_in_several_parts(device, rng):
+    codes = (
+        torch.randint(1, 16, (300, 700), generator=rng) * (torch.rand(300, 700, generator=rng) < 0.1)
+    ).byte()
+    book = codebook_of("odd", rng)
+    x = torch.randn(2, 700, generator=rng) * (torch.rand(2, 700, generator=rng) < 0.4)
+    bias = torch.randn(300, generator=rng)
+    expected = (x.double() @ book.double()[codes.long()].T + bias.double()).relu().float()
+    found = product(device, codes, book, x, bias, relu=True)
+    torch.testing.assert_close(found, expected, **tolerance(torch.float32, 700))
+
+
+@pytest.mark.not_emulated("it numbers columns in as many bits as there are, and this is long")
+def test_more_columns_than_a_chunk_can_number(device, rng):
     # all weights in the last columns, so that equal numbers of weights would give a part too many columns
     n_in = (1 << 16) + 5000
     codes = torch.zeros(6, n_in, dtype=torch.uint8)
@@ -203,7 +243,7 @@ def test_more_columns_than_a_chunk_can_number(rng):
     codes[0, 0] = 3
     book = torch.linspace(0, 1, 16)
     x = torch.rand(2, n_in, generator=rng)
-    found = cpu.eie_linear(x, cpu.eie_layout(*columns_of(codes), book, 6), None, 6)
+    found = product(device, codes, book, x)
     torch.testing.assert_close(found, x @ book[codes.long()].T, **tolerance(torch.float32, 10))
 
 

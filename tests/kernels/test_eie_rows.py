@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.kernels import cpu, reference
+from pcsparse.kernels.select import backend_of
 from tests.kernels.test_eie import CASES, activations, codebook_of, dense_codes, terms
 from tests.tolerance import tolerance
 
@@ -19,6 +20,16 @@ def rows_of(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def product(backend, codes: Tensor, book: Tensor, x: Tensor, bias=None, relu=False) -> Tensor:
     layout = backend.eie_row_layout(*rows_of(codes), book, codes.shape[1])
     return backend.eie_row_linear(x, layout, bias, len(codes), relu)
+
+
+def product_on(
+    device: torch.device, codes: Tensor, book: Tensor, x: Tensor, bias: Tensor | None = None, relu=False
+) -> Tensor:
+    """With the kernels of a device."""
+    (n_out, n_in), bias = codes.shape, None if bias is None else bias.to(device)
+    x, *weights = (part.to(device) for part in (x, *rows_of(codes), book))
+    backend = backend_of(x)
+    return backend.eie_row_linear(x, backend.eie_row_layout(*weights, n_in), bias, n_out, relu).cpu()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -44,19 +55,21 @@ def test_twin_of_eie_row_linear(name, with_bias, relu, rng):
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_eie_row_linear_matches_twin(name, with_bias, relu, rng):
+def test_eie_row_linear_matches_twin(device, name, with_bias, relu, rng):
     codes, book, x = dense_codes(name, rng), codebook_of(name, rng), activations(name, rng)
     bias = torch.randn(len(codes), generator=rng) if with_bias else None
-    found, twin = (product(backend, codes, book, x, bias, relu) for backend in (cpu, reference))
+    found, twin = (
+        product_on(device, codes, book, x, bias, relu), product(reference, codes, book, x, bias, relu),
+    )  # fmt: skip
     torch.testing.assert_close(found, twin, **tolerance(torch.float32, terms(name), 32))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_eie_row_layout_matches_twin(name, rng):
+def test_eie_row_layout_matches_twin(device, name, rng):
     """A unit vector at a time: every weight of the layout, bit for bit, and no other."""
     codes, book = dense_codes(name, rng), codebook_of(name, rng)
     unit = torch.eye(codes.shape[1])
-    found = product(cpu, codes, book, unit)
+    found = product_on(device, codes, book, unit)
     assert torch.equal(found, product(reference, codes, book, unit))
     assert torch.equal(found, book[codes.long()].T)
 
@@ -77,19 +90,30 @@ def test_bits_are_the_same_at_any_number_of_threads(rng):
 
 @pytest.mark.parametrize("name", ["odd", "narrow", "runs beyond a byte", "bytes as codes"])
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_an_infinite_activation_reaches_only_the_rows_with_a_weight(name, value, rng):
+def test_an_infinite_activation_reaches_only_the_rows_with_a_weight(device, name, value, rng):
     codes, book, x = dense_codes(name, rng), codebook_of(name, rng), activations(name, rng)
     for column in (0, 3):
         given = x.clone()
         given[:, column] = value
-        found = product(cpu, codes, book, given)
+        found = product_on(device, codes, book, given)
         assert torch.equal(~found.isfinite(), (codes[:, column] != 0).expand_as(found))
+        # an empty place of the layout that met it would make a NaN of an infinity
+        assert torch.equal(found.isnan(), product(reference, codes, book, given).isnan())
 
 
-def test_a_nan_passes_the_relu():
+def test_weights_a_byte_apart(device, rng):
+    codes = torch.zeros(6, 800, dtype=torch.uint8)
+    for row, columns in enumerate(([0, 255], [0, 256], [0, 257], [3, 258, 259, 514], [255, 511, 767], [0])):
+        codes[row, columns] = 5
+    unit = torch.eye(800)
+    found = product_on(device, codes, torch.arange(16.0), unit)
+    assert torch.equal(found, 5.0 * (codes.T != 0))
+
+
+def test_a_nan_passes_the_relu(device):
     codes, book = torch.ones(3, 2, dtype=torch.uint8), torch.tensor([0.0, 1.0])
     x = torch.tensor([[float("nan"), 1.0], [-1.0, -1.0]])
-    found = product(cpu, codes, book, x, relu=True)
+    found = product_on(device, codes, book, x, relu=True)
     assert bool(found[0].isnan().all())
     assert found[1].tolist() == [0, 0, 0]
 
@@ -108,14 +132,30 @@ def test_the_default_dtype_and_device_change_nothing(dtype, rng):
     assert torch.equal(found, expected)
 
 
-def test_a_bias_and_activations_may_lie_anyhow(rng):
+def test_a_bias_and_activations_may_lie_anyhow(device, rng):
     codes, book, x = dense_codes("odd", rng), codebook_of("odd", rng), activations("odd", rng)
-    plain = product(cpu, codes, book, x)
+    plain = product_on(device, codes, book, x)
     for bias in (torch.arange(266.0)[::2], torch.ones(1).expand(133)):
-        assert torch.equal(product(cpu, codes, book, x.T.contiguous().T, bias), plain + bias)
+        assert torch.equal(product_on(device, codes, book, x.T.contiguous().T, bias), plain + bias)
 
 
-def test_more_columns_than_a_chunk_can_number(rng):
+def test_an_item_has_the_same_bits_in_any_batch(device, rng):
+    codes, book = dense_codes("odd", rng), codebook_of("odd", rng)
+    x = activations("odd", rng, 5)
+    whole = product_on(device, codes, book, x)
+    for item in range(5):
+        assert torch.equal(product_on(device, codes, book, x[item : item + 1])[0], whole[item])
+
+
+@pytest.mark.parametrize("n_in", [5, 70, 200, 1500])
+def test_rows_of_any_length(device, n_in, rng):
+    codes = torch.randint(1, 16, (9, n_in), generator=rng).to(torch.uint8)
+    book, x = codebook_of("odd", rng), torch.randn(2, n_in, generator=rng) / n_in**0.5
+    expected = (x.double() @ book.double()[codes.long()].T).float()
+    torch.testing.assert_close(product_on(device, codes, book, x), expected, **tolerance(torch.float32, n_in))
+
+
+def test_more_columns_than_a_chunk_can_number(device, rng):
     n_in = 2 * (1 << 16) + 5000
     codes = torch.zeros(6, n_in, dtype=torch.uint8)
     codes[:, torch.randperm(n_in, generator=rng)[:400]] = 1
@@ -124,5 +164,5 @@ def test_more_columns_than_a_chunk_can_number(rng):
     codes[:, (1 << 16) - 2 : (1 << 16) + 2] = 5
     book = torch.linspace(0, 1, 16)
     x = torch.rand(2, n_in, generator=rng)
-    found = product(cpu, codes, book, x)
+    found = product_on(device, codes, book, x)
     torch.testing.assert_close(found, x @ book[codes.long()].T, **tolerance(torch.float32, 400))

@@ -191,6 +191,25 @@ def test_first_in_ball_matches_twin(device, name, limit, rng):
         _compare(actual, reference.first_in_ball(*inputs, limit, radius))
 
 
+@pytest.mark.parametrize("k", [4, 5, 9, 16, 17, 32, 33])
+def test_lists_of_any_length(device, k, rng):
+    points, starts = (part.to(device) for part in _case("sweep", rng))
+    queries, asked = points[::7].contiguous(), torch.tensor([0, 80], device=device)
+    inputs = points, starts, queries, asked
+    backend, radius = backend_of(points), 0.1 * _spread(points)
+    _compare(backend.k_nearest(*inputs, k, radius), reference.k_nearest(*inputs, k, radius))
+    _compare(backend.first_in_ball(*inputs, k, radius), reference.first_in_ball(*inputs, k, radius))
+
+
+def test_queries_may_be_sorted_first(device, rng, monkeypatch):
+    points, starts = _case("clouds", rng)
+    inputs = [part.to(device) for part in (points, starts, *_asked(points, starts, rng))]
+    backend = backend_of(inputs[0])
+    expected = backend.k_nearest(*inputs, 3, float("inf"))
+    monkeypatch.setattr("pcsparse.kernels.gpu.neighbors._MANY", 2)
+    _compare(backend.k_nearest(*inputs, 3, float("inf")), expected)
+
+
 def _compare(actual, expected):
     assert [part.dtype for part in actual] == [torch.int32, torch.float64]
     assert torch.equal(actual[0], expected[0])
@@ -207,8 +226,9 @@ def test_a_point_at_the_radius_is_outside(device, radius):
             [0, 0, float(np.nextafter(np.float32(radius), np.float32(0)))],
         ]
     )
-    inputs = points.to(device), torch.tensor([0, 4]), points[:1].to(device), torch.tensor([0, 1])
-    for backend in (reference, backend_of(points.to(device))):
+    given = points, torch.tensor([0, 4]), points[:1], torch.tensor([0, 1])
+    inputs = [part.to(device) for part in given]
+    for backend in (reference, backend_of(*inputs)):
         assert backend.k_nearest(*inputs, 4, radius)[0].tolist() == [[0, 3, -1, -1]]
         assert backend.first_in_ball(*inputs, 4, radius)[0].tolist() == [[0, 3, -1, -1]]
 
@@ -257,6 +277,15 @@ def test_farthest_points_matches_twin(device, name, wanted, rng):
 
     assert actual.dtype == torch.int32
     assert torch.equal(actual, reference.farthest_points(*inputs))
+
+
+def test_samples_of_long_runs(device, rng, monkeypatch):
+    monkeypatch.setattr("pcsparse.kernels.gpu.farthest._MOST_RUNS", 3)
+    points, starts = _case("clouds", rng)
+    counts = _counts(starts, 40)
+    inputs = [part.to(device) for part in (points, starts, starts[:-1], counts)]
+    expected = reference.farthest_points(*inputs)
+    assert torch.equal(backend_of(inputs[0]).farthest_points(*inputs), expected)
 
 
 def test_two_thousand_clouds(device, rng):

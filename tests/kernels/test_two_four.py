@@ -12,8 +12,10 @@ from tests.tolerance import tolerance
 
 NAN, INF = float("nan"), float("inf")
 # blocks of 32 inputs, 4 rows and 4 items at a time, 32 rows a thread, and remainders of each
-SHAPES = [(1, 4), (3, 8), (5, 28), (4, 32), (33, 36), (70, 60), (64, 128), (130, 1000), (600, 256)]
-ITEMS = [1, 2, 3, 4, 6]
+SHAPES = [(1, 4), (3, 8), (5, 28), (4, 32), (33, 36), (70, 60), (64, 128), (130, 1000)]
+SHAPES.append(pytest.param(600, 256, marks=pytest.mark.not_emulated("rows enough for the threads of a CPU")))
+# a GPU takes one item, or four at a time
+ITEMS = [1, *(pytest.param(n, marks=pytest.mark.not_emulated("as 6")) for n in (2, 3, 4)), 6]
 
 
 def _case(rng, n_out, n_in, n_items):
@@ -77,6 +79,16 @@ def test_strided_inputs_are_as_good(device, rng):
     turned = [part.T.contiguous().T for part in (x, values, positions)]
     spread = torch.stack([bias, bias], dim=1)[:, 0]
     assert torch.equal(backend.two_four_matvec(*turned, spread, False), expected)
+
+
+@pytest.mark.parametrize("n_in", [40, 48])
+def test_inputs_may_begin_anywhere(device, rng, n_in):
+    x, values, positions, bias = (part.to(device) for part in _case(rng, 9, n_in, 3))
+    backend = backend_of(x)
+    expected = backend.two_four_matvec(x, values, positions, bias, False)
+    # contiguous, but not where a vector of floats may lie
+    moved = [torch.cat([part.new_zeros(1), part.reshape(-1)])[1:].view(part.shape) for part in (x, values)]
+    assert torch.equal(backend.two_four_matvec(*moved, positions, bias, False), expected)
 
 
 def test_what_is_not_chosen_is_not_read(device, rng):

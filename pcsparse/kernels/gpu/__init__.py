@@ -5,6 +5,12 @@ from pcsparse.kernels.gpu.needed import check_libraries
 # before the imports below, which would fail without a hint
 check_libraries()
 
+from pcsparse.kernels.gpu.eie import eie_chip_linear as eie_chip_linear
+from pcsparse.kernels.gpu.eie import eie_layout as eie_layout
+from pcsparse.kernels.gpu.eie import eie_linear as eie_linear
+from pcsparse.kernels.gpu.eie_rows import eie_row_layout as eie_row_layout
+from pcsparse.kernels.gpu.eie_rows import eie_row_linear as eie_row_linear
+from pcsparse.kernels.gpu.farthest import farthest_points as farthest_points
 from pcsparse.kernels.gpu.gather import gather_gemm as gather_gemm
 from pcsparse.kernels.gpu.gather import gather_layout as gather_layout
 from pcsparse.kernels.gpu.gather import wide_matmul as wide_matmul
@@ -19,10 +25,13 @@ from pcsparse.kernels.gpu.levels import reached_level as reached_level
 from pcsparse.kernels.gpu.levels import unique_keys as unique_keys
 from pcsparse.kernels.gpu.match import match_keys as match_keys
 from pcsparse.kernels.gpu.match import match_table as match_table
+from pcsparse.kernels.gpu.neighbors import first_in_ball as first_in_ball
+from pcsparse.kernels.gpu.neighbors import k_nearest as k_nearest
 from pcsparse.kernels.gpu.tables import mask_table_outputs as mask_table_outputs
 from pcsparse.kernels.gpu.tables import renumber_table as renumber_table
 from pcsparse.kernels.gpu.tables import table_to_pairs as table_to_pairs
 from pcsparse.kernels.gpu.tables import transpose_table as transpose_table
+from pcsparse.kernels.gpu.two_four import two_four_matvec as two_four_matvec
 from pcsparse.kernels.gpu.weight_gradient import grad_weight_layout as grad_weight_layout
 from pcsparse.kernels.gpu.weight_gradient import implicit_gemm_grad_weight as implicit_gemm_grad_weight
 
