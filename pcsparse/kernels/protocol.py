@@ -646,6 +646,78 @@ class Backend(Protocol):
         """
         ...
 
+    def gemm_layout(self, table: Tensor, splits: int, tile: int) -> list[Tensor]:
+        """Lay out a kernel map for `implicit_gemm` of the same backend.
+
+        Args:
+            table: (k, n_out) int32, the input row, or NO_NEIGHBOUR (-1).
+            splits: chunks of ceil(k / splits) offsets that are sorted apart, 1 to max(k, 1); each makes one
+                partial sum.
+            tile: output rows a tile, a power of two from 16.
+
+        Returns:
+            Tensors that only this backend reads; contiguous, on the device of `table`.
+
+        Source: TorchSparse++ (MICRO 2023, arXiv 2311.12862), section 4.2.
+        """
+        ...
+
+    def implicit_gemm(
+        self,
+        feats: Tensor,
+        weight: Tensor,
+        layout: list[Tensor],
+        n_out: int,
+        tile_out: int,
+        tile_in: int,
+        warps: int,
+        stages: int,
+        parts: int,
+        precision: str,
+        mirrored: bool = False,
+        *,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        relu: bool = False,
+        mask: Tensor | None = None,
+        through: Tensor | None = None,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
+        """out[j] = sum over offsets o of feats[table[o, j]] @ weight[o], where the table has a row.
+
+        Bias, residual, ReLU, and rows that pass as of `output_stationary`. An input row that no output reads
+        changes nothing; a weight that is not finite may reach any row.
+
+        Args:
+            feats: (n_in, c_in) float32, float16 or bfloat16; float64 where a backend has it.
+            weight: (k, c_in, c_out), dtype of `feats`, any strides.
+            layout: from `gemm_layout`, of a table with k offsets and n_out outputs.
+            n_out: output rows.
+            tile_out: output channels a program owns, a power of two from 16.
+            tile_in: products that one step adds to a sum, a power of two from 16.
+            warps: warps a program, 4 or 8.
+            stages: how far loads run ahead of products; changes no bits.
+            parts: into how many the loop over offsets and channels is cut; each makes one partial sum, added
+                in order.
+            precision: of products of float32: "ieee" or "tf32".
+            mirrored: weight[k - 1 - o] stands at offset o: the input gradient of a symmetric map.
+            bias: (c_out,), dtype of `feats`.
+            residual: (n_out, c_out), dtype of `feats`.
+            relu: whether negative sums become zero; a NaN stays.
+            mask: (n_out,) bool, or None for all rows.
+            through: (n_out, c_out), dtype of `feats`, where `mask` is given.
+            scale: (c_out,) float32, or float64 for float64; 1 if None.
+            shift: (c_out,), as `scale`; 0 if None.
+
+        Returns:
+            (n_out, c_out), dtype of `feats`; added in float32 (float64 for float64).
+
+        Source: TorchSparse++ (MICRO 2023, arXiv 2311.12862), section 4; FlexGEMM
+        (JeffreyXiang/FlexGEMM@6dd94a8).
+        """
+        ...
+
     def batch_moments(self, feats: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of every channel.
 

@@ -13,6 +13,8 @@ from pcsparse.kernels.cpu.farthest import farthest_points as farthest_points
 from pcsparse.kernels.cpu.gather import gather_gemm as gather_gemm
 from pcsparse.kernels.cpu.gather import gather_layout as gather_layout
 from pcsparse.kernels.cpu.gather import wide_matmul as wide_matmul
+from pcsparse.kernels.cpu.implicit_gemm import gemm_layout as gemm_layout
+from pcsparse.kernels.cpu.implicit_gemm import implicit_gemm as implicit_gemm
 from pcsparse.kernels.cpu.implicit_gemm_gradient import grad_weight_layout as grad_weight_layout
 from pcsparse.kernels.cpu.implicit_gemm_gradient import implicit_gemm_grad_weight as implicit_gemm_grad_weight
 from pcsparse.kernels.cpu.importance import mean_magnitude as mean_magnitude

@@ -14,6 +14,8 @@ from pcsparse.kernels.gpu.farthest import farthest_points as farthest_points
 from pcsparse.kernels.gpu.gather import gather_gemm as gather_gemm
 from pcsparse.kernels.gpu.gather import gather_layout as gather_layout
 from pcsparse.kernels.gpu.gather import wide_matmul as wide_matmul
+from pcsparse.kernels.gpu.gemm_layout import gemm_layout as gemm_layout
+from pcsparse.kernels.gpu.implicit_gemm import implicit_gemm as implicit_gemm
 from pcsparse.kernels.gpu.keys import key_extent as key_extent
 from pcsparse.kernels.gpu.keys import pack_rows as pack_rows
 from pcsparse.kernels.gpu.keys import sort_keys as sort_keys

@@ -15,6 +15,8 @@ from pcsparse.kernels.reference.eie import eie_row_linear as eie_row_linear
 from pcsparse.kernels.reference.gather import gather_gemm as gather_gemm
 from pcsparse.kernels.reference.gather import gather_layout as gather_layout
 from pcsparse.kernels.reference.gather import wide_matmul as wide_matmul
+from pcsparse.kernels.reference.implicit_gemm import gemm_layout as gemm_layout
+from pcsparse.kernels.reference.implicit_gemm import implicit_gemm as implicit_gemm
 from pcsparse.kernels.reference.importance import mean_magnitude as mean_magnitude
 from pcsparse.kernels.reference.importance import top_rows as top_rows
 from pcsparse.kernels.reference.keys import key_extent as key_extent
