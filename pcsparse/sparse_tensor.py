@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pcsparse.checks import as_triple, check_dtype, check_same_device, check_shape
 from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.voxelize import Voxels, voxelize
 from pcsparse.errors import RangeError, ShapeError
 from pcsparse.types import Triple, Vec3
@@ -89,10 +90,13 @@ class SparseTensor:
         """
         check_shape("feats", feats, (points.shape[0], None))
         voxels = voxelize(points, voxel_size, batch=batch, origin=origin)
-        if batch is None and batch_size is None:
-            batch_size = 1
-        tensor = SparseTensor(feats[voxels.first], voxels.coords, batch_size=batch_size)
-        return tensor, voxels
+        if batch is None:
+            # all in cloud 0: nothing to ask the device for
+            n_clouds = (
+                1 if batch_size is None else _checked_batch_size(batch_size, 0, 0 if len(points) else -1)
+            )
+            return _known(feats[voxels.first], voxels.coords, (1, 1, 1), n_clouds, CoordCache()), voxels
+        return SparseTensor(feats[voxels.first], voxels.coords, batch_size=batch_size), voxels
 
     @staticmethod
     def from_dense(dense: Tensor, *, lower: Triple = (0, 0, 0), stride: int | Triple = 1) -> "SparseTensor":
@@ -109,7 +113,7 @@ class SparseTensor:
         check_shape("dense", dense, (None,) * 5)
         cells = torch.nonzero((dense.detach() != 0).any(dim=1))
         feats = dense.permute(0, 2, 3, 4, 1)[cells[:, 0], cells[:, 1], cells[:, 2], cells[:, 3]]
-        coords = (cells + cells.new_tensor([0, *lower])).int()
+        coords = (cells + device_constant([0, *lower], cells)).int()
         return SparseTensor(feats, coords, stride=stride, batch_size=dense.shape[0])
 
     def dense(self, *, lower: Triple | None = None, upper: Triple | None = None) -> tuple[Tensor, Triple]:
@@ -127,17 +131,8 @@ class SparseTensor:
                 than 4 GiB.
         """
         space = self.coords[:, 1:]
-        empty = space.new_zeros(1, 3)
-        low = _box(lower, (space if len(self) else empty).amin(dim=0))
-        high = _box(upper, (space if len(self) else empty).amax(dim=0))
-        first, last = space.new_tensor(low), space.new_tensor(high)
-        outside = ((space < first) | (space > last)).any(dim=1)
-        # two rows in one cell would leave only the last one
-        self.cache.sorted_keys(self.coords)
-        if bool(outside.any()):
-            raise RangeError(
-                f"{int(outside.sum())} of {len(self)} voxels lie outside the box {low} to {high}; widen it"
-            )
+        low, high = lower or _ends(space, torch.amin), upper or _ends(space, torch.amax)
+        self._check_box(low, high)
         shape = tuple(b - a + 1 for a, b in zip(low, high, strict=True))
         cells = self.batch_size * shape[0] * shape[1] * shape[2]
         needed = cells * self.feats.shape[1] * self.feats.element_size()
@@ -145,9 +140,22 @@ class SparseTensor:
             raise RangeError(
                 f"a dense grid of {shape} cells needs {needed / 2**30:.1f} GiB; give a smaller box"
             )
-        index = [self.coords[:, 0].long(), *(space - first).long().unbind(dim=1)]
+        places = (space - device_constant(low, space)).long()
+        index = [self.coords[:, 0].long(), *places.unbind(dim=1)]
         grid = self.feats.new_zeros(self.batch_size, *shape, self.feats.shape[1])
         return grid.index_put(tuple(index), self.feats).permute(0, 4, 1, 2, 3), low
+
+    def _check_box(self, low: Triple, high: Triple) -> None:
+        # two rows in one cell would leave only the last one
+        extent = self.cache.sorted_keys(self.coords).extent
+        if not len(self) or extent.within(low, high):
+            return
+        space = self.coords[:, 1:]
+        outside = ((space < device_constant(low, space)) | (space > device_constant(high, space))).any(dim=1)
+        if bool(outside.any()):
+            raise RangeError(
+                f"{int(outside.sum())} of {len(self)} voxels lie outside the box {low} to {high}; widen it"
+            )
 
     def replace(self, feats: Tensor) -> "SparseTensor":
         """Other features (n, *) at the same coordinates, sharing the cache.
@@ -171,10 +179,7 @@ class SparseTensor:
         """
         check_shape("feats", feats, (None, None))
         check_shape("coords", coords, (feats.shape[0], 4))
-        other = object.__new__(SparseTensor)
-        other.feats, other.coords, other.stride = feats, coords, stride
-        other.batch_size, other.cache = self.batch_size, self.cache
-        return other
+        return _known(feats, coords, stride, self.batch_size, self.cache)
 
     def to(self, *args: Any, **kwargs: Any) -> "SparseTensor":
         """Move to a device (the cache is built anew there) or convert the features, as `torch.Tensor.to`."""
@@ -335,19 +340,32 @@ def collate(tensors: Sequence[SparseTensor]) -> SparseTensor:
         raise ShapeError(f"tensors must share stride and channels, got {found}")
     coords, before = [], 0
     for tensor in tensors:
-        coords.append(tensor.coords + tensor.coords.new_tensor([before, 0, 0, 0]))
+        coords.append(tensor.coords + device_constant([before, 0, 0, 0], tensor.coords))
         before += tensor.batch_size
     feats = torch.cat([tensor.feats for tensor in tensors])
     return SparseTensor(feats, torch.cat(coords), stride=tensors[0].stride, batch_size=before)
 
 
+def _known(feats: Tensor, coords: Tensor, stride: Triple, batch_size: int, cache: CoordCache) -> SparseTensor:
+    """A tensor whose parts are known to fit each other."""
+    tensor = object.__new__(SparseTensor)
+    tensor.feats, tensor.coords, tensor.stride = feats, coords, stride
+    tensor.batch_size, tensor.cache = batch_size, cache
+    return tensor
+
+
 def _batch_size(coords: Tensor, given: int | None) -> int:
+    if coords.shape[0] == 0:
+        return _checked_batch_size(given, 0, -1)
+    # one pass; amin and amax of a strided column take twelve times as long
+    low, high = torch.stack(coords[:, 0].aminmax()).tolist()
+    return _checked_batch_size(given, low, high)
+
+
+def _checked_batch_size(given: int | None, low: int, high: int) -> int:
+    """The number of clouds, where batch indices span `low` to `high`; -1 is no index."""
     if given is not None and given < 0:
         raise RangeError(f"batch_size must be at least 0, got {given}")
-    if coords.shape[0] == 0:
-        return given or 0
-    # one pass; amin and amax of a strided column take twelve times as long
-    low, high = (int(bound) for bound in coords[:, 0].aminmax())
     if low < 0 or (given is not None and high >= given):
         raise RangeError(
             f"batch indices span {low} to {high}, but batch_size is {given}; the first column is the batch"
@@ -355,6 +373,8 @@ def _batch_size(coords: Tensor, given: int | None) -> int:
     return high + 1 if given is None else given
 
 
-def _box(given: Triple | None, found: Tensor) -> Triple:
-    x, y, z = given if given is not None else found.tolist()
+def _ends(space: Tensor, end: Callable[..., Tensor]) -> Triple:
+    if not len(space):
+        return 0, 0, 0
+    x, y, z = end(space, dim=0).tolist()
     return int(x), int(y), int(z)

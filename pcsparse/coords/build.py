@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.coords import build_pairs, build_tables
+from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.keys import Extent, pack, unpack
 from pcsparse.coords.relation import Relation
@@ -160,7 +161,7 @@ def strided_level(fine: SortedKeys, relation: Relation, coverage: str) -> Level:
     if counted:
         keys = backend.partition_keys(fine.keys, stride, (0, 0, 0))[0]
     else:
-        span = torch.tensor([1, *stride], dtype=torch.int32).to(fine.keys.device, non_blocking=True)
+        span = device_constant([1, *stride], fine.keys, torch.int32)
         cells = torch.div(unpack(fine.keys), span, rounding_mode="floor")
         keys = backend.unique_keys(pack(cells))[0]
     coarse = SortedKeys.made(keys, bounds)

@@ -6,6 +6,7 @@ Twin in form: `coords.build_tables`; `coords.build` takes the one that a device 
 import torch
 from torch import Tensor
 
+from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.kernel_map import KernelMap, Pairs
 from pcsparse.coords.keys import Extent
 from pcsparse.coords.relation import Relation
@@ -16,7 +17,7 @@ from pcsparse.kernels.select import backend_of
 def identity(relation: Relation, n: int, device: torch.device) -> KernelMap:
     """Every one of `n` rows meets itself."""
     rows = torch.arange(n, dtype=torch.int32, device=device)
-    pairs = Pairs(rows, rows, torch.tensor([0, n]).to(device, non_blocking=True))
+    pairs = Pairs(rows, rows, device_constant([0, n], rows, torch.int64))
     return KernelMap(relation, n, n, pairs, symmetric=True, monotone=True, checked=True)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.kernel_map import NO_NEIGHBOUR, KernelMap
 from pcsparse.coords.keys import pack
 from pcsparse.coords.relation import Relation
@@ -52,7 +53,7 @@ def build_corner_map(fine: Tensor, coarse: SortedKeys, cube: KernelMap, ratio: T
     Raises:
         RangeError: a fine voxel lies in no coarse one.
     """
-    span = fine.new_tensor((1, *ratio))
+    span = device_constant((1, *ratio), fine)
     first = torch.div(fine, span, rounding_mode="floor")
     held = _rows_of(first, coarse, fine)
     # (n, 3): how far into the cell, 0 to below 1
@@ -67,10 +68,12 @@ def build_corner_map(fine: Tensor, coarse: SortedKeys, cube: KernelMap, ratio: T
     there = (rows != NO_NEIGHBOUR) & (weights > 0)
     weights = torch.where(there, weights, 0)
     weights = weights / weights.sum(dim=1, keepdim=True)
-    counts = there.sum(dim=1)
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    starts = torch.nn.functional.pad(there.sum(dim=1).cumsum(0), (1, 0))
+    # asked of the device once, for both
+    places = there.flatten().nonzero().squeeze(1)
+    rows, weights = (part.flatten()[places] for part in (rows, weights))
     cells = KernelMap.of_groups(held, len(coarse.keys))
-    return CornerMap(len(coarse.keys), len(fine), rows[there], weights[there], starts, cells)
+    return CornerMap(len(coarse.keys), len(fine), rows, weights, starts, cells)
 
 
 def _rows_of(coords: Tensor, level: SortedKeys, asked: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.checks import check_dtype, check_shape
+from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.map_check import check_map
 from pcsparse.coords.map_forms import NO_NEIGHBOUR as NO_NEIGHBOUR
 from pcsparse.coords.map_forms import Pairs as Pairs
@@ -187,6 +188,10 @@ class KernelMap:
         """(n_out,) int64: how many pairs each output has; made at the first call and kept."""
         return self._kept("pairs_per_output", lambda: self.inputs_by_output()[1].diff())
 
+    def sizes(self) -> tuple[int, ...]:
+        """`pairs_per_output` on the host, which waits for the device at the first call: of a few groups."""
+        return self._kept("sizes", lambda: tuple(self.pairs_per_output().tolist()))
+
     def inputs_by_output(self) -> tuple[Tensor, Tensor]:
         """The inputs of each output, in the order of offsets; made at the first call and kept.
 
@@ -325,7 +330,7 @@ class KernelMap:
                     "renumber the groups, or give a larger n_groups"
                 )
         order, _ = backend_of(group).group_rows(group.contiguous(), n_groups)
-        starts = torch.tensor([0, group.numel()]).to(group.device, non_blocking=True)
+        starts = device_constant([0, group.numel()], group, torch.int64)
         pairs = Pairs(order, group[order.long()].int(), starts)
         return KernelMap(Relation((1, 1, 1)), group.numel(), n_groups, pairs, distinct=False, checked=True)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pcsparse.coords.device_constant import device_constant
 from pcsparse.errors import RangeError
 from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS
 from pcsparse.kernels.select import backend_of
@@ -128,9 +129,9 @@ def scaled(keys: Tensor, stride: Triple) -> Tensor:
     """
     # a longer one would leave the range, unless all coordinates are 0 there
     steps = [min(step, 1 << max(FIELD_BITS)) for step in stride]
-    factors = torch.tensor([1 << BATCH_SHIFT, *(s << shift for s, shift in zip(steps, SHIFTS, strict=True))])
+    factors = [1 << BATCH_SHIFT, *(s << shift for s, shift in zip(steps, SHIFTS, strict=True))]
     bias = sum(b << shift for b, shift in zip(BIAS, SHIFTS, strict=True))
-    return (unpack(keys) * factors.to(keys.device, non_blocking=True)).sum(dim=1) + bias
+    return (unpack(keys) * device_constant(factors, keys)).sum(dim=1) + bias
 
 
 def unpack(keys: Tensor) -> Tensor:

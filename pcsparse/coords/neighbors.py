@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.checks import check_dtype, check_same_device, check_shape
+from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.kernel_map import NO_NEIGHBOUR
 from pcsparse.errors import RangeError
 from pcsparse.kernels.select import backend_of
@@ -139,10 +140,9 @@ def farthest_points(
         RangeError: n_samples below 1, a point that is not finite, a cloud below 0 or above 2046, or a row in
             `first` that is not in its cloud.
     """
-    _check_points("points", points, batch, "batch")
+    clouds = _checked_clouds("points", points, batch, "batch")
     if n_samples < 1:
         raise RangeError(f"n_samples must be at least 1, got {n_samples}")
-    clouds = _count_clouds(batch)
     order, starts = _by_cloud(points, batch, clouds)
     sizes = starts.diff()
     begin = starts[:-1]
@@ -161,8 +161,9 @@ def _check_first(
     check_shape("first", first, (len(sizes),))
     check_dtype("first", first, torch.int32, torch.int64)
     check_same_device(points=points, first=first)
+    homes = None if batch is None or not len(batch) else batch[first.long().clamp(0, len(batch) - 1)].tolist()
     for cloud, (row, size) in enumerate(zip(first.tolist(), sizes.tolist(), strict=True)):
-        if size and not (0 <= row < len(points) and (batch is None or int(batch[row]) == cloud)):
+        if size and not (0 <= row < len(points) and (homes is None or homes[cloud] == cloud)):
             raise RangeError(
                 f"first[{cloud}] = {row} is not a row of cloud {cloud}; give a row of one of its points"
             )
@@ -184,20 +185,19 @@ def _ranked(
 ) -> Neighbours:
     if k < 1:
         raise RangeError(f"the number of neighbours must be at least 1, got {k}")
-    _check_points("points", points, batch, "batch")
+    clouds = _checked_clouds("points", points, batch, "batch")
     if queries is None:
         if query_batch is not None:
             raise RangeError("query_batch is given without queries; leave it out, or give the queries")
         queries, query_batch = points, batch
     else:
-        _check_points("queries", queries, query_batch, "query_batch")
+        clouds = max(clouds, _checked_clouds("queries", queries, query_batch, "query_batch"))
         check_same_device(points=points, queries=queries)
         if (batch is None) != (query_batch is None):
             raise RangeError(
                 "points and queries must both have a batch or neither, got only "
                 f"{'query_batch' if batch is None else 'batch'}; give the other too"
             )
-    clouds = max(_count_clouds(batch), _count_clouds(query_batch))
     point_order, starts = _by_cloud(points, batch, clouds)
     query_order, query_starts = _by_cloud(queries, query_batch, clouds)
     backend = backend_of(points, queries)
@@ -215,45 +215,43 @@ def _ranked(
     return Neighbours(rows, squared)
 
 
-def _check_points(name: str, points: Tensor, batch: Tensor | None, batch_name: str) -> None:
+def _checked_clouds(name: str, points: Tensor, batch: Tensor | None, batch_name: str) -> int:
+    """How many clouds there are, once all is looked at, in one question to the device."""
     check_shape(name, points, (None, 3))
     check_dtype(name, points, torch.float32)
-    finite = points.detach().isfinite().all(dim=1)
-    if not bool(finite.all()):
-        row = int(torch.nonzero(~finite)[0])
+    finite = points.detach().isfinite()
+    facts = [finite.all().long()]
+    if batch is not None:
+        check_shape(batch_name, batch, (len(points),))
+        check_dtype(batch_name, batch, torch.int32, torch.int64)
+        check_same_device(**{name: points, batch_name: batch})
+        if len(batch):
+            facts += [end.long() for end in batch.aminmax()]
+    all_finite, *ends = torch.stack(facts).tolist()
+    if not all_finite:
+        wrong = ~finite.all(dim=1)
+        row = int(torch.nonzero(wrong)[0])
         raise RangeError(
-            f"{int((~finite).sum())} of {len(points)} {name} are not finite, first at row {row}: "
+            f"{int(wrong.sum())} of {len(points)} {name} are not finite, first at row {row}: "
             f"{points[row].tolist()}; drop them first"
         )
     if batch is None:
-        return
-    check_shape(batch_name, batch, (len(points),))
-    check_dtype(batch_name, batch, torch.int32, torch.int64)
-    check_same_device(**{name: points, batch_name: batch})
-    if len(batch):
-        low, high = (int(end) for end in batch.aminmax())
-        if low < 0 or high >= _MOST_CLOUDS:
-            raise RangeError(
-                f"{batch_name} spans {low} to {high}, but clouds are numbered 0 to {_MOST_CLOUDS - 1}; "
-                "renumber them, or split the batch"
-            )
-
-
-def _count_clouds(batch: Tensor | None) -> int:
-    if batch is None:
         return 1
-    return int(batch.max()) + 1 if len(batch) else 0
+    low, high = ends or (0, -1)
+    if low < 0 or high >= _MOST_CLOUDS:
+        raise RangeError(
+            f"{batch_name} spans {low} to {high}, but clouds are numbered 0 to {_MOST_CLOUDS - 1}; "
+            "renumber them, or split the batch"
+        )
+    return high + 1
 
 
 def _by_cloud(points: Tensor, batch: Tensor | None, clouds: int) -> tuple[Tensor | None, Tensor]:
     """The rows cloud after cloud, or None where they are so already; and the first of each cloud."""
     if batch is None:
-        return None, torch.tensor([0, len(points)], device=points.device)
-    counts = torch.bincount(batch, minlength=clouds)
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    if bool((batch[1:] >= batch[:-1]).all()):
-        return None, starts
-    return torch.argsort(batch, stable=True), starts
+        return None, device_constant([0, len(points)], points, torch.int64)
+    order, starts = backend_of(batch).group_rows(batch.contiguous(), clouds)
+    return (None if bool((batch[1:] >= batch[:-1]).all()) else order.long()), starts
 
 
 def _taken(points: Tensor, order: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.checks import check_dtype, check_shape
+from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.voxelize import Voxels, voxelize
 from pcsparse.errors import RangeError
 
@@ -82,9 +83,9 @@ class PillarGrid:
         check_shape("points", points, (None, 3))
         check_dtype("points", points, torch.float32, torch.float64)
         # the arithmetic of `voxelize`, so that what is inside has a cell inside
-        corner = points.new_tensor((self.x[0], self.y[0]), dtype=torch.float64)
+        corner = device_constant((self.x[0], self.y[0]), points, torch.float64)
         cells = torch.floor((points[:, :2].double() - corner) / self.size)
-        within = (cells >= 0) & (cells < cells.new_tensor(self.shape))
+        within = (cells >= 0) & (cells < device_constant(self.shape, cells))
         z = points[:, 2].double()
         return within.all(dim=1) & (z >= self.z[0]) & (z < self.z[1])
 

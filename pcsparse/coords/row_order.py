@@ -38,7 +38,7 @@ class RowOrder:
         """Offsets that each tile of `tile` rows must run, (splits, ceil(n_out / tile)) int64."""
         splits, n_out = self.masks.shape
         tiles = -(-n_out // tile)
-        padded = torch.zeros(splits, tiles * tile, dtype=torch.int64)
+        padded = self.masks.new_zeros(splits, tiles * tile)
         padded[:, :n_out] = self.masks
         rows = padded.view(splits, tiles, tile)
         # torch has no bitwise-or reduction; halving the rows takes log2(tile) steps
@@ -73,7 +73,7 @@ def row_order(table: Tensor, *, splits: int = 1, order: Order = "binary") -> Row
     backend = backend_of(table)
     masks = backend.row_masks(table.contiguous(), splits)
     if order == "none":
-        rows = torch.arange(table.shape[1]).repeat(splits, 1)
+        rows = torch.arange(table.shape[1], device=table.device).repeat(splits, 1)
     elif order == "binary":
         rows = torch.argsort(masks, dim=1, descending=True, stable=True)
     elif order == "gray":

@@ -1,12 +1,14 @@
 """Points in metres to voxels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pcsparse.checks import check_dtype, check_shape
-from pcsparse.coords.keys import COORD_MAX, COORD_MIN, pack, unpack
+from pcsparse.coords.device_constant import device_constant
+from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.coords.keys import COORD_MAX, COORD_MIN, Extent, pack, unpack
 from pcsparse.errors import RangeError
 from pcsparse.kernels.select import backend_of
 from pcsparse.types import Vec3
@@ -25,6 +27,15 @@ class Voxels:
     coords: Tensor
     inverse: Tensor
     first: Tensor
+    _groups: list[KernelMap] = field(init=False, default_factory=list, repr=False)
+
+    def groups(self) -> KernelMap:
+        """The map that leads every point to its voxel; made at the first call and kept."""
+        if not self._groups:
+            # made in inference mode, but used in training too
+            with torch.inference_mode(False):
+                self._groups.append(KernelMap.of_groups(self.inverse, len(self.coords)))
+        return self._groups[0]
 
 
 def voxelize(
@@ -57,16 +68,26 @@ def voxelize(
     if batch is not None:
         check_shape("batch", batch, (points.shape[0],))
         check_dtype("batch", batch, torch.int32, torch.int64)
-    cells = torch.floor((points.double() - points.new_tensor(origin, dtype=torch.float64)) / voxel_size)
+    corner = device_constant(origin, points, torch.float64)
+    cells = torch.floor((points.double() - corner) / voxel_size)
     _check_cells(points, cells, voxel_size)
-    clouds = torch.zeros_like(cells[:, :1]) if batch is None else batch[:, None].double()
-    keys = pack(torch.cat([clouds, cells], dim=1).long())
+    clouds = cells.new_zeros(len(cells), 1, dtype=torch.int64) if batch is None else batch[:, None].long()
+    if batch is not None and len(batch):
+        # before the cast to int32, where a large number would wrap silently
+        low, high = torch.stack(clouds.aminmax()).tolist()
+        Extent((low, 0, 0, 0), (high, 0, 0, 0)).check()
+    keys = pack(torch.cat([clouds, cells], dim=1).int())
     unique, inverse, first = backend_of(keys).unique_keys(keys)
     return Voxels(unpack(unique), inverse, first)
 
 
 def _check_cells(points: Tensor, cells: Tensor, voxel_size: float) -> None:
     """Check before the cast to int, where a large or non-finite value would wrap silently."""
+    low, high = (device_constant(end, cells) for end in (COORD_MIN, COORD_MAX))
+    within = (cells >= low) & (cells <= high)
+    # in one question to the device, as all is well most often; what is not finite is not within
+    if bool(within.all()):
+        return
     finite = torch.isfinite(cells).all(dim=1)
     if not bool(finite.all()):
         row = int(torch.nonzero(~finite)[0])
@@ -74,13 +95,11 @@ def _check_cells(points: Tensor, cells: Tensor, voxel_size: float) -> None:
             f"{int((~finite).sum())} of {len(points)} points are not finite, first at row {row}: "
             f"{points[row].tolist()}; drop them before voxelising"
         )
-    low, high = cells.new_tensor(COORD_MIN), cells.new_tensor(COORD_MAX)
-    outside = ((cells < low) | (cells > high)).any(dim=1)
-    if bool(outside.any()):
-        row = int(torch.nonzero(outside)[0])
-        raise RangeError(
-            f"{int(outside.sum())} of {len(points)} points lie beyond the key's range at "
-            f"voxel_size={voxel_size} m, first at row {row}: {points[row].tolist()} m is voxel "
-            f"{cells[row].tolist()}, allowed are {COORD_MIN} to {COORD_MAX}; subtract an origin near the "
-            f"cloud, crop it, or enlarge the voxels"
-        )
+    outside = ~within.all(dim=1)
+    row = int(torch.nonzero(outside)[0])
+    raise RangeError(
+        f"{int(outside.sum())} of {len(points)} points lie beyond the key's range at "
+        f"voxel_size={voxel_size} m, first at row {row}: {points[row].tolist()} m is voxel "
+        f"{cells[row].tolist()}, allowed are {COORD_MIN} to {COORD_MAX}; subtract an origin near the "
+        f"cloud, crop it, or enlarge the voxels"
+    )

@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from pcsparse.coords.device_constant import device_constant
 from pcsparse.errors import RangeError
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.types import Triple
@@ -43,10 +44,11 @@ class ToBEV(nn.Module):
             RangeError: a voxel outside the grid, unless they are to be cropped; two voxels in one cell; or a
                 map of more than 4 GiB.
         """
-        upper = tuple(low + n - 1 for low, n in zip(self.lower, self.shape, strict=True))
+        last = [low + n - 1 for low, n in zip(self.lower, self.shape, strict=True)]
+        upper: Triple = last[0], last[1], last[2]
         if self.outside == "crop":
             x = _cropped(x, self.lower, upper)
-        grid, _ = x.dense(lower=self.lower, upper=(upper[0], upper[1], upper[2]))
+        grid, _ = x.dense(lower=self.lower, upper=upper)
         return grid.permute(0, 1, 4, 3, 2).flatten(1, 2)
 
     def extra_repr(self) -> str:
@@ -54,9 +56,12 @@ class ToBEV(nn.Module):
         return f"lower={self.lower}, shape={self.shape}, outside={self.outside!r}"
 
 
-def _cropped(x: SparseTensor, lower: tuple[int, ...], upper: tuple[int, ...]) -> SparseTensor:
+def _cropped(x: SparseTensor, lower: Triple, upper: Triple) -> SparseTensor:
+    if x.cache.sorted_keys(x.coords).extent.within(lower, upper):
+        return x
     space = x.coords[:, 1:]
-    inside = ((space >= space.new_tensor(lower)) & (space <= space.new_tensor(upper))).all(dim=1)
+    first, last = device_constant(lower, space), device_constant(upper, space)
+    inside = ((space >= first) & (space <= last)).all(dim=1)
     rows = inside.nonzero()[:, 0]
     if len(rows) == len(x):
         return x

@@ -82,7 +82,7 @@ def gather_rows(feats: Tensor, rows: Tensor) -> Tensor:
     check_same_device(feats=feats, rows=rows)
     n = feats.shape[0]
     if rows.numel():
-        low, high = (int(end) for end in rows.aminmax())
+        low, high = torch.stack(rows.aminmax()).tolist()
         if low < NO_NEIGHBOUR or high >= n:
             raise RangeError(
                 f"rows span {low} to {high}, but feats has {n} rows, from 0 ({NO_NEIGHBOUR} is none); take "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.checks import check_dtype, check_shape
+from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.errors import RangeError, ShapeError
 from pcsparse.kernels.select import backend_of
@@ -24,8 +25,8 @@ def _chosen(feats: Tensor, clouds: KernelMap, share: float) -> Tensor:
     backend = backend_of(feats)
     # the one offset of the map lists the rows cloud after cloud
     order, starts = clouds.pairs.rows_in, clouds.by_output()[1]
-    counts = torch.tensor([rows_kept(share, n) for n in starts.diff().tolist()], dtype=torch.int64)
-    return backend.top_rows(backend.mean_magnitude(feats), order, starts, counts)
+    counts = [rows_kept(share, n) for n in clouds.sizes()]
+    return backend.top_rows(backend.mean_magnitude(feats), order, starts, device_constant(counts, starts))
 
 
 @operator("pcsparse::important_rows")

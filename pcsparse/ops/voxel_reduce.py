@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from pcsparse.checks import check_dtype
-from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.voxelize import Voxels
 from pcsparse.errors import DtypeError, RangeError, ShapeError
 from pcsparse.ops.pool import max_pool, mean_pool
@@ -45,8 +44,7 @@ def voxel_reduce(values: Tensor, voxels: Voxels, how: Literal["mean", "first", "
         raise RangeError(f"how must be 'mean', 'first', 'max' or 'majority', got {how!r}")
     if not values.is_floating_point() or values.dim() != 2:
         raise DtypeError(f"{how!r} takes (n, c) floats, got {values.dtype} {tuple(values.shape)}")
-    m = voxels.coords.shape[0]
-    kmap = KernelMap.of_groups(voxels.inverse, m)
+    kmap = voxels.groups()
     return max_pool(values, kmap) if how == "max" else mean_pool(values, kmap)
 
 
@@ -58,10 +56,11 @@ def _majority(labels: Tensor, voxels: Voxels) -> Tensor:
     if labels.numel() == 0:
         return labels.new_zeros(m)
     wide = labels.long()
-    if int(wide.amin()) < IGNORE:
-        raise RangeError(f"labels must be at least {IGNORE} (ignore), got {int(wide.amin())}")
-    classes = int(wide.amax()) + 1
-    winner = torch.full((m,), IGNORE)
+    lowest, highest = torch.stack(wide.aminmax()).tolist()
+    if lowest < IGNORE:
+        raise RangeError(f"labels must be at least {IGNORE} (ignore), got {lowest}")
+    classes = highest + 1
+    winner = wide.new_full((m,), IGNORE)
     if classes > 0:
         known = wide >= 0
         pair, votes = torch.unique(voxels.inverse[known] * classes + wide[known], return_counts=True)
