@@ -1,7 +1,7 @@
 """Gather-GEMM-scatter with adaptive grouping: rows are gathered once, multiplied in groups, added once.
 
 The scatter is output-stationary: each output row adds its products in the order of the offsets, without
-atomics.
+atomics. How many pairs an offset has decides the groups, so the host waits for a GPU once a map.
 
 Source: TorchSparse (MLSys 2022, arXiv 2204.10319), sections 4.2 and 4.3.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.dataflow import PLAIN, Dataflow, Epilogue
+from pcsparse.engine.gather_layout import layout_of
 from pcsparse.engine.grouping import Group, adaptive_groups
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.kernels.select import backend_of
@@ -35,15 +36,15 @@ class GatherScatterConfig:
 
 @final
 class GatherScatter(Dataflow[GatherScatterConfig]):
-    """Gather and GEMM are torch's, the scatter is `segment_sum`."""
+    """Gather and GEMM are `gather_gemm`, the scatter is `segment_sum`."""
 
     name = "gather_scatter"
     config_class = GatherScatterConfig
 
     def refuses(self, problem: ConvProblem) -> str | None:
-        """Only a CPU runs it."""
-        cpu = problem.device in ("cpu", "meta")
-        return None if cpu else f"it lays out its buffers for a CPU, not {problem.device}"
+        """Nothing that a backend exists for."""
+        known = problem.device in ("cpu", "cuda", "meta")
+        return None if known else f"it has no kernel on {problem.device}"
 
     def configs(self, problem: ConvProblem) -> Iterator[GatherScatterConfig]:
         """A grid over epsilon and S around the default."""
@@ -65,22 +66,25 @@ class GatherScatter(Dataflow[GatherScatterConfig]):
         self, feats: Tensor, grad_out: Tensor, kmap: KernelMap, config: GatherScatterConfig
     ) -> Tensor:
         """See the base class."""
-        dtype, wide = feats.dtype, _accumulator(feats.dtype)
-        grad = torch.zeros(kmap.volume, feats.shape[1], grad_out.shape[1], dtype=wide)
-        feats, grad_out = feats.to(wide), grad_out.to(wide)
-        bounds = kmap.pairs.starts.tolist()
-        for k in range(kmap.volume):
-            part = slice(bounds[k], bounds[k + 1])
+        backend, pairs = backend_of(feats, grad_out), kmap.pairs
+        wide = torch.float64 if feats.dtype == torch.float64 else torch.float32
+        grad = feats.new_zeros(kmap.volume, feats.shape[1], grad_out.shape[1], dtype=wide)
+        begin = 0
+        for k, count in enumerate(kmap.offset_counts()):
+            end = begin + count
             if kmap.symmetric and k == kmap.volume // 2:
-                grad[k] = feats.T @ grad_out
-            elif part.start < part.stop:
-                gathered = feats[kmap.pairs.rows_in[part].long()]
-                grad[k] = gathered.T @ grad_out[kmap.pairs.rows_out[part].long()]
-        return grad.to(dtype)
+                grad[k] = backend.wide_matmul(feats.T, grad_out)
+            elif count:
+                gathered = feats.index_select(0, pairs.rows_in[begin:end])
+                grad[k] = backend.wide_matmul(
+                    gathered.T, grad_out.index_select(0, pairs.rows_out[begin:end])
+                )
+            begin = end
+        return grad.to(feats.dtype)
 
     @staticmethod
     def _groups(kmap: KernelMap, config: GatherScatterConfig) -> tuple[Group, ...]:
-        counts = kmap.pairs.starts.diff().tolist()
+        counts = kmap.offset_counts()
         return adaptive_groups(
             counts, epsilon=config.epsilon, batch_below=config.batch_below, symmetric=kmap.symmetric
         )
@@ -101,55 +105,9 @@ def gather_gemm_scatter(
     Returns:
         (n_out, c_out), dtype of `feats`.
     """
-    dtype, wide = feats.dtype, _accumulator(feats.dtype)
-    feats, weight = feats.to(wide), weight.to(wide)
-    source, position = _layout(kmap, groups)
-    gathered = feats.index_select(0, source)
-    products = gathered.new_empty(gathered.shape[0], weight.shape[2])
-    bounds = kmap.pairs.starts.tolist()
-    begin = 0
-    for group in groups:
-        if group.batched:
-            end = begin + len(group.offsets) * group.rows
-            shape = (len(group.offsets), group.rows, -1)
-            batch = products[begin:end].view(shape)
-            torch.bmm(gathered[begin:end].view(shape), weight[list(group.offsets)], out=batch)
-            begin = end
-            continue
-        for offset in group.offsets:
-            end = begin + bounds[offset + 1] - bounds[offset]
-            torch.mm(gathered[begin:end], weight[offset], out=products[begin:end])
-            begin = end
-    order, starts = kmap.by_output()
-    places = position[order.long()]
+    backend, layout = backend_of(feats, weight), layout_of(kmap, tuple(groups))
+    products = backend.gather_gemm(feats, weight, layout.runs, layout.gather)
+    out = backend.segment_sum(products, layout.places, layout.starts)
     if kmap.symmetric:
-        # the centre's products were never made; it has one pair an output row
-        places, starts = places[places >= 0], starts - torch.arange(kmap.n_out + 1)
-    out = backend_of(products).segment_sum(products, places, starts)
-    if kmap.symmetric:
-        out += feats @ weight[kmap.volume // 2]
-    return epilogue.apply(out).to(dtype)
-
-
-def _layout(kmap: KernelMap, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
-    """Input row of each buffer row, and buffer row of each pair, -1 where it has none."""
-    pairs = kmap.pairs
-    bounds = pairs.starts.tolist()
-    starts_of: dict[int, int] = {}
-    total = 0
-    for group in groups:
-        for offset in group.offsets:
-            starts_of[offset] = total
-            total += group.rows if group.batched else bounds[offset + 1] - bounds[offset]
-    # a padding row gathers row 0; nobody reads its product
-    source = torch.zeros(total, dtype=torch.int64)
-    position = torch.full((kmap.n_pairs,), -1, dtype=torch.int32)
-    for offset, first in starts_of.items():
-        begin, end = bounds[offset], bounds[offset + 1]
-        source[first : first + end - begin] = pairs.rows_in[begin:end]
-        position[begin:end] = torch.arange(first, first + end - begin, dtype=torch.int32)
-    return source, position
-
-
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+        out += backend.wide_matmul(feats, weight[kmap.volume // 2])
+    return epilogue.apply(out).to(feats.dtype)
