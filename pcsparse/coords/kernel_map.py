@@ -151,16 +151,16 @@ class KernelMap:
     def pairs(self) -> Pairs:
         """The lists. Of a map born as a table they are made at the first call: the host waits for a count."""
         born = self.born
-        return born if isinstance(born, Pairs) else self._kept("pairs", lambda: pairs_of(born, self.n_in))
+        return born if isinstance(born, Pairs) else self.kept("pairs", lambda: pairs_of(born, self.n_in))
 
     @property
     def table(self) -> Tensor:
         """(k, n_out) int32 with NO_NEIGHBOUR where empty. Of a map born as lists, made at the first call."""
         born = self.born
-        return self._kept("table", lambda: table_of(born, self.n_out)) if isinstance(born, Pairs) else born
+        return self.kept("table", lambda: table_of(born, self.n_out)) if isinstance(born, Pairs) else born
 
-    def _kept(self, name: str, make: Callable[[], Form]) -> Form:
-        """What `make` makes, once."""
+    def kept(self, name: str, make: Callable[[], Form]) -> Form:
+        """What `make` makes of this map, once; `name` is its own among all that is kept with a map."""
         if name not in self._derived:
             # derived in inference mode, but used in training too
             with torch.inference_mode(False):
@@ -179,14 +179,23 @@ class KernelMap:
         if tile < 1:
             raise RangeError(f"a tile holds at least 1 output row, got tile={tile}")
         pairs = self.pairs
-        return self._kept(
+        return self.kept(
             f"tile_spans {tile}",
             lambda: backend_of(pairs.rows_out).tile_spans(pairs.rows_out, pairs.starts, self.n_out, tile),
         )
 
     def pairs_per_output(self) -> Tensor:
         """(n_out,) int64: how many pairs each output has; made at the first call and kept."""
-        return self._kept("pairs_per_output", lambda: self.inputs_by_output()[1].diff())
+        return self.kept("pairs_per_output", lambda: self.inputs_by_output()[1].diff())
+
+    def offset_counts(self) -> tuple[int, ...]:
+        """(k,): how many pairs each offset has. The host waits for the device once, and keeps them."""
+        return self.kept("offset_counts", lambda: tuple(self.pairs.starts.diff().tolist()))
+
+    def grad_weight_layout(self) -> list[Tensor]:
+        """What the kernel of `implicit_gemm_grad_weight` keeps with a map; the host does not wait for it."""
+        table = self.table
+        return self.kept("grad_weight_layout", lambda: backend_of(table).grad_weight_layout(table))
 
     def sizes(self) -> tuple[int, ...]:
         """`pairs_per_output` on the host, which waits for the device at the first call: of a few groups."""
@@ -199,7 +208,7 @@ class KernelMap:
             rows (m,) int32; starts (n_out + 1,) int64; output j owns rows[starts[j]:starts[j + 1]]. There may
             be more rows than the last of `starts`; those beyond it stand for nothing.
         """
-        return self._kept("inputs_by_output", self._inputs_by_output)
+        return self.kept("inputs_by_output", self._inputs_by_output)
 
     def _inputs_by_output(self) -> tuple[Tensor, Tensor]:
         if not isinstance(self.born, Pairs):
@@ -209,7 +218,7 @@ class KernelMap:
 
     def outputs_by_input(self) -> tuple[Tensor, Tensor]:
         """The outputs of each input, in the order of offsets, as `inputs_by_output` gives inputs."""
-        return self._kept("outputs_by_input", self._outputs_by_input)
+        return self.kept("outputs_by_input", self._outputs_by_input)
 
     def _outputs_by_input(self) -> tuple[Tensor, Tensor]:
         if not isinstance(self.born, Pairs):
@@ -220,12 +229,12 @@ class KernelMap:
     def by_output(self) -> tuple[Tensor, Tensor]:
         """The pairs by output row: order (n_pairs,) int32 into the pairs, starts (n_out + 1,) int64."""
         rows = self.pairs.rows_out
-        return self._kept("by_output", lambda: backend_of(rows).group_rows(rows, self.n_out))
+        return self.kept("by_output", lambda: backend_of(rows).group_rows(rows, self.n_out))
 
     def by_input(self) -> tuple[Tensor, Tensor]:
         """The pairs by input row: order (n_pairs,) int32 into the pairs, starts (n_in + 1,) int64."""
         rows = self.pairs.rows_in
-        return self._kept("by_input", lambda: backend_of(rows).group_rows(rows, self.n_in))
+        return self.kept("by_input", lambda: backend_of(rows).group_rows(rows, self.n_in))
 
     def transposed(self) -> "KernelMap":
         """The map of the transposed convolution: inputs and outputs swap, offsets keep their place.

@@ -76,9 +76,7 @@ class GatherScatter(Dataflow[GatherScatterConfig]):
                 grad[k] = backend.wide_matmul(feats.T, grad_out)
             elif count:
                 gathered = feats.index_select(0, pairs.rows_in[begin:end])
-                grad[k] = backend.wide_matmul(
-                    gathered.T, grad_out.index_select(0, pairs.rows_out[begin:end])
-                )
+                grad[k] = backend.wide_matmul(gathered.T, grad_out.index_select(0, pairs.rows_out[begin:end]))
             begin = end
         return grad.to(feats.dtype)
 
