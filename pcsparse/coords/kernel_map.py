@@ -168,6 +168,16 @@ class KernelMap:
         form: Any = self._derived[name]
         return form  # type: ignore[no-any-return]
 
+    def layout(self, splits: int, tile: int) -> list[Tensor]:
+        """What `implicit_gemm` of this device reads; made once for these two numbers, and kept.
+
+        Args:
+            splits: chunks of the offsets whose rows are ordered apart, see `Backend.gemm_layout`.
+            tile: output rows a tile.
+        """
+        table, name = self.table, f"layout {splits} {tile}"
+        return self._kept(name, lambda: backend_of(table).gemm_layout(table, splits, tile))
+
     def tile_spans(self, tile: int) -> Tensor:
         """(ceil(n_out / tile) + 1, k) int64: where the pairs of each tile of output rows begin, an offset.
 

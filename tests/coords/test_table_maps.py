@@ -121,6 +121,19 @@ def test_nothing_that_a_network_asks_for_counts_the_pairs(both, monkeypatch):
         assert KernelMap.from_tensors(kmap.tensors()) is kmap
 
 
+def test_a_layout_is_made_once_for_its_sizes(both, monkeypatch):
+    table, lists = both
+    assert all(map(torch.equal, table.layout(1, 64), lists.layout(1, 64)))
+    assert table.layout(1, 64) is table.layout(1, 64)
+    assert table.layout(1, 128) is not table.layout(1, 64)
+    seen = []
+    monkeypatch.setattr(
+        cpu, "gemm_layout", lambda table, splits, tile: seen.append((table, splits, tile)) or []
+    )
+    table.layout(2, 32)
+    assert seen == [(table.table, 2, 32)]
+
+
 def test_a_table_map_travels_as_two_tensors(both):
     table, lists = both
     table.pairs, table.transposed()
