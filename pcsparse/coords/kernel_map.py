@@ -209,7 +209,7 @@ class KernelMap:
 
     def sizes(self) -> tuple[int, ...]:
         """`pairs_per_output` on the host, which waits for the device at the first call: of a few groups."""
-        return self._kept("sizes", lambda: tuple(self.pairs_per_output().tolist()))
+        return self.kept("sizes", lambda: tuple(self.pairs_per_output().tolist()))
 
     def inputs_by_output(self) -> tuple[Tensor, Tensor]:
         """The inputs of each output, in the order of offsets; made at the first call and kept.
