@@ -176,7 +176,7 @@ class KernelMap:
             tile: output rows a tile.
         """
         table, name = self.table, f"layout {splits} {tile}"
-        return self._kept(name, lambda: backend_of(table).gemm_layout(table, splits, tile))
+        return self.kept(name, lambda: backend_of(table).gemm_layout(table, splits, tile))
 
     def tile_spans(self, tile: int) -> Tensor:
         """(ceil(n_out / tile) + 1, k) int64: where the pairs of each tile of output rows begin, an offset.
