@@ -718,14 +718,21 @@ class Backend(Protocol):
         """
         ...
 
-    def batch_moments(self, feats: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance of every channel.
+    def batch_factors(
+        self, feats: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Moments of every channel, and the factors that normalise it by them.
+
+        scale = weight / sqrt(var + eps), shift = bias - mean * scale.
 
         Args:
             feats: (n, c) float, n at least 1.
+            weight: (c,) float32, or float64 for float64; 1 if None.
+            bias: (c,), as `weight`; 0 if None.
+            eps: added to the variance.
 
         Returns:
-            mean, var: (c,) float32, or float64 for float64.
+            mean, biased variance, scale, shift: (c,) float32, or float64 for float64.
         """
         ...
 
@@ -759,6 +766,36 @@ class Backend(Protocol):
 
         Returns:
             sum of grad_out, sum of grad_out * (feats - mean): (c,) float32, or float64 for float64.
+        """
+        ...
+
+    def batch_grad_factors(
+        self,
+        grad_out: Tensor,
+        feats: Tensor,
+        out: Tensor | None,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of the parameters of a batch norm, and the factors of `scale_shift_grad` for its rows.
+
+        With s = 1 / sqrt(var + eps), grad_bias and p the two sums of `scale_shift_sums`: grad_weight = p * s,
+        scale_grad = weight * s, scale_feats = -scale_grad * s^2 * p / n,
+        shift = -scale_grad * grad_bias / n - scale_feats * mean.
+
+        Args:
+            grad_out: (n, c), dtype of `feats`.
+            feats: (n, c) float, n at least 1.
+            out: (n, c) or None, see `scale_shift_sums`.
+            mean: (c,), from `batch_factors`.
+            var: (c,), from `batch_factors`.
+            weight: (c,), as `mean`; 1 if None.
+            eps: added to the variance.
+
+        Returns:
+            grad_weight, grad_bias, scale_grad, scale_feats, shift: (c,) float32, or float64 for float64.
         """
         ...
 

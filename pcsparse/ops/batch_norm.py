@@ -114,13 +114,7 @@ def _batch_norm(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     backend = backend_of(feats)
-    mean, var = backend.batch_moments(feats)
-    scale = torch.rsqrt(var + eps)
-    if weight is not None:
-        scale = scale * weight
-    shift = -mean * scale
-    if bias is not None:
-        shift = shift + bias
+    mean, var, scale, shift = backend.batch_factors(feats, weight, bias, eps)
     return backend.scale_shift(feats, scale, shift, residual, relu), mean, var
 
 
@@ -138,6 +132,49 @@ def _batch_norm_fake(
     return feats.new_empty(feats.shape), *moments
 
 
+@operator("pcsparse::batch_norm_grad")
+def _batch_norm_grad(
+    grad_out: Tensor,
+    feats: Tensor,
+    weight: Tensor | None,
+    out: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    with_gated: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    backend = backend_of(grad_out, feats)
+    grad_weight, grad_bias, scale_grad, scale_feats, shift = backend.batch_grad_factors(
+        grad_out, feats, out, mean, var, weight, eps
+    )
+    grad, gated = backend.scale_shift_grad(grad_out, feats, out, scale_grad, scale_feats, shift, with_gated)
+    gated = feats.new_empty(0, feats.shape[1]) if gated is None else gated
+    return grad, gated, grad_weight, grad_bias
+
+
+@_batch_norm_grad.register_fake
+def _batch_norm_grad_fake(
+    grad_out: Tensor,
+    feats: Tensor,
+    weight: Tensor | None,
+    out: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    with_gated: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shape, dtype = feats.shape[1], _wide(feats.dtype)
+    return (
+        feats.new_empty(feats.shape),
+        feats.new_empty(feats.shape if with_gated else (0, feats.shape[1])),
+        feats.new_empty(shape, dtype=dtype),
+        feats.new_empty(shape, dtype=dtype),
+    )
+
+
+_batch_norm_grad.refuse_autograd()
+
+
 def _batch_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     feats, weight, bias, residual, relu, eps = inputs
     out, mean, var = output
@@ -149,17 +186,14 @@ def _batch_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, .
 def _batch_norm_backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Any, ...]:
     feats, weight, out, mean, var = ctx.saved_tensors
     has_weight, has_bias, has_residual = ctx.has
-    inverse = torch.rsqrt(var + ctx.eps)
-    total, product = _sums(grad_out, feats, out, mean)
-    scale = inverse * weight if has_weight else inverse
-    scale_feats = -scale * inverse.square() * product / feats.shape[0]
-    shift = -scale * total / feats.shape[0] - scale_feats * mean
     with_gated = has_residual and out is not None
-    grad_feats, gated = _grad(grad_out, feats, out, scale, scale_feats, shift, with_gated)
+    grad_feats, gated, grad_weight, grad_bias = _batch_norm_grad(
+        grad_out, feats, weight, out, mean, var, ctx.eps, with_gated
+    )
     return (
         grad_feats,
-        product * inverse if has_weight else None,
-        total if has_bias else None,
+        grad_weight if has_weight else None,
+        grad_bias if has_bias else None,
         (gated if with_gated else grad_out) if has_residual else None,
         None,
         None,

@@ -1,5 +1,6 @@
 """Sums and maxima over ragged rows: twins against Python, backends against twins."""
 
+import sys
 from itertools import accumulate
 
 import pytest
@@ -9,6 +10,7 @@ from pcsparse.kernels import reference
 from pcsparse.kernels.select import backend_of
 from tests.tolerance import tolerance
 
+_LONG = pytest.mark.not_emulated("a long loop; segments in parts are")
 LENGTHS = {
     "none": [],
     "one-empty": [0],
@@ -17,8 +19,21 @@ LENGTHS = {
     "one-long": [1000, 0, 1],
     "mixed": [3, 0, 0, 17, 1, 2, 64, 33, 0],
 }
+of_any_lengths = pytest.mark.parametrize(
+    "lengths",
+    [pytest.param(part, id=name, marks=[_LONG] * (name == "one-long")) for name, part in LENGTHS.items()],
+)
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 N = 13
+
+
+def _cases(channels):
+    """Every number of channels with every type; an interpreter shows each of both once."""
+    shown = pytest.mark.not_emulated("another type or another number of channels is")
+    for c in channels:
+        for dtype in DTYPES:
+            alone = (c == 7) != (dtype == torch.float32)
+            yield pytest.param(c, dtype, marks=[] if alone else [shown], id=f"{c}-{dtype}")
 
 
 def _case(rng, lengths, channels, dtype):
@@ -28,7 +43,7 @@ def _case(rng, lengths, channels, dtype):
     return values, order, torch.tensor([0, *accumulate(lengths)])
 
 
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+@of_any_lengths
 def test_twin_of_segment_sum(rng, lengths):
     values, order, starts = _case(rng, lengths, 3, torch.float64)
     out = reference.segment_sum(values, order, starts)
@@ -41,9 +56,8 @@ def test_twin_of_segment_sum(rng, lengths):
             assert out[row, c].item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("channels", [1, 7, 64])
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+@pytest.mark.parametrize(("channels", "dtype"), list(_cases([1, 7, 64])))
+@of_any_lengths
 def test_segment_sum_matches_twin(device, rng, lengths, channels, dtype):
     values, order, starts = _case(rng, lengths, channels, dtype)
     values = values / max(lengths, default=1) ** 0.5
@@ -57,7 +71,7 @@ def test_segment_sum_matches_twin(device, rng, lengths, channels, dtype):
     torch.testing.assert_close(actual.cpu(), expected, **close)
 
 
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+@of_any_lengths
 def test_twin_of_segment_weighted_sum(rng, lengths):
     values, order, starts = _case(rng, lengths, 3, torch.float64)
     weights = torch.randn(len(order), generator=rng, dtype=torch.float64)
@@ -71,9 +85,8 @@ def test_twin_of_segment_weighted_sum(rng, lengths):
             assert out[row, c].item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("channels", [1, 7, 64])
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+@pytest.mark.parametrize(("channels", "dtype"), list(_cases([1, 7, 64])))
+@of_any_lengths
 def test_segment_weighted_sum_matches_twin(device, rng, lengths, channels, dtype):
     values, order, starts = _case(rng, lengths, channels, dtype)
     weights = torch.rand(len(order), generator=rng, dtype=torch.float64) / max(lengths, default=1) ** 0.5
@@ -98,7 +111,7 @@ def test_segment_sum_adds_halves_in_float32(device):
     assert reference.segment_sum(values, order, starts).item() == 4608
 
 
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+@of_any_lengths
 def test_twin_of_segment_max(rng, lengths):
     values, order, starts = _case(rng, lengths, 3, torch.float64)
     out, arg = reference.segment_max(values, order, starts)
@@ -112,9 +125,8 @@ def test_twin_of_segment_max(rng, lengths):
     assert out.shape == arg.shape == (len(lengths), 3)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("channels", [1, 33])
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+@pytest.mark.parametrize(("channels", "dtype"), list(_cases([1, 7, 33])))
+@of_any_lengths
 def test_segment_max_matches_twin(device, rng, lengths, channels, dtype):
     inputs = [part.to(device) for part in _case(rng, lengths, channels, dtype)]
     out, arg = backend_of(*inputs).segment_max(*inputs)
@@ -124,6 +136,35 @@ def test_segment_max_matches_twin(device, rng, lengths, channels, dtype):
     assert arg.dtype == torch.int32
     assert torch.equal(out, expected_out)
     assert torch.equal(arg, expected_arg)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_segments_that_are_summed_in_parts(device, rng, monkeypatch, dtype):
+    lengths = LENGTHS["mixed"]
+    values, order, starts, grads = _max_case(rng, lengths, 5, dtype)
+    values[order[70], 1] = float("nan")
+    grads = (*grads[:1], reference.segment_max(values, order, starts)[1], *grads[2:])
+    weights = torch.rand(len(order), generator=rng)
+    module = sys.modules[backend_of(values.to(device)).segment_sum.__module__]
+    # where there is no such number nothing is changed by it
+    monkeypatch.setattr(module, "_PART", 4, raising=False)
+
+    close = tolerance(dtype, terms=max(lengths)) | {"equal_nan": True}
+    cases = {"segment_sum": (values, order, starts), "segment_weighted_sum": (values, order, weights, starts)}
+    cases |= {"segment_max": (values, order, starts), "segment_max_grad": grads}
+    for name, arguments in cases.items():
+        moved = [part.to(device) for part in arguments]
+        actual, expected = (
+            function(*given)
+            for function, given in (
+                (getattr(backend_of(*moved), name), moved),
+                (getattr(reference, name), arguments),
+            )
+        )
+        if name == "segment_max":
+            assert torch.equal(actual[1].cpu(), expected[1])
+            actual, expected = actual[0], expected[0]
+        torch.testing.assert_close(actual.cpu(), expected, **close)
 
 
 def test_segment_max_ties_nan_and_minus_infinity(device):
@@ -173,7 +214,7 @@ def test_twin_of_segment_max_grad(rng, lengths):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+@of_any_lengths
 def test_segment_max_grad_matches_twin(device, rng, lengths, dtype):
     *_, inputs = _max_case(rng, lengths, 7, dtype)
     expected = reference.segment_max_grad(inputs[0].double(), *inputs[1:]).to(dtype)

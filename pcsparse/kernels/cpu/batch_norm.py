@@ -101,7 +101,7 @@ def _blocks(n: int, count: int, dtype: torch.dtype, copies: int) -> list[np.ndar
     return [aligned(shape, _wide_of(dtype)).numpy() for _ in range(copies)]
 
 
-def batch_moments(feats: Tensor) -> tuple[Tensor, Tensor]:
+def _batch_moments(feats: Tensor) -> tuple[Tensor, Tensor]:
     if feats.dtype == torch.float16:
         feats = feats.float()
     feats = feats.detach().contiguous()
@@ -117,6 +117,17 @@ def batch_moments(feats: Tensor) -> tuple[Tensor, Tensor]:
     total = (about + rows * np.square(block_means - mean)).sum(axis=0)
     wide = _wide_of(feats.dtype)
     return torch.from_numpy(mean).to(wide), torch.from_numpy(total / n).to(wide)
+
+
+def batch_factors(
+    feats: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    mean, var = _batch_moments(feats)
+    scale = torch.rsqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight.detach()
+    shift = -mean * scale
+    return mean, var, scale, shift if bias is None else shift + bias.detach()
 
 
 def scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
@@ -163,6 +174,23 @@ def scale_shift_sums(
     totals = (part[:, :count].sum(axis=0, dtype=np.float64) for part in (sums, products))
     first, second = (torch.from_numpy(total).to(wide) for total in totals)
     return first, second
+
+
+def batch_grad_factors(
+    grad_out: Tensor,
+    feats: Tensor,
+    out: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inverse = torch.rsqrt(var + eps)
+    total, product = scale_shift_sums(grad_out, feats, out, mean)
+    scale = inverse.clone() if weight is None else inverse * weight.detach()
+    scale_feats = -scale * inverse.square() * product / feats.shape[0]
+    shift = -scale * total / feats.shape[0] - scale_feats * mean
+    return product * inverse, total, scale, scale_feats, shift
 
 
 def scale_shift_grad(

@@ -13,10 +13,14 @@ def _gated(grad_out: Tensor, out: Tensor | None) -> Tensor:
     return wide if out is None else torch.where(out > 0, wide, 0)
 
 
-def batch_moments(feats: Tensor) -> tuple[Tensor, Tensor]:
-    wide = feats.double()
-    var, mean = torch.var_mean(wide, dim=0, correction=0)
-    return mean.to(_accumulator(feats.dtype)), var.to(_accumulator(feats.dtype))
+def batch_factors(
+    feats: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    var, mean = torch.var_mean(feats.double(), dim=0, correction=0)
+    scale = torch.rsqrt(var + eps) * (1 if weight is None else weight)
+    shift = (0 if bias is None else bias) - mean * scale
+    wide = _accumulator(feats.dtype)
+    return mean.to(wide), var.to(wide), scale.to(wide), shift.to(wide)
 
 
 def scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
@@ -32,6 +36,31 @@ def scale_shift_sums(
     wide = _accumulator(feats.dtype)
     gated = _gated(grad_out, out).double()
     return gated.sum(dim=0).to(wide), (gated * (feats.double() - mean)).sum(dim=0).to(wide)
+
+
+def batch_grad_factors(
+    grad_out: Tensor,
+    feats: Tensor,
+    out: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    gated, wide = _gated(grad_out, out).double(), _accumulator(feats.dtype)
+    grad_bias, product = gated.sum(dim=0), (gated * (feats.double() - mean)).sum(dim=0)
+    inverse = torch.rsqrt(var.double() + eps)
+    scale_grad = inverse * (1 if weight is None else weight)
+    scale_feats = -scale_grad * inverse.square() * product / len(feats)
+    shift = -scale_grad * grad_bias / len(feats) - scale_feats * mean
+    grad_weight = product * inverse
+    return (
+        grad_weight.to(wide),
+        grad_bias.to(wide),
+        scale_grad.to(wide),
+        scale_feats.to(wide),
+        shift.to(wide),
+    )
 
 
 def scale_shift_grad(
