@@ -22,6 +22,7 @@ extern "C" __global__ void warp_sums(const long long *in, long long *out) {
     long long v = in[blockIdx.x * blockDim.x + threadIdx.x];
     for (int step = 16; step > 0; step >>= 1) v += __shfl_xor_sync(0xffffffffu, v, step);
     unsigned odd = __ballot_sync(0xffffffffu, threadIdx.x & 1);
+    v += __reduce_max_sync(0xffffffffu, threadIdx.x % 32 ^ 3) + __reduce_add_sync(0xffffffffu, 2u);
     if (threadIdx.x % 32 == 0) out[(blockIdx.x * blockDim.x + threadIdx.x) / 32] = v + odd;
 }
 extern "C" __global__ void fresh_shared(int *out) {
@@ -58,7 +59,7 @@ def test_the_shim_has_warps():
     numbers = torch.arange(128) ** 3
     out = torch.empty(4, dtype=torch.int64)
     cuda_shim.run_text(REVERSE.replace("SYNC", ""), "warp_sums", 2, 64, numbers, out)
-    assert torch.equal(out, numbers.view(4, 32).sum(1) + 0xAAAAAAAA)
+    assert torch.equal(out, numbers.view(4, 32).sum(1) + 0xAAAAAAAA + 31 + 64)
 
 
 def test_the_shim_poisons_shared_memory_for_every_block():

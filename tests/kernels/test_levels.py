@@ -228,3 +228,19 @@ def test_a_slab_of_many_voxels_is_listed_once(device, expand):
         assert torch.equal(got.cpu(), want.cpu())
     # every voxel in at most the two chunks that its cells may lie in
     assert all(found <= 2 * len(keys) for found in room)
+
+
+def test_residues_of_a_long_stride_are_told_apart(device):
+    stride, dilation, size = 100_015, 3, 30
+    inverse = pow(dilation, -1, stride)
+    # 32-bit arithmetic would take these for residues of an offset
+    wrapped = [r for r in range(stride) if r * inverse % (1 << 32) % stride < size <= r * inverse % stride]
+    assert len(wrapped) > 1
+    coords = torch.zeros(len(wrapped) + 1, 4, dtype=torch.int32)
+    coords[1:, 1] = torch.tensor(wrapped)
+    keys = reference.pack_rows(coords)[0].to(device)
+    kernel = ((size, 1, 1), (stride, 1, 1), (dilation, 1, 1), (0, 0, 0))
+    expected = reference.reached_cells(keys, *kernel)
+    assert len(expected[0]) == 1
+    for got, want in zip(backend_of(keys).reached_cells(keys, *kernel), expected, strict=True):
+        assert torch.equal(got, want)

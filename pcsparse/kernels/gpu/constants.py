@@ -6,6 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# what a network's kernels need, and no more: longer lists are seldom, and not kept
+_LONGEST = 4096
+
 
 def on_device(values: Sequence[int], device: torch.device) -> Tensor:
     """The `values` as int64 on a device; waits for it only where it has not seen them lately.
@@ -17,12 +20,14 @@ def on_device(values: Sequence[int], device: torch.device) -> Tensor:
     Returns:
         (len(values),) int64, shared: not to be written to.
     """
-    return _kept(tuple(values), device)
+    return (_kept if len(values) <= _LONGEST else _made)(tuple(values), device)
 
 
-# a kernel of a network has two or three of these; an upload that waits lets every stream read it
-@functools.lru_cache(maxsize=512)
-def _kept(values: tuple[int, ...], device: torch.device) -> Tensor:
-    # also made in inference mode, but used in training too
+def _made(values: tuple[int, ...], device: torch.device) -> Tensor:
+    # also in inference mode, but used in training too; the upload ends before it returns, so that work on any
+    # stream may read it
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.int64, device=device)
+
+
+_kept = functools.lru_cache(maxsize=512)(_made)

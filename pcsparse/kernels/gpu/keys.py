@@ -6,9 +6,14 @@ from torch import Tensor
 from pcsparse.kernels.gpu import cuda_text
 
 _THREADS = 256
-# enough to fill any card; a thread takes several rows where there are more
-_MOST_BLOCKS = 1024
-_HALF = 1 << 31
+# enough to fill a card, and few enough that their atomics do not queue; a thread takes several rows
+_MOST_BLOCKS = 512
+
+
+def _extent(facts: Tensor) -> tuple[Tensor, Tensor]:
+    """Low and high (4,) int64 of what `widen` in keys.cu wrote."""
+    words = facts.long() & 0xFFFFFFFF
+    return (1 << 31) - 1 - words[4:8], words[:4] - (1 << 31)
 
 
 def pack_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
@@ -17,22 +22,21 @@ def pack_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
     if n == 0:
         nothing = torch.zeros(4, dtype=torch.int64)
         return keys, nothing, nothing.clone(), True
-    facts = torch.zeros(9, dtype=torch.int64, device=coords.device)
+    facts = torch.zeros(9, dtype=torch.int32, device=coords.device)
     blocks = min(-(-n // _THREADS), _MOST_BLOCKS)
     cuda_text.launch("keys.cu", "pack_rows", blocks, _THREADS, coords, keys, facts, n)
     found = facts.cpu()
-    return keys, _HALF - found[4:8], found[:4] - _HALF, not found[8]
+    return keys, *_extent(found), not found[8]
 
 
 def key_extent(keys: Tensor) -> tuple[Tensor, Tensor]:
     n = keys.numel()
     if n == 0:
         return torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
-    facts = torch.zeros(8, dtype=torch.int64, device=keys.device)
+    facts = torch.zeros(8, dtype=torch.int32, device=keys.device)
     blocks = min(-(-n // _THREADS), _MOST_BLOCKS)
     cuda_text.launch("keys.cu", "key_extent", blocks, _THREADS, keys, facts, n)
-    found = facts.cpu()
-    return _HALF - found[4:], found[:4] - _HALF
+    return _extent(facts.cpu())
 
 
 def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:

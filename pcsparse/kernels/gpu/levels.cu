@@ -9,6 +9,11 @@ __device__ static int field(i64 key, int axis) {
     return (int)(key & ((1LL << BITS_Z) - 1));
 }
 
+// a / b, both not negative: 64-bit division takes four times as long
+__device__ static i64 quotient(i64 a, i64 b) {
+    return ((a | b) >> 32) == 0 ? (i64)((unsigned)a / (unsigned)b) : a / b;
+}
+
 __device__ static i64 key_of(i64 batch, const int *cell) {
     return (batch << BATCH_SHIFT) + ((i64)cell[0] << SHIFT_X) + ((i64)cell[1] << SHIFT_Y) + cell[2];
 }
@@ -21,7 +26,7 @@ extern "C" __global__ void touched_cells(
     const i64 *keys, const i64 *axes, i64 *cells, int *offsets, i64 slots, i64 size) {
     i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (place >= size) return;
-    i64 voxel = size == slots ? 0 : place / slots;
+    i64 voxel = quotient(place, slots);
     unsigned slot = (unsigned)(place - voxel * slots);
     i64 key = keys[voxel];
     int cell[3], offset = 0, scale = 1;
@@ -33,7 +38,9 @@ extern "C" __global__ void touched_cells(
         slot = here == 1 ? slot : slot / here;
         unsigned u = (unsigned)field(key, axis) + (unsigned)a[1], q = u / stride, r = u - q * stride;
         unsigned rest = r / common;
-        i64 o = (i64)((u64)rest * (u64)a[3] % period) + (i64)t * period;
+        unsigned base = period < (1u << 16) ? rest * (unsigned)a[3] % period
+                                            : (unsigned)((u64)rest * (u64)a[3] % period);
+        i64 o = (i64)base + (i64)t * period;
         met = met && rest * common == r && o < a[5];
         // the offset leads (dilation * o - r) / stride cells down, which divides
         cell[axis] = (int)((i64)q + a[7] - (i64)((unsigned)(a[6] * o) / stride));
@@ -49,12 +56,13 @@ extern "C" __global__ void touched_cells(
 extern "C" __global__ void reached_cells(const i64 *keys, const i64 *axes, i64 *cells, i64 n, i64 size) {
     i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (place >= size) return;
-    i64 offset = place / n, key = keys[place - offset * n];
+    i64 voxels = quotient(place, n), key = keys[place - voxels * n];
+    unsigned offset = (unsigned)voxels;
     int cell[3];
     for (int axis = 2; axis >= 0; axis--) {
         const i64 *a = axes + 4 * axis;
-        i64 o = offset % a[0];
-        offset /= a[0];
+        unsigned size_here = (unsigned)a[0], o = offset % size_here;
+        offset /= size_here;
         cell[axis] = (int)(field(key, axis) * a[1] + a[3] + a[2] * o);
     }
     cells[place] = key_of(key >> BATCH_SHIFT, cell);
@@ -89,5 +97,5 @@ extern "C" __global__ void place_voxels(
     i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n || sorted[i] < 0) return;
     i64 place = order[i];
-    table[offsets[place] * m + ranks[i] - 1] = (int)(slots == 1 ? place : place / slots);
+    table[offsets[place] * m + ranks[i] - 1] = (int)quotient(place, slots);
 }

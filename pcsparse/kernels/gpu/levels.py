@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcsparse.kernels.gpu import cuda_text
 from pcsparse.kernels.gpu.constants import on_device
-from pcsparse.kernels.gpu.tables import listed
+from pcsparse.kernels.gpu.tables import to_pairs
 from pcsparse.kernels.key_layout import BIAS, FIELD_BITS, check_pair_count
 from pcsparse.types import Triple
 
@@ -127,7 +127,7 @@ def partition_table(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor
 
 def partition_keys(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     coarse, table = partition_table(keys, stride, first)
-    return coarse, *listed(table, keys.numel())
+    return coarse, *to_pairs(table, keys.numel())
 
 
 def _expanded(keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple) -> Ranked:
@@ -157,7 +157,7 @@ def reached_cells(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not expand:
         touched = _Touched.of(keys, size, stride, dilation, first)
-        return touched.ranked.unique(), *listed(touched.table(), keys.numel())
+        return touched.ranked.unique(), *to_pairs(touched.table(), keys.numel())
     ranked, n, k = _expanded(keys, size, stride, dilation, first), keys.numel(), size[0] * size[1] * size[2]
     coarse = torch.arange(n, dtype=torch.int32, device=keys.device).repeat(k)
     starts = torch.arange(k + 1, device=keys.device) * n

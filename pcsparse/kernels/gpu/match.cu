@@ -1,11 +1,12 @@
-// The search of a kernel map, and the way from a table to lists.
+// The search of a kernel map.
 
 typedef long long i64;
 
-// the first place in [low, low + n) whose key is at least `wanted`; all threads of the block search together,
-// so that 100,000 keys take three loads one after another
-__device__ static i64 block_lower_bound(const i64 *keys, i64 low, i64 n, i64 wanted) {
-    while (n > 0) {
+// about the first place whose key is at least `wanted`: not after it, and at most 16 before. All threads of
+// the block search together, so that 100,000 keys take two loads one after the other
+__device__ static i64 block_search(const i64 *keys, i64 n, i64 wanted) {
+    i64 low = 0;
+    while (n > 16) {
         i64 step = (n + blockDim.x - 1) / blockDim.x, place = threadIdx.x * step;
         int below = __syncthreads_count(place < n && keys[low + place] < wanted);
         if (below == 0) return low;
@@ -26,10 +27,14 @@ extern "C" __global__ void match_table(
     i64 column = blockIdx.x / parts, begin = (blockIdx.x - column * parts) * blockDim.x;
     i64 first = columns[column], end = columns[column + 1];
     i64 last = min(begin + blockDim.x, n_out) - 1, j = begin + threadIdx.x;
-    i64 low = block_lower_bound(keys, 0, n_in, queries[begin] + deltas[first]);
-    i64 high = block_lower_bound(keys, low, n_in - low, queries[last] + deltas[first]);
+    i64 low = block_search(keys, n_in, queries[begin] + deltas[first]);
+    // where the last query's key is, if it is among the next eight keys a thread, as it is but in thin clouds
+    i64 far = low + 8 * threadIdx.x, wanted = queries[last] + deltas[first];
+    int below = __syncthreads_count(far < n_in && keys[far] < wanted);
+    i64 high = below == (int)blockDim.x ? n_in : min(low + 8 * below, n_in);
     if (j > last) return;
-    i64 query = queries[j], wanted = query + deltas[first];
+    i64 query = queries[j];
+    wanted = query + deltas[first];
     while (low < high) {
         i64 middle = (low + high) >> 1;
         if (keys[middle] < wanted) low = middle + 1;
@@ -48,70 +53,4 @@ extern "C" __global__ void match_table(
         if (mirror && hit) table[(mirror - k) * n_out + low] = (int)j;
     }
     if (mirror && column == 0) table[mirror / 2 * n_out + j] = (int)j;
-}
-
-// a / b, both not negative: 64-bit division takes four times as long
-__device__ static i64 quotient(i64 a, i64 b) {
-    return ((a | b) >> 32) == 0 ? (i64)((unsigned)a / (unsigned)b) : a / b;
-}
-
-extern "C" __global__ void renumber_table(
-    const int *table, const int *order_in, const int *order_out, int *out, i64 n_out, i64 size) {
-    i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (place >= size) return;
-    int row = table[place];
-    if (row >= 0 && order_in) row = order_in[row];
-    if (order_out) {
-        i64 k = quotient(place, n_out);
-        place = k * n_out + order_out[place - k * n_out];
-    }
-    out[place] = row;
-}
-
-// out (k, n_in) is -1 before
-extern "C" __global__ void transpose_table(const int *table, int *out, i64 n_out, i64 n_in, i64 size) {
-    i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (place >= size) return;
-    int row = table[place];
-    i64 k = quotient(place, n_out);
-    if (row >= 0) out[k * n_in + row] = (int)(place - k * n_out);
-}
-
-// a block reads this many rows of threads of the table
-#define ROWS 4
-
-// how many entries of a block are there
-extern "C" __global__ void count_pairs(const int *table, i64 *counts, i64 size) {
-    i64 place = (i64)blockIdx.x * ROWS * blockDim.x + threadIdx.x;
-    int found = 0;
-    for (int row = 0; row < ROWS; row++, place += blockDim.x)
-        found += __syncthreads_count(place < size && table[place] >= 0);
-    if (threadIdx.x == 0) counts[blockIdx.x] = found;
-}
-
-// ends: what `count_pairs` found, added up; n_out is not 0
-extern "C" __global__ void list_pairs(
-    const int *table, const i64 *ends, int *rows_in, int *rows_out, i64 *starts, i64 n_out, i64 size) {
-    __shared__ int found[ROWS * 32];
-    i64 first = (i64)blockIdx.x * ROWS * blockDim.x + threadIdx.x;
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5, inputs[ROWS];
-    unsigned there[ROWS];
-    for (int row = 0; row < ROWS; row++) {
-        i64 place = first + row * blockDim.x;
-        inputs[row] = place < size ? table[place] : -1;
-        there[row] = __ballot_sync(0xffffffffu, inputs[row] >= 0);
-        if (lane == 0) found[row * warps + warp] = __popc(there[row]);
-    }
-    __syncthreads();
-    i64 mine = blockIdx.x ? ends[blockIdx.x - 1] : 0;
-    for (int row = 0, next = 0; row < ROWS; row++) {
-        for (; next < row * warps + warp; next++) mine += found[next];
-        i64 place = first + row * blockDim.x, k = quotient(place, n_out), j = place - k * n_out;
-        i64 to = mine + __popc(there[row] & ((1u << lane) - 1));
-        if (place < size && j == 0) starts[k] = to;
-        if (place == size - 1) starts[k + 1] = to + (inputs[row] >= 0);
-        if (inputs[row] < 0) continue;
-        rows_in[to] = inputs[row];
-        rows_out[to] = (int)j;
-    }
 }

@@ -6,12 +6,14 @@ of threads takes neighbouring queries of one column, so that they walk the same 
 Source: Spira (MLSys 2026, arXiv 2511.20834), z-delta search; here a block narrows the keys down first.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
 from pcsparse.kernels.gpu import cuda_text
 from pcsparse.kernels.gpu.constants import on_device
-from pcsparse.kernels.gpu.tables import listed
+from pcsparse.kernels.gpu.tables import to_pairs
 from pcsparse.kernels.key_layout import check_offset_count
 
 _THREADS = 256
@@ -21,14 +23,14 @@ _NEAR = 8
 _LONGEST = 32
 
 
-def _columns(deltas: Tensor) -> list[int]:
-    """Where the columns of deltas (k,), on the host, begin; and k."""
-    k = deltas.numel()
-    if k == 0:
-        return [0]
-    places, gaps = torch.arange(k), deltas.diff(prepend=deltas[:1])
-    begins = torch.where((gaps <= 0) | (gaps > _NEAR), places, 0).cummax(0).values
-    return [*torch.nonzero((places - begins) % _LONGEST == 0).squeeze(1).tolist(), k]
+@functools.lru_cache(maxsize=256)
+def _columns(deltas: tuple[int, ...]) -> tuple[int, ...]:
+    """Where the columns of `deltas` begin; and their number."""
+    begins: list[int] = []
+    for k, delta in enumerate(deltas):
+        if not begins or k - begins[-1] == _LONGEST or not 0 < delta - deltas[k - 1] <= _NEAR:
+            begins.append(k)
+    return (*begins, len(deltas))
 
 
 def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False) -> Tensor:
@@ -37,17 +39,17 @@ def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = 
     table = torch.empty(2 * k + 1 if mirrored else k, n_out, dtype=torch.int32, device=keys.device)
     if mirrored:
         table[k + 1 :].fill_(-1)
-    if k == 0 and mirrored:
+    if mirrored and k == 0:
         torch.arange(n_out, out=table[0])
     if k == 0 or n_out == 0:
         return table
-    # deltas are made on the host: no copy comes back
-    host = deltas.cpu()
-    columns, parts = _columns(host), -(-n_out // _THREADS)
+    # nothing comes back from a device, as deltas are made on the host
+    listed = tuple(deltas.tolist())
+    columns, parts = _columns(listed), -(-n_out // _THREADS)
     cuda_text.launch(
         "match.cu", "match_table", parts * (len(columns) - 1), _THREADS, keys, n_in, queries, n_out,
-        on_device(host.tolist(), keys.device), on_device(columns, keys.device), table,
-        2 * k if mirrored else 0, parts,
+        on_device(listed, keys.device), on_device(columns, keys.device), table, 2 * k if mirrored else 0,
+        parts,
     )  # fmt: skip
     return table
 
@@ -55,4 +57,4 @@ def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = 
 def match_keys(
     keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return listed(match_table(keys, queries, deltas, mirrored), keys.numel())
+    return to_pairs(match_table(keys, queries, deltas, mirrored), keys.numel())

@@ -17,7 +17,7 @@ def renumber_table(table: Tensor, order_in: Tensor | None, order_out: Tensor | N
     orders = [0 if order is None else order for order in (order_in, order_out)]
     blocks = -(-size // _THREADS)
     cuda_text.launch(
-        "match.cu", "renumber_table", blocks, _THREADS, table, *orders, out, table.shape[1], size
+        "tables.cu", "renumber_table", blocks, _THREADS, table, *orders, out, table.shape[1], size
     )
     return out
 
@@ -26,7 +26,7 @@ def transpose_table(table: Tensor, n_in: int) -> Tensor:
     size = table.numel()
     out = torch.full((table.shape[0], n_in), -1, dtype=torch.int32, device=table.device)
     blocks = -(-size // _THREADS)
-    cuda_text.launch("match.cu", "transpose_table", blocks, _THREADS, table, out, table.shape[1], n_in, size)
+    cuda_text.launch("tables.cu", "transpose_table", blocks, _THREADS, table, out, table.shape[1], n_in, size)
     return out
 
 
@@ -35,10 +35,10 @@ def mask_table_outputs(table: Tensor, mask: Tensor) -> Tensor:
 
 
 def table_to_pairs(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return listed(table, None)
+    return to_pairs(table, None)
 
 
-def listed(table: Tensor, n_in: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def to_pairs(table: Tensor, n_in: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """`table_to_pairs`; waits for the number of pairs.
 
     Args:
@@ -51,7 +51,7 @@ def listed(table: Tensor, n_in: int | None) -> tuple[Tensor, Tensor, Tensor]:
     (k, n_out), size = table.shape, table.numel()
     blocks = -(-size // _CHUNK)
     counts = torch.empty(blocks, dtype=torch.int64, device=table.device)
-    cuda_text.launch("match.cu", "count_pairs", blocks, _THREADS, table, counts, size)
+    cuda_text.launch("tables.cu", "count_pairs", blocks, _THREADS, table, counts, size)
     ends = counts.cumsum(0)
     n_pairs = int(ends[-1]) if blocks else 0
     if n_pairs > key_layout.MOST_PAIRS:
@@ -61,5 +61,5 @@ def listed(table: Tensor, n_in: int | None) -> tuple[Tensor, Tensor, Tensor]:
     starts = (torch.empty if size else torch.zeros)(k + 1, dtype=torch.int64, device=table.device)
     rows_in, rows_out = (torch.empty(n_pairs, dtype=torch.int32, device=table.device) for _ in range(2))
     lists = rows_in, rows_out, starts
-    cuda_text.launch("match.cu", "list_pairs", blocks, _THREADS, table, ends, *lists, n_out, size)
+    cuda_text.launch("tables.cu", "list_pairs", blocks, _THREADS, table, ends, *lists, n_out, size)
     return lists

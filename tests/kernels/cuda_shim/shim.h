@@ -215,6 +215,20 @@ static inline unsigned __ballot_sync(unsigned mask, int v) {
 }
 static inline int __any_sync(unsigned mask, int v) { return __ballot_sync(mask, v) != 0; }
 static inline int __all_sync(unsigned mask, int v) { return __ballot_sync(mask, !v) == 0; }
+#define SHIM_REDUCTION(NAME, T, START, STEP)                                                                  \
+    static inline T NAME(unsigned mask, T v) {                                                                \
+        unsigned present;                                                                                     \
+        const unsigned long long *slots = shim_exchange(mask, (unsigned long long)v, &present);               \
+        T all = START;                                                                                        \
+        for (int lane = 0; lane < 32; lane++)                                                                 \
+            if (present >> lane & 1) { T one = (T)slots[lane]; all = STEP; }                                  \
+        return all;                                                                                           \
+    }
+SHIM_REDUCTION(__reduce_add_sync, unsigned, 0, all + one)
+SHIM_REDUCTION(__reduce_max_sync, unsigned, 0, max(all, one))
+SHIM_REDUCTION(__reduce_min_sync, unsigned, 0xffffffffu, min(all, one))
+SHIM_REDUCTION(__reduce_or_sync, unsigned, 0, all | one)
+SHIM_REDUCTION(__reduce_and_sync, unsigned, 0xffffffffu, all & one)
 template <typename T> static inline unsigned __match_any_sync(unsigned mask, T v) {
     unsigned long long word = 0;
     memcpy(&word, &v, sizeof(T));
