@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pcsparse.kernels.gpu.row_tiles import channel_block, wide
+from pcsparse.kernels.gpu.launch import Launcher
+from pcsparse.kernels.gpu.row_tiles import alignment, channel_block, wide
 
 # elements of a tile, and warps that share it: 16 elements a thread, so that enough loads are under way
 _TILE = 4096
@@ -22,9 +23,10 @@ _RUNS = 512
 _PARTIALS, _FEW_CHANNELS = 128, 8
 
 
-@triton.jit(do_not_specialize=["n", "run"])
-def _moments(feats, sums, n, c, run, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+@triton.jit(do_not_specialize=["n", "c", "run"])
+def _moments(feats, sums, n, c, run, ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
     """Of one run: the mean of its first rows, and the sums of x - mean and of (x - mean)^2."""
+    c *= ALIGN
     wide_type: tl.constexpr = sums.dtype.element_ty
     first = tl.program_id(0).to(tl.int64) * run
     rows = tl.minimum(n - first, run).to(tl.int32)
@@ -58,7 +60,7 @@ def _store(place, value, mask):
     tl.store(place, value.to(place.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["n", "run", "runs"])
+@triton.jit(do_not_specialize=["n", "c", "run", "runs"])
 def _combine_moments(
     sums, weight, bias, mean, var, factors, n, c, run, runs,
     EPS: tl.constexpr, PARTIALS: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -101,13 +103,21 @@ def _combine_moments(
     _store(factors + c + cols, offset, cols < c)
 
 
-def _runs(n: int, c: int) -> tuple[int, int, int, int]:
-    """Rows of a run, how many runs there are, and rows and channels of a tile."""
+def _tile_of(c: int) -> tuple[int, int, int]:
+    """What rows of `c` channels are multiples of, and rows and channels of a tile."""
     block_c = channel_block(c)
-    rows = _TILE // block_c
-    most = max(1, _RUNS // max(1, -(-c // block_c)))
-    run = -(-n // (most * rows)) * rows
-    return run, -(-n // run) if n else 0, rows, block_c
+    return alignment(c), _TILE // block_c, block_c
+
+
+def _runs(n: int, c: int) -> tuple[int, int, tuple[int, int, int]]:
+    """Rows of a run, how many runs there are, and the tile."""
+    tile = _tile_of(c)
+    most = max(1, _RUNS // -(-c // tile[2]))
+    run = max(1, -(-n // (most * tile[1]))) * tile[1]
+    return run, -(-n // run), tile
+
+
+_MOMENTS, _COMBINE_MOMENTS = Launcher(_moments), Launcher(_combine_moments)
 
 
 def batch_factors(
@@ -115,20 +125,31 @@ def batch_factors(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     feats = feats.contiguous()
     n, c = feats.shape
-    run, runs, rows, block_c = _runs(n, c)
-    sums = feats.new_empty((3, runs, c), dtype=wide(feats.dtype))
-    _moments[(runs, triton.cdiv(c, block_c))](feats, sums, n, c, run, rows, block_c, num_warps=_WARPS)
-    mean, var, factors = sums.new_empty(c), sums.new_empty(c), sums.new_empty((2, c))
-    _combine_moments[(triton.cdiv(c, _FEW_CHANNELS),)](
-        sums, weight, bias, mean, var, factors, n, c, run, runs, eps, _PARTIALS, _FEW_CHANNELS
+    mean, var, factors = (
+        torch.empty(shape, dtype=wide(feats.dtype), device=feats.device) for shape in (c, c, (2, c))
     )
+    if c:
+        run, runs, tile = _runs(n, c)
+        sums = mean.new_empty((3, runs, c))
+        grid = (runs, -(-c // tile[2]), 1)
+        _MOMENTS(grid, (feats, sums), (n, c // tile[0], run), tile, _WARPS, 1)
+        _COMBINE_MOMENTS(
+            (-(-c // _FEW_CHANNELS), 1, 1),
+            (sums, weight, bias, mean, var, factors),
+            (n, c, run, runs),
+            (eps, _PARTIALS, _FEW_CHANNELS),
+            4,
+            1,
+        )
     return mean, var, factors[0], factors[1]
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["n", "c"])
 def _scale_shift(
-    feats, scale, shift, residual, out, n, c, RELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr
-):
+    feats, scale, shift, residual, out, n, c,
+    RELU: tl.constexpr, ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    c *= ALIGN
     wide_type: tl.constexpr = scale.dtype.element_ty
     first = tl.program_id(0).to(tl.int64) * ROWS
     cols = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -147,22 +168,34 @@ def _scale_shift(
     tl.store(out + start + place, value.to(out.dtype.element_ty), mask=inside)
 
 
+_SCALE_SHIFT = Launcher(_scale_shift)
+
+
 def scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
     feats = feats.contiguous()
     n, c = feats.shape
-    block_c = channel_block(c)
-    rows = _TILE // block_c
     residual = None if residual is None else residual.contiguous()
     out = torch.empty_like(feats)
-    _scale_shift[(triton.cdiv(n, rows), triton.cdiv(c, block_c))](
-        feats, scale, shift, residual, out, n, c, relu, rows, block_c, num_warps=_WARPS
-    )
+    if n and c:
+        tile = _tile_of(c)
+        _SCALE_SHIFT(
+            (-(-n // tile[1]), -(-c // tile[2]), 1),
+            (feats, scale, shift, residual, out),
+            (n, c // tile[0]),
+            (relu, *tile),
+            _WARPS,
+            1,
+        )
     return out
 
 
-@triton.jit(do_not_specialize=["n", "run"])
-def _products(grad_out, feats, out, mean, sums, n, c, run, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+@triton.jit(do_not_specialize=["n", "c", "run"])
+def _products(
+    grad_out, feats, out, mean, sums, n, c, run,
+    ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """Of one run: the sums of the gradient that passes, and of it times x - mean."""
+    c *= ALIGN
     wide_type: tl.constexpr = sums.dtype.element_ty
     first = tl.program_id(0).to(tl.int64) * run
     rows = tl.minimum(n - first, run).to(tl.int32)
@@ -200,14 +233,14 @@ def _sum_of_runs(sums, cols, c, runs, PARTIALS: tl.constexpr, BLOCK_C: tl.conste
     return tl.sum(total, 0)
 
 
-@triton.jit(do_not_specialize=["runs"])
+@triton.jit(do_not_specialize=["c", "runs"])
 def _combine_products(sums, total, product, c, runs, PARTIALS: tl.constexpr, BLOCK_C: tl.constexpr):
     cols = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     _store(total + cols, _sum_of_runs(sums, cols, c, runs, PARTIALS, BLOCK_C), cols < c)
     _store(product + cols, _sum_of_runs(sums + runs * c, cols, c, runs, PARTIALS, BLOCK_C), cols < c)
 
 
-@triton.jit(do_not_specialize=["n", "runs"])
+@triton.jit(do_not_specialize=["n", "c", "runs"])
 def _combine_gradients(
     sums, mean, var, weight, grad_weight, grad_bias, factors, n, c, runs,
     EPS: tl.constexpr, PARTIALS: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -230,27 +263,33 @@ def _combine_gradients(
     _store(factors + 2 * c + cols, -scale * total / count - scale_feats * centre, cols < c)
 
 
+_PRODUCTS, _COMBINE_PRODUCTS, _COMBINE_GRADIENTS = (
+    Launcher(kernel) for kernel in (_products, _combine_products, _combine_gradients)
+)
+
+
 def _sums_of_runs(grad_out: Tensor, feats: Tensor, out: Tensor | None, mean: Tensor) -> Tensor:
     """Both sums of each run, (2, runs, c)."""
     grad_out, feats = grad_out.contiguous(), feats.contiguous()
     out = None if out is None else out.contiguous()
     n, c = feats.shape
-    run, runs, rows, block_c = _runs(n, c)
-    sums = feats.new_empty((2, runs, c), dtype=wide(feats.dtype))
-    _products[(runs, triton.cdiv(c, block_c))](
-        grad_out, feats, out, mean, sums, n, c, run, rows, block_c, num_warps=_WARPS
-    )
+    run, runs, tile = _runs(n, c)
+    sums = torch.empty((2, runs, c), dtype=wide(feats.dtype), device=feats.device)
+    if runs:
+        grid = (runs, -(-c // tile[2]), 1)
+        _PRODUCTS(grid, (grad_out, feats, out, mean, sums), (n, c // tile[0], run), tile, _WARPS, 1)
     return sums
 
 
 def scale_shift_sums(
     grad_out: Tensor, feats: Tensor, out: Tensor | None, mean: Tensor
 ) -> tuple[Tensor, Tensor]:
-    sums, c = _sums_of_runs(grad_out, feats, out, mean), feats.shape[1]
-    total, product = sums.new_empty(c), sums.new_empty(c)
-    _combine_products[(triton.cdiv(c, _FEW_CHANNELS),)](
-        sums, total, product, c, sums.shape[1], _PARTIALS, _FEW_CHANNELS
-    )
+    c = feats.shape[1]
+    total, product = (torch.empty(c, dtype=wide(feats.dtype), device=feats.device) for _ in range(2))
+    if c:
+        sums = _sums_of_runs(grad_out, feats, out, mean)
+        grid, numbers = (-(-c // _FEW_CHANNELS), 1, 1), (c, sums.shape[1])
+        _COMBINE_PRODUCTS(grid, (sums, total, product), numbers, (_PARTIALS, _FEW_CHANNELS), 4, 1)
     return total, product
 
 
@@ -263,20 +302,29 @@ def batch_grad_factors(
     weight: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    sums, (n, c) = _sums_of_runs(grad_out, feats, out, mean), feats.shape
-    grad_weight, grad_bias, factors = sums.new_empty(c), sums.new_empty(c), sums.new_empty((3, c))
-    _combine_gradients[(triton.cdiv(c, _FEW_CHANNELS),)](
-        sums, mean, var, weight, grad_weight, grad_bias, factors, n, c, sums.shape[1],
-        eps, _PARTIALS, _FEW_CHANNELS,
-    )  # fmt: skip
+    n, c = feats.shape
+    grad_weight, grad_bias, factors = (
+        torch.empty(shape, dtype=wide(feats.dtype), device=feats.device) for shape in (c, c, (3, c))
+    )
+    if c:
+        sums = _sums_of_runs(grad_out, feats, out, mean)
+        _COMBINE_GRADIENTS(
+            (-(-c // _FEW_CHANNELS), 1, 1),
+            (sums, mean, var, weight, grad_weight, grad_bias, factors),
+            (n, c, sums.shape[1]),
+            (eps, _PARTIALS, _FEW_CHANNELS),
+            4,
+            1,
+        )
     return grad_weight, grad_bias, factors[0], factors[1], factors[2]
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["n", "c"])
 def _scale_shift_grad(
     grad_out, feats, out, scale_grad, scale_feats, shift, grad, gated, n, c,
-    ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
+    ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    c *= ALIGN
     wide_type: tl.constexpr = scale_grad.dtype.element_ty
     first = tl.program_id(0).to(tl.int64) * ROWS
     cols = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -296,6 +344,9 @@ def _scale_shift_grad(
     tl.store(grad + start + place, value.to(grad.dtype.element_ty), mask=inside)
 
 
+_SCALE_SHIFT_GRAD = Launcher(_scale_shift_grad)
+
+
 def scale_shift_grad(
     grad_out: Tensor,
     feats: Tensor,
@@ -308,12 +359,16 @@ def scale_shift_grad(
     grad_out, feats = grad_out.contiguous(), feats.contiguous()
     out = None if out is None else out.contiguous()
     n, c = feats.shape
-    block_c = channel_block(c)
-    rows = _TILE // block_c
     grad = torch.empty_like(feats)
     gated = torch.empty_like(feats) if with_gated else None
-    _scale_shift_grad[(triton.cdiv(n, rows), triton.cdiv(c, block_c))](
-        grad_out, feats, out, scale_grad, scale_feats, shift, grad, gated, n, c, rows, block_c,
-        num_warps=_WARPS,
-    )  # fmt: skip
+    if n and c:
+        tile = _tile_of(c)
+        _SCALE_SHIFT_GRAD(
+            (-(-n // tile[1]), -(-c // tile[2]), 1),
+            (grad_out, feats, out, scale_grad, scale_feats, shift, grad, gated),
+            (n, c // tile[0]),
+            tile,
+            _WARPS,
+            1,
+        )
     return grad, gated

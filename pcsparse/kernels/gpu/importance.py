@@ -5,13 +5,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pcsparse.kernels.gpu.row_tiles import channel_block, wide
+from pcsparse.kernels.gpu.launch import Launcher
+from pcsparse.kernels.gpu.row_tiles import alignment, channel_block, wide
 
 _TILE = 2048
 
 
-@triton.jit(do_not_specialize=["n"])
-def _mean_magnitude(feats, scores, n, c, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+@triton.jit(do_not_specialize=["n", "c"])
+def _mean_magnitude(feats, scores, n, c, ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+    c *= ALIGN
     wide_type: tl.constexpr = scores.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros((ROWS, BLOCK_C), wide_type)
@@ -23,13 +25,18 @@ def _mean_magnitude(feats, scores, n, c, ROWS: tl.constexpr, BLOCK_C: tl.constex
     tl.store(scores + row, tl.sum(total, 1) / c, mask=row < n)
 
 
+_MEAN_MAGNITUDE = Launcher(_mean_magnitude)
+
+
 def mean_magnitude(feats: Tensor) -> Tensor:
     feats = feats.contiguous()
     n, c = feats.shape
-    block_c = channel_block(c)
+    align, block_c = alignment(c), channel_block(c)
     rows = _TILE // block_c
-    scores = feats.new_empty(n, dtype=wide(feats.dtype))
-    _mean_magnitude[(triton.cdiv(n, rows),)](feats, scores, n, c, rows, block_c)
+    scores = torch.empty(n, dtype=wide(feats.dtype), device=feats.device)
+    if n:
+        grid = (-(-n // rows), 1, 1)
+        _MEAN_MAGNITUDE(grid, (feats, scores), (n, c // align), (align, rows, block_c), 4, 1)
     return scores
 
 

@@ -9,36 +9,45 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pcsparse.kernels.gpu.row_tiles import channel_block, wide
+from pcsparse.kernels.gpu.launch import Launcher
+from pcsparse.kernels.gpu.row_tiles import alignment, channel_block, wide
 
-# segments times channels of a tile; members whose loads are under way together
-_TILE, _UNROLLED = 1024, 4
+# segments times channels of a tile, and warps that share it
+_TILE, _WARPS = 1024, 4
+# members whose loads are under way together
+_UNROLLED = tl.constexpr(4)
 # members of a part, and most parts of a segment
 _PART, _PARTS = 64, 1024
 
 
 @triton.jit
-def _span(starts, n, parts, BLOCK_S: tl.constexpr):
-    """First and behind the last member of the parts of segments that this program owns, and their rows."""
+def _span(starts, n, parts, PARTED: tl.constexpr, BLOCK_S: tl.constexpr):
+    """First and behind the last member of the parts of segments that this program owns; part, segment."""
     part = tl.program_id(0).to(tl.int64) * BLOCK_S + tl.arange(0, BLOCK_S)
-    inside = part < n
-    segment = part // parts
-    first = tl.load(starts + segment, mask=inside, other=0)
-    length = tl.load(starts + segment + 1, mask=inside, other=0) - first
-    number = part - segment * parts
-    return first + length * number // parts, first + length * (number + 1) // parts, part, inside
+    segment = part
+    if PARTED:
+        segment = part // parts
+    begin = tl.load(starts + segment, mask=part < n, other=0)
+    end = tl.load(starts + segment + 1, mask=part < n, other=0)
+    if PARTED:
+        length, number = end - begin, part - segment * parts
+        end = begin + length * (number + 1) // parts
+        begin += length * number // parts
+    return begin, end, part, segment
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["n", "c", "parts"])
 def _segment_sum(
     values, order, weights, starts, out, n, c, parts,
-    WIDE: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr, UNROLLED: tl.constexpr,
+    WIDE: tl.constexpr, PARTED: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    begin, end, part, inside = _span(starts, n, parts, BLOCK_S)
+    c *= ALIGN
+    begin, end, part, _ = _span(starts, n, parts, PARTED, BLOCK_S)
     cols = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros((BLOCK_S, BLOCK_C), WIDE)
-    for i in range(0, tl.max(end - begin, 0).to(tl.int32), UNROLLED):
-        for u in tl.static_range(UNROLLED):
+    for i in range(0, tl.max(end - begin, 0).to(tl.int32), _UNROLLED):
+        for u in tl.static_range(_UNROLLED):
             place = begin + (i + u)
             live = place < end
             row = tl.load(order + place, mask=live, other=0).to(tl.int64)
@@ -48,38 +57,35 @@ def _segment_sum(
             if weights is not None:
                 value *= tl.load(weights + place, mask=live, other=0).to(WIDE)[:, None]
             total += value
-    tl.store(
-        out + part[:, None] * c + cols[None, :],
-        total.to(out.dtype.element_ty),
-        mask=inside[:, None] & (cols < c)[None, :],
-    )
+    at = part[:, None] * c + cols[None, :]
+    mask = (part < n)[:, None] & (cols < c)[None, :]
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["n", "c", "parts"])
 def _segment_max_grad(
     grad_out, arg, order, starts, grad, n, c, parts,
-    WIDE: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr, UNROLLED: tl.constexpr,
+    WIDE: tl.constexpr, PARTED: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    begin, end, part, inside = _span(starts, n, parts, BLOCK_S)
+    c *= ALIGN
+    begin, end, part, own = _span(starts, n, parts, PARTED, BLOCK_S)
     cols = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    own = (part // parts)[:, None]
     total = tl.zeros((BLOCK_S, BLOCK_C), WIDE)
-    for i in range(0, tl.max(end - begin, 0).to(tl.int32), UNROLLED):
-        for u in tl.static_range(UNROLLED):
+    for i in range(0, tl.max(end - begin, 0).to(tl.int32), _UNROLLED):
+        for u in tl.static_range(_UNROLLED):
             place = begin + (i + u)
             live = place < end
             segment = tl.load(order + place, mask=live, other=0).to(tl.int64)
             at = segment[:, None] * c + cols[None, :]
             mask = live[:, None] & (cols < c)[None, :]
-            chosen = tl.load(arg + at, mask=mask, other=-1) == own
+            chosen = tl.load(arg + at, mask=mask, other=-1) == own[:, None]
             # read in any case: loads of whole vectors are cheaper than single ones
             value = tl.load(grad_out + at, mask=mask, other=0).to(WIDE)
             total += tl.where(chosen, value, 0)
-    tl.store(
-        grad + part[:, None] * c + cols[None, :],
-        total.to(grad.dtype.element_ty),
-        mask=inside[:, None] & (cols < c)[None, :],
-    )
+    at = part[:, None] * c + cols[None, :]
+    mask = (part < n)[:, None] & (cols < c)[None, :]
+    tl.store(grad + at, total.to(grad.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -90,37 +96,39 @@ def _take_larger(best, best_row, value, row):
     return tl.where(better, value, best), tl.where(better, row, best_row)
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["n", "c", "parts"])
 def _segment_max(
     values, order, starts, out, arg, n, c, parts,
-    WIDE: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr, UNROLLED: tl.constexpr,
+    WIDE: tl.constexpr, PARTED: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    begin, end, part, inside = _span(starts, n, parts, BLOCK_S)
+    c *= ALIGN
+    begin, end, part, _ = _span(starts, n, parts, PARTED, BLOCK_S)
     cols = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     best = tl.zeros((BLOCK_S, BLOCK_C), WIDE)
     best_row = tl.full((BLOCK_S, BLOCK_C), -1, tl.int32)
-    for i in range(0, tl.max(end - begin, 0).to(tl.int32), UNROLLED):
-        for u in tl.static_range(UNROLLED):
+    for i in range(0, tl.max(end - begin, 0).to(tl.int32), _UNROLLED):
+        for u in tl.static_range(_UNROLLED):
             place = begin + (i + u)
             live = place < end
-            row = tl.load(order + place, mask=live, other=-1)
+            row = tl.load(order + place, mask=live, other=-1)[:, None]
             value = tl.load(
-                values + row[:, None].to(tl.int64) * c + cols[None, :],
+                values + row.to(tl.int64) * c + cols[None, :],
                 mask=live[:, None] & (cols < c)[None, :],
                 other=0,
             ).to(WIDE)
-            best, best_row = _take_larger(best, best_row, value, row[:, None])
+            best, best_row = _take_larger(best, best_row, value, row)
     at = part[:, None] * c + cols[None, :]
-    mask = inside[:, None] & (cols < c)[None, :]
+    mask = (part < n)[:, None] & (cols < c)[None, :]
     tl.store(out + at, best.to(out.dtype.element_ty), mask=mask)
     tl.store(arg + at, best_row, mask=mask)
 
 
-@triton.jit(do_not_specialize=["size", "parts"])
-def _combine_max(values, rows, out, arg, size, c, parts, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["n", "c", "parts"])
+def _combine_max(values, rows, out, arg, n, c, parts, WIDE: tl.constexpr, BLOCK: tl.constexpr):
     """The largest of the parts of a segment, parts in order."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < size
+    inside = at < n.to(tl.int64) * c
     first = at // c * parts * c + at % c
     best = tl.zeros((BLOCK,), WIDE)
     best_row = tl.full((BLOCK,), -1, tl.int32)
@@ -132,32 +140,52 @@ def _combine_max(values, rows, out, arg, size, c, parts, WIDE: tl.constexpr, BLO
     tl.store(arg + at, best_row, mask=inside)
 
 
+_SUM, _MAX_GRAD, _MAX, _COMBINE_MAX = (
+    Launcher(kernel) for kernel in (_segment_sum, _segment_max_grad, _segment_max, _combine_max)
+)
+
+
 def _parts(members: int, segments: int) -> int:
     return min(_PARTS, max(1, members // (_PART * max(1, segments))))
 
 
-def _shape(n: int, c: int) -> tuple[tuple[int, int], int, int]:
-    """The grid for n parts of segments, and how many of them and of channels a tile holds."""
-    block_c = channel_block(c)
+def _start(launcher: Launcher, tensors: tuple[Tensor | None, ...], result: Tensor, parts: int) -> None:
+    """One of the kernels over the parts of segments, which make a row of the result each."""
+    n, c = result.shape
+    if n == 0 or c == 0:
+        return
+    values = tensors[0]
+    assert values is not None
+    block_c, align = channel_block(c), alignment(c)
     block_s = _TILE // block_c
-    return (triton.cdiv(n, block_s), triton.cdiv(c, block_c)), block_s, block_c
+    kind = tl.float64 if values.dtype == torch.float64 else tl.float32
+    launcher(
+        (-(-n // block_s), -(-c // block_c), 1),
+        tensors,
+        (n, c // align, parts),
+        (kind, parts > 1, align, block_s, block_c),
+        _WARPS,
+        1,
+    )
 
 
-def _triton_type(dtype: torch.dtype) -> tl.dtype:
-    return tl.float64 if dtype == torch.float64 else tl.float32
+def _empty(parts: int, segments: int, values: Tensor) -> Tensor:
+    """Room for the sums of all parts, one after another; not yet rounded where there are several."""
+    dtype = values.dtype if parts == 1 else wide(values.dtype)
+    return torch.empty(segments * parts, values.shape[1], dtype=dtype, device=values.device)
+
+
+def _added(sums: Tensor, parts: int, segments: int, dtype: torch.dtype) -> Tensor:
+    """The sums of the parts of each segment."""
+    return sums if parts == 1 else sums.view(segments, parts, -1).sum(dim=1).to(dtype)
 
 
 def _sum(values: Tensor, order: Tensor, weights: Tensor | None, starts: Tensor) -> Tensor:
-    values, c = values.contiguous(), values.shape[1]
-    segments = starts.numel() - 1
+    values, segments = values.contiguous(), starts.numel() - 1
     parts = _parts(order.numel(), segments)
-    out = values.new_empty((segments * parts, c), dtype=values.dtype if parts == 1 else wide(values.dtype))
-    grid, block_s, block_c = _shape(segments * parts, c)
-    _segment_sum[grid](
-        values, order, weights, starts, out, segments * parts, c, parts,
-        _triton_type(values.dtype), block_s, block_c, _UNROLLED,
-    )  # fmt: skip
-    return out if parts == 1 else out.view(segments, parts, c).sum(dim=1).to(values.dtype)
+    out = _empty(parts, segments, values)
+    _start(_SUM, (values, order, weights, starts, out), out, parts)
+    return _added(out, parts, segments, values.dtype)
 
 
 def segment_sum(values: Tensor, order: Tensor, starts: Tensor) -> Tensor:
@@ -169,33 +197,24 @@ def segment_weighted_sum(values: Tensor, order: Tensor, weights: Tensor, starts:
 
 
 def segment_max(values: Tensor, order: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    values, c = values.contiguous(), values.shape[1]
-    segments = starts.numel() - 1
+    values, segments, c = values.contiguous(), starts.numel() - 1, values.shape[1]
     parts = _parts(order.numel(), segments)
-    out = values.new_empty((segments * parts, c))
-    arg = values.new_empty((segments * parts, c), dtype=torch.int32)
-    grid, block_s, block_c = _shape(segments * parts, c)
-    _segment_max[grid](
-        values, order, starts, out, arg, segments * parts, c, parts,
-        _triton_type(values.dtype), block_s, block_c, _UNROLLED,
-    )  # fmt: skip
+    out = torch.empty(segments * parts, c, dtype=values.dtype, device=values.device)
+    arg = torch.empty(out.shape, dtype=torch.int32, device=values.device)
+    _start(_MAX, (values, order, starts, out, arg), out, parts)
     if parts == 1:
         return out, arg
-    largest, first = values.new_empty((segments, c)), arg.new_empty((segments, c))
-    _combine_max[(triton.cdiv(segments * c, _TILE),)](
-        out, arg, largest, first, segments * c, c, parts, _triton_type(values.dtype), _TILE
-    )
+    largest, first = out.new_empty(segments, c), arg.new_empty(segments, c)
+    if c:
+        kind = tl.float64 if values.dtype == torch.float64 else tl.float32
+        grid = (-(-segments * c // _TILE), 1, 1)
+        _COMBINE_MAX(grid, (out, arg, largest, first), (segments, c, parts), (kind, _TILE), _WARPS, 1)
     return largest, first
 
 
 def segment_max_grad(grad_out: Tensor, arg: Tensor, order: Tensor, starts: Tensor) -> Tensor:
-    grad_out, c = grad_out.contiguous(), grad_out.shape[1]
-    n = starts.numel() - 1
+    grad_out, n = grad_out.contiguous(), starts.numel() - 1
     parts = _parts(order.numel(), n)
-    grad = grad_out.new_empty((n * parts, c), dtype=grad_out.dtype if parts == 1 else wide(grad_out.dtype))
-    grid, block_s, block_c = _shape(n * parts, c)
-    _segment_max_grad[grid](
-        grad_out, arg, order, starts, grad, n * parts, c, parts,
-        _triton_type(grad_out.dtype), block_s, block_c, _UNROLLED,
-    )  # fmt: skip
-    return grad if parts == 1 else grad.view(n, parts, c).sum(dim=1).to(grad_out.dtype)
+    grad = _empty(parts, n, grad_out)
+    _start(_MAX_GRAD, (grad_out, arg, order, starts, grad), grad, parts)
+    return _added(grad, parts, n, grad_out.dtype)
