@@ -5,6 +5,7 @@ python scripts/bench_kernels.py --cloud SWEEP.bin --sections maps layers --threa
 python scripts/bench_kernels.py --sections groupings redundancy  # ablations
 python scripts/bench_kernels.py --scaling            # cost over 10^4 to 10^6.5 voxels, C = 16 to 256
 python scripts/bench_kernels.py --quick              # miniature cloud, seconds
+python scripts/bench_kernels.py --device cuda --cloud SWEEP.bin  # a GPU, beside its peers
 """
 
 import sys

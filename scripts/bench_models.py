@@ -4,6 +4,7 @@ python scripts/bench_models.py                       # MinkUNet-18: forward, tra
 python scripts/bench_models.py --sections nets --tags paper stress  # MinkUNet-14, -18 and -34, forward
 python scripts/bench_models.py --profile             # shares: maps, batch norm, passes of convolutions
 python scripts/bench_models.py --quick               # miniature cloud, seconds
+python scripts/bench_models.py --device cuda --cloud SWEEP.bin --sweeps TEN.npy  # a GPU, beside its peers
 """
 
 import sys

@@ -17,6 +17,8 @@ REAL_SWEEPS = (
 """HDL-64E sweeps in a folder of real samples and their names; the first one there is taken."""
 _SEED = 1
 _STRIDE = 10.0
+# 20 turns a second at 10 m/s
+_SWEEP_SECONDS, _SWEEP_STEP = 0.05, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +28,7 @@ class Cloud:
     Attributes:
         name: what it is and where it comes from.
         points: (n, 3) float32, metres.
-        feats: (n, 4) float32: x, y, z in metres and intensity 0-1.
+        feats: (n, 4) float32: x, y, z in metres and intensity 0-1; of several sweeps (n, 5) with their age.
     """
 
     name: str
@@ -77,6 +79,32 @@ def simulated_cloud() -> Cloud:
     sweep = drive.sweep(1, _STRIDE)
     name = f"simulated HDL-64E sweep (town {_SEED}, {caster})"
     return _cloud(name, torch.from_numpy(sweep.points), torch.from_numpy(sweep.intensity))
+
+
+def simulated_sweeps(n: int = 10) -> Cloud:
+    """Simulated HDL-32E sweeps of a drive, in the frame of the last one: the size of nuScenes' ten sweeps.
+
+    Features are x, y, z in metres, intensity 0-1 and the age of the sweep in seconds, (n, 5).
+    """
+    from pcsparse.data.synthetic.caster import resolve_caster
+    from pcsparse.data.synthetic.scene import make_town
+    from pcsparse.data.synthetic.sensor import sensor_named
+    from pcsparse.data.synthetic.sweep import Drive
+
+    caster = resolve_caster("auto")
+    drive = Drive(make_town(_SEED, 2 * _STRIDE), sensor_named("hdl32e"), caster)
+    first = round(_STRIDE / _SWEEP_STEP)
+    sweeps = [drive.sweep(first + i, _SWEEP_STEP) for i in range(n)]
+    back, points, rest = torch.from_numpy(sweeps[-1].pose).inverse(), [], []
+    for age, sweep in enumerate(reversed(sweeps)):
+        pose = back @ torch.from_numpy(sweep.pose)
+        moved = torch.from_numpy(sweep.points).double() @ pose[:3, :3].T + pose[:3, 3]
+        points.append(moved.float())
+        since = torch.full((len(moved),), age * _SWEEP_SECONDS)
+        rest.append(torch.stack([torch.from_numpy(sweep.intensity).float(), since], dim=1))
+    xyz = torch.cat(points)
+    name = f"{n} simulated HDL-32E sweeps (town {_SEED}, {caster})"
+    return Cloud(name, xyz, torch.cat([xyz, torch.cat(rest)], dim=1))
 
 
 def small_cloud(n: int = 6_000) -> Cloud:

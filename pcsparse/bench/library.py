@@ -21,19 +21,30 @@ class LibraryConv(nn.Module):
         inner: the library's module.
         weight: its parameter.
         view: of a tensor laid out like `weight`, as (k, c_in, c_out) on the same memory.
+        finish: gives `inner` a bias (c_out,) and, if the bool says so, a ReLU; None where it can have none.
     """
 
-    def __init__(self, inner: nn.Module, weight: nn.Parameter, view: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        inner: nn.Module,
+        weight: nn.Parameter,
+        view: Callable[[Tensor], Tensor],
+        finish: Callable[[nn.Module, Tensor, bool], None] | None = None,
+    ) -> None:
         super().__init__()
         self.inner = inner
-        self._view = view
-        # in a tuple: else it would be registered twice
-        self._weight = (weight,)
+        self._view, self._finish = view, finish
+        # by name: a move to another device may make it another object
+        self._name = next(name for name, parameter in inner.named_parameters() if parameter is weight)
         self._order = torch.arange(view(weight).shape[0])
 
     def forward(self, x: Any) -> Any:
         """Whatever the library does."""
         return self.inner(x)
+
+    @property
+    def _weight(self) -> nn.Parameter:
+        return self.inner.get_parameter(self._name)
 
     def reorder(self, order: Tensor) -> None:
         """Tell which of our offsets each offset of the library is, (k,) int64."""
@@ -41,7 +52,19 @@ class LibraryConv(nn.Module):
 
     def load(self, weight: Tensor) -> None:
         """Write weights (k, c_in, c_out), offsets in our order."""
-        self._view(self._weight[0].data).copy_(weight[self._order])
+        self._view(self._weight.data).copy_(weight[self._order.to(weight.device)])
+
+    def fold(self, scale: Tensor, shift: Tensor, *, relu: bool) -> None:
+        """Take in what follows: times `scale` plus `shift`, both (c_out,), then a ReLU if asked for.
+
+        Raises:
+            UnsupportedError: the library's module can have no bias.
+        """
+        if self._finish is None:
+            raise UnsupportedError(f"{self.inner} takes no bias and no ReLU in")
+        weight = self._view(self._weight.data)
+        weight.mul_(scale.to(weight))
+        self._finish(self.inner, shift.to(weight), relu)
 
     def grad(self) -> Tensor:
         """The gradient (k, c_in, c_out), offsets in our order.
@@ -49,12 +72,12 @@ class LibraryConv(nn.Module):
         Raises:
             UnsupportedError: none was computed.
         """
-        gradient = self._weight[0].grad
+        gradient = self._weight.grad
         if gradient is None:
             raise UnsupportedError(f"{self.inner} has no gradient; call backward() first")
         theirs = self._view(gradient)
-        ours = torch.zeros(theirs.shape, dtype=theirs.dtype)
-        ours[self._order] = theirs
+        ours = torch.zeros_like(theirs, memory_format=torch.contiguous_format)
+        ours[self._order.to(theirs.device)] = theirs
         return ours
 
 

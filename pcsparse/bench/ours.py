@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcsparse.bench.cases import Layer, Way
 from pcsparse.bench.library import Library, LibraryConv
@@ -64,7 +64,7 @@ class Ours(Library):
             module = SparseConv3d(c_in, c_out, kernel, stride, dataflow=self._dataflow)
         else:
             module = SparseInverseConv3d(c_in, c_out, kernel, stride, dataflow=self._dataflow)
-        return LibraryConv(module, module.weight, lambda weight: weight)
+        return LibraryConv(module, module.weight, lambda weight: weight, _finish)
 
     def conv(self, layer: Layer, kernel: int, stride: int, c_in: int, c_out: int, level: int) -> LibraryConv:
         """Nothing to probe: the order of offsets is `coords.relation`'s, and the twin holds us to it."""
@@ -79,3 +79,8 @@ class Ours(Library):
         """As they are."""
         coords, pairs = made
         return coords, pairs
+
+
+def _finish(inner: nn.Module, bias: Tensor, relu: bool) -> None:
+    inner.bias = nn.Parameter(bias, requires_grad=False)
+    inner.relu = relu  # type: ignore[assignment]

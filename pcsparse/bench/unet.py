@@ -24,7 +24,24 @@ class _OnFeats(nn.Module):
         self._library, self.inner = library, inner
 
     def forward(self, x: Any) -> Any:
+        if isinstance(self.inner, nn.Identity):
+            return x
         return self._library.replace(x, self.inner(self._library.feats(x)))
+
+    def fold_into(self, conv: LibraryConv) -> None:
+        """Leave a batch norm, and its ReLU if it has one, to the convolution before it."""
+        norm = self.inner
+        assert isinstance(norm, nn.BatchNorm1d)
+        conv.fold(*scale_and_shift(norm), relu=isinstance(norm, _BatchNormReLU))
+        self.inner = nn.Identity()
+
+
+def scale_and_shift(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """What the running statistics make of a norm, (c,) each, float64."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.detach().double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+    return scale, norm.bias.detach().double() - norm.running_mean.double() * scale
 
 
 class _BatchNormReLU(nn.BatchNorm1d):
@@ -40,9 +57,19 @@ class _Pointwise(nn.Module):
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1, c_in, c_out))
+        # of a norm that was folded in
+        self.register_buffer("shift", None)
 
     def forward(self, feats: Tensor) -> Tensor:
+        if self.shift is not None:
+            return torch.addmm(self.shift, feats, self.weight[0])
         return feats @ self.weight[0]
+
+    @torch.no_grad()
+    def fold(self, norm: nn.BatchNorm1d) -> None:
+        scale, shift = scale_and_shift(norm)
+        self.weight.mul_(scale.to(self.weight))
+        self.shift = shift.to(self.weight)
 
 
 class _Block(nn.Module):
@@ -63,6 +90,17 @@ class _Block(nn.Module):
         feats = self._library.feats
         y = self.norm2(self.conv2(self.norm1(self.conv1(x))))
         return self._library.replace(y, torch.relu(feats(y) + feats(self.shortcut(x))))
+
+    def fold(self) -> None:
+        """Leave the norms to the convolutions before them."""
+        self.norm1.fold_into(self.conv1)
+        self.norm2.fold_into(self.conv2)
+        if len(self.shortcut):
+            pointwise, norm = self.shortcut[0].inner, self.shortcut[1].inner
+            assert isinstance(pointwise, _Pointwise)
+            assert isinstance(norm, nn.BatchNorm1d)
+            pointwise.fold(norm)
+            self.shortcut[1].inner = nn.Identity()
 
 
 class LibraryUNet(nn.Module):
@@ -138,6 +176,28 @@ class LibraryUNet(nn.Module):
         if left:
             raise UnsupportedError(f"the comparison network has no place for {sorted(left)[:5]}")
         return self
+
+    def fold(self) -> "LibraryUNet":
+        """Fold batch norm, and ReLU where nothing is added before it, into the convolutions, for inference.
+
+        Raises:
+            UnsupportedError: the library's convolutions take in neither.
+        """
+        for stage in (self.stem, *self.down, *self.up):
+            for conv, norm in zip(stage[::2], stage[1::2], strict=True):  # type: ignore[index]
+                norm.fold_into(conv)
+        for module in self.modules():
+            if isinstance(module, _Block):
+                module.fold()
+        return self
+
+    def norms(self) -> dict[str, nn.BatchNorm1d]:
+        """Batch norms by the name that they have in `MinkUNet`."""
+        return {
+            name: module.inner
+            for name, module in self.named_modules()
+            if isinstance(module, _OnFeats) and isinstance(module.inner, nn.BatchNorm1d)
+        }
 
     def gradients(self) -> dict[str, Tensor]:
         """Of every convolution's weights (k, c_in, c_out), by the name of the parameter in `MinkUNet`."""

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pcsparse.bench.cases import SETTLE, VOXEL_SIZE, Tag
+from pcsparse.programs import bench_device
 from pcsparse.programs.bench_run import run
 from pcsparse.programs.bench_settings import REAL_DATA, SECTIONS, BenchSettings
 from pcsparse.programs.bench_studies import run_profile_study, run_scaling_study
 
 _OUT = Path("bench-out")
+_ON_DEVICE = {"kernels": ("maps", "layers", "dense", "launch"), "models": ("nets", "steps")}
 
 
 def main(
@@ -27,7 +29,13 @@ def main(
         tags: what runs by default.
         name: of the JSON file by default.
     """
+    if any(argument.partition("=")[0] == "--device" for argument in arguments):
+        asked = _ON_DEVICE.get(name, bench_device.SECTIONS)
+        return bench_device.main(arguments, sections=asked, name=f"{name}-device")
     parser = argparse.ArgumentParser(description="Verify against the twins, then time.")
+    parser.add_argument(
+        "--device", help="instead: the benchmark of accelerators; --device cuda --help says what it takes"
+    )
     study = parser.add_mutually_exclusive_group()
     study.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(sections))
     study.add_argument(

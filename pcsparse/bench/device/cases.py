@@ -1,0 +1,158 @@
+"""The frozen list of cases that are measured on an accelerator.
+
+Tags: `quick` runs in seconds, `paper` is what the table of `docs/benchmarks.md` shows.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pcsparse.bench.device.precision import BF16, FP16, FP32, TF32, Precision
+from pcsparse.coords.relation import Relation
+from pcsparse.models import MinkUNetSpec, SecondSpec
+
+Tag = Literal["quick", "paper"]
+Kind = Literal["submanifold", "strided", "inverse", "generative"]
+Form = Literal["fused", "eager", "training"]
+
+CUBE_SIDE = 37
+"""A cube of about 50,000 voxels, the size of spconv-triton's benchmark."""
+LAUNCH_SIDE = 8
+"""A cube so small that a layer on it costs what it costs to launch it."""
+
+
+@dataclass(frozen=True)
+class DeviceLayer:
+    """One convolution.
+
+    Attributes:
+        name: unique among all cases, but for the precision.
+        kind: "submanifold", "strided" (fine to coarse), "inverse" (back), or "generative" (transposed, from
+            the cloud to every voxel that it reaches).
+        kernel: edge.
+        stride: of the way from fine to coarse.
+        channels: in and out.
+        precision: of features and weights.
+        backward: forward and both gradients, not forward alone.
+        with_map: the map is made anew in every run.
+        tags: who runs it.
+    """
+
+    name: str
+    kind: Kind
+    kernel: int
+    stride: int
+    channels: int
+    precision: Precision
+    backward: bool = False
+    with_map: bool = False
+    tags: tuple[Tag, ...] = ("paper",)
+
+
+@dataclass(frozen=True)
+class DeviceMap:
+    """A kernel map, from int coordinates alone."""
+
+    name: str
+    relation: Relation
+    tags: tuple[Tag, ...] = ("paper",)
+
+
+@dataclass(frozen=True)
+class DeviceNet:
+    """A whole network with all its maps, or a training step: forward, loss, backward.
+
+    Attributes:
+        name: unique among all cases, but for the precision.
+        spec: every width.
+        form: "fused" (batch norm and ReLU folded), "eager", or "training" (16 bits by autocast).
+        precision: of features and weights.
+        batch: clouds.
+        tags: who runs it.
+    """
+
+    name: str
+    spec: MinkUNetSpec | SecondSpec
+    form: Form
+    precision: Precision
+    batch: int = 1
+    tags: tuple[Tag, ...] = ("paper",)
+
+
+def _cube(channels: int, precision: Precision, *tags: Tag, backward: bool = False) -> DeviceLayer:
+    name = f"submanifold 3^3 C={channels}" + (" forward+backward" if backward else "")
+    return DeviceLayer(name, "submanifold", 3, 1, channels, precision, backward, tags=tags or ("paper",))
+
+
+def _with_map(name: str, kind: Kind, kernel: int, stride: int, *tags: Tag) -> DeviceLayer:
+    given: tuple[Tag, ...] = tags or ("paper",)
+    return DeviceLayer(f"{name} with its map C=64", kind, kernel, stride, 64, FP16, with_map=True, tags=given)
+
+
+_PAPER: tuple[Tag, ...] = ("paper",)
+_ALWAYS: tuple[Tag, ...] = ("quick", "paper")
+LAYERS = (
+    _cube(32, FP16, "quick", "paper"),
+    _cube(16, FP16),
+    _cube(64, FP16, "quick", "paper"),
+    _cube(96, FP16),
+    _cube(128, FP16),
+    _cube(256, FP16),
+    _cube(64, TF32),
+    _cube(256, TF32),
+    _cube(128, BF16, "quick", "paper"),
+    _cube(64, FP32),
+    _cube(32, FP16, "quick", "paper", backward=True),
+    _cube(64, FP16, backward=True),
+    _cube(128, FP16, backward=True),
+    _cube(256, FP16, backward=True),
+    _cube(64, TF32, backward=True),
+    _with_map("submanifold 3^3", "submanifold", 3, 1, "quick", "paper"),
+    _with_map("strided 2^3", "strided", 2, 2, "quick", "paper"),
+    _with_map("strided 3^3", "strided", 3, 2),
+    _with_map("inverse 2^3", "inverse", 2, 2, "quick", "paper"),
+    _with_map("generative 2^3", "generative", 2, 2),
+)
+MAPS = (
+    DeviceMap("map 3^3", Relation.of(3), ("quick", "paper")),
+    DeviceMap("map 2^3 stride 2", Relation.of(2, 2), ("quick", "paper")),
+    DeviceMap("map 3^3 stride 2", Relation.of(3, 2)),
+    DeviceMap("map 5^3", Relation.of(5)),
+)
+DENSE = tuple(
+    DeviceLayer(
+        f"submanifold 3^3 C={channels} on a full cube", "submanifold", 3, 1, channels, precision, tags=tags
+    )
+    for channels, precision, tags in (
+        (256, FP16, _ALWAYS),
+        (256, BF16, _PAPER),
+        (256, TF32, _PAPER),
+        (128, FP16, _PAPER),
+    )
+)
+LAUNCHES = tuple(
+    DeviceLayer(
+        f"launch: submanifold 3^3 C=32{way}", "submanifold", 3, 1, 32, FP16, backward, tags=("quick", "paper")
+    )
+    for way, backward in (("", False), (" forward+backward", True))
+)
+
+_UNET, _HALF = MinkUNetSpec.minkunet18(), MinkUNetSpec.minkunet18(width=0.5)
+_SECOND = SecondSpec.residual_voxel()
+NETS = (
+    DeviceNet("MinkUNet-18 x1.0 fused", _UNET, "fused", FP16, tags=("quick", "paper")),
+    DeviceNet("MinkUNet-18 x0.5 fused", _HALF, "fused", FP16),
+    DeviceNet("CenterPoint backbone fused", _SECOND, "fused", FP16, tags=("quick", "paper")),
+    DeviceNet("MinkUNet-18 x1.0 eager", _UNET, "eager", FP16),
+    DeviceNet("MinkUNet-18 x0.5 eager", _HALF, "eager", FP16),
+    DeviceNet("CenterPoint backbone eager", _SECOND, "eager", FP16),
+    DeviceNet("MinkUNet-18 x1.0 fused", _UNET, "fused", TF32),
+    DeviceNet("MinkUNet-18 x1.0 fused", _UNET, "fused", BF16),
+    DeviceNet("CenterPoint backbone fused", _SECOND, "fused", TF32),
+)
+STEPS = (
+    DeviceNet("MinkUNet-18 x1.0 training step", _UNET, "training", FP16, 2, ("quick", "paper")),
+    DeviceNet("MinkUNet-18 x0.5 training step", _HALF, "training", FP16, 2),
+    DeviceNet("CenterPoint backbone training step", _SECOND, "training", FP16, 2),
+    DeviceNet("MinkUNet-18 x1.0 training step", _UNET, "training", BF16, 2),
+    DeviceNet("MinkUNet-18 x1.0 training step", _UNET, "training", TF32, 2),
+)

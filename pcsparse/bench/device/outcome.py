@@ -1,0 +1,123 @@
+"""What became of a case: candidates checked one by one, then the right ones timed in turns."""
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pcsparse.bench.device.clock import Times, time_candidates
+from pcsparse.bench.verify import Check
+from pcsparse.errors import PcsparseError
+
+OURS = "pcsparse"
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One way to do a case.
+
+    Attributes:
+        name: of the library.
+        run: one run; None where it cannot.
+        checks: against the twin.
+        refusal: why it cannot run, where it cannot.
+        reference: whether it is only there to compare with, as a dense product is, and is no peer.
+    """
+
+    name: str
+    run: Callable[[], object] | None
+    checks: tuple[Check, ...] = ()
+    refusal: str | None = None
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class DeviceOutcome:
+    """A candidate's checks, and its times if they passed."""
+
+    name: str
+    checks: tuple[Check, ...]
+    times: Times | None
+    refusal: str | None = None
+    reference: bool = False
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)
+
+
+@dataclass(frozen=True)
+class DeviceResult:
+    """One case.
+
+    Attributes:
+        case: its name.
+        precision: name of it; "" where numbers are ints.
+        outcomes: the package first.
+        operations: useful ones: two a product of a pair and a pair of channels; 0 where none are counted.
+        note: what else a reader must know.
+    """
+
+    case: str
+    precision: str
+    outcomes: tuple[DeviceOutcome, ...]
+    operations: float = 0.0
+    note: str = ""
+
+    @property
+    def ours(self) -> DeviceOutcome | None:
+        """The package's outcome."""
+        return next((outcome for outcome in self.outcomes if outcome.name == OURS), None)
+
+    @property
+    def best_peer(self) -> DeviceOutcome | None:
+        """The fastest peer that was right."""
+        timed = [o for o in self.outcomes if o.name != OURS and not o.reference and o.times is not None]
+        return min(timed, key=lambda o: o.times.best.median, default=None)  # type: ignore[union-attr]
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as long the best peer takes; None where either has no time."""
+        ours, peer = self.ours, self.best_peer
+        if ours is None or ours.times is None or peer is None or peer.times is None:
+            return None
+        return peer.times.best.median / ours.times.best.median
+
+
+def attempt(name: str, make: Callable[[], Candidate]) -> Candidate:
+    """A candidate, or why it could not be made or run; the traceback of a surprise goes to stderr."""
+    try:
+        return make()
+    except PcsparseError as error:
+        return Candidate(name, None, refusal=str(error))
+    # a peer may raise anything, and the other candidates go on
+    except Exception as error:
+        traceback.print_exc()
+        return Candidate(name, None, refusal=f"{type(error).__name__}: {error}".partition("\n")[0])
+
+
+def verified_then_timed(
+    case: str,
+    precision: str,
+    candidates: Sequence[Candidate],
+    device: torch.device,
+    *,
+    operations: float = 0.0,
+    runs: int,
+    seconds: float,
+    events: bool,
+    note: str = "",
+) -> DeviceResult:
+    """Time in turns every candidate that ran and whose checks all passed."""
+    right = {
+        candidate.name: candidate.run
+        for candidate in candidates
+        if candidate.run is not None and all(check.passed for check in candidate.checks)
+    }
+    times = time_candidates(right, device, runs=runs, seconds=seconds, events=events)
+    outcomes = tuple(
+        DeviceOutcome(c.name, c.checks, times.get(c.name), c.refusal, c.reference) for c in candidates
+    )
+    return DeviceResult(case, precision, outcomes, operations, note)

@@ -1,0 +1,261 @@
+"""Command line of the benchmarks on an accelerator; needs neither hydra nor open3d nor a network."""
+
+import argparse
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from pcsparse.bench.device.cases import (
+    CUBE_SIDE,
+    DENSE,
+    LAUNCH_SIDE,
+    LAUNCHES,
+    LAYERS,
+    MAPS,
+    NETS,
+    STEPS,
+    DeviceLayer,
+    DeviceMap,
+    DeviceNet,
+)
+from pcsparse.bench.device.layers import run_layer
+from pcsparse.bench.device.limits import measure_device
+from pcsparse.bench.device.maps import run_map
+from pcsparse.bench.device.nets import run_net
+from pcsparse.bench.device.outcome import DeviceResult
+from pcsparse.bench.device.peer import PEERS, SpconvPeer, device_peers
+from pcsparse.bench.device.precision import PRECISIONS
+from pcsparse.bench.device.report import DeviceReport, result_lines, summary_lines
+from pcsparse.bench.device.scene import (
+    SECOND_CORNER,
+    SECOND_VOXEL,
+    DeviceScene,
+    cloud_of,
+    cube,
+)
+from pcsparse.errors import PcsparseError, UnsupportedError
+from pcsparse.models import SecondSpec
+from pcsparse.timing import environment
+
+Measure = Callable[[], DeviceResult | tuple[DeviceResult, ...]]
+SECTIONS = ("maps", "layers", "dense", "launch", "nets", "steps")
+_OUT = Path("bench-out")
+_REHEARSED_SIDE = 4
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """What to measure.
+
+    Attributes:
+        device: where.
+        sections: of `SECTIONS`.
+        quick: the cases tagged so, few runs.
+        only: cases whose name has this text in it.
+        precisions: names of those that run.
+        cloud: a 64-beam sweep; the simulated one if None.
+        sweeps: ten sweeps as (n, 5): x, y, z in metres, intensity, seconds; simulated ones if None.
+        peers: packages to compare with.
+        runs: of each candidate at most.
+        seconds: for each case, after its warm-up.
+        budget: seconds after which no case is started.
+        out: the JSON file.
+    """
+
+    device: torch.device
+    sections: tuple[str, ...]
+    quick: bool
+    only: str
+    precisions: tuple[str, ...]
+    cloud: Path | None
+    sweeps: Path | None
+    peers: tuple[str, ...]
+    runs: int
+    seconds: float
+    budget: float
+    out: Path
+
+
+def main(arguments: Sequence[str], *, sections: Iterable[str] = SECTIONS, name: str = "device") -> int:
+    """Parse a command line and run it: 0, or 1 if the package is wrong somewhere or a case broke off."""
+    parser = argparse.ArgumentParser(description="Verify against the twins, then time, on an accelerator.")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu for a rehearsal")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(sections))
+    parser.add_argument("--quick", action="store_true", help="the fewest cases, few runs")
+    parser.add_argument("--only", default="", help="cases with this text in their names")
+    parser.add_argument("--dtypes", nargs="+", choices=tuple(PRECISIONS), default=list(PRECISIONS))
+    parser.add_argument("--cloud", type=Path, help="a 64-beam sweep (default: a simulated one)")
+    parser.add_argument("--sweeps", type=Path, help="ten sweeps for CenterPoint (default: simulated ones)")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--runs", type=int, help="of each candidate at most (default 30; quick 7)")
+    parser.add_argument("--seconds", type=float, help="for each case (default 3; quick 0.5)")
+    parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no case is started")
+    parser.add_argument("--out", type=Path, help=f"JSON file (default: in {_OUT})")
+    given = parser.parse_args(arguments)
+    return run(
+        DeviceSettings(
+            torch.device(given.device),
+            tuple(given.sections),
+            given.quick,
+            given.only,
+            tuple(given.dtypes),
+            given.cloud,
+            given.sweeps,
+            tuple(given.peers),
+            given.runs or (7 if given.quick else 30),
+            given.seconds or (0.5 if given.quick else 3.0),
+            given.budget,
+            given.out or _OUT / f"{name}.json",
+        )
+    )
+
+
+def run(settings: DeviceSettings) -> int:
+    """Print tables and write the JSON file.
+
+    Raises:
+        UnsupportedError: there is no such device.
+        FormatError: a cloud cannot be read.
+    """
+    begin = time.perf_counter()
+    if settings.device.type == "cuda" and not torch.cuda.is_available():
+        raise UnsupportedError(f"torch {torch.__version__} sees no CUDA device; --device cpu is a rehearsal")
+    where = environment()
+    print(where.header(), flush=True)
+    scenes = _Scenes(settings)
+    peers, absent = device_peers(settings.peers, settings.device)
+    report = DeviceReport(
+        where,
+        (),
+        tuple((peer.name, peer.remark) for peer in peers),
+        tuple(absent),
+        rehearsal=settings.device.type != "cuda",
+    )
+    for name, remark in (*report.peers, *report.absent):
+        print(f"peer: {name}" + (f"; {remark}" if remark else ""))
+    _attempt("limits", report, lambda: _limits(report, settings))
+    for section in (name for name in SECTIONS if name in settings.sections):
+        for case, measure in _cases(section, settings, scenes, peers):
+            if time.perf_counter() - begin > settings.budget:
+                report.broken.append((case, f"not started: {settings.budget:g} s were over"))
+                continue
+            _attempt(case, report, partial(_add, report, section, measure))
+            report.clouds = tuple(map(str, scenes.made.values()))
+            report.write(settings.out)
+        print(f"\n{section}\n{result_lines(report.sections.get(section, []), report.limits)}", flush=True)
+    for line in report.clouds:
+        print(f"cloud: {line}")
+    print(summary_lines(report))
+    report.write(settings.out)
+    print(f"written: {settings.out}, {time.perf_counter() - begin:.0f} s", flush=True)
+    wrong = any(result.ours is not None and result.ours.failed for result in report.results())
+    return int(wrong or bool(report.broken))
+
+
+def _limits(report: DeviceReport, settings: DeviceSettings) -> None:
+    report.limits = measure_device(settings.device, quick=settings.quick)
+    print(f"limits: {report.limits}", flush=True)
+
+
+def _attempt(case: str, report: DeviceReport, measure: Callable[[], object]) -> None:
+    """A case that ends in an error is named, and the others go on."""
+    begin = time.perf_counter()
+    try:
+        measure()
+    except PcsparseError as error:
+        report.broken.append((case, str(error)))
+    # whatever a new device and foreign libraries raise
+    except Exception as error:
+        traceback.print_exc()
+        report.broken.append((case, f"{type(error).__name__}: {error}".partition("\n")[0]))
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    print(f"  {case}: {time.perf_counter() - begin:.1f} s", flush=True)
+
+
+def _add(report: DeviceReport, section: str, measure: Measure) -> None:
+    found = measure()
+    added = found if isinstance(found, tuple) else (found,)
+    report.sections.setdefault(section, []).extend(added)
+
+
+class _Scenes:
+    """Clouds, made at their first use."""
+
+    def __init__(self, settings: DeviceSettings) -> None:
+        self._settings = settings
+        self.made: dict[tuple[str, int], DeviceScene] = {}
+
+    def unet(self, batch: int = 1) -> DeviceScene:
+        if ("unet", batch) not in self.made:
+            cloud = cloud_of(self._settings.cloud, quick=self._quick)
+            self.made["unet", batch] = DeviceScene.of(cloud, self._settings.device, batch=batch)
+        return self.made["unet", batch]
+
+    def second(self, spec: SecondSpec, batch: int) -> DeviceScene:
+        if ("second", batch) not in self.made:
+            self.made["second", batch] = DeviceScene.of(
+                cloud_of(self._settings.sweeps, quick=self._quick, several=True),
+                self._settings.device,
+                voxel=SECOND_VOXEL,
+                batch=batch,
+                corner=SECOND_CORNER,
+                grid=spec.grid,
+                channels=spec.stem.c_in,
+            )
+        return self.made["second", batch]
+
+    @property
+    def _quick(self) -> bool:
+        return self._settings.quick
+
+    def cube(self, side: int) -> DeviceScene:
+        return cube(side, self._settings.device, 1)
+
+
+def _cases(
+    section: str, settings: DeviceSettings, scenes: _Scenes, peers: list[SpconvPeer]
+) -> Iterator[tuple[str, Measure]]:
+    """Name of each case of a section, and what measures it."""
+    every: dict[str, Sequence[DeviceMap | DeviceLayer | DeviceNet]] = {
+        "maps": MAPS, "layers": LAYERS, "dense": DENSE, "launch": LAUNCHES, "nets": NETS, "steps": STEPS,
+    }  # fmt: skip
+    for case in every[section]:
+        if settings.only not in case.name or (settings.quick and "quick" not in case.tags):
+            continue
+        if isinstance(case, DeviceMap):
+            yield case.name, partial(_map, case, settings, scenes, peers)
+        elif case.precision.name in settings.precisions:
+            measure = _layer if isinstance(case, DeviceLayer) else _net
+            name = f"{case.name} {case.precision.name}"
+            yield name, partial(measure, case, section, settings, scenes, peers)  # type: ignore[arg-type]
+
+
+def _map(
+    case: DeviceMap, settings: DeviceSettings, scenes: _Scenes, peers: list[SpconvPeer]
+) -> tuple[DeviceResult, DeviceResult]:
+    return run_map(case, scenes.unet(), peers, runs=settings.runs, seconds=settings.seconds)
+
+
+def _layer(
+    case: DeviceLayer, section: str, settings: DeviceSettings, scenes: _Scenes, peers: list[SpconvPeer]
+) -> DeviceResult:
+    # off an accelerator a product over the whole cube would take minutes
+    sides = {"dense": _REHEARSED_SIDE if settings.device.type == "cpu" else CUBE_SIDE, "launch": LAUNCH_SIDE}
+    scene = scenes.cube(sides[section]) if section in sides else scenes.unet()
+    return run_layer(
+        case, scene, peers, runs=settings.runs, seconds=settings.seconds, dense=section == "dense"
+    )
+
+
+def _net(
+    case: DeviceNet, section: str, settings: DeviceSettings, scenes: _Scenes, peers: list[SpconvPeer]
+) -> DeviceResult:
+    on_grid = isinstance(case.spec, SecondSpec)
+    scene = scenes.second(case.spec, case.batch) if on_grid else scenes.unet(case.batch)  # type: ignore[arg-type]
+    return run_net(case, scene, peers, runs=settings.runs, seconds=settings.seconds)

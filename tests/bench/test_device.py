@@ -1,0 +1,278 @@
+"""The benchmark of accelerators, rehearsed on the device under test: what it checks, counts and says."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pcsparse.bench.clouds import small_cloud
+from pcsparse.bench.device import layers, nets
+from pcsparse.bench.device.cases import LAYERS, MAPS, NETS, STEPS, DeviceLayer, DeviceNet
+from pcsparse.bench.device.clock import Times, time_candidates
+from pcsparse.bench.device.grid_conv import GridConv
+from pcsparse.bench.device.maps import run_map
+from pcsparse.bench.device.outcome import DeviceOutcome, DeviceResult
+from pcsparse.bench.device.precision import FP16, FP32
+from pcsparse.bench.device.report import DeviceReport, result_lines, summary
+from pcsparse.bench.device.scene import DeviceScene, cloud_of, cube, neighbours
+from pcsparse.bench.ours import Ours
+from pcsparse.bench.unet import LibraryUNet
+from pcsparse.errors import FormatError
+from pcsparse.models import MinkUNet, MinkUNetSpec, SecondSpec
+from pcsparse.nn import fuse
+from pcsparse.programs import bench_device
+from pcsparse.timing import Timing, environment
+
+ROOT = Path(__file__).resolve().parents[2]
+GRID = (40, 40, 24)
+UNET, SECOND = MinkUNetSpec.minkunet14(width=0.125), SecondSpec.residual_voxel(5, GRID, 0.25)
+ONCE = {"runs": 1, "seconds": 0.0}
+
+
+def unet_scene(device: torch.device, batch: int = 1, n: int = 250) -> DeviceScene:
+    return DeviceScene.of(small_cloud(n), device, batch=batch)
+
+
+def second_scene(device: torch.device) -> DeviceScene:
+    corner, voxel = (-6.0, -6.0, -3.0), (0.3, 0.3, 0.2)
+    return DeviceScene.of(small_cloud(250), device, voxel=voxel, corner=corner, grid=GRID, channels=5)
+
+
+class Wrong(Ours):
+    """The package with one weight too many."""
+
+    name = "wrong"
+
+    def feats(self, x):
+        return super().feats(x) * 1.01
+
+    def allow_tf32(self, allowed):
+        pass
+
+    def grid_conv(self, conv, c_in, c_out):
+        raise RuntimeError("no grids here")
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        GridConv((3, 3, 3), (2, 2, 2), (1, 1, 0), (7, 6, 9), ""),
+        GridConv((1, 1, 3), (1, 1, 2), (0, 0, 0), (7, 6, 9), ""),
+        GridConv((3, 3, 3), (1, 1, 1), (1, 1, 1), (7, 6, 9), "", submanifold=True),
+    ],
+    ids=["halving", "column", "submanifold"],
+)
+def test_the_maps_of_a_grid_are_those_of_dense_convolutions(rng, conv):
+    occupied = torch.rand(2, *conv.grid, generator=rng) < 0.1
+    coords = occupied.nonzero().int()
+    feats = torch.randn(len(coords), 3, generator=rng).double()
+    weight = torch.randn(*conv.kernel, 3, 2, generator=rng).double()
+    out, pairs = conv.map(coords)
+    found = torch.zeros(len(out), 2).double()
+    for k, taps in enumerate(weight.flatten(0, 2)):
+        here = slice(int(pairs.starts[k]), int(pairs.starts[k + 1]))
+        found.index_add_(0, pairs.rows_out[here].long(), feats[pairs.rows_in[here].long()] @ taps)
+    grid = torch.zeros(2, *conv.grid, 3).double()
+    grid[tuple(coords.long().T)] = feats
+    dense = functional.conv3d(
+        grid.movedim(-1, 1), weight.permute(4, 3, 0, 1, 2), stride=conv.stride, padding=conv.padding
+    ).movedim(1, -1)
+    assert dense.shape[1:4] == conv.grid_out
+    torch.testing.assert_close(found, dense[tuple(out.long().T)])
+    if not conv.submanifold:
+        left = dense.clone()
+        left[tuple(out.long().T)] = 0.0
+        assert not left.any()
+
+
+@pytest.mark.parametrize("form", ["eager", "fused", "training"])
+def test_networks_agree_with_their_twins_and_wrong_ones_get_no_time(device, form):
+    case = DeviceNet("u", UNET, form, FP32)
+    result = nets.run_net(case, unet_scene(device), [Wrong()], **ONCE)
+    ours, wrong = result.outcomes
+    assert ours.times is not None, ours
+    assert len(ours.checks) == (1 if form != "training" else 2 + _convolutions(UNET))
+    assert wrong.times is None
+    assert wrong.failed, wrong.refusal
+    assert wrong.failed[0].what == "output"
+    assert result.ratio is None
+    result = nets.run_net(DeviceNet("s", SECOND, form, FP32), second_scene(device), [Wrong()], **ONCE)
+    assert result.ours.times is not None, result.ours
+    assert "no grids here" in result.outcomes[1].refusal
+    assert result.operations > 0
+
+
+def _convolutions(spec):
+    return sum(p.dim() == 3 for p in MinkUNet(spec).parameters())
+
+
+def test_a_training_step_in_sixteen_bits_is_checked(device):
+    # enough voxels that the coarsest level has statistics
+    scene = unet_scene(device, 2, 1000)
+    result = nets.run_net(DeviceNet("u", UNET, "training", FP16, 2), scene, [], **ONCE)
+    assert result.ours.times is not None, result.ours
+    names = {check.what for check in result.ours.checks}
+    assert names >= {"output", "loss", "scale of gradient of stem.0.weight"}
+
+
+@pytest.mark.parametrize("kind", ["submanifold", "strided", "inverse", "generative"])
+def test_layers_agree_with_their_twins_and_wrong_ones_get_no_time(device, kind):
+    kernel, stride = (3, 1) if kind == "submanifold" else (2, 2)
+    for backward, with_map in ((False, False), (False, True), (True, False)):
+        case = DeviceLayer(kind, kind, kernel, stride, 8, FP32, backward, with_map)
+        ours, wrong = layers.run_layer(case, unet_scene(device), [Wrong()], **ONCE).outcomes
+        assert ours.times is not None, (backward, with_map, ours)
+        assert len(ours.checks) == (3 if backward else 1)
+        assert wrong.times is None
+        assert wrong.failed[0].what == "out"
+
+
+def test_a_dense_layer_stands_beside_a_product_that_is_no_peer(device):
+    case = DeviceLayer("cube", "submanifold", 3, 1, 16, FP16)
+    result = layers.run_layer(case, cube(4, device, 1), [], dense=True, **ONCE)
+    assert [outcome.name for outcome in result.outcomes] == ["pcsparse", "torch.mm of the same shape"]
+    assert result.ratio is None
+    # 4^3 voxels: along an axis 4 + 2 * 3 of the 4 * 3 neighbours are there
+    assert result.operations == 2 * 10**3 * 16 * 16
+    assert neighbours(cube(4, device, 1).coords) == pytest.approx(10**3 / 4**3)
+
+
+def test_maps_are_compared_entry_by_entry(device, monkeypatch):
+    for case in MAPS:
+        cold, warm = run_map(case, unet_scene(device), [], **ONCE)
+        assert cold.ours.times is not None, cold
+        assert warm.ours.times is not None
+        assert warm.case.startswith(case.name)
+    from pcsparse.bench.device import maps
+
+    monkeypatch.setattr(maps, "twin_table", lambda *_: torch.zeros(27, 1))
+    assert run_map(MAPS[0], unet_scene(device), [], **ONCE)[0].ours.times is None
+
+
+def test_a_folded_network_of_a_library_is_the_packages(rng):
+    model = MinkUNet(UNET).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    library, scene = Ours(), unet_scene(torch.device("cpu"))
+    net = LibraryUNet(UNET, library).load(model.state_dict()).eval()
+    with torch.no_grad():
+        plain = library.feats(net(library.tensor(scene.coords, scene.feats)))
+        folded = library.feats(net.fold()(library.tensor(scene.coords, scene.feats)))
+        fused = fuse(model)(scene.fresh()).feats
+    assert not net.norms()
+    torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(folded, fused, rtol=1e-4, atol=1e-5)
+
+
+def test_candidates_take_turns_until_their_time_is_over(device):
+    calls = []
+    found = time_candidates(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, device, runs=9, seconds=0.0
+    )
+    assert found["a"].wall.runs == found["b"].wall.runs == 5
+    rounds = calls[-10:]
+    assert rounds[:4] == ["a", "b", "a", "b"]
+    assert found["a"].device is None
+    assert time_candidates({"a": lambda: 0}, device, runs=2, events=True)["a"].best.runs == 2
+
+
+def _result(ours: float, peer: float | None) -> DeviceResult:
+    def timed(name, seconds, *, reference=False):
+        timing = None if seconds is None else Timing(seconds, seconds, seconds, 5)
+        times = None if timing is None else Times(timing, timing, timing)
+        return DeviceOutcome(name, (), times, None if seconds else "broke", reference)
+
+    outcomes = (timed("pcsparse", ours), timed("spconv", peer), timed("torch.mm", 0.5e-3, reference=True))
+    return DeviceResult("case", "fp16", outcomes, 1e9)
+
+
+def test_the_summary_is_of_the_best_peer_and_not_of_a_reference():
+    report = DeviceReport(environment(), (), (), ())
+    report.sections["layers"] = [_result(1e-3, 2e-3), _result(1e-3, 8e-3), _result(1e-3, None)]
+    report.sections["dense"] = [_result(1e-3, None)]
+    found = summary(report)
+    assert found["layers: best peer / pcsparse, geometric mean of 2"] == pytest.approx(4.0)
+    assert found["case fp16: time of torch.mm / time of the layer"] == pytest.approx(0.5)
+    text = result_lines(report.sections["layers"], None)
+    assert "not run  case fp16, spconv: broke" in text
+    assert " 8.00 " in text
+
+
+def test_a_run_writes_what_it_has_and_names_what_broke(tmp_path, monkeypatch, capsys, device):
+    out = tmp_path / "report.json"
+    arguments = (
+        f"--device {device.type} --quick --only 3^3 --runs 1 --peers spconv_triton --out {out}".split()
+    )
+    arguments += ["--sections", "maps", "launch"]
+
+    def broken(*_, **__):
+        raise RuntimeError("out of memory, say")
+
+    monkeypatch.setattr(bench_device, "run_layer", broken)
+    monkeypatch.setattr(bench_device, "measure_device", lambda *_, **__: None)
+    assert bench_device.main(arguments) == 1
+    report = json.loads(out.read_text())
+    assert {case for case, _ in report["broken"]} == {
+        "launch: submanifold 3^3 C=32 fp16", "launch: submanifold 3^3 C=32 forward+backward fp16",
+    }  # fmt: skip
+    cases = [result["case"] for result in report["sections"]["maps"]]
+    assert cases == ["map 3^3", "map 3^3 ready in the cache"]
+    assert report["rehearsal"] == (device.type == "cpu")
+    assert "BROKEN  launch" in capsys.readouterr().out
+
+
+def test_no_case_starts_once_the_budget_is_spent(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_device, "measure_device", lambda *_, **__: None)
+    out = tmp_path / "report.json"
+    given = ["--device", "cpu", "--quick", "--budget", "0", "--peers", "--out", str(out)]
+    assert bench_device.main(given, sections=("nets",)) == 1
+    assert all("not started" in why for _, why in json.loads(out.read_text())["broken"])
+
+
+def test_clouds_of_files_keep_their_columns_and_batches_are_mirrored(tmp_path):
+    import numpy as np
+
+    path = tmp_path / "ten.npy"
+    np.save(path, np.array([[1.01, 2.01, 0.51, 0.3, 0.1], [1.02, 2.01, 0.51, 0.9, 0.2]], dtype=np.float32))
+    cloud = cloud_of(path, quick=True)
+    scene = DeviceScene.of(cloud, torch.device("cpu"), batch=2, channels=5)
+    assert scene.coords.tolist() == [[0, 20, 40, 10], [1, -21, 40, 10]]
+    torch.testing.assert_close(scene.feats[:, 3:], torch.tensor([[0.3, 0.1], [0.3, 0.1]]))
+    with pytest.raises(FormatError, match="no point file"):
+        cloud_of(tmp_path / "none.npy", quick=True)
+
+
+def test_cases_have_names_of_their_own():
+    for cases in (LAYERS, NETS, STEPS):
+        names = [(case.name, case.precision.name) for case in cases]
+        assert len(set(names)) == len(names)
+    assert all(case.form == "training" for case in STEPS)
+    assert replace(LAYERS[0], tags=()).name
+
+
+@pytest.mark.slow
+def test_the_script_runs_on_a_bare_machine(tmp_path):
+    out = tmp_path / "report.json"
+    arguments = f"bench_kernels.py --device cpu --quick --sections maps --runs 1 --out {out}".split()
+    absent = ("hydra", "omegaconf", "open3d", "matplotlib", "laspy", "triton", "cupy")
+    code = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
+        f"sys.argv = {[*arguments, '--only', 'stride 2']!r}\n"
+        f"runpy.run_path({str(ROOT / 'scripts' / 'bench_kernels.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text())["sections"]["maps"][0]["case"] == "map 2^3 stride 2"
