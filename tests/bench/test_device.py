@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -173,12 +174,11 @@ def test_a_folded_network_of_a_library_is_the_packages(rng):
 
 def test_candidates_take_turns_until_their_time_is_over(device):
     calls = []
-    found = time_candidates(
-        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, device, runs=9, seconds=0.0
-    )
-    assert found["a"].wall.runs == found["b"].wall.runs == 5
-    rounds = calls[-10:]
-    assert rounds[:4] == ["a", "b", "a", "b"]
+    named = {name: partial(calls.append, name) for name in "abc"}
+    found = time_candidates(named, device, runs=9, seconds=0.0)
+    assert [times.wall.runs for times in found.values()] == [5, 5, 5]
+    # every second round goes backwards, but for the last one, which would run twice in a row
+    assert "".join(calls[-15:]) == "abcbacabcbacabc"
     assert found["a"].device is None
     assert time_candidates({"a": lambda: 0}, device, runs=2, events=True)["a"].best.runs == 2
 
