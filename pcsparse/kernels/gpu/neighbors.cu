@@ -9,7 +9,7 @@ typedef unsigned long long u64;
 struct alignas(16) Point { double x, y, z; i64 row; };
 struct alignas(16) Node { double low[3], high[3]; i64 row, unused; };
 
-static const int LEAF_BITS = 4, FAN_BITS = 3;
+static const int LEAF_BITS = 3, FAN_BITS = 2;
 static const int NO_NEIGHBOUR = -1, NO_ROW = 0x7fffffff;
 
 __device__ static double squared_length(double dx, double dy, double dz) {
