@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from pcsparse.checks import check_dtype, check_same_device, check_shape
-from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.kernel_map import NO_NEIGHBOUR
+from pcsparse.coords.point_clouds import GivenPoints, surveyed
 from pcsparse.errors import RangeError
 from pcsparse.kernels.select import backend_of
-
-_MOST_CLOUDS = 2047
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,18 +138,18 @@ def farthest_points(
         RangeError: n_samples below 1, a point that is not finite, a cloud below 0 or above 2046, or a row in
             `first` that is not in its cloud.
     """
-    clouds = _checked_clouds("points", points, batch, "batch")
     if n_samples < 1:
         raise RangeError(f"n_samples must be at least 1, got {n_samples}")
-    order, starts = _by_cloud(points, batch, clouds)
-    sizes = starts.diff()
-    begin = starts[:-1]
+    given = GivenPoints("points", points, batch, "batch")
+    given.check_form()
+    (clouds,) = surveyed(given)
+    own = given.by_cloud(clouds.count, clouds.ascending)
+    sizes = own.starts.diff()
+    begin = own.starts[:-1]
     if first is not None:
-        begin = _check_first(first, points, batch, order, sizes)
-    rows = backend_of(points).farthest_points(
-        _taken(points, order), starts, begin, sizes.clamp(max=n_samples)
-    )
-    return rows.long() if order is None else order[rows.long()]
+        begin = _check_first(first, points, batch, own.order, sizes)
+    rows = backend_of(points).farthest_points(own.points, own.starts, begin, sizes.clamp(max=n_samples))
+    return rows.long() if own.order is None else own.order[rows.long()]
 
 
 def _check_first(
@@ -161,17 +159,25 @@ def _check_first(
     check_shape("first", first, (len(sizes),))
     check_dtype("first", first, torch.int32, torch.int64)
     check_same_device(points=points, first=first)
-    homes = None if batch is None or not len(batch) else batch[first.long().clamp(0, len(batch) - 1)].tolist()
-    for cloud, (row, size) in enumerate(zip(first.tolist(), sizes.tolist(), strict=True)):
-        if size and not (0 <= row < len(points) and (homes is None or homes[cloud] == cloud)):
-            raise RangeError(
-                f"first[{cloud}] = {row} is not a row of cloud {cloud}; give a row of one of its points"
-            )
+    n, first = len(points), first.long().contiguous()
+    if n == 0:
+        return first
+    rows = first.clamp(0, n - 1)
+    wrong = rows != first
+    if batch is not None:
+        wrong |= batch[rows] != torch.arange(len(sizes), device=batch.device)
+    wrong &= sizes > 0
+    if bool(wrong.any()):
+        cloud = int(wrong.nonzero()[0])
+        raise RangeError(
+            f"first[{cloud}] = {int(first[cloud])} is not a row of cloud {cloud}; give a row of one of its "
+            "points"
+        )
     if order is None:
-        return first.long().contiguous()
+        return first
     place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    return place[first.long().clamp(0, max(len(order) - 1, 0))] if len(order) else first.long()
+    place[order] = torch.arange(n, device=order.device)
+    return place[rows]
 
 
 def _ranked(
@@ -185,74 +191,34 @@ def _ranked(
 ) -> Neighbours:
     if k < 1:
         raise RangeError(f"the number of neighbours must be at least 1, got {k}")
-    clouds = _checked_clouds("points", points, batch, "batch")
-    if queries is None:
-        if query_batch is not None:
-            raise RangeError("query_batch is given without queries; leave it out, or give the queries")
-        queries, query_batch = points, batch
-    else:
-        clouds = max(clouds, _checked_clouds("queries", queries, query_batch, "query_batch"))
+    given = [GivenPoints("points", points, batch, "batch")]
+    given[0].check_form()
+    if queries is not None:
+        given.append(GivenPoints("queries", queries, query_batch, "query_batch"))
+        given[1].check_form()
         check_same_device(points=points, queries=queries)
         if (batch is None) != (query_batch is None):
             raise RangeError(
                 "points and queries must both have a batch or neither, got only "
                 f"{'query_batch' if batch is None else 'batch'}; give the other too"
             )
-    point_order, starts = _by_cloud(points, batch, clouds)
-    query_order, query_starts = _by_cloud(queries, query_batch, clouds)
-    backend = backend_of(points, queries)
+    elif query_batch is not None:
+        raise RangeError("query_batch is given without queries; leave it out, or give the queries")
+    known = surveyed(*given)
+    clouds = max(found.count for found in known)
+    # points that look among themselves are the same tensors twice, which a backend may see
+    own, *others = (one.by_cloud(clouds, found.ascending) for one, found in zip(given, known, strict=True))
+    asking = others[0] if others else own
+    backend = backend_of(own.points, asking.points)
     search = backend.k_nearest if order == "nearest" else backend.first_in_ball
-    rows, squared = search(
-        _taken(points, point_order), starts, _taken(queries, query_order), query_starts, k, radius
-    )
-    if point_order is not None:
+    rows, squared = search(own.points, own.starts, asking.points, asking.starts, k, radius)
+    if own.order is not None:
         # a stable sort keeps the order of rows in a cloud, and with it the ranks of equal distances
-        named = point_order[rows.long().clamp(min=0)].int() if len(point_order) else rows
+        named = own.order[rows.long().clamp(min=0)].int() if len(own.order) else rows
         rows = torch.where(rows == NO_NEIGHBOUR, rows, named)
-    if query_order is not None:
+    if asking.order is not None:
         # a row of results goes to where its query came from
-        rows, squared = (torch.empty_like(part).index_copy_(0, query_order, part) for part in (rows, squared))
+        rows, squared = (
+            torch.empty_like(part).index_copy_(0, asking.order, part) for part in (rows, squared)
+        )
     return Neighbours(rows, squared)
-
-
-def _checked_clouds(name: str, points: Tensor, batch: Tensor | None, batch_name: str) -> int:
-    """How many clouds there are, once all is looked at, in one question to the device."""
-    check_shape(name, points, (None, 3))
-    check_dtype(name, points, torch.float32)
-    finite = points.detach().isfinite()
-    facts = [finite.all().long()]
-    if batch is not None:
-        check_shape(batch_name, batch, (len(points),))
-        check_dtype(batch_name, batch, torch.int32, torch.int64)
-        check_same_device(**{name: points, batch_name: batch})
-        if len(batch):
-            facts += [end.long() for end in batch.aminmax()]
-    all_finite, *ends = torch.stack(facts).tolist()
-    if not all_finite:
-        wrong = ~finite.all(dim=1)
-        row = int(torch.nonzero(wrong)[0])
-        raise RangeError(
-            f"{int(wrong.sum())} of {len(points)} {name} are not finite, first at row {row}: "
-            f"{points[row].tolist()}; drop them first"
-        )
-    if batch is None:
-        return 1
-    low, high = ends or (0, -1)
-    if low < 0 or high >= _MOST_CLOUDS:
-        raise RangeError(
-            f"{batch_name} spans {low} to {high}, but clouds are numbered 0 to {_MOST_CLOUDS - 1}; "
-            "renumber them, or split the batch"
-        )
-    return high + 1
-
-
-def _by_cloud(points: Tensor, batch: Tensor | None, clouds: int) -> tuple[Tensor | None, Tensor]:
-    """The rows cloud after cloud, or None where they are so already; and the first of each cloud."""
-    if batch is None:
-        return None, device_constant([0, len(points)], points, torch.int64)
-    order, starts = backend_of(batch).group_rows(batch.contiguous(), clouds)
-    return (None if bool((batch[1:] >= batch[:-1]).all()) else order.long()), starts
-
-
-def _taken(points: Tensor, order: Tensor | None) -> Tensor:
-    return points.detach().contiguous() if order is None else points.detach()[order]

@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 
 from pcsparse.coords.neighbors import ball_query, farthest_points, nearest_neighbours
 from pcsparse.errors import DeviceError, DtypeError, RangeError, ShapeError
+from tests.emulation import emulate
 
 # few values, so that points coincide, lie in one line and are equally far
 _FEW = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 4.0, 1000.0])
@@ -266,3 +267,35 @@ def test_neighbours_are_the_same_at_one_two_and_four_threads():
     answers = json.loads(done.stdout)
     assert len(answers) == 3
     assert len(set(answers)) == 1
+
+
+@pytest.mark.parametrize("ascends", [False, True])
+def test_a_gpu_gives_the_same_and_asks_once(ascends, rng, monkeypatch):
+    points, queries = torch.randn(90, 3, generator=rng), torch.randn(20, 3, generator=rng)
+    batch, query_batch = torch.randint(3, (90,), generator=rng), torch.randint(4, (20,), generator=rng)
+    batch = batch.sort().values if ascends else batch
+    asked = {"queries": queries, "batch": batch, "query_batch": query_batch}
+    searches = (
+        lambda: nearest_neighbours(points, 5, **asked).rows,
+        lambda: nearest_neighbours(points, 5, batch=batch).rows,
+        lambda: ball_query(points, 0.7, 4, **asked).rows,
+        lambda: ball_query(points, 0.7, 4, order="index", **asked).rows,
+        lambda: farthest_points(points, 9, batch=batch),
+    )
+    expected = [search() for search in searches]
+    emulate(monkeypatch)
+    questions = []
+    for name in ("__bool__", "__int__", "item", "tolist", "nonzero"):
+        plain = getattr(torch.Tensor, name)
+
+        def asks(*args, plain=plain):
+            questions.append(plain)
+            return plain(*args)
+
+        monkeypatch.setattr(torch.Tensor, name, asks)
+    # a sample also asks how large it is
+    for search, same, most in zip(searches, expected, (1, 1, 1, 1, 2), strict=True):
+        questions.clear()
+        found = search()
+        assert len(questions) == most
+        assert torch.equal(found, same)

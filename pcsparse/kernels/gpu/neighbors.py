@@ -12,8 +12,7 @@ from torch import Tensor
 from pcsparse.kernels.gpu import cuda_text
 from pcsparse.kernels.gpu.point_tree import Curve
 
-# as in neighbors.cu: of a sweep, a query for 16 looks at 107 points and 132 boxes; with runs of 16 and 8 at 169
-# and 144
+# as in neighbors.cu: in a sweep, a query for 16 looks at 107 points and 132 boxes; with 4 and 3 at 169, 144
 _LEAF_BITS, _FAN_BITS = 3, 2
 _THREADS = 128
 # lists that fit into registers, for each of which there is a kernel; longer ones are heaps in memory
