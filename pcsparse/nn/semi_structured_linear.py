@@ -34,7 +34,8 @@ class SemiStructuredLinear(nn.Module):
         bias: whether there is one.
         mode: "auto", "sparse" or "dense".
         with_relu: whether a ReLU follows.
-        dtype: float32 on a CPU; float16 or bfloat16 for sparse products on a GPU.
+        dtype: float32 for sparse products by our own kernels, on a CPU or a GPU; float16 or bfloat16 for the
+            tensor cores of a GPU.
 
     Raises:
         ShapeError: in_features is no multiple of 4.
@@ -174,11 +175,11 @@ class SemiStructuredLinear(nn.Module):
         return choice.way
 
     def _refusal(self, device: torch.device) -> str | None:
+        if self.values.dtype == torch.float32:
+            return None
         if cuda.serves(device):
             return cuda.refusal((self.out_features, self.in_features), self.values.dtype, device)
-        if self.values.dtype != torch.float32:
-            return f"the CPU's kernel takes float32 only, the weight is {self.values.dtype}; use .float()"
-        return None
+        return f"the CPU's kernel takes float32 only, the weight is {self.values.dtype}; use .float()"
 
     def _measured(self, items: Tensor, refused: str | None) -> Choice:
         if refused is not None:
@@ -190,7 +191,7 @@ class SemiStructuredLinear(nn.Module):
         return measure(products, items.device, len(items))
 
     def _sparse_product(self, items: Tensor) -> Tensor:
-        if not cuda.serves(items.device):
+        if self.values.dtype == torch.float32:
             return two_four_linear(items, self.matrix, self.bias, relu=self.with_relu)
         if self._compressed is None:
             self._compressed = cuda.compress(self.matrix.unpack())

@@ -70,7 +70,8 @@ def eie_layout(matrix: EIEMatrix, device: torch.device | str = "cpu", *, by_rows
         DeviceError, UnsupportedError: the device has no kernels.
         FormatError: the tensors are no EIE matrix.
     """
-    row, column = matrix.checked().entry_rows()
+    matrix = matrix.checked().to("cpu")
+    row, column = matrix.entry_rows()
     kept = matrix.codes != 0
     row, column, codes = row[kept], column[kept], matrix.codes[kept]
     outer, inner = (row, column) if by_rows else (column, row)
@@ -137,8 +138,8 @@ def eie_chip_linear(
     """The same product straight from the chip's format, entry by entry: to check and to compare.
 
     Args:
-        x: (n_items, n_in) float32 on a CPU.
-        matrix: in EIE's format.
+        x: (n_items, n_in) float32.
+        matrix: in EIE's format, on the device of `x`: see `EIEMatrix.to`.
         bias: (n_out,) float32, or None.
         relu: whether negative sums become 0.
 

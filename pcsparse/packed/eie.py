@@ -184,7 +184,18 @@ class EIEMatrix:
     @cached_property
     def _first_problem(self) -> str | None:
         # once a matrix: products ask each time
-        return next(_problems(self), None)
+        return next(_problems(self.to("cpu")), None)
+
+    def to(self, device: torch.device | str) -> "EIEMatrix":
+        """The same tensors on a device. A product there takes them; all else about a matrix is for a CPU."""
+        parts = (self.codebook, self.codes, self.skips, self.batch_starts, self.pointers)
+        moved = tuple(part.to(device) for part in parts)
+        if all(new is old for new, old in zip(moved, parts, strict=True)):
+            return self
+        made = EIEMatrix(self.format, self.n_out, self.n_in, *moved)
+        if "_first_problem" in self.__dict__:
+            made.__dict__["_first_problem"] = self._first_problem
+        return made
 
     def trusted(self) -> "EIEMatrix":
         """This matrix, unread: for tensors of a matrix that was checked or packed here."""

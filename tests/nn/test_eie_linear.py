@@ -14,6 +14,7 @@ from pcsparse.nn import eie_linear as module
 from pcsparse.nn.eie_linear import EIELinear
 from pcsparse.packed.eie import EIEFormat
 from pcsparse.packed.eie_file import load_eie, save_eie
+from tests.emulation import emulate
 from tests.tolerance import tolerance
 
 
@@ -40,6 +41,19 @@ def test_it_computes_what_the_linear_layer_does(mode, shape, rng):
     found = packed(linear, mode=mode)(x)
     torch.testing.assert_close(found, linear(x), **tolerance(torch.float32, 60, 16))
     assert found.shape == (*shape[:-1], 45)
+
+
+@pytest.mark.parametrize("skips_zeros", [False, True])
+@torch.no_grad()
+def test_it_does_so_on_a_gpu(skips_zeros, rng, monkeypatch):
+    linear = pruned(rng)
+    layer, x = packed(linear, mode="auto", skips_zeros=skips_zeros), torch.randn(2, 60, generator=rng).relu()
+    emulate(monkeypatch)
+    torch.testing.assert_close(layer(x), linear(x), **tolerance(torch.float32, 60, 16))
+    (choice,) = layer.choices
+    assert choice.refused is None
+    layer.mode = "sparse"
+    torch.testing.assert_close(layer(x), linear(x), **tolerance(torch.float32, 60, 16))
 
 
 @torch.no_grad()

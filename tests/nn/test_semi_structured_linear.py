@@ -15,6 +15,7 @@ from pcsparse.nn.product_choice import bucket_of
 from pcsparse.nn.semi_structured_linear import SemiStructuredLinear
 from pcsparse.packed.two_four import pack_two_four
 from pcsparse.timing import Timing
+from tests.emulation import emulate
 from tests.packed.test_two_four import random_two_four
 from tests.tolerance import tolerance
 
@@ -284,6 +285,18 @@ def test_torch_itself_refuses_tensors_that_are_not_on_a_gpu(rng):
     weight = random_two_four(rng, 32, 64).half()
     with pytest.raises(UnsupportedError, match=r"torch refused a 2:4 weight of 32 x 64: .*CUDA"):
         cuda.compress(weight)
+
+
+@pytest.mark.parametrize("mode", ["auto", "sparse"])
+def test_a_gpu_has_products_in_float32(rng, monkeypatch, mode):
+    linear = _linear(rng)
+    layer = SemiStructuredLinear.from_linear(linear, mode=mode, with_relu=True)
+    emulate(monkeypatch)
+    monkeypatch.setattr(cuda, "serves", lambda _: True)
+    x = torch.randn(2, 36, generator=rng)
+    torch.testing.assert_close(layer(x), linear(x).relu(), **tolerance(torch.float32, 36, factor=32))
+    assert all(choice.refused is None for choice in layer.choices)
+    assert len(layer.choices) == (mode == "auto")
 
 
 def test_the_way_to_a_gpu_with_a_stand_in(rng, monkeypatch):

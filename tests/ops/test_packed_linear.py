@@ -9,6 +9,7 @@ import torch.fx.experimental.proxy_tensor
 from pcsparse.errors import DeviceError, DtypeError, FormatError, ShapeError, UnsupportedError
 from pcsparse.ops.packed_linear import EIELayout, eie_chip_linear, eie_layout, eie_linear
 from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
+from tests.emulation import emulate
 from tests.packed.test_eie import codebook, random_codes
 from tests.tolerance import tolerance
 
@@ -37,6 +38,31 @@ def test_products_are_those_of_the_dense_matrix(product, widths, relu, rng):
     expected = torch.nn.functional.linear(x.double(), matrix.to_dense().double(), bias.double())
     expected = expected.relu() if relu else expected
     torch.testing.assert_close(found.double(), expected, **tolerance(torch.float32, 50))
+
+
+@pytest.mark.parametrize("widths", [EIEFormat(8), EIEFormat(3, code_bits=8)], ids=["chip", "bytes"])
+def test_a_gpu_has_the_same_products(widths, rng, monkeypatch):
+    matrix = matrix_of(rng, widths=widths)
+    x, bias = torch.randn(2, 50, generator=rng).relu(), torch.randn(70, generator=rng)
+    expected = torch.nn.functional.linear(x.double(), matrix.to_dense().double(), bias.double()).relu()
+    emulate(monkeypatch)
+    for by_rows in (False, True):
+        found = eie_linear(x, eie_layout(matrix, by_rows=by_rows), bias, relu=True)
+        torch.testing.assert_close(found.double(), expected, **tolerance(torch.float32, 50))
+    found = eie_chip_linear(x, matrix.to("cpu"), bias, relu=True)
+    torch.testing.assert_close(found.double(), expected, **tolerance(torch.float32, 50))
+
+
+def test_a_matrix_is_checked_once_wherever_it_is(rng, monkeypatch):
+    matrix = matrix_of(rng)
+    wrong = replace(matrix, skips=torch.full_like(matrix.skips, 15))
+    with pytest.raises(FormatError, match="no EIE matrix"):
+        wrong.checked()
+    monkeypatch.setattr("pcsparse.packed.eie._problems", lambda _: iter(["asked again"]))
+    with pytest.raises(FormatError, match="an entry lies in row"):
+        wrong.to("meta").checked()
+    assert matrix.to("meta").checked().codes.is_meta
+    assert matrix.to("cpu") is matrix
 
 
 @pytest.mark.parametrize("by_rows", [False, True])
