@@ -2,11 +2,13 @@
 
 import importlib
 import operator
-from types import ModuleType
+from collections.abc import Callable
+from types import ModuleType, TracebackType
 
+import torch
 from torch import Tensor
 
-from pcsparse.errors import DeviceError, DtypeError, ShapeError, UnsupportedError
+from pcsparse.errors import DeviceError, DtypeError, OutOfMemoryError, ShapeError, UnsupportedError
 
 
 def require_extra(module: str, extra: str) -> ModuleType:
@@ -48,6 +50,36 @@ def check_same_device(**tensors: Tensor) -> None:
     if any(device != devices[0] for device in devices[1:]):
         listed = ", ".join(f"{name} on {device}" for name, device in zip(tensors, devices, strict=True))
         raise DeviceError(f"tensors must share one device, got {listed}; move them with .to()")
+
+
+class NamesSizes:
+    """A context in which a lack of memory says what the memory was for.
+
+    Args:
+        of: what is done, with its sizes; asked only where memory lacks.
+    """
+
+    __slots__ = ("_of",)
+
+    def __init__(self, of: Callable[[], str]) -> None:
+        self._of = of
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raise OutOfMemoryError in place of torch's, which knows no sizes."""
+        if not isinstance(error, torch.OutOfMemoryError) or isinstance(error, OutOfMemoryError):
+            return
+        said = str(error).strip().partition("\n")[0]
+        # the frames of the first error hold the buffers that were made so far
+        del trace
+        raise OutOfMemoryError(
+            f"no memory for {self._of()}; make the batch smaller, the voxels larger or the layers narrower, "
+            f"or compute in 16 bits ({said})"
+        ) from error.with_traceback(None)
 
 
 def as_triple(name: str, value: int | tuple[int, ...] | list[int], minimum: int) -> tuple[int, int, int]:

@@ -1,5 +1,7 @@
 """Every error that pcsparse raises on purpose. Each message names the values and the next step."""
 
+import torch
+
 
 class PcsparseError(Exception):
     """Base of all errors raised by pcsparse."""
@@ -27,3 +29,7 @@ class UnsupportedError(PcsparseError, NotImplementedError):
 
 class FormatError(PcsparseError, ValueError):
     """A file or a checkpoint is not what it claims to be."""
+
+
+class OutOfMemoryError(PcsparseError, torch.OutOfMemoryError):
+    """The device's memory does not suffice; nothing was kept of what was begun."""

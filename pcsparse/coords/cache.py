@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from pcsparse.checks import NamesSizes
 from pcsparse.coords.build import Level, build_kernel_map, expanded_level, identity_map, strided_level
 from pcsparse.coords.cache_plan import EXPANDED, CachePlan, Token
 from pcsparse.coords.cache_plan import LevelKey as LevelKey
@@ -34,6 +35,15 @@ def _version(coords: Tensor) -> int:
 def _kept() -> torch.inference_mode:
     # what is built during inference may serve training later, and autograd cannot save inference tensors
     return torch.inference_mode(False)
+
+
+def _map_sizes(fine: Tensor, coarse: Tensor, relation: Relation) -> str:
+    return f"the kernel map of {relation.volume} offsets between {len(fine)} and {len(coarse)} voxels"
+
+
+def _level_sizes(given: Tensor, relation: Relation) -> str:
+    kernel, stride = relation.kernel_size, relation.stride
+    return f"the level that a kernel {kernel} with stride {stride} makes of {len(given)} voxels"
 
 
 @dataclass(eq=False)
@@ -154,7 +164,7 @@ class CoordCache:
         """
         key = MapKey(self._token(fine), self._token(coarse), relation, offsets)
         if key not in self._maps:
-            with _kept():
+            with _kept(), NamesSizes(lambda: _map_sizes(fine, coarse, relation)):
                 ready = self._ready.pop(key, None)
                 self._maps[key] = ready or self._build(fine, coarse, key, searched)
         return self._maps[key]
@@ -232,7 +242,7 @@ class CoordCache:
         """
         key = LevelKey(self._token(fine), relation, coverage, box)
         if key not in self._levels:
-            with _kept():
+            with _kept(), NamesSizes(lambda: _level_sizes(fine, relation)):
                 level = strided_level(self.sorted_keys(fine), relation, coverage)
                 level = level if box is None else level.within(*box)
             token = self._keep(key, level)
@@ -255,7 +265,7 @@ class CoordCache:
         """Coordinates that a generative transposed convolution of `coarse` writes."""
         key = LevelKey(self._token(coarse), relation, EXPANDED)
         if key not in self._levels:
-            with _kept():
+            with _kept(), NamesSizes(lambda: _level_sizes(coarse, relation)):
                 level = expanded_level(self.sorted_keys(coarse), relation)
             token = self._keep(key, level)
             if level.kmap is not None:

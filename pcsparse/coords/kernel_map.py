@@ -402,6 +402,6 @@ def _same(own: Sequence[Tensor], given: Sequence[Tensor]) -> bool:
         return False
     # a graph may hand on another tensor of the same memory
     for a, b in zip(own, given, strict=True):
-        if a is not b and not (a.dtype == b.dtype and a.is_set_to(b)):
+        if a is not b and not ((a.dtype, a.device) == (b.dtype, b.device) and a.is_set_to(b)):
             return False
     return True

@@ -45,6 +45,18 @@ class ConvProblem:
         """The problem of the input gradient: channels and rows swap."""
         return replace(self, c_in=self.c_out, c_out=self.c_in, n_in=self.n_out, n_out=self.n_in)
 
+    def sizes(self, of: str) -> str:
+        """A pass over this problem and what its operands take, for a message."""
+        mib = [
+            rows * channels * self.dtype.itemsize / 2**20
+            for rows, channels in ((self.n_in, self.c_in), (self.n_out, self.c_out))
+        ]
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{of} of a convolution of {self.n_in} rows of {self.c_in} {dtype} channels ({mib[0]:.0f} MiB) "
+            f"to {self.n_out} rows of {self.c_out} ({mib[1]:.0f} MiB) at {self.k} offsets"
+        )
+
     @staticmethod
     def of(
         feats: Tensor,
@@ -85,6 +97,9 @@ class ConvProblem:
                     f"{name} is {part.dtype}, feats is {feats.dtype}; use one dtype, or autocast"
                 )
         check_same_device(**parts)
+        # features without values have no kernels that could read a map elsewhere
+        if kmap.device != feats.device and not feats.is_meta:
+            check_same_device(feats=feats, kernel_map=kmap.tensors()[1])
         (k, c_in, c_out), (n_in, channels) = weight.shape, feats.shape
         map_in, map_out = (kmap.n_out, kmap.n_in) if back else (kmap.n_in, kmap.n_out)
         if channels != c_in or c_in == 0 or c_out == 0:

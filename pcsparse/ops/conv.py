@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcsparse.checks import check_shape
+from pcsparse.checks import NamesSizes, check_shape
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.map_header import volume_of
 from pcsparse.engine.dataflow import Epilogue
@@ -28,6 +28,36 @@ def check_choice(choice: Choice, problem: ConvProblem) -> None:
     if reason is not None:
         raise UnsupportedError(
             f"the plan names {choice.dataflow}, which cannot run {problem}: {reason}; plan it with plan_for"
+        )
+
+
+def run_forward(
+    problem: ConvProblem, choice: Choice, feats: Tensor, weight: Tensor, kmap: KernelMap, epilogue: Epilogue
+) -> Tensor:
+    """What a choice makes of a convolution.
+
+    Raises:
+        OutOfMemoryError: the device's memory does not suffice; the text names the sizes.
+    """
+    with NamesSizes(lambda: problem.sizes("the forward pass")):
+        return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kmap, choice.config, epilogue)
+
+
+def run_grad_feats(
+    problem: ConvProblem, choice: Choice, grad_out: Tensor, weight: Tensor, kmap: KernelMap
+) -> Tensor:
+    """As `run_forward`, the gradient of the inputs."""
+    with NamesSizes(lambda: problem.sizes("the input gradient")):
+        return DATAFLOWS[choice.dataflow].grad_feats(grad_out.contiguous(), weight, kmap, choice.config)
+
+
+def run_grad_weight(
+    problem: ConvProblem, choice: Choice, feats: Tensor, grad_out: Tensor, kmap: KernelMap
+) -> Tensor:
+    """As `run_forward`, the gradient of the weights."""
+    with NamesSizes(lambda: problem.sizes("the weight gradient")):
+        return DATAFLOWS[choice.dataflow].grad_weight(
+            feats.contiguous(), grad_out.contiguous(), kmap, choice.config
         )
 
 
@@ -51,10 +81,10 @@ def _sparse_conv(
 ) -> Tensor:
     choice = Plan.decode(plan).forward
     kmap = KernelMap.from_tensors(list(kernel_map))
-    check_choice(choice, ConvProblem.of(feats, weight, kmap, bias, residual))
+    problem = ConvProblem.of(feats, weight, kmap, bias, residual)
+    check_choice(choice, problem)
     _check_rows("n_out", n_out, kmap, kmap.n_out)
-    epilogue = Epilogue(bias, residual, relu)
-    return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kmap, choice.config, epilogue)
+    return run_forward(problem, choice, feats, weight, kmap, Epilogue(bias, residual, relu))
 
 
 @_sparse_conv.register_fake
@@ -77,9 +107,10 @@ def _grad_feats(
 ) -> Tensor:
     choice = Plan.decode(plan).grad_feats
     kmap = KernelMap.from_tensors(list(kernel_map))
-    check_choice(choice, ConvProblem.of(grad_out, weight.transpose(1, 2), kmap, back=True))
+    problem = ConvProblem.of(grad_out, weight.transpose(1, 2), kmap, back=True)
+    check_choice(choice, problem)
     _check_rows("n_in", n_in, kmap, kmap.n_in)
-    return DATAFLOWS[choice.dataflow].grad_feats(grad_out.contiguous(), weight, kmap, choice.config)
+    return run_grad_feats(problem, choice, grad_out, weight, kmap)
 
 
 @_grad_feats.register_fake
@@ -101,10 +132,9 @@ def _grad_weight(feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], 
         raise DtypeError(f"grad_out is {grad_out.dtype}, feats is {feats.dtype}; use one dtype")
     # a weight without memory: the pass has none, only its shape
     weight = feats.new_empty(1).expand(kmap.volume, feats.shape[-1], grad_out.shape[1])
-    check_choice(choice, ConvProblem.of(feats, weight, kmap))
-    return DATAFLOWS[choice.dataflow].grad_weight(
-        feats.contiguous(), grad_out.contiguous(), kmap, choice.config
-    )
+    problem = ConvProblem.of(feats, weight, kmap)
+    check_choice(choice, problem)
+    return run_grad_weight(problem, choice, feats, grad_out, kmap)
 
 
 @_grad_weight.register_fake
@@ -191,6 +221,7 @@ def sparse_conv(
         DtypeError: dtypes differ or are no floats.
         DeviceError: devices differ.
         UnsupportedError: the named `dataflow` refuses the problem, or all do; the text lists each reason.
+        OutOfMemoryError: the device's memory does not suffice; the text names the sizes.
     """
     kind = feats.device.type
     if kind != "meta" and torch.is_autocast_enabled(kind) and feats.dtype != torch.float64:
@@ -201,8 +232,6 @@ def sparse_conv(
     plan = plan_for(problem, dataflow, tuned)
     if is_inference(feats, weight, bias, residual):
         # what the operator does; torch's dispatcher takes as long as the kernel of a small level
-        choice = plan.forward
-        epilogue = Epilogue(bias, residual, relu)
-        return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kmap, choice.config, epilogue)
+        return run_forward(problem, plan.forward, feats, weight, kmap, Epilogue(bias, residual, relu))
     out: Tensor = _sparse_conv(feats, weight, bias, kmap.tensors(), kmap.n_out, plan.encode(), residual, relu)
     return out

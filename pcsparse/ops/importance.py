@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pcsparse.checks import check_dtype, check_shape
+from pcsparse.checks import check_dtype, check_same_device, check_shape
 from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.errors import RangeError, ShapeError
@@ -22,6 +22,7 @@ _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 def _chosen(feats: Tensor, clouds: KernelMap, share: float) -> Tensor:
     check_shape("feats", feats, (clouds.n_in, None))
+    check_same_device(feats=feats, clouds=clouds.tensors()[1])
     backend = backend_of(feats)
     # the one offset of the map lists the rows cloud after cloud
     order, starts = clouds.pairs.rows_in, clouds.by_output()[1]

@@ -17,11 +17,11 @@ from pcsparse.coords.kept_outputs import kept_outputs
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.map_header import volume_of
 from pcsparse.engine.dataflow import Epilogue, Passing
-from pcsparse.engine.plan import DATAFLOWS, Plan, plan_for
+from pcsparse.engine.plan import Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
-from pcsparse.ops.conv import check_choice, is_inference
+from pcsparse.ops.conv import check_choice, is_inference, run_forward, run_grad_feats, run_grad_weight
 from pcsparse.ops.operator import operator
 
 
@@ -49,7 +49,7 @@ def _partial_conv(
     _check_passing(problem, scale, shift)
     kept = kept_outputs(kmap, mask)
     epilogue = Epilogue(bias, residual, relu, Passing(mask, feats, scale, shift))
-    return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kept, choice.config, epilogue)
+    return run_forward(problem, choice, feats, weight, kept, epilogue)
 
 
 @_partial_conv.register_fake
@@ -79,8 +79,9 @@ def _grad_feats(
 ) -> Tensor:
     choice = Plan.decode(plan).grad_feats
     kept = _kept(kernel_map, mask)
-    check_choice(choice, ConvProblem.of(grad_out, weight.transpose(1, 2), kept, back=True))
-    grad = DATAFLOWS[choice.dataflow].grad_feats(grad_out.contiguous(), weight, kept, choice.config)
+    problem = ConvProblem.of(grad_out, weight.transpose(1, 2), kept, back=True)
+    check_choice(choice, problem)
+    grad = run_grad_feats(problem, choice, grad_out, weight, kept)
     passed = grad_out if scale is None else (grad_out * scale).to(grad_out.dtype)
     return grad.add_(passed.masked_fill(mask[:, None], 0))
 
@@ -111,10 +112,9 @@ def _grad_weight(
         raise DtypeError(f"grad_out is {grad_out.dtype}, feats is {feats.dtype}; use one dtype")
     # a weight without memory: the pass has none, only its shape
     weight = feats.new_empty(1).expand(kept.volume, feats.shape[-1], grad_out.shape[1])
-    check_choice(choice, ConvProblem.of(feats, weight, kept))
-    return DATAFLOWS[choice.dataflow].grad_weight(
-        feats.contiguous(), grad_out.contiguous(), kept, choice.config
-    )
+    problem = ConvProblem.of(feats, weight, kept)
+    check_choice(choice, problem)
+    return run_grad_weight(problem, choice, feats, grad_out, kept)
 
 
 @_grad_weight.register_fake
@@ -211,8 +211,7 @@ def partial_sparse_conv(
     if is_inference(feats, weight, bias, residual, mask, scale, shift):
         # what the operator does, without torch's dispatcher
         epilogue = Epilogue(bias, residual, relu, Passing(mask, feats, scale, shift))
-        kept, choice = kept_outputs(kmap, mask), plan.forward
-        return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kept, choice.config, epilogue)
+        return run_forward(problem, plan.forward, feats, weight, kept_outputs(kmap, mask), epilogue)
     out: Tensor = _partial_conv(
         feats, weight, bias, kmap.tensors(), mask, scale, shift, plan.encode(), residual, relu
     )

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcsparse.checks import check_dtype, check_shape
+from pcsparse.checks import check_dtype, check_same_device, check_shape
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.errors import ShapeError
 from pcsparse.kernels.select import backend_of
@@ -18,6 +18,7 @@ def _by_output(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> tuple
     kmap = KernelMap.from_tensors(list(kernel_map))
     # the operators are public, and an exported program runs them without the functions below
     _check("feats", feats, kmap.n_in)
+    check_same_device(feats=feats, kernel_map=kmap.tensors()[1])
     if n_out != kmap.n_out:
         raise ShapeError(f"n_out={n_out}, but this kernel map has {kmap.n_out} outputs; give that number")
     return kmap.inputs_by_output()
@@ -26,6 +27,7 @@ def _by_output(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> tuple
 def _by_input(grad_out: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> tuple[Tensor, Tensor]:
     kmap = KernelMap.from_tensors(list(kernel_map))
     _check("grad_out", grad_out, kmap.n_out)
+    check_same_device(grad_out=grad_out, kernel_map=kmap.tensors()[1])
     if n_in != kmap.n_in:
         raise ShapeError(f"n_in={n_in}, but this kernel map has {kmap.n_in} inputs; give that number")
     return kmap.outputs_by_input()
@@ -127,6 +129,7 @@ def sum_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
 
     Raises:
         ShapeError: `feats` does not have n_in rows.
+        DeviceError: `feats` and `kmap` live on different devices.
     """
     _check("feats", feats, kmap.n_in)
     out: Tensor = _sum_pool(feats, kmap.tensors(), kmap.n_out)
@@ -146,6 +149,7 @@ def mean_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
 
     Raises:
         ShapeError: `feats` does not have n_in rows.
+        DeviceError: `feats` and `kmap` live on different devices.
     """
     wide = feats.dtype if feats.dtype == torch.float64 else torch.float32
     counts = kmap.pairs_per_output().clamp(min=1)
@@ -165,6 +169,7 @@ def max_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
 
     Raises:
         ShapeError: `feats` does not have n_in rows.
+        DeviceError: `feats` and `kmap` live on different devices.
     """
     _check("feats", feats, kmap.n_in)
     out: Tensor = _max_pool(feats, kmap.tensors(), kmap.n_out)[0]

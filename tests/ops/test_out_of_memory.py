@@ -1,0 +1,134 @@
+"""Lack of memory names the sizes and what to lower, and leaves a process that can go on."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from pcsparse import SparseTensor, nn
+from pcsparse.coords import cache as cache_module
+from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.relation import Relation
+from pcsparse.engine.plan import DATAFLOWS
+from pcsparse.errors import OutOfMemoryError, PcsparseError
+from pcsparse.ops import partial_sparse_conv, sparse_conv
+from tests.clouds import UNSORTED
+
+N = len(UNSORTED.coords)
+SAID = "CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Lets a pass of the dataflow fail that all these convolutions take, with a buffer half made."""
+    ghosts: list[weakref.ref] = []
+
+    def fail_in(name: str) -> list[weakref.ref]:
+        def fail(*_):
+            buffer = torch.zeros(10)
+            ghosts.append(weakref.ref(buffer))
+            raise torch.OutOfMemoryError(f"{SAID}\nmore of it")
+
+        monkeypatch.setattr(type(DATAFLOWS["output_stationary"]), name, fail)
+        return ghosts
+
+    return fail_in
+
+
+def _operands(rng, c_out: int = 4):
+    kmap = CoordCache().kernel_map(UNSORTED.coords, UNSORTED.coords, Relation.of(3))
+    feats = torch.randn(N, 3, generator=rng, requires_grad=True)
+    return feats, torch.randn(27, 3, c_out, generator=rng, requires_grad=True), kmap
+
+
+SIZES = f"of a convolution of {N} rows of 3 float32 channels \\(0 MiB\\) to {N} rows of 4 .* at 27 offsets"
+BACK = f"of a convolution of {N} rows of 4 float32 channels \\(0 MiB\\) to {N} rows of 3 .* at 27 offsets"
+LOWER = "make the batch smaller, the voxels larger or the layers narrower, or compute in 16 bits"
+
+
+@pytest.mark.parametrize("inference", [False, True], ids=["operator", "inference"])
+def test_a_forward_pass_names_its_sizes(rng, full, inference):
+    feats, weight, kmap = _operands(rng)
+    full("forward")
+    with torch.set_grad_enabled(not inference), pytest.raises(OutOfMemoryError, match=SIZES) as error:
+        sparse_conv(feats, weight, kmap)
+    assert str(error.value).startswith("no memory for the forward pass of")
+    assert LOWER in str(error.value)
+    assert str(error.value).endswith(f"({SAID})")
+
+
+@pytest.mark.parametrize(("name", "text"), [("grad_feats", f"the input gradient {BACK}"),
+                                            ("grad_weight", f"the weight gradient {SIZES}")])  # fmt: skip
+def test_a_backward_pass_names_its_sizes(rng, full, name, text):
+    feats, weight, kmap = _operands(rng)
+    out = sparse_conv(feats, weight, kmap)
+    full(name)
+    with pytest.raises(OutOfMemoryError, match=f"no memory for {text}"):
+        out.sum().backward()
+
+
+def test_a_convolution_of_some_rows_names_its_sizes_too(rng, full):
+    feats, weight, kmap = _operands(rng, 3)
+    out = partial_sparse_conv(feats, weight, kmap, torch.arange(N) % 2 == 0)
+    for name, run in (
+        ("grad_weight", lambda: out.sum().backward(retain_graph=True)),
+        ("grad_feats", lambda: out.sum().backward()),
+        ("forward", lambda: partial_sparse_conv(feats, weight, kmap, torch.arange(N) % 2 == 0)),
+        ("forward", lambda: partial_sparse_conv(feats.detach(), weight.detach(), kmap, torch.arange(N) > 3)),
+    ):
+        full(name)
+        with pytest.raises(OutOfMemoryError, match=f"{N} rows of 3 float32 channels"):
+            run()
+
+
+def test_it_is_an_error_of_torch_and_of_ours_and_keeps_no_buffer(rng, full):
+    feats, weight, kmap = _operands(rng)
+    ghosts = full("forward")
+    with pytest.raises(torch.OutOfMemoryError) as error:
+        sparse_conv(feats, weight, kmap)
+    assert isinstance(error.value, PcsparseError)
+    assert isinstance(error.value.__cause__, torch.OutOfMemoryError)
+    gc.collect()
+    # though the error is still at hand
+    assert ghosts[0]() is None
+
+
+def test_the_process_goes_on(rng, full, monkeypatch):
+    feats, weight, kmap = _operands(rng)
+    wanted = sparse_conv(feats, weight, kmap)
+    full("forward")
+    with pytest.raises(OutOfMemoryError):
+        sparse_conv(feats, weight, kmap)
+    monkeypatch.undo()
+    assert torch.equal(sparse_conv(feats, weight, kmap), wanted)
+
+
+def test_a_map_names_its_voxels(monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError(SAID)
+
+    x = SparseTensor(torch.zeros(N, 3), UNSORTED.coords)
+    monkeypatch.setattr(cache_module, "build_kernel_map", fail)
+    with pytest.raises(OutOfMemoryError, match=f"the kernel map of 27 offsets between {N} and {N} voxels"):
+        nn.SubmanifoldConv3d(3, 4)(x)
+    assert len(x.cache) == 0
+    monkeypatch.setattr(cache_module, "strided_level", fail)
+    with pytest.raises(
+        OutOfMemoryError, match=rf"kernel \(3, 3, 3\) with stride \(2, .* makes of {N} voxels"
+    ):
+        nn.SparseConv3d(3, 4, 3, 2)(x)
+    monkeypatch.setattr(cache_module, "expanded_level", fail)
+    with pytest.raises(OutOfMemoryError, match="the level that a kernel"):
+        nn.SparseConvTranspose3d(3, 4)(SparseTensor(torch.zeros(N, 3), UNSORTED.coords, stride=2))
+
+
+def test_other_errors_pass_as_they_are(rng, monkeypatch):
+    feats, weight, kmap = _operands(rng)
+
+    def fail(*_):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(type(DATAFLOWS["output_stationary"]), "forward", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        sparse_conv(feats, weight, kmap)
