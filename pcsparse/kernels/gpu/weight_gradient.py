@@ -15,10 +15,14 @@ Source: the split over pairs with partial sums of a fixed number is TorchSparse+
 cross from one offset to the next are those of stream-K (Osama et al., PPoPP 2023).
 """
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from pcsparse.kernels.gpu.launch import Launcher
 
 # programs wanted: four on each of the 132 processors of an H100 or H200
 _PROGRAMS = 528
@@ -73,128 +77,131 @@ def implicit_gemm_grad_weight(
     partials: int = 0,
     precision: str = "ieee",
 ) -> Tensor:
+    c_in, c_out = feats.shape[1], grad_out.shape[1]
+    feats, grad_out = _loadable(feats), _loadable(grad_out)
     out = feats.new_empty(table.shape[0], feats.shape[1], grad_out.shape[1])
     if table.numel() == 0:
-        return out.zero_()
-    feats = feats if feats.stride(1) == 1 else feats.contiguous()
-    grad_out = grad_out if grad_out.stride(1) == 1 else grad_out.contiguous()
+        return out[:, :c_in, :c_out].zero_()
     exact = feats.dtype == torch.float32 and precision == "ieee"
-    tile_out = tile_out or min(_WIDEST_EXACT if exact else _WIDEST, _tile(grad_out.shape[1]))
-    tile_rows = tile_rows or (_ROWS_EXACT if exact else _ROWS_TOGETHER[feats.element_size()])
+    widest = _WIDEST_EXACT if exact else _WIDEST
+    sizes = _Sizes(
+        tile_in or (widest if layout is None else min(widest, _tile(feats.shape[1]))),
+        tile_out or min(widest, _tile(grad_out.shape[1])),
+        tile_rows or (_ROWS_EXACT if exact else _ROWS_TOGETHER[feats.element_size()]),
+        partials,
+        precision,
+    )
     if layout is None:
-        tile_in = tile_in or (_WIDEST_EXACT if exact else _LINES)
-        _by_table(feats, grad_out, table.contiguous(), out, tile_in, tile_out, tile_rows, partials, precision)
+        _by_table(feats, grad_out, table.contiguous(), out, sizes)
     else:
-        tile_in = tile_in or min(_WIDEST_EXACT if exact else _WIDEST, _tile(feats.shape[1]))
-        _by_pairs(
-            feats,
-            grad_out,
-            layout,
-            out,
-            table.shape[1],
-            tile_in,
-            tile_out,
-            tile_rows,
-            partials,
-            precision,
-        )
-    return out
+        _by_pairs(feats, grad_out, layout, table.shape[1], out, sizes)
+    return out[:, :c_in, :c_out].contiguous()
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Of the tiles of a program; `partials` is 0 for the rule."""
+
+    tile_in: int
+    tile_out: int
+    tile_rows: int
+    partials: int
+    precision: str
+
+    def shares(self, rows: int, tiles: int) -> int:
+        """Into how many the rows are cut, so that there are enough programs and each has enough to do."""
+        most = rows // (_BLOCKS_A_SHARE * self.tile_rows)
+        return self.partials or max(1, min(most, -(-_PROGRAMS // tiles)))
 
 
 def _by_pairs(
-    feats: Tensor,
-    grad_out: Tensor,
-    layout: list[Tensor],
-    out: Tensor,
-    n_out: int,
-    tile_in: int,
-    tile_out: int,
-    tile_rows: int,
-    partials: int,
-    precision: str,
+    feats: Tensor, grad_out: Tensor, layout: list[Tensor], n_out: int, out: Tensor, sizes: _Sizes
 ) -> None:
     (k, c_in, c_out), (rows_in, rows_out, starts) = out.shape, layout
-    tiles = triton.cdiv(c_in, tile_in) * triton.cdiv(c_out, tile_out)
-    pairs = k * n_out // _PLACES_A_PAIR
-    shares = partials or max(1, min(pairs // (_BLOCKS_A_SHARE * tile_rows), triton.cdiv(_PROGRAMS, tiles)))
+    tiles = -(-c_in // sizes.tile_in) * -(-c_out // sizes.tile_out)
+    shares = sizes.shares(k * n_out // _PLACES_A_PAIR, tiles)
     sums = torch.empty(shares + k - 1, c_in, c_out, dtype=torch.float32, device=feats.device)
     in_align, out_align = _alignment(feats), _alignment(grad_out)
-    _sums_of_pairs[(shares * tiles,)](
-        feats,
-        grad_out,
-        rows_in,
-        rows_out,
-        starts,
-        sums,
-        k,
-        c_in // in_align,
-        c_out // out_align,
-        feats.stride(0) // in_align,
-        grad_out.stride(0) // out_align,
-        shares,
-        OFFSETS=triton.next_power_of_2(k),
-        TILE_IN=tile_in,
-        TILE_OUT=tile_out,
-        PAIRS=tile_rows,
-        ALIGN_IN=in_align,
-        ALIGN_OUT=out_align,
-        PRECISION=precision,
-        num_warps=_warps(tile_in, tile_out),
-        num_stages=_STAGES,
+    _SUM_PAIRS(
+        (shares * tiles, 1, 1),
+        (feats, grad_out, rows_in, rows_out, starts, sums),
+        (
+            k,
+            c_in // in_align,
+            c_out // out_align,
+            feats.stride(0) // in_align,
+            grad_out.stride(0) // out_align,
+            shares,
+        ),
+        (
+            triton.next_power_of_2(k),
+            sizes.tile_in,
+            sizes.tile_out,
+            sizes.tile_rows,
+            in_align,
+            out_align,
+            sizes.precision,
+        ),
+        _warps(sizes.tile_in, sizes.tile_out),
+        _STAGES,
     )
-    _add(sums, starts, out, shares, tile_rows, by_pairs=True)
+    _add(sums, starts, out, shares, sizes.tile_rows, by_pairs=True)
 
 
-def _by_table(
-    feats: Tensor,
-    grad_out: Tensor,
-    table: Tensor,
-    out: Tensor,
-    tile_in: int,
-    tile_out: int,
-    tile_rows: int,
-    partials: int,
-    precision: str,
-) -> None:
+def _by_table(feats: Tensor, grad_out: Tensor, table: Tensor, out: Tensor, sizes: _Sizes) -> None:
     (k, c_in, c_out), n_out = out.shape, table.shape[1]
     channels = triton.next_power_of_2(c_in)
     # lines of the tile, a pair of offset and channel each
-    lines = max(channels, min(tile_in, _tile(k * channels)))
-    tiles = triton.cdiv(k, lines // channels) * triton.cdiv(c_out, tile_out)
-    shares = partials or max(1, min(n_out // (_BLOCKS_A_SHARE * tile_rows), triton.cdiv(_PROGRAMS, tiles)))
+    lines = max(channels, min(sizes.tile_in, _tile(k * channels)))
+    tiles = -(-k // (lines // channels)) * -(-c_out // sizes.tile_out)
+    shares = sizes.shares(n_out, tiles)
     sums = torch.empty(shares * k, c_in, c_out, dtype=torch.float32, device=feats.device)
     in_align, out_align = _alignment(feats), _alignment(grad_out)
-    _sums_of_rows[(shares * tiles,)](
-        feats,
-        grad_out,
-        table,
-        sums,
-        k,
-        n_out,
-        c_in // in_align,
-        c_out // out_align,
-        feats.stride(0) // in_align,
-        grad_out.stride(0) // out_align,
-        shares,
-        OFFSETS=lines // channels,
-        CHANNELS=channels,
-        TILE_OUT=tile_out,
-        ROWS=tile_rows,
-        ALIGN_IN=in_align,
-        ALIGN_OUT=out_align,
-        PRECISION=precision,
-        num_warps=_warps(lines, tile_out),
-        num_stages=_STAGES,
+    _SUM_ROWS(
+        (shares * tiles, 1, 1),
+        (feats, grad_out, table, sums),
+        (
+            k,
+            n_out,
+            c_in // in_align,
+            c_out // out_align,
+            feats.stride(0) // in_align,
+            grad_out.stride(0) // out_align,
+            shares,
+        ),
+        (
+            lines // channels,
+            channels,
+            sizes.tile_out,
+            sizes.tile_rows,
+            in_align,
+            out_align,
+            sizes.precision,
+        ),
+        _warps(lines, sizes.tile_out),
+        _STAGES,
     )
-    _add(sums, table, out, shares, tile_rows, by_pairs=False)
+    _add(sums, table, out, shares, sizes.tile_rows, by_pairs=False)
 
 
-def _add(sums: Tensor, starts: Tensor, out: Tensor, shares: int, tile_rows: int, *, by_pairs: bool) -> None:
+def _add(sums: Tensor, starts: Tensor, out: Tensor, shares: int, block: int, *, by_pairs: bool) -> None:
     k, c_in, c_out = out.shape
-    grid = (k, triton.cdiv(c_in * c_out, _SUMS))
-    _add_partials[grid](
-        sums, starts, out, k, c_in * c_out, shares, tile_rows, BY_PAIRS=by_pairs, SUMS=_SUMS, AHEAD=_AHEAD
+    _ADD(
+        (k, -(-c_in * c_out // _SUMS), 1),
+        (sums, starts, out),
+        (k, c_in * c_out, shares, block),
+        (by_pairs, _SUMS, _AHEAD),
+        4,
+        1,
     )
+
+
+def _loadable(rows: Tensor) -> Tensor:
+    """Rows whose channels lie side by side, widened with zeros where a load could take too few of them."""
+    channels = rows.shape[1]
+    if rows.element_size() == 2 and channels % 4:
+        return torch.nn.functional.pad(rows, (0, -channels % (8 if channels > 8 else 4)))
+    return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
 def _tile(channels: int) -> int:
@@ -256,8 +263,8 @@ def _sums_of_pairs(
     stop = tl.minimum(begin + length, total)
     first = tl.sum((ends <= begin).to(tl.int32), axis=0)
     beyond = tl.sum((ends < stop).to(tl.int32), axis=0) + 1
-    # a share beyond the last pair has no offset
-    for offset in range(first, tl.where(begin < stop, beyond, first)):
+    # a share beyond the last pair begins beyond the last offset
+    for offset in range(first, beyond):
         low = tl.maximum(begin, tl.load(starts + offset))
         high = tl.minimum(stop, tl.load(starts + offset + 1))
         total_here = tl.zeros((TILE_IN, TILE_OUT), dtype=tl.float32)
@@ -373,3 +380,6 @@ def _add_partials(
             total += tl.load(sums + here.to(tl.int64) * n_sums + at, mask=inside, other=0.0)
     place = offset.to(tl.int64) * n_sums + at
     tl.store(out + place, total.to(out.dtype.element_ty), mask=at < n_sums)
+
+
+_SUM_PAIRS, _SUM_ROWS, _ADD = Launcher(_sums_of_pairs), Launcher(_sums_of_rows), Launcher(_add_partials)
