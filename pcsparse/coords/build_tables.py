@@ -29,7 +29,9 @@ def search(
 
 def partition(fine: SortedKeys, relation: Relation, bounds: Extent) -> tuple[SortedKeys, KernelMap]:
     """The level where each fine cell lies in one coarse cell, and the map to it."""
-    keys, table = backend_of(fine.keys).partition_table(fine.keys, relation.stride, relation.steps()[0])
+    keys, table = backend_of(fine.keys).partition_table(
+        fine.keys, relation.stride, relation.steps()[0], (bounds.low, bounds.high)
+    )
     coarse = SortedKeys.made(keys, bounds)
     return coarse, _renumbered(table, fine, coarse, relation)
 
@@ -38,9 +40,8 @@ def reached(
     given: SortedKeys, relation: Relation, bounds: Extent, *, expand: bool = False
 ) -> tuple[SortedKeys, KernelMap | None]:
     """The level that a kernel makes, the fine one if `expand`; its map is searched when somebody asks."""
-    keys = backend_of(given.keys).reached_level(
-        given.keys, relation.kernel_size, relation.stride, relation.dilation, relation.steps()[0], expand
-    )
+    kernel = relation.kernel_size, relation.stride, relation.dilation, relation.steps()[0]
+    keys = backend_of(given.keys).reached_level(given.keys, *kernel, expand, (bounds.low, bounds.high))
     return SortedKeys.made(keys, bounds), None
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from pcsparse.types import Triple
+from pcsparse.types import Bounds, Triple
 
 
 class Backend(Protocol):
@@ -30,7 +30,8 @@ class Backend(Protocol):
 
         Returns:
             keys (n,) int64, without meaning where a field is out of range; low and high (4,) int64, the
-            smallest and largest value a column, 0 if n = 0; whether each key is larger than the one before.
+            smallest and largest value a column, 0 if n = 0, maybe on the host; whether each key is larger
+            than the one before.
         """
         ...
 
@@ -42,7 +43,7 @@ class Backend(Protocol):
         """The extent of the coordinates that `keys` (n,) int64 stand for.
 
         Returns:
-            low and high (4,) int64, the smallest and largest value a column, 0 if n = 0.
+            low and high (4,) int64, the smallest and largest value a column, 0 if n = 0; maybe on the host.
         """
         ...
 
@@ -212,13 +213,16 @@ class Backend(Protocol):
         """
         ...
 
-    def partition_table(self, keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor, Tensor]:
+    def partition_table(
+        self, keys: Tensor, stride: Triple, first: Triple, bounds: Bounds | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What `partition_keys` makes, with a table for its lists.
 
         Args:
             keys: (n,) int64, ascending, unique.
             stride: (x, y, z), k = their product.
             first: (x, y, z), at most 256 cells either way.
+            bounds: of the coarse cells, which may help to find them; None: not known.
 
         Returns:
             coarse keys (m,) int64, ascending, unique; table (k, m) int32 of positions in `keys`, or -1.
@@ -233,6 +237,7 @@ class Backend(Protocol):
         dilation: Triple,
         first: Triple,
         expand: bool = False,
+        bounds: Bounds | None = None,
     ) -> Tensor:
         """The level that `reached_cells` makes, without the map.
 
@@ -243,6 +248,7 @@ class Backend(Protocol):
             dilation: (x, y, z).
             first: as in `reached_cells`.
             expand: as in `reached_cells`.
+            bounds: of the level that is made, which may help to find it; None: not known.
 
         Returns:
             keys (m,) int64, ascending, unique.

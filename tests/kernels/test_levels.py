@@ -244,3 +244,59 @@ def test_residues_of_a_long_stride_are_told_apart(device):
     assert len(expected[0]) == 1
     for got, want in zip(backend_of(keys).reached_cells(keys, *kernel), expected, strict=True):
         assert torch.equal(got, want)
+
+
+def _bounds(keys: torch.Tensor, margin: int) -> tuple:
+    low, high = reference.key_extent(keys)
+    return tuple((low - margin).tolist()), tuple((high + margin).tolist())
+
+
+def _without_sort(monkeypatch) -> None:
+    from tests.emulation import gpu_kernels
+
+    gpu_kernels()
+    from pcsparse.kernels.gpu import levels
+
+    monkeypatch.setattr(levels.Ranked, "of", lambda keys: pytest.fail("candidates were sorted"))
+
+
+GRIDS = ("one", "line", "two-batches", "negative", "clumped", "wall")
+
+
+@pytest.mark.parametrize("margin", [0, 3])
+@pytest.mark.parametrize("kernel", ["2-padding", "124", "5-far"])
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_partition_within_known_bounds_is_the_same(device, monkeypatch, name, kernel, margin):
+    keys = _keys(name).to(device)
+    expected = reference.partition_table(keys, *PARTITIONS[kernel])
+    bounds = _bounds(expected[0], margin)
+    _without_sort(monkeypatch)
+    for got, want in zip(
+        backend_of(keys).partition_table(keys, *PARTITIONS[kernel], bounds), expected, strict=True
+    ):
+        assert got.dtype == want.dtype
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("expand", [False, True])
+@pytest.mark.parametrize("kernel", ["3-stride-2", "135-dilation", "some-residues"])
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_level_within_known_bounds_is_the_same(device, monkeypatch, name, kernel, expand):
+    keys = _keys(name).to(device)
+    expected = reference.reached_level(keys, *KERNELS[kernel], expand)
+    _without_sort(monkeypatch)
+    actual = backend_of(keys).reached_level(keys, *KERNELS[kernel], expand, _bounds(expected, 1))
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["empty", "corners"])
+def test_bounds_of_nothing_or_of_too_much_are_no_help(device, name):
+    keys = _keys(name).to(device)
+    bounds = ((0, *COORD_MIN), (2046, *(-low - 1 for low in COORD_MIN)))
+    expected = reference.partition_table(keys, (2, 2, 2), (0, 0, 0))
+    for got, want in zip(
+        backend_of(keys).partition_table(keys, (2, 2, 2), (0, 0, 0), bounds), expected, strict=True
+    ):
+        assert torch.equal(got, want)
+    level = backend_of(keys).reached_level(keys, *KERNELS["3-stride-2"], False, bounds)
+    assert torch.equal(level, reference.reached_level(keys, *KERNELS["3-stride-2"]))

@@ -6,20 +6,28 @@ from torch import Tensor
 from pcsparse.kernels.cpu.levels import partition_keys, reached_cells
 from pcsparse.kernels.cpu.match import match_keys
 from pcsparse.kernels.cpu.rows import pairs_to_table
-from pcsparse.types import Triple
+from pcsparse.types import Bounds, Triple
 
 
 def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False) -> Tensor:
     return pairs_to_table(*match_keys(keys, queries, deltas, mirrored), queries.numel())
 
 
-def partition_table(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor, Tensor]:
+def partition_table(
+    keys: Tensor, stride: Triple, first: Triple, bounds: Bounds | None = None
+) -> tuple[Tensor, Tensor]:
     coarse, rows_in, rows_out, starts = partition_keys(keys, stride, first)
     return coarse, pairs_to_table(rows_in, rows_out, starts, coarse.numel())
 
 
 def reached_level(
-    keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple, expand: bool = False
+    keys: Tensor,
+    size: Triple,
+    stride: Triple,
+    dilation: Triple,
+    first: Triple,
+    expand: bool = False,
+    bounds: Bounds | None = None,
 ) -> Tensor:
     return reached_cells(keys, size, stride, dilation, first, expand)[0]
 

@@ -1,7 +1,8 @@
 """Other levels out of sorted keys, and the maps that lead there.
 
 A voxel and an offset that meets a cell of the other level make a candidate; of a strided kernel only those
-are made that can meet one. Candidates are sorted by cell and numbered; the host waits once, for the number.
+are made that can meet one. Where the host knows bounds, and they are not too far apart, candidates are marked
+in a grid of bits; else they are sorted. The host waits once, for the number of cells.
 """
 
 import math
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from pcsparse.kernels.gpu import cuda_text
 from pcsparse.kernels.gpu.constants import on_device
+from pcsparse.kernels.gpu.grid import Grid, listed
 from pcsparse.kernels.gpu.tables import to_pairs
 from pcsparse.kernels.key_layout import BIAS, FIELD_BITS, check_pair_count
-from pcsparse.types import Triple
+from pcsparse.types import Bounds, Triple
 
 _THREADS = 256
 
@@ -70,42 +72,59 @@ def unique_keys(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Touched:
-    """Candidates of coarse cells that fine voxels touch.
+class _Touching:
+    """The coarse cells that fine voxels touch.
 
     Attributes:
-        ranked: by cell.
-        offsets: (n * slots,) int32 of the candidates as they were made.
+        keys: (n,) int64 of the voxels.
+        axes: (27,) int64, what `touched_cell` in levels.cu reads.
         slots: candidates a voxel.
         k: kernel offsets.
     """
 
-    ranked: Ranked
-    offsets: Tensor
+    keys: Tensor
+    axes: Tensor
     slots: int
     k: int
 
     @staticmethod
-    def of(keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple) -> "_Touched":
-        rows = [_touching(*axis) for axis in zip(size, stride, dilation, first, BIAS, strict=True)]
-        slots = math.prod(row[-1] for row in rows)
-        n, axes = keys.numel() * slots, on_device([number for row in rows for number in row], keys.device)
-        cells = torch.empty(n, dtype=torch.int64, device=keys.device)
-        offsets = torch.empty(n, dtype=torch.int32, device=keys.device)
-        _launch("touched_cells", n, keys, axes, cells, offsets, slots)
-        return _Touched(Ranked.of(cells), offsets, slots, size[0] * size[1] * size[2])
+    def of(keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple) -> "_Touching":
+        rows = [_axis(*axis) for axis in zip(size, stride, dilation, first, BIAS, strict=True)]
+        axes = on_device([number for row in rows for number in row], keys.device)
+        return _Touching(keys, axes, math.prod(row[-1] for row in rows), math.prod(size))
 
-    def table(self) -> Tensor:
-        """The map (k, m) int32 from the fine to the coarse level."""
-        ranked = self.ranked
-        table = torch.full((self.k, ranked.count), -1, dtype=torch.int32, device=self.offsets.device)
-        lists = ranked.values, ranked.ranks, ranked.order, self.offsets
-        _launch("place_voxels", self.offsets.numel(), *lists, table, self.slots, ranked.count)
-        return table
+    def level(self, grid: Grid | None, *, with_table: bool) -> tuple[Tensor, Tensor]:
+        """Keys (m,) int64 of the level, and the map (k, m) int32 to it, empty if not asked for."""
+        n, device = self.keys.numel() * self.slots, self.keys.device
+        if grid is None or n == 0:
+            return self._sorted(n, with_table)
+        words = grid.empty(device)
+        _launch("mark_touched", n, self.keys, self.axes, words, self.slots, *grid.numbers)
+        level, ranks = listed(grid, words)
+        table = self._table(len(level), with_table)
+        if with_table:
+            lists = words, ranks, table, len(level), self.slots
+            _launch("place_touched", n, self.keys, self.axes, *lists, *grid.numbers)
+        return level, table
+
+    def _sorted(self, n: int, with_table: bool) -> tuple[Tensor, Tensor]:
+        """The same by sorting n candidates."""
+        cells = torch.empty(n, dtype=torch.int64, device=self.keys.device)
+        offsets = torch.empty(n, dtype=torch.int32, device=self.keys.device)
+        _launch("touched_cells", n, self.keys, self.axes, cells, offsets, self.slots)
+        ranked = Ranked.of(cells)
+        table = self._table(ranked.count, with_table)
+        if with_table:
+            lists = ranked.values, ranked.ranks, ranked.order, offsets
+            _launch("place_voxels", n, *lists, table, self.slots, ranked.count)
+        return ranked.unique(), table
+
+    def _table(self, m: int, wanted: bool) -> Tensor:
+        return torch.full((self.k if wanted else 0, m), -1, dtype=torch.int32, device=self.keys.device)
 
 
-def _touching(size: int, stride: int, dilation: int, first: int, bias: int) -> list[int]:
-    """The nine numbers that `touched_cells` reads of one axis."""
+def _axis(size: int, stride: int, dilation: int, first: int, bias: int) -> list[int]:
+    """The nine numbers that `touched_cell` reads of one axis."""
     # a longer stride leads from the range of a key to cell 0 and to no other, as this one does
     stride = min(stride, 1 << FIELD_BITS[0])
     # a lone offset is at 0 whatever its dilation, which may be large
@@ -120,9 +139,10 @@ def _touching(size: int, stride: int, dilation: int, first: int, bias: int) -> l
     return [stride, shift, common, inverse, period, size, dilation, bias - cells_up, slots]
 
 
-def partition_table(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor, Tensor]:
-    touched = _Touched.of(keys, stride, stride, (1, 1, 1), first)
-    return touched.ranked.unique(), touched.table()
+def partition_table(
+    keys: Tensor, stride: Triple, first: Triple, bounds: Bounds | None = None
+) -> tuple[Tensor, Tensor]:
+    return _Touching.of(keys, stride, stride, (1, 1, 1), first).level(Grid.of(bounds), with_table=True)
 
 
 def partition_keys(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -130,35 +150,57 @@ def partition_keys(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor,
     return coarse, *to_pairs(table, keys.numel())
 
 
-def _expanded(keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple) -> Ranked:
-    """Fine cells of coarse ones, offset after offset."""
-    n, k = keys.numel(), size[0] * size[1] * size[2]
+def _expanding(
+    keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple
+) -> tuple[Tensor, int]:
+    """What `reached_cell` in levels.cu reads, (12,) int64, and how many fine cells coarse ones reach.
+
+    Raises:
+        RangeError: more of them than `key_layout.MOST_PAIRS`.
+    """
+    n, k, axes = keys.numel(), math.prod(size), []
     check_pair_count(n * k, n * k, n, k)
-    axes: list[int] = []
     for s, d, gap, f, bias in zip(size, stride, dilation, first, BIAS, strict=True):
         # a longer stride leaves the range as this one does, unless all cells are 0
         step = min(d, 1 << FIELD_BITS[0])
         axes += [s, step, gap if s > 1 else 0, f + bias - step * bias]
-    cells = torch.empty(n * k, dtype=torch.int64, device=keys.device)
-    _launch("reached_cells", n * k, keys, on_device(axes, keys.device), cells, n)
+    return on_device(axes, keys.device), n * k
+
+
+def _expanded(keys: Tensor, axes: Tensor, n_pairs: int) -> Ranked:
+    cells = torch.empty(n_pairs, dtype=torch.int64, device=keys.device)
+    _launch("reached_cells", n_pairs, keys, axes, cells, keys.numel())
     return Ranked.of(cells)
 
 
 def reached_level(
-    keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple, expand: bool = False
+    keys: Tensor,
+    size: Triple,
+    stride: Triple,
+    dilation: Triple,
+    first: Triple,
+    expand: bool = False,
+    bounds: Bounds | None = None,
 ) -> Tensor:
-    kernel = size, stride, dilation, first
-    ranked = _expanded(keys, *kernel) if expand else _Touched.of(keys, *kernel).ranked
-    return ranked.unique()
+    grid = Grid.of(bounds)
+    if not expand:
+        return _Touching.of(keys, size, stride, dilation, first).level(grid, with_table=False)[0]
+    axes, n_pairs = _expanding(keys, size, stride, dilation, first)
+    if grid is None or n_pairs == 0:
+        return _expanded(keys, axes, n_pairs).unique()
+    words = grid.empty(keys.device)
+    _launch("mark_reached", n_pairs, keys, axes, words, keys.numel(), *grid.numbers)
+    return listed(grid, words)[0]
 
 
 def reached_cells(
     keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple, expand: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not expand:
-        touched = _Touched.of(keys, size, stride, dilation, first)
-        return touched.ranked.unique(), *to_pairs(touched.table(), keys.numel())
-    ranked, n, k = _expanded(keys, size, stride, dilation, first), keys.numel(), size[0] * size[1] * size[2]
+        level, table = _Touching.of(keys, size, stride, dilation, first).level(None, with_table=True)
+        return level, *to_pairs(table, keys.numel())
+    n, k = keys.numel(), math.prod(size)
+    ranked = _expanded(keys, *_expanding(keys, size, stride, dilation, first))
     coarse = torch.arange(n, dtype=torch.int32, device=keys.device).repeat(k)
     starts = torch.arange(k + 1, device=keys.device) * n
     return ranked.unique(), ranked.inverse().int(), coarse, starts

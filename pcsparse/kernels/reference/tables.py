@@ -6,7 +6,7 @@ from torch import Tensor
 from pcsparse.kernels.key_layout import check_offset_count
 from pcsparse.kernels.reference.levels import partition_keys, reached_cells
 from pcsparse.kernels.reference.rows import pairs_to_table
-from pcsparse.types import Triple
+from pcsparse.types import Bounds, Triple
 
 
 def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False) -> Tensor:
@@ -25,13 +25,21 @@ def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = 
     return table
 
 
-def partition_table(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor, Tensor]:
+def partition_table(
+    keys: Tensor, stride: Triple, first: Triple, bounds: Bounds | None = None
+) -> tuple[Tensor, Tensor]:
     coarse, rows_in, rows_out, starts = partition_keys(keys, stride, first)
     return coarse, pairs_to_table(rows_in, rows_out, starts, len(coarse))
 
 
 def reached_level(
-    keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple, expand: bool = False
+    keys: Tensor,
+    size: Triple,
+    stride: Triple,
+    dilation: Triple,
+    first: Triple,
+    expand: bool = False,
+    bounds: Bounds | None = None,
 ) -> Tensor:
     return reached_cells(keys, size, stride, dilation, first, expand)[0]
 
