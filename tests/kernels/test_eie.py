@@ -222,7 +222,7 @@ def test_a_bias_and_activations_may_lie_anyhow(device, rng):
         torch.testing.assert_close(product(device, codes, book, x.T.contiguous().T, bias), plain + bias)
 
 
-def test_columns_in_several_parts(device, rng):
+def test_columns_in_several_parts(device, rng, monkeypatch):
     codes = (
         torch.randint(1, 16, (300, 700), generator=rng) * (torch.rand(300, 700, generator=rng) < 0.1)
     ).byte()
@@ -232,6 +232,9 @@ def test_columns_in_several_parts(device, rng):
     expected = (x.double() @ book.double()[codes.long()].T + bias.double()).relu().float()
     found = product(device, codes, book, x, bias, relu=True)
     torch.testing.assert_close(found, expected, **tolerance(torch.float32, 700))
+    # a large batch comes in pieces
+    monkeypatch.setattr("pcsparse.kernels.gpu.eie._MOST_SUMS", 1)
+    assert torch.equal(product(device, codes, book, x, bias, relu=True), found)
 
 
 @pytest.mark.not_emulated("it numbers columns in as many bits as there are, and this is long")

@@ -18,6 +18,8 @@ _THREADS = 256
 # columns of a part, a block's first look at each of its activations, unless that makes too many parts
 _PART_COLUMNS = 256
 _MOST_PARTS = 16
+# sums of parts held at a time: 64 MiB
+_MOST_SUMS = 1 << 24
 _CHIP_THREADS = 32
 _TABLE = 256
 
@@ -45,17 +47,24 @@ def eie_linear(
     out = torch.empty(n_items, n_out, dtype=torch.float32, device=x.device)
     n_parts = min(_MOST_PARTS, max(1, -(-n_in // _PART_COLUMNS)))
     part_columns = -(-n_in // n_parts)
-    sums = out
-    if n_parts > 1:
-        sums = torch.empty(n_items, n_parts, n_out, dtype=torch.float32, device=x.device)
-    cuda_text.launch(
-        _FILE, "eie_columns", n_items * -(-n_out // _SLICE) * n_parts, _THREADS, x, weights, pointers, table,
-        shift, sums, n_in, n_out, n_parts, part_columns, int(relu),
-    )  # fmt: skip
-    if n_parts > 1:
+    blocks = -(-n_out // _SLICE) * n_parts
+    if n_parts == 1:
         cuda_text.launch(
-            _FILE, "eie_add_parts", -(-n_items * n_out // _THREADS), _THREADS, sums, shift, out, n_items,
-            n_out, n_parts, int(relu),
+            _FILE, "eie_columns", n_items * blocks, _THREADS, x, weights, pointers, table, shift, out, n_in,
+            n_out, n_parts, part_columns, int(relu),
+        )  # fmt: skip
+        return out
+    most = max(1, _MOST_SUMS // max(1, n_parts * n_out))
+    sums = torch.empty(min(n_items, most), n_parts, n_out, dtype=torch.float32, device=x.device)
+    for some, found in zip(x.split(most), out.split(most), strict=True):
+        n = len(some)
+        cuda_text.launch(
+            _FILE, "eie_columns", n * blocks, _THREADS, some, weights, pointers, table, shift, sums, n_in,
+            n_out, n_parts, part_columns, int(relu),
+        )  # fmt: skip
+        cuda_text.launch(
+            _FILE, "eie_add_parts", -(-n * n_out // _THREADS), _THREADS, sums, shift, found, n, n_out,
+            n_parts, int(relu),
         )  # fmt: skip
     return out
 

@@ -14,6 +14,8 @@ from pcsparse.kernels.gpu.point_tree import Curve
 _MOST_RUNS = 2048
 _LEAST_BITS = 6
 _MOST_THREADS = 1024
+# threads that share a run; blocks are of whole warps
+_TEAM = 8
 _WARP = 32
 
 
@@ -28,7 +30,9 @@ def farthest_points(points: Tensor, starts: Tensor, first: Tensor, counts: Tenso
         bits += 1
     curve = Curve.along(points.detach().contiguous(), starts)
     boxes, _ = curve.boxes(bits)
-    threads = min(_MOST_THREADS, -(-len(boxes) // _WARP) * _WARP)
+    # a team for each run of a cloud of average size: more would only wait for each other
+    wanted = _TEAM * -(-len(boxes) // (len(starts) - 1))
+    threads = min(_MOST_THREADS, -(-wanted // _WARP) * _WARP)
     nearest = torch.empty(n, dtype=torch.float64, device=points.device)
     cuda_text.launch(
         "farthest.cu", "sample_clouds", len(starts) - 1, threads, curve.points, boxes, starts, first, ends,
