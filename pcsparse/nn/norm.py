@@ -72,14 +72,13 @@ class BatchNorm(nn.BatchNorm1d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        if self.momentum is None:
-            # no momentum means the plain average of all batches
-            share: float | Tensor = 1.0 / self.num_batches_tracked.double()
-        else:
-            share = self.momentum
+        # no momentum means the plain average of all batches
+        share = 1.0 / self.num_batches_tracked.double() if self.momentum is None else self.momentum
         # the running variance is the unbiased one
         for running, new in ((self.running_mean, mean), (self.running_var, var * (n / (n - 1)))):
-            running.add_(share * (new.to(running.dtype) - running))
+            # one kernel, where the formula written out takes three
+            weight = share.to(running.dtype) if isinstance(share, Tensor) else share
+            running.lerp_(new.to(running.dtype), weight)
 
 
 class BatchNormReLU(BatchNorm):

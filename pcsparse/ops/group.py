@@ -75,19 +75,43 @@ def gather_rows(feats: Tensor, rows: Tensor) -> Tensor:
         DeviceError: the two live on different devices.
         RangeError: a row below -1 or beyond the last.
     """
+    check_gather(feats, rows)
+    return gather_spanned(feats, rows, *row_span(rows))
+
+
+def check_gather(feats: Tensor, rows: Tensor) -> None:
+    """Raise unless `gather_rows` can look at the rows.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: as `gather_rows`.
+    """
     check_shape("feats", feats, (None, None))
     if not feats.is_floating_point():
         raise DtypeError(f"feats must be float, got {feats.dtype}; convert it with .to()")
     check_dtype("rows", rows, torch.int32, torch.int64)
     check_same_device(feats=feats, rows=rows)
+
+
+def row_span(rows: Tensor, *counts: Tensor) -> list[int]:
+    """Lowest and highest row, -1 where there is none, and other counts of theirs: one wait for the device."""
+    if rows.numel() == 0:
+        return [NO_NEIGHBOUR, NO_NEIGHBOUR, *(int(count) for count in counts)]
+    found: list[int] = torch.stack([*rows.aminmax(), *counts]).tolist()
+    return found
+
+
+def gather_spanned(feats: Tensor, rows: Tensor, low: int, high: int) -> Tensor:
+    """`gather_rows` of checked tensors, whose rows are known to span `low` to `high`.
+
+    Raises:
+        RangeError: a row below -1 or beyond the last.
+    """
     n = feats.shape[0]
-    if rows.numel():
-        low, high = torch.stack(rows.aminmax()).tolist()
-        if low < NO_NEIGHBOUR or high >= n:
-            raise RangeError(
-                f"rows span {low} to {high}, but feats has {n} rows, from 0 ({NO_NEIGHBOUR} is none); take "
-                "the rows of a search among these very points"
-            )
+    if low < NO_NEIGHBOUR or high >= n:
+        raise RangeError(
+            f"rows span {low} to {high}, but feats has {n} rows, from 0 ({NO_NEIGHBOUR} is none); take "
+            "the rows of a search among these very points"
+        )
     out: Tensor = _gather(feats, rows.reshape(-1).long())
     return out.view(*rows.shape, feats.shape[1])
 
@@ -113,9 +137,13 @@ def group_neighbours(points: Tensor, centres: Tensor, feats: Tensor | None, rows
     check_shape("points", points, (None, 3))
     check_shape("rows", rows, (None, None))
     check_shape("centres", centres, (len(rows), 3))
-    places = gather_rows(points.detach(), rows) - centres.detach()[:, None]
+    points = points.detach()
+    check_gather(points, rows)
+    span = row_span(rows)
+    places = gather_spanned(points, rows, *span) - centres.detach()[:, None]
     places.masked_fill_((rows == NO_NEIGHBOUR)[..., None], 0)
     if feats is None:
         return places
     check_shape("feats", feats, (len(points), None))
-    return torch.cat([places.to(feats.dtype), gather_rows(feats, rows)], dim=2)
+    check_gather(feats, rows)
+    return torch.cat([places.to(feats.dtype), gather_spanned(feats, rows, *span)], dim=2)

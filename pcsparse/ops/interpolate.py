@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from pcsparse.checks import check_shape
 from pcsparse.coords.kernel_map import NO_NEIGHBOUR
 from pcsparse.coords.neighbors import Neighbours
 from pcsparse.errors import RangeError
-from pcsparse.ops.group import gather_rows
+from pcsparse.ops.group import check_gather, gather_spanned, row_span
 
 _NEAREST = 1e-10
 """Square metres below which distances are not told apart: a point that coincides takes nearly all."""
@@ -30,15 +29,17 @@ def interpolate(feats: Tensor, neighbours: Neighbours) -> Tensor:
 
     Source: PointNet++ (NeurIPS 2017), section 3.4, equation 2, with p = 2 and k = 3.
     """
-    check_shape("feats", feats, (None, None))
-    missing = neighbours.rows == NO_NEIGHBOUR
+    rows = neighbours.rows
+    check_gather(feats, rows)
+    missing = rows == NO_NEIGHBOUR
     alone = missing.all(dim=1)
-    if bool(alone.any()):
-        row = int(torch.nonzero(alone)[0])
+    low, high, count = row_span(rows, alone.sum().to(rows.dtype))
+    if count:
+        first = int(torch.nonzero(alone)[0])
         raise RangeError(
-            f"{int(alone.sum())} of {len(alone)} places have no neighbour to take features from, first row "
-            f"{row}; give their cloud points, or drop them"
+            f"{count} of {len(alone)} places have no neighbour to take features from, first row "
+            f"{first}; give their cloud points, or drop them"
         )
     weights = torch.where(missing, 0, 1 / neighbours.squared.clamp(min=_NEAREST))
     weights = (weights / weights.sum(dim=1, keepdim=True)).to(feats.dtype)
-    return (gather_rows(feats, neighbours.rows) * weights[..., None]).sum(dim=1)
+    return (gather_spanned(feats, rows, low, high) * weights[..., None]).sum(dim=1)

@@ -151,12 +151,12 @@ def test_batch_grad_factors_matches_twin(device, rng, n, c, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_sums_of_runs_that_are_several_tiles(device, rng, monkeypatch, dtype):
-    x, g, y = (_draw(rng, 1100, 5, dtype) for _ in range(3))
+    x, g, y = (_draw(rng, 2100, 5, dtype) for _ in range(3))
     mean, weight = _factors(rng, 5, dtype, 2)
     module = sys.modules[backend_of(x.to(device)).batch_factors.__module__]
     # where there is no such number nothing is changed by it
     monkeypatch.setattr(module, "_RUNS", 2, raising=False)
-    bound = _column(dtype, 1100)
+    bound = _column(dtype, 2100)
 
     _check(device, "batch_factors", x, weight, mean, 0.25, bound=bound)
     _check(device, "scale_shift_sums", g, x, y, mean, bound=bound)

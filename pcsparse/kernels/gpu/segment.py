@@ -16,8 +16,8 @@ from pcsparse.kernels.gpu.row_tiles import alignment, channel_block, wide
 _TILE, _WARPS = 1024, 4
 # members whose loads are under way together
 _UNROLLED = tl.constexpr(4)
-# members of a part, and most parts of a segment
-_PART, _PARTS = 64, 1024
+# members of a part, most parts of a segment, and parts of all segments that fill any device
+_PART, _PARTS, _ENOUGH = 64, 1024, 1 << 16
 
 
 @triton.jit
@@ -146,7 +146,8 @@ _SUM, _MAX_GRAD, _MAX, _COMBINE_MAX = (
 
 
 def _parts(members: int, segments: int) -> int:
-    return min(_PARTS, max(1, members // (_PART * max(1, segments))))
+    segments = max(1, segments)
+    return max(1, min(_PARTS, members // (_PART * segments), _ENOUGH // segments))
 
 
 def _start(launcher: Launcher, tensors: tuple[Tensor | None, ...], result: Tensor, parts: int) -> None:
