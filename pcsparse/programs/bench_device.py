@@ -28,7 +28,8 @@ from pcsparse.bench.device.limits import measure_device
 from pcsparse.bench.device.maps import run_map
 from pcsparse.bench.device.nets import run_net
 from pcsparse.bench.device.outcome import DeviceResult
-from pcsparse.bench.device.peer import PEERS, SpconvPeer, device_peers
+from pcsparse.bench.device.peer import DevicePeer
+from pcsparse.bench.device.peers import PEERS, device_peers
 from pcsparse.bench.device.precision import PRECISIONS
 from pcsparse.bench.device.report import DeviceReport, result_lines, summary_lines
 from pcsparse.bench.device.scene import (
@@ -219,7 +220,7 @@ class _Scenes:
 
 
 def _cases(
-    section: str, settings: DeviceSettings, scenes: _Scenes, peers: list[SpconvPeer]
+    section: str, settings: DeviceSettings, scenes: _Scenes, peers: list[DevicePeer]
 ) -> Iterator[tuple[str, Measure]]:
     """Name of each case of a section, and what measures it."""
     every: dict[str, Sequence[DeviceMap | DeviceLayer | DeviceNet]] = {
@@ -237,13 +238,13 @@ def _cases(
 
 
 def _map(
-    case: DeviceMap, settings: DeviceSettings, scenes: _Scenes, peers: list[SpconvPeer]
+    case: DeviceMap, settings: DeviceSettings, scenes: _Scenes, peers: list[DevicePeer]
 ) -> tuple[DeviceResult, DeviceResult]:
     return run_map(case, scenes.unet(), peers, runs=settings.runs, seconds=settings.seconds)
 
 
 def _layer(
-    case: DeviceLayer, section: str, settings: DeviceSettings, scenes: _Scenes, peers: list[SpconvPeer]
+    case: DeviceLayer, section: str, settings: DeviceSettings, scenes: _Scenes, peers: list[DevicePeer]
 ) -> DeviceResult:
     # off an accelerator a product over the whole cube would take minutes
     sides = {"dense": _REHEARSED_SIDE if settings.device.type == "cpu" else CUBE_SIDE, "launch": LAUNCH_SIDE}
@@ -254,7 +255,7 @@ def _layer(
 
 
 def _net(
-    case: DeviceNet, section: str, settings: DeviceSettings, scenes: _Scenes, peers: list[SpconvPeer]
+    case: DeviceNet, section: str, settings: DeviceSettings, scenes: _Scenes, peers: list[DevicePeer]
 ) -> DeviceResult:
     on_grid = isinstance(case.spec, SecondSpec)
     scene = scenes.second(case.spec, case.batch) if on_grid else scenes.unet(case.batch)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,16 @@ from pcsparse.bench.device import layers, nets
 from pcsparse.bench.device.cases import LAYERS, MAPS, NETS, STEPS, DeviceLayer, DeviceNet
 from pcsparse.bench.device.clock import Times, time_candidates
 from pcsparse.bench.device.grid_conv import GridConv
-from pcsparse.bench.device.maps import run_map
+from pcsparse.bench.device.maps import run_map, twin_table
 from pcsparse.bench.device.outcome import DeviceOutcome, DeviceResult
+from pcsparse.bench.device.peer_flex_gemm import _Neighbours
+from pcsparse.bench.device.peers import device_peers
 from pcsparse.bench.device.precision import FP16, FP32
 from pcsparse.bench.device.report import DeviceReport, result_lines, summary
 from pcsparse.bench.device.scene import DeviceScene, cloud_of, cube, neighbours
 from pcsparse.bench.ours import Ours
 from pcsparse.bench.unet import LibraryUNet
+from pcsparse.coords.relation import Relation
 from pcsparse.errors import FormatError
 from pcsparse.models import MinkUNet, MinkUNetSpec, SecondSpec
 from pcsparse.nn import fuse
@@ -153,6 +157,45 @@ def test_maps_are_compared_entry_by_entry(device, monkeypatch):
 
     monkeypatch.setattr(maps, "twin_table", lambda *_: torch.zeros(27, 1))
     assert run_map(MAPS[0], unet_scene(device), [], **ONCE)[0].ours.times is None
+
+
+def test_the_maps_that_flex_gemm_is_fed_with(rng):
+    # to be told apart by counting, not by what the kernel makes of them
+    coords = torch.unique(torch.randint(0, 5, (60, 3), generator=rng).int(), dim=0)
+    coords = torch.cat([torch.zeros(len(coords), 1, dtype=torch.int32), coords], dim=1)
+    known = _Neighbours.of(coords, Relation.of(3))
+    table = twin_table(coords, coords, Relation.of(3)).T
+    assert torch.equal(known.table.long(), torch.where(table < 0, (1 << 32) - 1, table.long()))
+    masks = [sum(1 << k for k in range(27) if row[k] >= 0) for row in table.tolist()]
+    # neighbours in gray order differ by one bit where all masks occur; here the rank itself is checked
+    ranks = [_gray_rank(masks[row]) for row in known.order.tolist()]
+    assert ranks == sorted(ranks)
+    for height in (4, 16):
+        offsets, starts = known.tile(height)
+        for tile, (start, stop) in enumerate(pairwise(starts.tolist())):
+            rows = known.order[tile * height : (tile + 1) * height]
+            wanted = (table[rows] >= 0).any(dim=0).nonzero()[:, 0]
+            assert offsets[start:stop].tolist() == wanted.tolist()
+
+
+def _gray_rank(mask: int) -> int:
+    rank = 0
+    while mask:
+        rank ^= mask
+        mask >>= 1
+    return rank
+
+
+def test_spconv_agrees_where_it_is_installed():
+    found, absent = device_peers(["spconv"], torch.device("cpu"))
+    if not found:
+        pytest.skip(f"spconv is not installed: {absent}")
+    case = DeviceNet("s", SECOND, "eager", FP32)
+    for result in (
+        nets.run_net(case, second_scene(torch.device("cpu")), found, **ONCE),
+        nets.run_net(DeviceNet("u", UNET, "eager", FP32), unet_scene(torch.device("cpu")), found, **ONCE),
+    ):
+        assert result.ratio is not None, result
 
 
 def test_a_folded_network_of_a_library_is_the_packages(rng):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pcsparse.bench.device.cases import DeviceLayer
 from pcsparse.bench.device.grid_conv import GridConv
 from pcsparse.bench.device.outcome import OURS, Candidate, DeviceResult, attempt, verified_then_timed
-from pcsparse.bench.device.peer import SpconvPeer
+from pcsparse.bench.device.peer import DevicePeer
 from pcsparse.bench.device.precision import allowing
 from pcsparse.bench.device.scene import DeviceScene, rank
 from pcsparse.bench.library import LibraryConv
@@ -54,7 +54,7 @@ class _Data:
 def run_layer(
     case: DeviceLayer,
     scene: DeviceScene,
-    peers: Sequence[SpconvPeer],
+    peers: Sequence[DevicePeer],
     *,
     runs: int,
     seconds: float,
@@ -133,21 +133,21 @@ def _map(case: DeviceLayer, coords: Tensor) -> tuple[Tensor, Tensor, Pairs]:
     return coords, coarse, pairs
 
 
-def _maker(case: DeviceLayer, data: _Data, library: SpconvPeer) -> Callable[[], Candidate]:
+def _maker(case: DeviceLayer, data: _Data, library: DevicePeer) -> Callable[[], Candidate]:
     return lambda: _candidate(case, data, library)
 
 
-def _conv(case: DeviceLayer, library: Ours | SpconvPeer) -> LibraryConv:
+def _conv(case: DeviceLayer, library: Ours | DevicePeer) -> LibraryConv:
     c = case.channels
     if case.kind != "generative":
         return library.conv(case.kind, case.kernel, case.stride, c, c, 0)
-    if isinstance(library, SpconvPeer):
+    if isinstance(library, DevicePeer):
         return library.generative(case.kernel, case.stride, c, c)
     module = SparseConvTranspose3d(c, c, case.kernel, case.stride)
     return LibraryConv(module, module.weight, lambda weight: weight)
 
 
-def _candidate(case: DeviceLayer, data: _Data, library: Ours | SpconvPeer) -> Candidate:
+def _candidate(case: DeviceLayer, data: _Data, library: Ours | DevicePeer) -> Candidate:
     refusal = library.refuses(backward=case.backward, dtype=case.precision.dtype)
     if refusal is not None:
         return Candidate(library.name, None, refusal=refusal)
@@ -186,7 +186,7 @@ def _candidate(case: DeviceLayer, data: _Data, library: Ours | SpconvPeer) -> Ca
     return Candidate(library.name, run, _checks(case, data, library, found, order_in, order_out))
 
 
-def _out_order(case: DeviceLayer, library: Ours | SpconvPeer, y: Any) -> Tensor:
+def _out_order(case: DeviceLayer, library: Ours | DevicePeer, y: Any) -> Tensor:
     if case.kind == "generative":
         # shifted or not, the order is the same
         return rank(y.coords if isinstance(library, Ours) else y.indices)
@@ -196,7 +196,7 @@ def _out_order(case: DeviceLayer, library: Ours | SpconvPeer, y: Any) -> Tensor:
 def _runner(
     case: DeviceLayer,
     data: _Data,
-    library: Ours | SpconvPeer,
+    library: Ours | DevicePeer,
     conv: LibraryConv,
     x: Any,
     start: Callable[[], Any],
@@ -234,7 +234,7 @@ def _runner(
 def _checks(
     case: DeviceLayer,
     data: _Data,
-    library: Ours | SpconvPeer,
+    library: Ours | DevicePeer,
     found: tuple[Tensor, ...],
     order_in: Tensor,
     order_out: Tensor,

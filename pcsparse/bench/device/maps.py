@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pcsparse.bench.device.cases import DeviceMap
 from pcsparse.bench.device.outcome import OURS, Candidate, DeviceResult, attempt, verified_then_timed
-from pcsparse.bench.device.peer import SpconvPeer
+from pcsparse.bench.device.peer import DevicePeer
 from pcsparse.bench.device.scene import DeviceScene
 from pcsparse.bench.scene import build_map
 from pcsparse.bench.verify import check_equal
@@ -20,7 +20,7 @@ WARM = " ready in the cache"
 
 
 def run_map(
-    case: DeviceMap, scene: DeviceScene, peers: Sequence[SpconvPeer], *, runs: int, seconds: float
+    case: DeviceMap, scene: DeviceScene, peers: Sequence[DevicePeer], *, runs: int, seconds: float
 ) -> tuple[DeviceResult, DeviceResult]:
     """A map from coordinates alone, the coarse level included; then the look-up of one that is there.
 
@@ -65,7 +65,7 @@ def _twice(run: Callable[[], KernelMap]) -> tuple[Tensor, Tensor]:
     return torch.tensor(first is second), torch.tensor(True)
 
 
-def _maker(library: SpconvPeer, relation: Relation, coords: Tensor) -> Callable[[], Candidate]:
+def _maker(library: DevicePeer, relation: Relation, coords: Tensor) -> Callable[[], Candidate]:
     def make() -> Candidate:
         geometry = library.geometry(coords)
 

@@ -14,7 +14,7 @@ import pcsparse.nn
 from pcsparse.bench.device.cases import DeviceNet
 from pcsparse.bench.device.grid_conv import GridTwin
 from pcsparse.bench.device.outcome import OURS, Candidate, DeviceResult, attempt, verified_then_timed
-from pcsparse.bench.device.peer import SpconvPeer
+from pcsparse.bench.device.peer import DevicePeer
 from pcsparse.bench.device.precision import Precision, allowing
 from pcsparse.bench.device.scene import DeviceScene, rank
 from pcsparse.bench.device.second_net import LibrarySecond
@@ -64,7 +64,7 @@ class _Wanted:
 def run_net(
     case: DeviceNet,
     scene: DeviceScene,
-    peers: Sequence[SpconvPeer],
+    peers: Sequence[DevicePeer],
     *,
     runs: int,
     seconds: float,
@@ -227,7 +227,7 @@ def _ours(case: DeviceNet, scene: DeviceScene, wanted: _Wanted) -> Candidate:
 
 
 def _peer_maker(
-    case: DeviceNet, scene: DeviceScene, wanted: _Wanted, library: SpconvPeer
+    case: DeviceNet, scene: DeviceScene, wanted: _Wanted, library: DevicePeer
 ) -> Callable[[], Candidate]:
     def make() -> Candidate:
         refusal = library.refuses(backward=case.form == "training", dtype=case.precision.dtype)

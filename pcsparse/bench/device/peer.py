@@ -9,7 +9,7 @@ Source: traveller59/spconv 2.3.8, spconv/pytorch/{conv,ops}.py; L-Reichardt/spco
 
 import importlib
 import warnings
-from collections.abc import Sequence
+from abc import abstractmethod
 from importlib import metadata
 from typing import Any
 
@@ -26,7 +26,7 @@ from pcsparse.types import Triple
 
 # a multiple of every stride, below the lowest coordinate
 _ALIGN = 64
-PEERS = ("spconv", "spconv_triton")
+SPCONV_LIKE = ("spconv", "spconv_triton")
 # of spconv-triton's 36 and 21 candidates: a sweep of all would compile for minutes, layer by layer
 _FEW_GEMM = ((128, 128, 64, 8, 4), (128, 64, 64, 4, 3), (64, 64, 64, 4, 4), (128, 256, 64, 8, 3),
              (128, 32, 32, 4, 4), (128, 16, 16, 4, 4))  # fmt: skip
@@ -35,7 +35,29 @@ _FEW_DWEIGHT = ((64, 64, 64, 4, 3), (128, 64, 64, 8, 4), (128, 128, 64, 8, 3), (
 _BLOCK = 1024
 
 
-class SpconvPeer(Library):
+class DevicePeer(Library):
+    """Abstract: a library on an accelerator; what one of them has not, it refuses by name.
+
+    Attributes:
+        device: where its tensors live.
+    """
+
+    device: torch.device
+
+    @abstractmethod
+    def allow_tf32(self, allowed: bool) -> None:
+        """Whether float32 products may round their factors."""
+
+    def generative(self, kernel: int, stride: int, c_in: int, c_out: int) -> LibraryConv:
+        """A transposed layer that makes its voxels."""
+        raise UnsupportedError(f"{self.name} is not compared in generative layers")
+
+    def grid_conv(self, conv: GridConv, c_in: int, c_out: int) -> LibraryConv:
+        """A layer of a network on a grid."""
+        raise UnsupportedError(f"{self.name} is not compared in networks on a grid")
+
+
+class SpconvPeer(DevicePeer):
     """A library with spconv's interface.
 
     Args:
@@ -190,20 +212,6 @@ class SpconvPeer(Library):
             UnsupportedError: always.
         """
         raise UnsupportedError(f"the maps of {self.name} are checked by its convolutions")
-
-
-def device_peers(
-    names: Sequence[str], device: torch.device
-) -> tuple[list[SpconvPeer], list[tuple[str, str]]]:
-    """Those that can be imported, and (name, why) of the others."""
-    found, absent = [], []
-    for name in names:
-        try:
-            found.append(SpconvPeer(name, device))
-        # a wheel of another torch or CUDA fails in many ways at its import
-        except Exception as error:
-            absent.append((name, f"{type(error).__name__}: {error}".partition("\n")[0]))
-    return found, absent
 
 
 def _few_configs() -> str:

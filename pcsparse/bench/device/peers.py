@@ -1,0 +1,25 @@
+"""Which peers are there on an accelerator."""
+
+from collections.abc import Sequence
+
+import torch
+
+from pcsparse.bench.device.peer import SPCONV_LIKE, DevicePeer, SpconvPeer
+from pcsparse.bench.device.peer_flex_gemm import FlexGemm
+
+PEERS = (*SPCONV_LIKE, "flex_gemm")
+
+
+def device_peers(
+    names: Sequence[str], device: torch.device
+) -> tuple[list[DevicePeer], list[tuple[str, str]]]:
+    """Those of `PEERS` that can be imported, and (name, why) of the others."""
+    found: list[DevicePeer] = []
+    absent = []
+    for name in names:
+        try:
+            found.append(FlexGemm(device) if name == "flex_gemm" else SpconvPeer(name, device))
+        # a wheel of another torch or CUDA fails in many ways at its import
+        except Exception as error:
+            absent.append((name, f"{type(error).__name__}: {error}".partition("\n")[0]))
+    return found, absent
