@@ -7,6 +7,7 @@ from torch import Tensor
 from pcsparse.kernels import cpu, reference
 from pcsparse.kernels.select import backend_of
 from pcsparse.packed.eie import EIEFormat, pack_eie
+from tests.emulation import gpu_kernels
 from tests.tolerance import tolerance
 
 # name: n_in, n_out, density, code bits, share of activations that are not 0
@@ -233,6 +234,7 @@ def test_columns_in_several_parts(device, rng, monkeypatch):
     found = product(device, codes, book, x, bias, relu=True)
     torch.testing.assert_close(found, expected, **tolerance(torch.float32, 700))
     # a large batch comes in pieces
+    gpu_kernels()
     monkeypatch.setattr("pcsparse.kernels.gpu.eie._MOST_SUMS", 1)
     assert torch.equal(product(device, codes, book, x, bias, relu=True), found)
 

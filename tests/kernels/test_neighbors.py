@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 from pcsparse.kernels import reference
 from pcsparse.kernels.cpu.cell_levels import Box
 from pcsparse.kernels.select import backend_of
+from tests.emulation import gpu_kernels
 
 
 def _draw(rng, *shape):
@@ -206,6 +207,7 @@ def test_queries_may_be_sorted_first(device, rng, monkeypatch):
     inputs = [part.to(device) for part in (points, starts, *_asked(points, starts, rng))]
     backend = backend_of(inputs[0])
     expected = backend.k_nearest(*inputs, 3, float("inf"))
+    gpu_kernels()
     monkeypatch.setattr("pcsparse.kernels.gpu.neighbors._MANY", 2)
     _compare(backend.k_nearest(*inputs, 3, float("inf")), expected)
 
@@ -280,6 +282,7 @@ def test_farthest_points_matches_twin(device, name, wanted, rng):
 
 
 def test_samples_of_long_runs(device, rng, monkeypatch):
+    gpu_kernels()
     monkeypatch.setattr("pcsparse.kernels.gpu.farthest._MOST_RUNS", 3)
     points, starts = _case("clouds", rng)
     counts = _counts(starts, 40)

@@ -23,8 +23,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 4) eie_columns(
     __shared__ float book[256];
     __shared__ float of_warp[WARPS][SLICE];
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    i64 slices = (n_out + SLICE - 1) / SLICE;
-    i64 part = blockIdx.x % n_parts, slice = blockIdx.x / n_parts % slices, item = blockIdx.x / n_parts / slices;
+    // 32 bits where they do: a division of 64 is a hundred instructions
+    unsigned parts = (unsigned)n_parts, slices = (unsigned)((n_out + SLICE - 1) / SLICE);
+    i64 part = blockIdx.x % parts, slice = blockIdx.x / parts % slices, item = blockIdx.x / parts / slices;
     float *mine = of_warp[warp];
     book[threadIdx.x] = codebook[threadIdx.x];
     for (int row = lane; row < SLICE; row += 32) mine[row] = 0;
@@ -77,7 +78,8 @@ extern "C" __global__ void eie_add_parts(
     const float *sums, const float *bias, float *out, i64 n_items, i64 n_out, i64 n_parts, i64 relu) {
     i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n_items * n_out) return;
-    i64 item = i / n_out, row = i % n_out;
+    // so many sums that they fit into memory: 32 bits do
+    i64 item = (unsigned)i / (unsigned)n_out, row = (unsigned)i % (unsigned)n_out;
     float sum = 0;
     for (i64 part = 0; part < n_parts; part++) sum += sums[(item * n_parts + part) * n_out + row];
     out[i] = finished(sum, bias, row, relu);

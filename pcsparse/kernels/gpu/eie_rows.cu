@@ -73,9 +73,10 @@ __device__ static void multiply(
     i64 n_parts, i64 lanes, i64 relu) {
     __shared__ float given[PART];
     __shared__ float book[WIDE ? 256 : 16];
-    i64 rows = THREADS / lanes, blocks = (n_out + rows - 1) / rows;
-    i64 item = blockIdx.x / blocks, row = blockIdx.x % blocks * rows + threadIdx.x / lanes;
-    int lane = (int)(threadIdx.x % lanes);
+    // 32 bits where they do: a division of 64 is a hundred instructions
+    unsigned rows = THREADS / (unsigned)lanes, blocks = ((unsigned)n_out + rows - 1) / rows;
+    i64 item = blockIdx.x / blocks, row = (i64)(blockIdx.x % blocks) * rows + threadIdx.x / (unsigned)lanes;
+    int lane = (int)(threadIdx.x % (unsigned)lanes);
     bool is_row = row < n_out;
     if (threadIdx.x < (WIDE ? 256 : 16)) book[threadIdx.x] = codebook[threadIdx.x];
     const uint4 nothing = {0, 0, 0, 0};

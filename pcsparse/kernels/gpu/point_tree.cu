@@ -36,30 +36,37 @@ extern "C" __global__ void find_frame(const float *points, double *frame, i64 n)
     int lane = threadIdx.x & 31;
     i64 step = max(n / (32 * SAMPLES), 1LL);
     const float none = __int_as_float(0x7f800000);
-    double reach = 0, low[3], high[3], first[3], last[3];
-    for (int axis = 0; axis < 3; axis++) {
-        float least = none, most = -none;
-        for (int i = 0; i < SAMPLES; i++) {
-            i64 at = ((i64)i * 32 + lane) * step;
-            if (at >= n) break;
+    float least[3] = {none, none, none}, most[3] = {-none, -none, -none};
+#pragma unroll 8
+    for (int i = 0; i < SAMPLES; i++) {
+        // the last point again, where there are few: then no load waits for a question
+        i64 at = min(((i64)i * 32 + lane) * step, n - 1);
+#pragma unroll
+        for (int axis = 0; axis < 3; axis++) {
             float value = points[3 * at + axis];
-            least = min(least, value);
-            most = max(most, value);
+            least[axis] = min(least[axis], value);
+            most[axis] = max(most[axis], value);
         }
-        float inner_low = least == none ? -none : least, inner_high = most == -none ? none : most;
+    }
+    double reach = 0, low[3], high[3], first[3], last[3];
+#pragma unroll
+    for (int axis = 0; axis < 3; axis++) {
+        float outer_low = least[axis], outer_high = most[axis];
+        float inner_low = least[axis], inner_high = most[axis];
         for (int s = 16; s > 0; s >>= 1) {
-            least = min(least, __shfl_xor_sync(0xffffffffu, least, s));
-            most = max(most, __shfl_xor_sync(0xffffffffu, most, s));
+            outer_low = min(outer_low, __shfl_xor_sync(0xffffffffu, outer_low, s));
+            outer_high = max(outer_high, __shfl_xor_sync(0xffffffffu, outer_high, s));
             inner_low = max(inner_low, __shfl_xor_sync(0xffffffffu, inner_low, s));
             inner_high = min(inner_high, __shfl_xor_sync(0xffffffffu, inner_high, s));
         }
-        first[axis] = least;
-        last[axis] = most;
+        first[axis] = outer_low;
+        last[axis] = outer_high;
         low[axis] = inner_low;
         high[axis] = inner_high;
         reach = max(reach, 3 * (high[axis] - low[axis]));
     }
     double extent = 0;
+#pragma unroll
     for (int axis = 0; axis < 3; axis++) {
         // few samples, or most of them in one place, say nothing of the others
         low[axis] = reach > 0 ? max(first[axis], low[axis] - reach) : first[axis];

@@ -23,8 +23,9 @@ __device__ static void multiply(
     const float *__restrict__ x, const float *__restrict__ values,
     const unsigned char *__restrict__ positions, const float *bias, float *out, i64 n_items, i64 n_in,
     i64 n_out, i64 relu) {
-    i64 blocks = (n_out + WARPS - 1) / WARPS, row = blockIdx.x % blocks * WARPS + threadIdx.x / 32;
-    i64 item = blockIdx.x / blocks * ITEMS, lane = threadIdx.x & 31;
+    unsigned blocks = ((unsigned)n_out + WARPS - 1) / WARPS;
+    i64 row = (i64)(blockIdx.x % blocks) * WARPS + threadIdx.x / 32;
+    i64 item = (i64)(blockIdx.x / blocks) * ITEMS, lane = threadIdx.x & 31;
     // of a warp all or none
     if (row >= n_out) return;
     i64 n_bytes = (n_in + 7) / 8;
