@@ -9,13 +9,14 @@ from pcsparse.engine.dataflow import Dataflow
 from pcsparse.engine.gather_scatter import GatherScatter
 from pcsparse.engine.output_stationary import OutputStationary
 from pcsparse.engine.problem import ConvProblem
+from pcsparse.engine.sorted_implicit_gemm import SortedImplicitGemm
 from pcsparse.errors import FormatError
 
 Pass = Literal["forward", "grad_feats", "grad_weight"]
 PASSES: tuple[Pass, ...] = get_args(Pass)
 
 DATAFLOWS: Mapping[str, Dataflow[Any]] = MappingProxyType(
-    {dataflow.name: dataflow for dataflow in (OutputStationary(), GatherScatter())}
+    {dataflow.name: dataflow for dataflow in (OutputStationary(), SortedImplicitGemm(), GatherScatter())}
 )
 """All dataflows by name, in the order of preference."""
 
