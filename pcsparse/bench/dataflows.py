@@ -20,7 +20,7 @@ from pcsparse.sparse_tensor import SparseTensor
 def run_dataflows(
     cases: Iterable[ConvCase], scene: Scene, n: int | None, runs: int, *, settle: int = SETTLE
 ) -> tuple[Result, ...]:
-    """Verify and time each case by the rule and by every dataflow, which stand in the places of peers.
+    """Verify and time each case by the rule and by every dataflow of the device, in the places of peers.
 
     Args:
         cases: layers.
@@ -32,7 +32,8 @@ def run_dataflows(
     if n is not None:
         tensor = SparseTensor(draw(n, 4), sized_coords(scene.coords, n), batch_size=1)
         scene = replace(scene, tensor=tensor)
-    named = [Ours(name) for name in DATAFLOWS]
+    device = scene.coords.device.type
+    named = [Ours(name) for name, flow in DATAFLOWS.items() if device in flow.devices]
     where = f", {len(scene.coords):,} voxels"
     return tuple(
         run_conv_case(replace(case, name=case.name + where), scene, named, runs, settle=settle)

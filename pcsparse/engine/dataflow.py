@@ -75,9 +75,13 @@ class Dataflow(ABC, Generic[Config]):
     """Abstract; each implementation is final and has one frozen config class.
 
     All three passes add in float32 (float64 for float64) and return the dtype of their inputs.
+
+    Attributes:
+        devices: types of the devices that it has kernels for.
     """
 
     name: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]]
     config_class: ClassVar[type]
 
     @abstractmethod

@@ -39,12 +39,12 @@ class GatherScatter(Dataflow[GatherScatterConfig]):
     """Gather and GEMM are `gather_gemm`, the scatter is `segment_sum`."""
 
     name = "gather_scatter"
+    devices = ("cpu", "cuda", "meta")
     config_class = GatherScatterConfig
 
     def refuses(self, problem: ConvProblem) -> str | None:
         """Nothing that a backend exists for."""
-        known = problem.device in ("cpu", "cuda", "meta")
-        return None if known else f"it has no kernel on {problem.device}"
+        return None if problem.device in self.devices else f"it has no kernel on {problem.device}"
 
     def configs(self, problem: ConvProblem) -> Iterator[GatherScatterConfig]:
         """A grid over epsilon and S around the default."""

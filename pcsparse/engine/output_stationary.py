@@ -44,11 +44,12 @@ class OutputStationary(Dataflow[OutputStationaryConfig]):
     """Contract and kernels: `kernels.protocol.Backend.output_stationary`."""
 
     name = "output_stationary"
+    devices = ("cpu", "meta")
     config_class = OutputStationaryConfig
 
     def refuses(self, problem: ConvProblem) -> str | None:
         """Only a CPU runs it, on maps whose outputs occur once at an offset."""
-        if problem.device not in ("cpu", "meta"):
+        if problem.device not in self.devices:
             return f"it has no kernel on {problem.device}"
         return None if problem.distinct else "an offset of the map leads several inputs to one output"
 

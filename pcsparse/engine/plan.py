@@ -42,8 +42,9 @@ def plan_for(problem: ConvProblem, dataflow: str = "auto", tuned: TuneTable | No
 
     Rule: the first dataflow of `DATAFLOWS` that does not refuse, with its first config, for all three passes.
     On a CPU that is output-stationary: its microkernel beat BLAS with gather and scatter in all 27 cases of
-    the benchmark's `dataflows` section (docs/log.md, 2026-11-25). The rule reads the problem only: the same
-    problem has the same bits everywhere.
+    the benchmark's `dataflows` section (docs/log.md, 2026-11-25). On a GPU it is sorted implicit GEMM, and
+    gather-GEMM-scatter where that refuses. The rule reads the problem only: the same problem has the same
+    bits everywhere.
 
     A tuned table, where it knows the problem's bucket, replaces the rule pass by pass; where a dataflow is
     named, only by entries of that dataflow. The same table gives the same bits everywhere, too.

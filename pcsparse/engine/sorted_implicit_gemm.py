@@ -65,12 +65,13 @@ class SortedImplicitGemm(Dataflow[SortedImplicitGemmConfig]):
     """Contract and kernels: `kernels.protocol.Backend.implicit_gemm`."""
 
     name = "sorted_implicit_gemm"
+    devices = ("cuda",)
     config_class = SortedImplicitGemmConfig
 
     def refuses(self, problem: ConvProblem) -> str | None:
         """Only a GPU runs it, not in float64, and on maps whose outputs occur once at an offset."""
-        if problem.device != "cuda":
-            return f"its kernels are for tensor cores, and the features are on {problem.device}"
+        if problem.device not in self.devices:
+            return f"it is for GPUs and has no kernel on {problem.device}"
         if problem.dtype == torch.float64:
             return "it adds in float32, and the features are float64"
         return None if problem.distinct else "an offset of the map leads several inputs to one output"
@@ -81,17 +82,12 @@ class SortedImplicitGemm(Dataflow[SortedImplicitGemmConfig]):
         yield plain
         itemsize = problem.dtype.itemsize
         best = sizes_for(problem.k, problem.c_in, problem.c_out, problem.n_out, itemsize, plain.precision)
-        for splits in range(1, min(4, problem.k) + 1):
-            for tile in (64, 128):
-                yield replace(best, splits=splits, tile=tile)
-        widest = _power_of_two(problem.c_out)
-        for tile_out in (32, 64, 128, 256):
-            for tile_in in (32, 64, 128):
-                if tile_out <= widest and tile_in * itemsize <= 256:
-                    yield replace(best, tile_out=tile_out, tile_in=tile_in)
-        yield from (replace(best, warps=warps) for warps in (4, 8))
-        yield from (replace(best, stages=stages) for stages in (3, 5, 7))
-        yield from (replace(best, parts=parts) for parts in (1, 2, 4, 8))
+        # the rule's numbers are those of the plain one
+        tried = {best}
+        for config in _around(best, problem):
+            if config not in tried:
+                tried.add(config)
+                yield config
 
     def configs_grad_weight(self, problem: ConvProblem) -> Iterator[SortedImplicitGemmConfig]:
         """The kernel's rule, then tiles and numbers of partial sums."""
@@ -134,7 +130,7 @@ class SortedImplicitGemm(Dataflow[SortedImplicitGemmConfig]):
         return backend_of(feats, weight).implicit_gemm(
             feats,
             weight,
-            kmap.gemm_layout(sizes.splits, sizes.tile),
+            kmap.layout(sizes.splits, sizes.tile),
             kmap.n_out,
             sizes.tile_out,
             sizes.tile_in,
@@ -170,6 +166,19 @@ class SortedImplicitGemm(Dataflow[SortedImplicitGemmConfig]):
         )
 
 
+def _around(best: SortedImplicitGemmConfig, problem: ConvProblem) -> Iterator[SortedImplicitGemmConfig]:
+    for splits in range(1, min(4, problem.k) + 1):
+        yield from (replace(best, splits=splits, tile=tile) for tile in (64, 128))
+    widest = _power_of_two(problem.c_out)
+    for tile_out in (32, 64, 128, 256):
+        for tile_in in (32, 64, 128):
+            if tile_out <= widest and tile_in * problem.dtype.itemsize <= _MOST_BYTES_A_STEP:
+                yield replace(best, tile_out=tile_out, tile_in=tile_in)
+    yield from (replace(best, warps=warps) for warps in (4, 8))
+    yield from (replace(best, stages=stages) for stages in (3, 5, 7))
+    yield from (replace(best, parts=parts) for parts in (1, 2, 4, 8))
+
+
 def _precision(dtype: torch.dtype) -> str:
     """What torch is allowed to do with products of float32: its own switch for that."""
     narrow = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
@@ -184,7 +193,7 @@ _MANY_ROWS = 16384
 # programs that keep the 132 processors of an H100 or H200 busy
 _PROGRAMS = 264
 _MOST_PARTS, _STEPS_A_PART = 8, 8
-_BYTES_A_STEP = 128
+_BYTES_A_STEP, _MOST_BYTES_A_STEP = 128, 256
 
 
 @lru_cache(maxsize=4096)

@@ -7,11 +7,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
-from pcsparse.engine.plan import DATAFLOWS, Plan
+from pcsparse.engine.plan import Plan
 from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
 from pcsparse.ops import sparse_conv
 from tests import oracle
 from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED, Cloud
+from tests.engine.test_dataflows import FLOWS
 from tests.oracle import Geometry
 from tests.tolerance import tolerance
 
@@ -64,7 +65,7 @@ class Case:
         return out if bias is None else out + bias
 
 
-@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize("dataflow", FLOWS)
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 @pytest.mark.parametrize("cloud", [UNSORTED, TWO_BATCHES, CLOUDS["one"]], ids=["unsorted", "two", "one"])
 def test_forward_and_gradients_are_the_oracles(device, rng, cloud, kind, dataflow):
@@ -82,7 +83,7 @@ def test_forward_and_gradients_are_the_oracles(device, rng, cloud, kind, dataflo
         torch.testing.assert_close(mine, theirs, **tolerance(torch.float64, len(grad_out) + terms, factor=64))
 
 
-@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize("dataflow", FLOWS)
 @pytest.mark.parametrize("with_bias", [False, True], ids=["plain", "bias"])
 @pytest.mark.parametrize(
     "kind", ["submanifold", "dilated", "strided-overlapping", "inverse", "transposed-dilated"]
@@ -218,7 +219,7 @@ def test_operands_of_any_strides_are_taken(rng):
     turned = weight.detach().transpose(1, 2).contiguous().transpose(1, 2)
     assert not wide.is_contiguous()
 
-    for dataflow in DATAFLOWS:
+    for dataflow in FLOWS:
         expected = sparse_conv(feats, weight, case.kmap, dataflow=dataflow)
         actual = sparse_conv(wide, turned, case.kmap, dataflow=dataflow)
         torch.testing.assert_close(actual, expected, **tolerance(torch.float64, 108))
@@ -234,7 +235,7 @@ def test_a_second_derivative_is_refused_not_zero(rng):
         grad.square().sum().backward()
 
 
-@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize("dataflow", FLOWS)
 def test_an_empty_cloud_goes_forward_and_backward(rng, dataflow):
     for kind in ("submanifold", "strided", "inverse"):
         case = Case(CLOUDS["empty"], *KINDS[kind])
@@ -255,7 +256,7 @@ def test_an_output_without_a_pair_is_the_bias(rng):
     kmap = case.kmap.keep_outputs(kept)
     whole = sparse_conv(feats, weight, case.kmap, bias=bias)
 
-    for dataflow in DATAFLOWS:
+    for dataflow in FLOWS:
         out = sparse_conv(feats, weight, kmap, bias=bias, dataflow=dataflow)
         close = tolerance(torch.float64, 81, factor=16)
         torch.testing.assert_close(out[kept], whole[kept], **close)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from pcsparse.engine.plan import DATAFLOWS
 from pcsparse.errors import DtypeError, ShapeError
 from pcsparse.ops import sparse_conv
 from tests.clouds import TWO_BATCHES, UNSORTED
+from tests.engine.test_dataflows import FLOWS
 from tests.ops.test_conv import KINDS, Case
 from tests.tolerance import tolerance
 
@@ -14,7 +14,7 @@ from tests.tolerance import tolerance
 CHANNELS = [(3, 1), (5, 19), (4, 64), (17, 80)]
 
 
-@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize("dataflow", FLOWS)
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
 @pytest.mark.parametrize("kind", ["submanifold", "strided-overlapping", "inverse"])
 def test_value_and_gradients_are_those_of_the_steps(rng, kind, relu, dataflow):
@@ -35,7 +35,7 @@ def test_value_and_gradients_are_those_of_the_steps(rng, kind, relu, dataflow):
         torch.testing.assert_close(mine, theirs, **tolerance(torch.float64, 500, factor=64))
 
 
-@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize("dataflow", FLOWS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("c_in", "c_out"), CHANNELS)
 def test_every_dtype_and_width(device, rng, c_in, c_out, dtype, dataflow):
@@ -51,7 +51,7 @@ def test_every_dtype_and_width(device, rng, c_in, c_out, dtype, dataflow):
     torch.testing.assert_close(actual, expected, **tolerance(dtype, 27 * c_in, factor=32))
 
 
-@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize("dataflow", FLOWS)
 def test_sixteen_bits_are_rounded_once(rng, dataflow):
     # 256 + 1 is no bfloat16: rounded before the residual of -256 it would be lost
     case = Case(UNSORTED, *KINDS["one-by-one"])

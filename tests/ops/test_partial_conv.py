@@ -11,12 +11,13 @@ from pcsparse.coords.kept_outputs import kept_outputs
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.output_stationary import OutputStationary
-from pcsparse.engine.plan import DATAFLOWS, plan_for
+from pcsparse.engine.plan import plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
 from pcsparse.ops import partial_sparse_conv, sparse_conv
 from tests import oracle
 from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED, Cloud
+from tests.engine.test_dataflows import FLOWS
 from tests.oracle import Geometry
 from tests.tolerance import tolerance
 
@@ -65,7 +66,7 @@ def _options(rng, wanted: set[str], operands) -> dict:
     return options | {"relu": "relu" in wanted}
 
 
-@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize("dataflow", FLOWS)
 @pytest.mark.parametrize("wanted", EPILOGUES.values(), ids=EPILOGUES.keys())
 @pytest.mark.parametrize("cloud", [UNSORTED, TWO_BATCHES, CLOUDS["one"]], ids=["unsorted", "two", "one"])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
@@ -90,7 +91,7 @@ def test_spatial_filtered_is_simulated_sps(rng, cloud, wanted, dataflow, share):
         torch.testing.assert_close(mine, theirs, **close)
 
 
-@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize("dataflow", FLOWS)
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_gradcheck(rng, dataflow, size):
     cloud = Cloud(TWO_BATCHES.coords[::12].contiguous(), 2)

@@ -1,0 +1,115 @@
+"""Sorted implicit GEMM: its passes with the kernels of a GPU, its rule, its refusals."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.engine.plan import DATAFLOWS, explain, plan_for
+from pcsparse.engine.problem import ConvProblem
+from pcsparse.engine.sorted_implicit_gemm import SortedImplicitGemm, SortedImplicitGemmConfig, sizes_for
+from pcsparse.errors import RangeError
+from tests.emulation import emulate
+from tests.engine.test_dataflows import NAMES, check_passes, draw_operands, maps
+
+PROBLEM = ConvProblem("cuda", torch.float16, 27, 64, 96, 50_000, 50_000, None, symmetric=True)
+FLOW = SortedImplicitGemm()
+
+
+def _map_on(device, name: str) -> KernelMap:
+    """A map of its own, which keeps what the kernels under test make of it; born as a table."""
+    kmap = maps()[name]
+    return KernelMap(
+        kmap.relation, kmap.n_in, kmap.n_out, table=kmap.table.to(device, copy=True), symmetric=kmap.symmetric
+    )
+
+
+@pytest.fixture
+def gpu(device, monkeypatch) -> torch.device:
+    """A GPU, or a CPU with its kernels."""
+    if device.type == "cpu":
+        emulate(monkeypatch)
+    return device
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "submanifold-lidar"])
+def test_three_passes_match_the_twin(gpu, rng, name):
+    operands = draw_operands(rng, maps()[name], torch.float32)
+    check_passes(gpu, FLOW, SortedImplicitGemmConfig(), operands, maps()[name], _map_on(gpu, name))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["submanifold", "inverse"])
+def test_narrow_types(gpu, rng, name, dtype):
+    operands = draw_operands(rng, maps()[name], dtype)
+    check_passes(gpu, FLOW, SortedImplicitGemmConfig(), operands, maps()[name], _map_on(gpu, name))
+
+
+def test_every_config_matches_the_twin(gpu, rng):
+    name = "strided"
+    kmap = maps()[name]
+    operands = draw_operands(rng, kmap, torch.float32)
+    problem = replace(PROBLEM, k=8, c_in=5, c_out=9, n_in=kmap.n_in, n_out=kmap.n_out, dtype=torch.float32)
+    mine = _map_on(gpu, name)
+    configs = list(dict.fromkeys((*FLOW.configs(problem), *FLOW.configs_grad_weight(problem))))
+    # numbers of warps and stages are nothing to an interpreter, which is slow besides
+    for config in configs if gpu.type == "cuda" else configs[::6]:
+        check_passes(gpu, FLOW, config, operands, kmap, mine)
+
+
+def test_the_gradient_of_a_symmetric_map_needs_no_other_map(gpu, rng):
+    kmap = _map_on(gpu, "submanifold")
+    _, weight, grad_out = (part.to(gpu) for part in draw_operands(rng, maps()["submanifold"], torch.float32))
+    FLOW.grad_feats(grad_out, weight, kmap, SortedImplicitGemmConfig(splits=1, tile=32))
+
+    assert "transposed" not in kmap._derived
+    assert [name for name in kmap._derived if name.startswith("layout")] == ["layout 1 32"]
+
+
+def test_it_is_the_plan_of_a_gpu_and_of_no_cpu():
+    assert plan_for(PROBLEM).forward.dataflow == "sorted_implicit_gemm"
+    assert plan_for(PROBLEM).grad_weight.dataflow == "sorted_implicit_gemm"
+    assert plan_for(replace(PROBLEM, dtype=torch.float64)).forward.dataflow == "gather_scatter"
+    assert plan_for(replace(PROBLEM, distinct=False)).forward.dataflow == "gather_scatter"
+    assert plan_for(replace(PROBLEM, device="cpu")).forward.dataflow == "output_stationary"
+    text = explain(replace(PROBLEM, device="cpu"))
+    assert "sorted_implicit_gemm: refuses: it is for GPUs and has no kernel on cpu" in text
+
+
+def test_all_layers_of_a_map_share_one_layout():
+    for n_out in (1, 300, 5_000, 50_000, 10**6):
+        sizes = [sizes_for(27, i, o, n_out, 2, "ieee") for i in (4, 32, 96, 256) for o in (20, 96, 256)]
+        assert len({(config.splits, config.tile) for config in sizes}) == 1
+
+
+def test_products_of_float32_are_exact_until_torch_may_round_them():
+    single, before = replace(PROBLEM, dtype=torch.float32), torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        assert next(FLOW.configs(single)).precision == "ieee"
+        torch.set_float32_matmul_precision("high")
+        assert next(FLOW.configs(single)).precision == "tf32"
+        assert next(FLOW.configs(PROBLEM)).precision == "ieee"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"tile": 8}, {"tile_out": 48}, {"tile_in": -64}, {"warps": 3}, {"splits": -1}, {"parts": -1},
+     {"stages": -2}, {"precision": "half"}],
+    ids=str,
+)  # fmt: skip
+def test_numbers_that_no_kernel_runs_with_are_named(wrong):
+    with pytest.raises(RangeError, match="got"):
+        SortedImplicitGemmConfig(**wrong)
+
+
+def test_the_rule_comes_first_and_knows_no_other_number():
+    first, *others = FLOW.configs(PROBLEM)
+
+    assert first == SortedImplicitGemmConfig()
+    assert len(others) > 20
+    assert all(config.tile and config.splits for config in others)
+    assert "sorted_implicit_gemm" in list(DATAFLOWS)[1]
