@@ -41,6 +41,8 @@ class _Forms(Protocol):
         self, fine: SortedKeys, relation: Relation, bounds: Extent
     ) -> tuple[SortedKeys, KernelMap]: ...
 
+    def floor(self, fine: SortedKeys, stride: Triple, bounds: Extent) -> Tensor: ...
+
     def reached(
         self, given: SortedKeys, relation: Relation, bounds: Extent, *, expand: bool = False
     ) -> tuple[SortedKeys, KernelMap | None]: ...
@@ -159,7 +161,7 @@ def strided_level(fine: SortedKeys, relation: Relation, coverage: str) -> Level:
     whole_cell = (stride[0] - 1, stride[1] - 1, stride[2] - 1)
     bounds = fine.extent.moved(stride, last=whole_cell, coarser=True)
     if counted:
-        keys = backend.partition_keys(fine.keys, stride, (0, 0, 0))[0]
+        keys = _forms(fine.keys).floor(fine, stride, bounds)
     else:
         span = device_constant([1, *stride], fine.keys, torch.int32)
         cells = torch.div(unpack(fine.keys), span, rounding_mode="floor")

@@ -12,6 +12,7 @@ from pcsparse.coords.keys import Extent
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys
 from pcsparse.kernels.select import backend_of
+from pcsparse.types import Triple
 
 
 def identity(relation: Relation, n: int, device: torch.device) -> KernelMap:
@@ -34,6 +35,11 @@ def partition(fine: SortedKeys, relation: Relation, bounds: Extent) -> tuple[Sor
     keys, *lists = backend_of(fine.keys).partition_keys(fine.keys, relation.stride, relation.steps()[0])
     coarse = SortedKeys.made(keys, bounds)
     return coarse, _renumbered(Pairs(*lists), fine, coarse, relation)
+
+
+def floor(fine: SortedKeys, stride: Triple, bounds: Extent) -> Tensor:
+    """The cells of `stride` that the voxels lie in: keys (m,) int64, ascending; `bounds` are of no use."""
+    return backend_of(fine.keys).partition_keys(fine.keys, stride, (0, 0, 0))[0]
 
 
 def reached(

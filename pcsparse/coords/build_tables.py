@@ -11,6 +11,7 @@ from pcsparse.coords.keys import Extent
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys
 from pcsparse.kernels.select import backend_of
+from pcsparse.types import Triple
 
 
 def identity(relation: Relation, n: int, device: torch.device) -> KernelMap:
@@ -34,6 +35,13 @@ def partition(fine: SortedKeys, relation: Relation, bounds: Extent) -> tuple[Sor
     )
     coarse = SortedKeys.made(keys, bounds)
     return coarse, _renumbered(table, fine, coarse, relation)
+
+
+def floor(fine: SortedKeys, stride: Triple, bounds: Extent) -> Tensor:
+    """The cells of `stride` that the voxels lie in: keys (m,) int64, ascending."""
+    # of a kernel as long as the stride: every fine cell touches the one that it lies in
+    kernel = stride, stride, (1, 1, 1), (0, 0, 0)
+    return backend_of(fine.keys).reached_level(fine.keys, *kernel, False, (bounds.low, bounds.high))
 
 
 def reached(

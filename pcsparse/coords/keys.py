@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcsparse.coords.device_constant import device_constant
 from pcsparse.errors import RangeError
-from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS
+from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, SHIFTS
 from pcsparse.kernels.select import backend_of
 from pcsparse.types import Triple
 
@@ -127,11 +126,7 @@ def scaled(keys: Tensor, stride: Triple) -> Tensor:
         keys: (n,) int64.
         stride: (x, y, z).
     """
-    # a longer one would leave the range, unless all coordinates are 0 there
-    steps = [min(step, 1 << max(FIELD_BITS)) for step in stride]
-    factors = [1 << BATCH_SHIFT, *(s << shift for s, shift in zip(steps, SHIFTS, strict=True))]
-    bias = sum(b << shift for b, shift in zip(BIAS, SHIFTS, strict=True))
-    return (unpack(keys) * device_constant(factors, keys)).sum(dim=1) + bias
+    return backend_of(keys).scale_keys(keys, stride)
 
 
 def unpack(keys: Tensor) -> Tensor:

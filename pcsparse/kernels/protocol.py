@@ -47,6 +47,18 @@ class Backend(Protocol):
         """
         ...
 
+    def scale_keys(self, keys: Tensor, stride: Triple) -> Tensor:
+        """Keys of stride * coordinates, which keep their order.
+
+        Args:
+            keys: (n,) int64.
+            stride: (x, y, z); what it makes of the coordinates is in the range of a key.
+
+        Returns:
+            (n,) int64.
+        """
+        ...
+
     def sort_keys(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Sort keys, and say where each came from.
 

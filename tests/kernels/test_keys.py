@@ -95,6 +95,34 @@ def test_key_extent_matches_twin(device, coords):
         assert torch.equal(actual.cpu(), expected.cpu())
 
 
+STRIDES = {"same": (1, 1, 1), "axes-apart": (2, 3, 5), "long": (1 << 40, 1, 1 << 20)}
+
+
+def _to_scale(stride: tuple) -> torch.Tensor:
+    """Coordinates that keep in the range when they are scaled: 0 where the stride is long."""
+    steps = torch.tensor(stride)
+    rows = torch.cartesian_prod(torch.tensor([0, 7, 2046]), *(torch.tensor([-6000, -1, 0, 6000]),) * 3)
+    return torch.cat([rows[:, :1], torch.where(steps < 10, rows[:, 1:], 0)], dim=1).int()
+
+
+@pytest.mark.parametrize("stride", STRIDES.values(), ids=STRIDES.keys())
+def test_twin_of_scale_keys(stride):
+    coords = _to_scale(stride)
+    scaled = reference.unpack_keys(reference.scale_keys(reference.pack_rows(coords)[0], stride))
+    assert scaled.tolist() == [
+        [b, *(c * s for c, s in zip(cell, stride, strict=True))] for b, *cell in coords.tolist()
+    ]
+
+
+@pytest.mark.parametrize("stride", STRIDES.values(), ids=STRIDES.keys())
+@pytest.mark.parametrize("n", [0, 1, None])
+def test_scale_keys_matches_twin(device, stride, n):
+    keys = reference.pack_rows(_to_scale(stride)[:n])[0].to(device)
+    actual, expected = backend_of(keys).scale_keys(keys, stride), reference.scale_keys(keys, stride)
+    assert actual.dtype == expected.dtype == torch.int64
+    assert torch.equal(actual, expected)
+
+
 KEYS = {
     "none": lambda rng: torch.zeros(0, dtype=torch.int64),
     "one": lambda rng: torch.tensor([1 << 62]),

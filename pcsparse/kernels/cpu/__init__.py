@@ -22,6 +22,7 @@ from pcsparse.kernels.cpu.importance import mean_magnitude as mean_magnitude
 from pcsparse.kernels.cpu.importance import top_rows as top_rows
 from pcsparse.kernels.cpu.keys import key_extent as key_extent
 from pcsparse.kernels.cpu.keys import pack_rows as pack_rows
+from pcsparse.kernels.cpu.keys import scale_keys as scale_keys
 from pcsparse.kernels.cpu.keys import sort_keys as sort_keys
 from pcsparse.kernels.cpu.keys import unique_keys as unique_keys
 from pcsparse.kernels.cpu.keys import unpack_keys as unpack_keys

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pcsparse.kernels.cpu.launch import jit_parallel, jit_serial
 from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS
+from pcsparse.types import Triple
 
 _BLOCK = 4096
 DIGIT = 12
@@ -109,6 +110,13 @@ def key_extent(keys: Tensor) -> tuple[Tensor, Tensor]:
     # a batch has no bias
     low, high = (torch.tensor(ends) - torch.tensor((0, *BIAS)) for ends in zip(*fields, strict=True))
     return low, high
+
+
+def scale_keys(keys: Tensor, stride: Triple) -> Tensor:
+    # a longer one would leave the range, unless all coordinates are 0 there
+    steps = [min(step, 1 << max(FIELD_BITS)) for step in stride]
+    factors = [1 << BATCH_SHIFT, *(step << shift for step, shift in zip(steps, SHIFTS, strict=True))]
+    return (unpack_keys(keys) * torch.tensor(factors)).sum(dim=1) + _ALL_BIAS
 
 
 @jit_serial

@@ -25,6 +25,7 @@ from pcsparse.kernels.gpu.importance import mean_magnitude as mean_magnitude
 from pcsparse.kernels.gpu.importance import top_rows as top_rows
 from pcsparse.kernels.gpu.keys import key_extent as key_extent
 from pcsparse.kernels.gpu.keys import pack_rows as pack_rows
+from pcsparse.kernels.gpu.keys import scale_keys as scale_keys
 from pcsparse.kernels.gpu.keys import sort_keys as sort_keys
 from pcsparse.kernels.gpu.keys import unpack_keys as unpack_keys
 from pcsparse.kernels.gpu.levels import partition_keys as partition_keys

@@ -67,3 +67,11 @@ extern "C" __global__ void unpack_keys(const i64 *keys, int4 *coords, i64 n) {
     i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) coords[i] = row_of(keys[i]);
 }
+
+extern "C" __global__ void scale_keys(const i64 *keys, i64 *scaled, i64 x, i64 y, i64 z, i64 n) {
+    i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    int4 row = row_of(keys[i]);
+    scaled[i] = ((i64)row.x << BATCH_SHIFT) + ((row.y * x + BIAS_X) << SHIFT_X) +
+                ((row.z * y + BIAS_Y) << SHIFT_Y) + (row.w * z + BIAS_Z);
+}

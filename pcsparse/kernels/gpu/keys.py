@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from pcsparse.kernels.gpu import cuda_text
+from pcsparse.kernels.key_layout import FIELD_BITS
+from pcsparse.types import Triple
 
 _THREADS = 256
 # enough to fill a card, and few enough that their atomics do not queue; a thread takes several rows
@@ -37,6 +39,14 @@ def key_extent(keys: Tensor) -> tuple[Tensor, Tensor]:
     blocks = min(-(-n // _THREADS), _MOST_BLOCKS)
     cuda_text.launch("keys.cu", "key_extent", blocks, _THREADS, keys, facts, n)
     return _extent(facts.cpu())
+
+
+def scale_keys(keys: Tensor, stride: Triple) -> Tensor:
+    # a longer one would leave the range, unless all coordinates are 0 there
+    steps = [min(step, 1 << max(FIELD_BITS)) for step in stride]
+    n, scaled = keys.numel(), torch.empty_like(keys)
+    cuda_text.launch("keys.cu", "scale_keys", -(-n // _THREADS), _THREADS, keys, scaled, *steps, n)
+    return scaled
 
 
 def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS
+from pcsparse.types import Triple
 
 
 def pack_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
@@ -28,6 +29,11 @@ def key_extent(keys: Tensor) -> tuple[Tensor, Tensor]:
     if len(coords) == 0:
         return keys.new_zeros(4), keys.new_zeros(4)
     return coords.amin(dim=0), coords.amax(dim=0)
+
+
+def scale_keys(keys: Tensor, stride: Triple) -> Tensor:
+    coords = unpack_keys(keys).long()
+    return pack_rows(coords * coords.new_tensor([1, *stride]))[0]
 
 
 def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:

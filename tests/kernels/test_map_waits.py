@@ -1,0 +1,48 @@
+"""How often the host waits for a GPU that makes maps: once where it needs a size, or else not at all."""
+
+import pytest
+import torch
+
+from pcsparse.kernels import reference
+from pcsparse.kernels.select import backend_of
+from tests.clouds import CLOUDS
+from tests.emulation import emulate
+from tests.host_waits import host_waits
+
+KEYS = reference.pack_rows(torch.unique(CLOUDS["two-batches"].coords, dim=0))[0]
+N = len(KEYS)
+TABLE = reference.match_table(KEYS, KEYS, torch.tensor([-1]), True)
+CUBE = ((3, 3, 3), (2, 2, 2), (1, 1, 1), (-1, -1, -1))
+BOUNDS = tuple(tuple(end.tolist()) for end in reference.key_extent(KEYS))
+CALLS = {  # waits, tensors of the device, the rest
+    "pack_rows": (1, (reference.unpack_keys(KEYS),), ()),
+    "unpack_keys": (0, (KEYS,), ()),
+    "key_extent": (1, (KEYS,), ()),
+    "scale_keys": (0, (KEYS,), ((2, 2, 2),)),
+    "sort_keys": (0, (KEYS,), ()),
+    "unique_keys": (1, (KEYS,), ()),
+    "match_table": (0, (KEYS, KEYS), ([-1], True)),
+    "match_keys": (1, (KEYS, KEYS), ([-1], True)),
+    "partition_table": (1, (KEYS,), ((2, 2, 2), (0, 0, 0))),
+    "partition_keys": (2, (KEYS,), ((2, 2, 2), (0, 0, 0))),
+    "reached_level": (1, (KEYS,), (*CUBE, False, BOUNDS)),
+    "reached_cells": (2, (KEYS,), CUBE),
+    "renumber_table": (0, (TABLE, torch.arange(N).int(), torch.arange(N).int()), ()),
+    "transpose_table": (0, (TABLE,), (N,)),
+    "table_to_pairs": (1, (TABLE,), ()),
+    "mask_table_outputs": (0, (TABLE, torch.arange(N) % 2 == 0), ()),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_host_waits_for_sizes_only(monkeypatch, name):
+    emulate(monkeypatch)
+    waits, tensors, rest = CALLS[name]
+    for _ in range(2):
+        with host_waits() as seen:
+            # offsets are the host's
+            numbers = [torch.tensor(value) if isinstance(value, list) else value for value in rest]
+            getattr(backend_of(*tensors), name)(*tensors, *numbers)
+    # at the second call small constants lie on the device
+    assert len(seen.places) == waits, seen.places
+    assert not seen.mixed
