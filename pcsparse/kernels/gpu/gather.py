@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pcsparse.kernels.gpu.launch import Launcher
+
 _HALVES = (torch.float16, torch.bfloat16)
 # elements of a program, and the channels of a row that it takes at most
 _ELEMENTS, _COLUMNS = 2048, 256
@@ -73,8 +75,13 @@ def _spread_all(feats: Tensor, places: Tensor, starts: Tensor, out: Tensor) -> N
     rows = _ELEMENTS // columns
     align = _WIDEST_LOAD // feats.element_size() | c_in | feats.stride(0)
     align = align & -align
-    _spread[(triton.cdiv(n_in, rows), triton.cdiv(c_in, columns))](
-        feats, places, starts, out, n_in, c_in // align, feats.stride(0) // align, rows, columns, align
+    _SPREAD(
+        (-(-n_in // rows), -(-c_in // columns), 1),
+        (feats, places, starts, out),
+        (n_in, c_in // align, feats.stride(0) // align),
+        (rows, columns, align),
+        4,
+        1,
     )
 
 
@@ -107,3 +114,6 @@ def _spread(
         place = tl.load(places + first + i, mask=first + i < stop, other=-1)
         at = place.to(tl.int64)[:, None] * c_in + column[None, :]
         tl.store(out + at, values, mask=(place >= 0)[:, None] & inside)
+
+
+_SPREAD = Launcher(_spread)

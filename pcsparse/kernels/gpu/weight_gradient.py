@@ -51,15 +51,15 @@ def grad_weight_layout(table: Tensor) -> list[Tensor]:
     starts = torch.zeros(k + 1, dtype=torch.int32, device=table.device)
     if flat.numel():
         starts[1:] = ends.view(k, n_out)[:, -1]
-        grid = (triton.cdiv(flat.numel(), _PLACES),)
-        _pack_pairs[grid](flat, ends, rows_in, rows_out, flat.numel(), n_out, _PLACES)
+        grid = (-(-flat.numel() // _PLACES), 1, 1)
+        _PACK(grid, (flat, ends, rows_in, rows_out), (k, n_out), (_PLACES,), 4, 1)
     return [rows_in, rows_out, starts]
 
 
-@triton.jit(do_not_specialize=["n_places", "n_out"])
-def _pack_pairs(table, ends, rows_in, rows_out, n_places, n_out, PLACES: tl.constexpr):
+@triton.jit(do_not_specialize=["k", "n_out"])
+def _pack_pairs(table, ends, rows_in, rows_out, k, n_out, PLACES: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * PLACES + tl.arange(0, PLACES)
-    row = tl.load(table + place, mask=place < n_places, other=-1)
+    row = tl.load(table + place, mask=place < n_out.to(tl.int64) * k, other=-1)
     slot = tl.load(ends + place, mask=row >= 0, other=1) - 1
     tl.store(rows_in + slot, row, mask=row >= 0)
     tl.store(rows_out + slot, (place % n_out).to(tl.int32), mask=row >= 0)
@@ -382,4 +382,5 @@ def _add_partials(
     tl.store(out + place, total.to(out.dtype.element_ty), mask=at < n_sums)
 
 
-_SUM_PAIRS, _SUM_ROWS, _ADD = Launcher(_sums_of_pairs), Launcher(_sums_of_rows), Launcher(_add_partials)
+_PACK, _ADD = Launcher(_pack_pairs), Launcher(_add_partials)
+_SUM_PAIRS, _SUM_ROWS = Launcher(_sums_of_pairs), Launcher(_sums_of_rows)
