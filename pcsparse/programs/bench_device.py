@@ -31,7 +31,7 @@ from pcsparse.bench.device.outcome import DeviceResult
 from pcsparse.bench.device.peer import DevicePeer
 from pcsparse.bench.device.peers import PEERS, device_peers
 from pcsparse.bench.device.precision import PRECISIONS
-from pcsparse.bench.device.report import DeviceReport, result_lines, summary_lines
+from pcsparse.bench.device.report import DeviceReport, result_lines, short_line, summary_lines
 from pcsparse.bench.device.scene import (
     SECOND_CORNER,
     SECOND_VOXEL,
@@ -47,6 +47,8 @@ Measure = Callable[[], DeviceResult | tuple[DeviceResult, ...]]
 SECTIONS = ("maps", "layers", "dense", "launch", "nets", "steps")
 _OUT = Path("bench-out")
 _REHEARSED_SIDE = 4
+# seconds of a case, checks and compiling included, that are worth a word
+_LONG = 10.0
 
 
 @dataclass(frozen=True)
@@ -176,13 +178,18 @@ def _attempt(case: str, report: DeviceReport, measure: Callable[[], object]) -> 
         report.broken.append((case, f"{type(error).__name__}: {error}".partition("\n")[0]))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    print(f"  {case}: {time.perf_counter() - begin:.1f} s", flush=True)
+    taken = time.perf_counter() - begin
+    if taken > _LONG:
+        print(f"  {case}: took {taken:.0f} s in all", flush=True)
 
 
 def _add(report: DeviceReport, section: str, measure: Measure) -> None:
     found = measure()
     added = found if isinstance(found, tuple) else (found,)
     report.sections.setdefault(section, []).extend(added)
+    # at once: what is measured must be seen even if a later case never ends
+    for result in added:
+        print(f"  {short_line(result)}", flush=True)
 
 
 class _Scenes:

@@ -22,7 +22,7 @@ from pcsparse.bench.device.outcome import DeviceOutcome, DeviceResult
 from pcsparse.bench.device.peer_flex_gemm import _Neighbours
 from pcsparse.bench.device.peers import device_peers
 from pcsparse.bench.device.precision import FP16, FP32
-from pcsparse.bench.device.report import DeviceReport, result_lines, summary
+from pcsparse.bench.device.report import DeviceReport, result_lines, short_line, summary
 from pcsparse.bench.device.scene import DeviceScene, cloud_of, cube, neighbours
 from pcsparse.bench.ours import Ours
 from pcsparse.bench.unet import LibraryUNet
@@ -246,6 +246,9 @@ def test_the_summary_is_of_the_best_peer_and_not_of_a_reference():
     text = result_lines(report.sections["layers"], None)
     assert "not run  case fp16, spconv: broke" in text
     assert " 8.00 " in text
+    line = short_line(report.sections["layers"][1])
+    assert line == "case fp16: pcsparse 1.000 ms, spconv 8.000 ms, torch.mm 0.500 ms; ratio 8.00"
+    assert "spconv not run" in short_line(report.sections["dense"][0])
 
 
 def test_a_run_writes_what_it_has_and_names_what_broke(tmp_path, monkeypatch, capsys, device):

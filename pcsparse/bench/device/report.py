@@ -81,6 +81,19 @@ def result_lines(results: Sequence[DeviceResult], limits: DeviceLimits | None) -
     return "\n".join([table(columns, rows), *notes])
 
 
+def short_line(result: DeviceResult) -> str:
+    """A case on one line: milliseconds or that there are none; the best peer's time over the package's."""
+    found = []
+    for outcome in result.outcomes:
+        if outcome.times is not None:
+            text = f"{1e3 * outcome.times.best.median:.3f} ms"
+        else:
+            text = "WRONG" if outcome.failed else "not run"
+        found.append(f"{outcome.name} {text}")
+    ratio = "" if result.ratio is None else f"; ratio {result.ratio:.2f}"
+    return f"{result.case} {result.precision}: {', '.join(found)}{ratio}"
+
+
 def _row(
     name: str, result: DeviceResult, outcome: DeviceOutcome, limits: DeviceLimits | None
 ) -> tuple[str, ...]:
