@@ -1,10 +1,14 @@
-"""Convolution over pair lists, an offset after the other, with torch's matrix products."""
+"""Convolution over pair lists, an offset after the other, with torch's matrix products.
+
+For maps that are lists; what is made for speed reads tables, `implicit_gemm`.
+"""
 
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from pcsparse.kernels.gpu.gather import wide_matmul
 from pcsparse.kernels.gpu.row_tiles import wide
 
 
@@ -32,7 +36,7 @@ def output_stationary(
     for k, (start, stop) in enumerate(pairwise(starts.tolist())):
         if stop > start:
             rows = rows_out[start:stop].long()
-            products = feats.index_select(0, rows_in[start:stop]).to(kind) @ weight[k].to(kind)
+            products = wide_matmul(feats.index_select(0, rows_in[start:stop]), weight[k])
             # unique within an offset: no row is written twice
             out[rows] = out.index_select(0, rows) + products
     if bias is not None:
@@ -61,6 +65,7 @@ def output_stationary_grad_weight(
     shape = (starts.numel() - 1, feats.shape[1], grad_out.shape[1])
     grad = torch.zeros(shape, dtype=kind, device=feats.device)
     for k, (start, stop) in enumerate(pairwise(starts.tolist())):
-        gathered = feats.index_select(0, rows_in[start:stop]).to(kind)
-        torch.mm(gathered.T, grad_out.index_select(0, rows_out[start:stop]).to(kind), out=grad[k])
+        if stop > start:
+            gathered = feats.index_select(0, rows_in[start:stop])
+            grad[k] = wide_matmul(gathered.T, grad_out.index_select(0, rows_out[start:stop]))
     return grad.to(feats.dtype)
