@@ -10,8 +10,8 @@ from pcsparse.kernels.select import backend_of
 from tests.tolerance import tolerance
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-# blocks of 256 rows, vectors of 16 or 8 channels, and remainders of both
-SHAPES = [(0, 4), (1, 1), (7, 3), (256, 16), (257, 33), (1000, 19)]
+# blocks of 256 rows, vectors of 16 or 8 channels, tiles of up to 128, and remainders of all
+SHAPES = [(0, 4), (1, 1), (7, 3), (256, 16), (257, 33), (1000, 19), (3, 160)]
 WIDE = torch.float64
 
 
