@@ -1,6 +1,7 @@
 """Counts how often the host would wait for a device, whose place the CPU takes."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -110,13 +111,14 @@ def _sums_up(packet: Any, kwargs: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def host_waits() -> Iterator[HostWaits]:
-    """Count within this context."""
-    waits, plain = (
-        HostWaits(),
-        {name: getattr(Tensor, name) for name in ("tolist", "cpu", "to", "new_tensor")},
-    )
-    tensor = torch.tensor
+def host_waits(device: torch.device) -> Iterator[HostWaits]:
+    """Count within this context: on a CPU in the place of a device, or on a GPU as torch counts."""
+    if device.type == "cuda":
+        with _as_torch_counts() as waits:
+            yield waits
+        return
+    waits, tensor = HostWaits(), torch.tensor
+    plain = {name: getattr(Tensor, name) for name in ("tolist", "cpu", "to", "new_tensor")}
 
     def tolist(self: Tensor) -> Any:
         if self not in waits.hosts:
@@ -160,3 +162,17 @@ def host_waits() -> Iterator[HostWaits]:
         torch.tensor = tensor
         for name, method in plain.items():
             setattr(Tensor, name, method)
+
+
+@contextmanager
+def _as_torch_counts() -> Iterator[HostWaits]:
+    waits, before = HostWaits(), torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            yield waits
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    said = [w for w in found if "synchronizing" in str(w.message)]
+    waits.places += [f"{w.filename.rpartition('/pcsparse/')[2]}:{w.lineno}" for w in said]
