@@ -35,6 +35,9 @@ class _Hosts:
         self._known.add(key)
         return tensor
 
+    def remove(self, tensor: Tensor) -> None:
+        self._known.discard(getattr(tensor, "host_waits_key", None))
+
     def __contains__(self, tensor: Tensor) -> bool:
         return getattr(tensor, "host_waits_key", None) in self._known
 
@@ -66,6 +69,8 @@ class HostWaits(TorchDispatchMode):
         # what is made of nothing is the host's where no device is named
         on_host = all(known) if given else kwargs.get("device") is None
         if func.namespace == "pcsparse":
+            if any(tensor.is_meta for tensor in given):
+                return func(*args, **kwargs)
             # a map's header stays on the host; what our operators do is looked at one by one
             with self:
                 return func._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *args, **kwargs)
@@ -85,7 +90,9 @@ class HostWaits(TorchDispatchMode):
 
     def device_copy(self, tensor: Tensor) -> Tensor:
         """What the host sent to the device."""
-        return torch.zeros_like(tensor, device=tensor.device).copy_(tensor)
+        sent = tensor.clone()
+        self.hosts.remove(sent)
+        return sent
 
     def note(self, what: str, where: list[str]) -> None:
         """Something happens here, unless this stands for the device."""
@@ -130,7 +137,7 @@ def host_waits(device: torch.device) -> Iterator[HostWaits]:
             return self
         waits.note("cpu", waits.places)
         # a copy, as `self` stays on the device
-        return waits.hosts.add(plain["cpu"](self).clone())
+        return waits.hosts.add(self.clone())
 
     def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         moved = plain["to"](self, *args, **kwargs)
