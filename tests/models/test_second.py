@@ -100,11 +100,12 @@ class Dense:
 
 
 @pytest.mark.parametrize("residual", [False, True], ids=["voxel", "residual"])
-def test_it_equals_dense_convolutions(rng, residual):
+def test_it_equals_dense_convolutions(device, rng, residual):
     model, x = backbone(residual=residual), cloud(rng)
     expected = Dense(model.state_dict())(x, residual=residual)
     assert expected.shape == (2, model.spec.bev_channels, *reversed(model.spec.shapes[-1][:2]))
-    torch.testing.assert_close(model(x), expected, **tolerance(torch.float64, 2000))
+    found = model.to(device)(x.to(device)).cpu()
+    torch.testing.assert_close(found, expected, **tolerance(torch.float64, 2000))
     assert float(expected.abs().max()) > 0.1
 
 
@@ -122,9 +123,9 @@ def test_gradients_equal_those_of_dense_convolutions(rng):
         torch.testing.assert_close(mine, theirs, **tolerance(torch.float64, 10_000, factor=100.0))
 
 
-def test_fused_it_gives_the_same(rng):
+def test_fused_it_gives_the_same(device, rng):
     for residual in (False, True):
-        model, x = backbone(residual=residual), cloud(rng)
+        model, x = backbone(residual=residual).to(device), cloud(rng).to(device)
         fused = fuse(model)
         assert not any(isinstance(module, BatchNorm) for module in fused.modules())
         torch.testing.assert_close(fused(x), model(x), **tolerance(torch.float64, 2000))
