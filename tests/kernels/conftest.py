@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.emulation import emulate, skip_what_is_not_there
+from tests.emulation import emulate
 
 EMULATED = "gpu-emulated"
 
@@ -28,8 +28,6 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     if request.param == EMULATED:
         emulate(monkeypatch)
         return torch.device("cpu")
-    if request.param == "cuda":
-        skip_what_is_not_there(monkeypatch, "cuda")
     return torch.device(request.param)
 
 
