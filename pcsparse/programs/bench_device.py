@@ -39,7 +39,7 @@ from pcsparse.bench.device.scene import (
     cloud_of,
     cube,
 )
-from pcsparse.errors import PcsparseError, UnsupportedError
+from pcsparse.errors import PcsparseError, RangeError, UnsupportedError
 from pcsparse.models import SecondSpec
 from pcsparse.timing import environment
 
@@ -95,7 +95,9 @@ def main(arguments: Sequence[str], *, sections: Iterable[str] = SECTIONS, name: 
     parser.add_argument("--cloud", type=Path, help="a 64-beam sweep (default: a simulated one)")
     parser.add_argument("--sweeps", type=Path, help="ten sweeps for CenterPoint (default: simulated ones)")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--runs", type=int, help="of each candidate at most (default 30; quick 7)")
+    parser.add_argument(
+        "--runs", type=int, help="of each candidate at most (default 30; quick 7); 1 is for the checks alone"
+    )
     parser.add_argument("--seconds", type=float, help="for each case (default 3; quick 0.5)")
     parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no case is started")
     parser.add_argument("--out", type=Path, help=f"JSON file (default: in {_OUT})")
@@ -110,8 +112,8 @@ def main(arguments: Sequence[str], *, sections: Iterable[str] = SECTIONS, name: 
             given.cloud,
             given.sweeps,
             tuple(given.peers),
-            given.runs or (7 if given.quick else 30),
-            given.seconds or (0.5 if given.quick else 3.0),
+            given.runs if given.runs is not None else (7 if given.quick else 30),
+            given.seconds if given.seconds is not None else (0.5 if given.quick else 3.0),
             given.budget,
             given.out or _OUT / f"{name}.json",
         )
@@ -122,10 +124,13 @@ def run(settings: DeviceSettings) -> int:
     """Print tables and write the JSON file.
 
     Raises:
+        RangeError: fewer than one run.
         UnsupportedError: there is no such device.
         FormatError: a cloud cannot be read.
     """
     begin = time.perf_counter()
+    if settings.runs < 1:
+        raise RangeError(f"runs must be at least 1, got {settings.runs}")
     if settings.device.type == "cuda" and not torch.cuda.is_available():
         raise UnsupportedError(f"torch {torch.__version__} sees no CUDA device; --device cpu is a rehearsal")
     where = environment()
@@ -141,7 +146,9 @@ def run(settings: DeviceSettings) -> int:
     )
     for name, remark in (*report.peers, *report.absent):
         print(f"peer: {name}" + (f"; {remark}" if remark else ""))
-    _attempt("limits", report, lambda: _limits(report, settings))
+    # one run is for the checks, and for caches of compiled kernels: its times are nothing to go by
+    if settings.runs > 1:
+        _attempt("limits", report, lambda: _limits(report, settings))
     for section in (name for name in SECTIONS if name in settings.sections):
         for case, measure in _cases(section, settings, scenes, peers):
             if time.perf_counter() - begin > settings.budget:

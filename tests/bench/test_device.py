@@ -27,7 +27,7 @@ from pcsparse.bench.device.scene import DeviceScene, cloud_of, cube, neighbours
 from pcsparse.bench.ours import Ours
 from pcsparse.bench.unet import LibraryUNet
 from pcsparse.coords.relation import Relation
-from pcsparse.errors import FormatError
+from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec, SecondSpec
 from pcsparse.nn import fuse
 from pcsparse.programs import bench_device
@@ -272,6 +272,14 @@ def test_a_run_writes_what_it_has_and_names_what_broke(tmp_path, monkeypatch, ca
     assert cases == ["map 3^3", "map 3^3 ready in the cache"]
     assert report["rehearsal"] == (device.type == "cpu")
     assert "BROKEN  launch" in capsys.readouterr().out
+
+
+def test_what_cannot_run_is_refused():
+    with pytest.raises(RangeError, match="runs must be at least 1"):
+        bench_device.main(["--device", "cpu", "--runs", "0"])
+    if not torch.cuda.is_available():
+        with pytest.raises(UnsupportedError, match="--device cpu is a rehearsal"):
+            bench_device.main(["--device", "cuda"])
 
 
 def test_no_case_starts_once_the_budget_is_spent(tmp_path, monkeypatch):
