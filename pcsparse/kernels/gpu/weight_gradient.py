@@ -16,6 +16,7 @@ cross from one offset to the next are those of stream-K (Osama et al., PPoPP 202
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import triton
@@ -24,20 +25,20 @@ from torch import Tensor
 
 from pcsparse.kernels.gpu.launch import Launcher
 
-# programs wanted: four on each of the 132 processors of an H100 or H200
-_PROGRAMS = 528
+# programs wanted: two on each of the 132 processors of an H100 or H200; more of them write more partial sums
+_PROGRAMS = 264
 # channels of a tile; exact products of float32 have no tensor core, and fewer sums fit the registers
 _WIDEST, _WIDEST_EXACT = 128, 64
-# lines of a tile of several offsets, one an offset and channel
-_LINES = 128
 # rows that are multiplied together, by the bytes of a channel
-_ROWS_TOGETHER, _ROWS_EXACT = {2: 64, 4: 32}, 16
+_ROWS_TOGETHER = {2: 64, 4: 32}
 # blocks of pairs that repay a partial sum; a third of the places of a table are filled, about
 _BLOCKS_A_SHARE, _PLACES_A_PAIR = 4, 3
 # a load of indices and a load of rows are ahead of the product: three blocks of rows are then on their way
 _STAGES = 6
-# places of the table, and partial sums, of one program; partial sums that are loaded before they are added
-_PLACES, _SUMS, _AHEAD = 1024, 256, 16
+# places of the table of one program
+_PLACES = 1024
+# sums of one program that adds, and of one list of it; partial sums that are loaded before they are added
+_SUMS, _LEAST_SUMS, _AHEAD = 1024, 64, 8
 # bytes that one load takes at most
 _WIDEST_LOAD = 16
 
@@ -79,121 +80,90 @@ def implicit_gemm_grad_weight(
 ) -> Tensor:
     c_in, c_out = feats.shape[1], grad_out.shape[1]
     feats, grad_out = _loadable(feats), _loadable(grad_out)
-    out = feats.new_empty(table.shape[0], feats.shape[1], grad_out.shape[1])
-    if table.numel() == 0:
-        return out[:, :c_in, :c_out].zero_()
-    exact = feats.dtype == torch.float32 and precision == "ieee"
-    widest = _WIDEST_EXACT if exact else _WIDEST
-    sizes = _Sizes(
-        tile_in or (widest if layout is None else min(widest, _tile(feats.shape[1]))),
-        tile_out or min(widest, _tile(grad_out.shape[1])),
-        tile_rows or (_ROWS_EXACT if exact else _ROWS_TOGETHER[feats.element_size()]),
-        partials,
+    (k, n_out), wide_in, wide_out = table.shape, feats.shape[1], grad_out.shape[1]
+    if k * n_out == 0:
+        return feats.new_zeros(k, c_in, c_out)
+    plan = _plan(
+        (k, n_out, wide_in, wide_out),
+        (feats.stride(0), grad_out.stride(0)),
+        feats.element_size(),
+        layout is not None,
+        (tile_in, tile_out, tile_rows, partials),
         precision,
     )
+    out = feats.new_empty(k, wide_in, wide_out)
+    sums = torch.empty(plan.n_sums, dtype=torch.float32, device=feats.device)
     if layout is None:
-        _by_table(feats, grad_out, table.contiguous(), out, sizes)
+        starts = table = table.contiguous()
+        _SUM_ROWS(plan.grid, (feats, grad_out, table, sums), *plan.sum)
     else:
-        _by_pairs(feats, grad_out, layout, table.shape[1], out, sizes)
-    return out[:, :c_in, :c_out].contiguous()
+        rows_in, rows_out, starts = layout
+        _SUM_PAIRS(plan.grid, (feats, grad_out, rows_in, rows_out, starts, sums), *plan.sum)
+    _ADD(plan.adding_grid, (sums, starts, out), *plan.add)
+    return out if (c_in, c_out) == (wide_in, wide_out) else out[:, :c_in, :c_out].contiguous()
+
+
+# numbers, constants, warps and stages of a kernel, as `Launcher` takes them
+Form = tuple[tuple[int, ...], tuple[int | bool | str, ...], int, int]
 
 
 @dataclass(frozen=True)
-class _Sizes:
-    """Of the tiles of a program; `partials` is 0 for the rule."""
+class _Plan:
+    """All that the sizes of a problem decide.
 
-    tile_in: int
-    tile_out: int
-    tile_rows: int
-    partials: int
-    precision: str
+    Attributes:
+        n_sums: float32 numbers of all partial sums.
+        grid, sum: of the kernel that makes them.
+        adding_grid, add: of the kernel that adds them.
+    """
 
-    def shares(self, rows: int, tiles: int) -> int:
-        """Into how many the rows are cut, so that there are enough programs and each has enough to do."""
-        most = rows // (_BLOCKS_A_SHARE * self.tile_rows)
-        return self.partials or max(1, min(most, -(-_PROGRAMS // tiles)))
+    n_sums: int
+    grid: tuple[int, int, int]
+    sum: Form
+    adding_grid: tuple[int, int, int]
+    add: Form
 
 
-def _by_pairs(
-    feats: Tensor, grad_out: Tensor, layout: list[Tensor], n_out: int, out: Tensor, sizes: _Sizes
-) -> None:
-    (k, c_in, c_out), (rows_in, rows_out, starts) = out.shape, layout
-    tiles = -(-c_in // sizes.tile_in) * -(-c_out // sizes.tile_out)
-    shares = sizes.shares(k * n_out // _PLACES_A_PAIR, tiles)
-    sums = torch.empty(shares + k - 1, c_in, c_out, dtype=torch.float32, device=feats.device)
-    in_align, out_align = _alignment(feats), _alignment(grad_out)
-    _SUM_PAIRS(
+@lru_cache(maxsize=4096)
+def _plan(
+    sizes: tuple[int, int, int, int],
+    steps: tuple[int, int],
+    itemsize: int,
+    by_pairs: bool,
+    wanted: tuple[int, int, int, int],
+    precision: str,
+) -> _Plan:
+    (k, n_out, c_in, c_out), exact = sizes, itemsize == 4 and precision == "ieee"
+    widest = _WIDEST_EXACT if exact else _WIDEST
+    tile_out = wanted[1] or min(widest, _tile(c_out))
+    block = wanted[2] or _ROWS_TOGETHER[itemsize]
+    in_align, out_align = _alignment(itemsize, c_in, steps[0]), _alignment(itemsize, c_out, steps[1])
+    if by_pairs:
+        tile_in, rows = wanted[0] or min(widest, _tile(c_in)), k * n_out // _PLACES_A_PAIR
+        lines, tiles = (triton.next_power_of_2(k), tile_in), -(-c_in // tile_in) * -(-c_out // tile_out)
+    else:
+        # lines of the tile, an offset and a channel each
+        channels, rows = triton.next_power_of_2(c_in), n_out
+        tile_in = max(channels, min(wanted[0] or widest, _tile(k * channels)))
+        lines = (tile_in // channels, channels)
+        tiles = -(-k // lines[0]) * -(-c_out // tile_out)
+    shares = wanted[3] or max(1, min(rows // (_BLOCKS_A_SHARE * block), -(-_PROGRAMS // tiles)))
+    numbers = (k, c_in // in_align, c_out // out_align, steps[0] // in_align, steps[1] // out_align, shares)
+    constants = (*lines, tile_out, block, in_align, out_align, precision)
+    lists, width = _adding(k * c_in * c_out)
+    return _Plan(
+        (shares + k - 1 if by_pairs else shares * k) * c_in * c_out,
         (shares * tiles, 1, 1),
-        (feats, grad_out, rows_in, rows_out, starts, sums),
-        (
-            k,
-            c_in // in_align,
-            c_out // out_align,
-            feats.stride(0) // in_align,
-            grad_out.stride(0) // out_align,
-            shares,
-        ),
-        (
-            triton.next_power_of_2(k),
-            sizes.tile_in,
-            sizes.tile_out,
-            sizes.tile_rows,
-            in_align,
-            out_align,
-            sizes.precision,
-        ),
-        _warps(sizes.tile_in, sizes.tile_out),
-        _STAGES,
+        (numbers if by_pairs else (n_out, *numbers), constants, _warps(tile_in, tile_out, itemsize), _STAGES),
+        (k, -(-c_in * c_out // width), 1),
+        ((k, c_in * c_out, shares, block), (by_pairs, lists, width, _AHEAD), 4, 1),
     )
-    _add(sums, starts, out, shares, sizes.tile_rows, by_pairs=True)
 
 
-def _by_table(feats: Tensor, grad_out: Tensor, table: Tensor, out: Tensor, sizes: _Sizes) -> None:
-    (k, c_in, c_out), n_out = out.shape, table.shape[1]
-    channels = triton.next_power_of_2(c_in)
-    # lines of the tile, a pair of offset and channel each
-    lines = max(channels, min(sizes.tile_in, _tile(k * channels)))
-    tiles = -(-k // (lines // channels)) * -(-c_out // sizes.tile_out)
-    shares = sizes.shares(n_out, tiles)
-    sums = torch.empty(shares * k, c_in, c_out, dtype=torch.float32, device=feats.device)
-    in_align, out_align = _alignment(feats), _alignment(grad_out)
-    _SUM_ROWS(
-        (shares * tiles, 1, 1),
-        (feats, grad_out, table, sums),
-        (
-            k,
-            n_out,
-            c_in // in_align,
-            c_out // out_align,
-            feats.stride(0) // in_align,
-            grad_out.stride(0) // out_align,
-            shares,
-        ),
-        (
-            lines // channels,
-            channels,
-            sizes.tile_out,
-            sizes.tile_rows,
-            in_align,
-            out_align,
-            sizes.precision,
-        ),
-        _warps(lines, sizes.tile_out),
-        _STAGES,
-    )
-    _add(sums, table, out, shares, sizes.tile_rows, by_pairs=False)
-
-
-def _add(sums: Tensor, starts: Tensor, out: Tensor, shares: int, block: int, *, by_pairs: bool) -> None:
-    k, c_in, c_out = out.shape
-    _ADD(
-        (k, -(-c_in * c_out // _SUMS), 1),
-        (sums, starts, out),
-        (k, c_in * c_out, shares, block),
-        (by_pairs, _SUMS, _AHEAD),
-        4,
-        1,
-    )
+def _adding(n_sums: int) -> tuple[int, int]:
+    """Lists and sums of a program that adds partial sums: many lists where few sums make few programs."""
+    width = min(_SUMS, max(_LEAST_SUMS, triton.next_power_of_2(n_sums // _PROGRAMS)))
+    return _SUMS // width, width
 
 
 def _loadable(rows: Tensor) -> Tensor:
@@ -209,13 +179,14 @@ def _tile(channels: int) -> int:
     return max(16, triton.next_power_of_2(channels))
 
 
-def _warps(tile_in: int, tile_out: int) -> int:
-    return 8 if tile_in * tile_out > 64 * 128 else 4
+def _warps(tile_in: int, tile_out: int, itemsize: int) -> int:
+    # two programs of four warps hide each other's waits, if their operands leave room for both
+    return 8 if tile_in * tile_out * itemsize > 128 * 128 * 2 else 4
 
 
-def _alignment(rows: Tensor) -> int:
+def _alignment(itemsize: int, channels: int, step: int) -> int:
     """Channels that every row and every edge of a row is a multiple of: what one load may take at once."""
-    whole = _WIDEST_LOAD // rows.element_size() | rows.shape[1] | rows.stride(0)
+    whole = _WIDEST_LOAD // itemsize | channels | step
     return whole & -whole
 
 
@@ -296,8 +267,8 @@ def _sums_of_rows(
     grad_out,
     table,
     sums,
-    k,
     n_out,
+    k,
     c_in,
     c_out,
     feats_step,
@@ -358,28 +329,34 @@ def _add_partials(
     shares,
     block,
     BY_PAIRS: tl.constexpr,
+    LISTS: tl.constexpr,
     SUMS: tl.constexpr,
     AHEAD: tl.constexpr,
 ):
-    offset = tl.program_id(0)
+    # the partial sums of an offset are cut into lists, each added in order, and then the lists
+    offset, each = tl.program_id(0), tl.arange(0, LISTS)
     if BY_PAIRS:
-        length = tl.cdiv(tl.cdiv(tl.load(starts + k), shares), block) * block
+        length = tl.maximum(tl.cdiv(tl.cdiv(tl.load(starts + k), shares), block) * block, 1)
         low, high = tl.load(starts + offset), tl.load(starts + offset + 1)
         # an offset without pairs has no partial sum
-        first = low // tl.maximum(length, 1) + offset
-        stop = tl.where(low < high, (high - 1) // tl.maximum(length, 1) + offset + 1, first)
-        step = 1
+        first = low // length
+        count = tl.where(low < high, (high - 1) // length + 1 - first, 0)
+        first, step = first + offset, 1
     else:
-        first, stop, step = offset, offset + shares * k, k
+        first, count, step = offset, shares, k
+    span = tl.cdiv(count, LISTS)
+    limit = tl.minimum(count, (each + 1) * span)
     at = tl.program_id(1) * SUMS + tl.arange(0, SUMS)
-    total = tl.zeros((SUMS,), dtype=tl.float32)
-    for slot in range(first, stop, step * AHEAD):
+    inside = (at < n_sums)[None, :]
+    total = tl.zeros((LISTS, SUMS), dtype=tl.float32)
+    for done in range(0, span, AHEAD):
         for ahead in tl.static_range(AHEAD):
-            here = slot + ahead * step
-            inside = at < tl.where(here < stop, n_sums, 0)
-            total += tl.load(sums + here.to(tl.int64) * n_sums + at, mask=inside, other=0.0)
+            turn = each * span + done + ahead
+            real = turn < limit
+            slot = (first + turn * step).to(tl.int64)[:, None] * n_sums
+            total += tl.load(sums + slot + at[None, :], mask=real[:, None] & inside, other=0.0)
     place = offset.to(tl.int64) * n_sums + at
-    tl.store(out + place, total.to(out.dtype.element_ty), mask=at < n_sums)
+    tl.store(out + place, tl.sum(total, axis=0).to(out.dtype.element_ty), mask=at < n_sums)
 
 
 _PACK, _ADD = Launcher(_pack_pairs), Launcher(_add_partials)
