@@ -14,29 +14,38 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pcsparse.kernels.gpu.launch import Launcher
+
 MOST_TOGETHER = 16
 """Lists are filled up to a multiple of as many offsets as one step of the GEMM may take."""
+# rows that are ranked together, and offsets that are looked at together
 _ROWS, _OFFSETS = 256, 32
-_COUNTED = 4096
+# shares of the rows that are counted apart, at most, and rows that are counted together
+_MOST_SHARES, _COUNTED = 32, 1024
 
 
 def gemm_layout(table: Tensor, splits: int, tile: int) -> list[Tensor]:
     k, n_out = table.shape
     chunk = -(-k // splits)
-    together = min(MOST_TOGETHER, triton.next_power_of_2(max(chunk, 1)))
+    together = min(MOST_TOGETHER, _power_of_two(chunk))
     length, tiles = -(-chunk // together) * together, -(-n_out // tile)
-
-    def fresh(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.int32, device=table.device)
-
-    rows, lists = fresh(splits, tiles * tile), fresh(splits, tiles, length + 1)
-    index = fresh(splits, tiles, length, tile)
+    rows = table.new_empty((splits, tiles * tile))
+    lists = table.new_empty((splits, tiles, length + 1))
+    index = table.new_empty((splits, tiles, length, tile))
     if n_out:
         order = torch.sort(_ranks(table, splits, chunk), dim=1, descending=True, stable=True).indices
-        _fill_tiles[(tiles, splits)](
-            table, order, rows, index, lists, k, n_out, chunk, length, together, tile, _OFFSETS, MOST_TOGETHER
+        _FILL(
+            (tiles, splits, 1),
+            (table, order, rows, index, lists),
+            (k, n_out, chunk, length),
+            (together, tile, _OFFSETS, MOST_TOGETHER),
         )
     return [rows, index, lists]
+
+
+def _power_of_two(n: int) -> int:
+    """The least that is not below `n`."""
+    return 1 << max(n - 1, 0).bit_length()
 
 
 def _ranks(table: Tensor, splits: int, chunk: int) -> Tensor:
@@ -45,36 +54,58 @@ def _ranks(table: Tensor, splits: int, chunk: int) -> Tensor:
     bits = min(chunk, 63)
     # a narrow key is sorted in fewer passes
     kind = torch.int16 if bits < 16 else torch.int32 if bits < 32 else torch.int64
-    keys = torch.empty(splits, n_out, dtype=kind, device=table.device)
-    blocks = -(-n_out // _COUNTED)
-    counts = torch.empty(blocks, k, dtype=torch.int32, device=table.device)
+    keys = table.new_empty((splits, n_out), dtype=kind)
+    shares = min(_MOST_SHARES, _power_of_two(-(-n_out // _COUNTED)))
+    counts = table.new_empty((shares, k))
     if k:
-        _count_blocks[(blocks, k)](table, counts, k, n_out, _COUNTED)
-    offsets = triton.next_power_of_2(max(chunk, 1))
-    _rank_rows[(-(-n_out // _ROWS), splits)](
-        table, counts.sum(dim=0, dtype=torch.int32), keys, k, n_out, chunk, bits, offsets, _ROWS
+        _COUNT((k, shares, 1), (table, counts), (k, n_out), (shares, _COUNTED))
+    _RANK(
+        (-(-n_out // _ROWS), splits, 1),
+        (table, counts, keys),
+        (k, n_out, chunk, bits),
+        (_power_of_two(chunk), shares, _ROWS),
     )
     return keys
 
 
-@triton.jit
-def _count_blocks(table, counts, k, n_out, COUNTED: tl.constexpr):
-    offset = tl.program_id(1)
-    r = tl.program_id(0) * COUNTED + tl.arange(0, COUNTED)
-    i = tl.load(table + offset.to(tl.int64) * n_out + r, mask=r < n_out, other=-1)
-    tl.store(counts + tl.program_id(0) * k + offset, tl.sum((i >= 0).to(tl.int32), axis=0))
+@triton.jit(do_not_specialize=["k", "n_out"])
+def _count_pairs(table, counts, k, n_out, SHARES: tl.constexpr, COUNTED: tl.constexpr):
+    offset, share = tl.program_id(0), tl.program_id(1)
+    size = tl.cdiv(n_out, SHARES)
+    stop = tl.minimum(n_out, (share + 1) * size)
+    found = tl.zeros((COUNTED,), dtype=tl.int32)
+    table += offset.to(tl.int64) * n_out
+    for begin in range(share * size, stop, COUNTED):
+        r = begin + tl.arange(0, COUNTED)
+        found += (tl.load(table + r, mask=r < stop, other=-1) >= 0).to(tl.int32)
+    tl.store(counts + share * k + offset, tl.sum(found, axis=0))
 
 
-@triton.jit
-def _rank_rows(table, counts, keys, k, n_out, chunk, bits, OFFSETS: tl.constexpr, ROWS: tl.constexpr):
+@triton.jit(do_not_specialize=["k", "n_out", "chunk", "bits"])
+def _rank_rows(
+    table,
+    counts,
+    keys,
+    k,
+    n_out,
+    chunk,
+    bits,
+    OFFSETS: tl.constexpr,
+    SHARES: tl.constexpr,
+    ROWS: tl.constexpr,
+):
     split = tl.program_id(1)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     each = tl.arange(0, OFFSETS)
     last = tl.minimum(chunk, k - split * chunk)
-    count = tl.load(counts + split * chunk + each, mask=each < last, other=0)
+    counts += split * chunk
+    of_share = tl.load(
+        counts + (tl.arange(0, SHARES)[:, None] * k + each[None, :]), mask=(each < last)[None, :], other=0
+    )
+    count = tl.sum(of_share, axis=0)
     key = tl.zeros((ROWS,), dtype=tl.int64)
     for j in range(0, last):
-        here = tl.load(counts + split * chunk + j)
+        here = tl.sum(tl.where(each == j, count, 0), axis=0)
         # offsets that no row has say nothing: they come last
         rarer = (count > 0) & ((count < here) | ((count == here) & (each < j)))
         place = bits - 1 - tl.sum(rarer.to(tl.int32), axis=0)
@@ -88,7 +119,7 @@ def _rank_rows(table, counts, keys, k, n_out, chunk, bits, OFFSETS: tl.constexpr
     tl.store(keys + split.to(tl.int64) * n_out + r, key.to(keys.dtype.element_ty), mask=r < n_out)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k", "n_out", "chunk", "length"])
 def _fill_tiles(
     table,
     order,
@@ -99,7 +130,7 @@ def _fill_tiles(
     n_out,
     chunk,
     length,
-    together,
+    TOGETHER: tl.constexpr,
     TILE: tl.constexpr,
     OFFSETS: tl.constexpr,
     MOST: tl.constexpr,
@@ -127,7 +158,10 @@ def _fill_tiles(
         count += tl.sum(active.to(tl.int32), axis=0)
     # a step of the GEMM may take some more: no rows of the first offset
     spare = count + tl.arange(0, MOST)
-    wanted = spare < tl.cdiv(count, together) * together
+    wanted = spare < tl.cdiv(count, TOGETHER) * TOGETHER
     tl.store(index + (spare[:, None] * TILE + r[None, :]), -1, mask=wanted[:, None])
     tl.store(lists + 1 + spare, 0, mask=wanted)
     tl.store(lists, count)
+
+
+_COUNT, _RANK, _FILL = Launcher(_count_pairs), Launcher(_rank_rows), Launcher(_fill_tiles)

@@ -54,7 +54,7 @@ def implicit_gemm(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
 ) -> Tensor:
-    out = torch.empty(n_out, weight.shape[2], dtype=feats.dtype, device=feats.device)
+    out = feats.new_empty((n_out, weight.shape[2]))
     if n_out == 0:
         return out
     feats = feats if feats.stride(1) == 1 else feats.contiguous()
@@ -80,7 +80,7 @@ def implicit_gemm(
     )
     if mirrored and len(weight):
         weight = weight[-1]
-    sums = torch.empty(lots, *out.shape, dtype=torch.float32, device=out.device) if partial else out
+    sums = out.new_empty((lots, *out.shape), dtype=torch.float32) if partial else out
     _MULTIPLY(
         (tiles * -(-out.shape[1] // tile_out), lots, 1),
         (feats, weight, sums, rows, index, lists, *(_NOTHING if partial else finish)),
@@ -319,7 +319,7 @@ def _multiply(
     tl.store(out + at, sums.to(out.dtype.element_ty), mask=kept)
 
 
-@triton.jit(do_not_specialize=["n_out", "c_out", "lots"])
+@triton.jit(do_not_specialize=["n_out", "c_out"])
 def _add_lots(
     sums,
     out,
@@ -331,9 +331,9 @@ def _add_lots(
     shift,
     n_out,
     c_out,
-    lots,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    LOTS: tl.constexpr,
     OUT_ALIGN: tl.constexpr,
     RELU: tl.constexpr,
 ):
@@ -345,7 +345,7 @@ def _add_lots(
     at = row.to(tl.int64)[:, None] * c_out + n[None, :]
     kept = (row >= 0)[:, None] & inside[None, :]
     total = tl.load(sums + at, mask=kept, other=0.0)
-    for _ in range(1, lots):
+    for _ in tl.static_range(1, LOTS):
         sums += n_out.to(tl.int64) * c_out
         total += tl.load(sums + at, mask=kept, other=0.0)
     total = _finish(total, at, row, n, kept, inside, bias, residual, mask, through, scale, shift, RELU)
@@ -363,8 +363,6 @@ def _add(sums: Tensor, out: Tensor, finish: tuple[Tensor | None, ...], relu: boo
     _ADD(
         (-(-n_out // rows), -(-c_out // columns), 1),
         (sums, out, *finish),
-        (n_out, c_out // align, lots),
-        (rows, columns, align, relu),
-        4,
-        1,
+        (n_out, c_out // align),
+        (rows, columns, lots, align, relu),
     )

@@ -1,7 +1,9 @@
 """How a Triton kernel of the hot path is started: compiled once a form, then called without the binder.
 
 Triton looks at every argument of every call to find the compiled form; on a small level that takes longer
-than the kernel. Here the caller says which form it wants, and gets the compiled kernel's own entry.
+than the kernel. Here the caller says which form it wants, and calls the compiled kernel's own entry, with
+addresses in the place of tensors. (Both are what Triton 3.6 to 3.9 do themselves. Its launch hooks, which
+serve profilers, are not called.)
 """
 
 from collections.abc import Hashable
@@ -10,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BYTES_TOGETHER = 16
+# what Triton looks for in an address: loads of this many bytes
+_ALIGNED = 16
 
 
 class Launcher:
     """One Triton kernel and its compiled forms.
 
     Args:
-        kernel: a function under `triton.jit` whose integer arguments are not specialised.
+        kernel: a function under `triton.jit` that does not specialise its integer arguments.
     """
 
     def __init__(self, kernel: Any) -> None:
@@ -30,39 +33,49 @@ class Launcher:
         tensors: tuple[Tensor | None, ...],
         numbers: tuple[int, ...],
         constants: tuple[Any, ...],
-        warps: int,
-        stages: int,
+        warps: int = 4,
+        stages: int = 3,
     ) -> None:
         """Start the kernel on the current stream of the device of the first tensor.
 
         Args:
             grid: programs; none may be 0.
-            tensors: the first arguments, in order.
+            tensors: the first arguments, in order, the first one not None.
             numbers: the next ones; each fits 32 bits.
             constants: the last ones, those that shape the code.
             warps: warps a program.
             stages: of the loads ahead.
         """
-        device = _device_of(tensors)
-        if device is None:
-            # Triton's interpreter, on CPU tensors
+        first = tensors[0]
+        assert first is not None
+        if not first.is_cuda:
+            # Triton's interpreter
             self._start(grid, tensors, numbers, constants, warps, stages)
             return
-        if device != torch.cuda.current_device():
+        device = first.get_device()
+        if device != torch._C._cuda_getDevice():
             with torch.cuda.device(device):
                 self(grid, tensors, numbers, constants, warps, stages)
             return
-        pointers = tuple(None if tensor is None else tensor.data_ptr() for tensor in tensors)
-        kinds = tuple(
-            None if pointer is None else (tensor.dtype, pointer % _BYTES_TOGETHER == 0)  # type: ignore[union-attr]
-            for tensor, pointer in zip(tensors, pointers, strict=True)
-        )
-        form = (device, warps, stages, constants, kinds)
+        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        together = 0
+        for pointer in pointers:
+            together |= pointer or 0
+        if together % _ALIGNED:
+            # seldom: a part of a tensor, which has a form of its own
+            self._start(grid, tensors, numbers, constants, warps, stages)
+            return
+        dtypes = tuple([None if tensor is None else tensor.dtype for tensor in tensors])
+        form = (device, warps, stages, constants, dtypes)
         compiled = self._forms.get(form)
         if compiled is None:
             self._forms[form] = self._start(grid, tensors, numbers, constants, warps, stages)
             return
-        compiled[grid](*pointers, *numbers, *constants)
+        stream = torch._C._cuda_getCurrentRawStream(device)
+        packed = compiled.packed_metadata
+        compiled.run(
+            *grid, stream, compiled.function, packed, None, None, None, *pointers, *numbers, *constants
+        )
 
     def _start(
         self,
@@ -75,8 +88,3 @@ class Launcher:
     ) -> Any:
         arguments = (*tensors, *numbers, *constants)
         return self._kernel[grid](*arguments, num_warps=warps, num_stages=stages)
-
-
-def _device_of(tensors: tuple[Tensor | None, ...]) -> int | None:
-    first = tensors[0]
-    return first.device.index if first is not None and first.is_cuda else None
