@@ -93,16 +93,17 @@ def test_tensors_that_share_memory_share_it_in_the_shim():
 def test_a_launch_passes_addresses_and_numbers(monkeypatch):
     calls = []
     monkeypatch.setattr(cuda_text, "_function", lambda *which: lambda *how: calls.append((which, how)))
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    monkeypatch.setattr(cuda_text, "_word", lambda: lambda number: number)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 77, raising=False)
     numbers = torch.arange(10)
     cuda_text.launch("a.cu", "f", 3, 64, numbers[2:], True, 5, shared=16)
     cuda_text.launch("a.cu", "f", 0, 64, numbers)
 
     ((which, (grid, block, values, shared, stream)),) = calls
-    assert which == ("a.cu", "f", None)
+    assert which == ("a.cu", "f", -1)
     assert (grid, block, shared, stream.ptr) == ((3,), (64,), 16, 77)
-    assert values == (numbers.data_ptr() + 16, 1, 5)
+    assert values == [numbers.data_ptr() + 16, 1, 5]
     assert [type(value) for value in values] == [int] * 3
 
 
@@ -111,3 +112,12 @@ def test_text_knows_the_layout_of_a_key():
     assert "#define SHIFT_X 34LL\n" in text
     assert "#define BIAS_Z 32768LL\n" in text
     assert text.index("#line 1 ") < text.index("pack_rows")
+
+
+def test_cupy_takes_words_of_64_bits():
+    pytest.importorskip("cupy.cuda.function", reason="cupy is not installed here")
+    word = cuda_text._word()
+    word(-(1 << 63))
+    word((1 << 63) - 1)
+    with pytest.raises(OverflowError):
+        word(1 << 63)
