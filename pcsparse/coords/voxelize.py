@@ -70,23 +70,24 @@ def voxelize(
         check_dtype("batch", batch, torch.int32, torch.int64)
     corner = device_constant(origin, points, torch.float64)
     cells = torch.floor((points.double() - corner) / voxel_size)
-    _check_cells(points, cells, voxel_size)
     clouds = cells.new_zeros(len(cells), 1, dtype=torch.int64) if batch is None else batch[:, None].long()
-    if batch is not None and len(batch):
-        # before the cast to int32, where a large number would wrap silently
-        low, high = torch.stack(clouds.aminmax()).tolist()
-        Extent((low, 0, 0, 0), (high, 0, 0, 0)).check()
+    _check_cells(points, cells, clouds, voxel_size)
     keys = pack(torch.cat([clouds, cells], dim=1).int())
     unique, inverse, first = backend_of(keys).unique_keys(keys)
     return Voxels(unpack(unique), inverse, first)
 
 
-def _check_cells(points: Tensor, cells: Tensor, voxel_size: float) -> None:
+def _check_cells(points: Tensor, cells: Tensor, clouds: Tensor, voxel_size: float) -> None:
     """Check before the cast to int, where a large or non-finite value would wrap silently."""
+    if not len(cells):
+        return
     low, high = (device_constant(end, cells) for end in (COORD_MIN, COORD_MAX))
+    # what is not finite is not within
     within = (cells >= low) & (cells <= high)
-    # in one question to the device, as all is well most often; what is not finite is not within
-    if bool(within.all()):
+    # one question to the device
+    all_within, first, last = torch.stack([within.all().long(), *clouds.aminmax()]).tolist()
+    Extent((first, 0, 0, 0), (last, 0, 0, 0)).check()
+    if all_within:
         return
     finite = torch.isfinite(cells).all(dim=1)
     if not bool(finite.all()):

@@ -22,6 +22,8 @@ from pcsparse.errors import FormatError
 
 SCHEMA = 1
 _PACKAGES = ("pcsparse", "torch", "numba")
+# where there is a GPU; what cupy compiles is CUDA's, and comes with torch
+_GPU_PACKAGES = ("triton",)
 # what kernels look for; the model's name says nothing of what a virtual machine hides
 _FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
 # where they are set, kernels are compiled for another CPU than the one they run on
@@ -81,13 +83,14 @@ def _doublings(value: int, unit: int) -> int:
 
 
 def device_key() -> str:
-    """This machine as far as a tuning depends on it: CPU, threads, and what the kernels are compiled for."""
+    """This machine as far as a tuning depends on it: CPU, threads, what the kernels are compiled for, GPU."""
     info = _cpu_info()
     model = info.get("model name") or platform.processor() or platform.machine()
     flags = info.get("flags", info.get("Features", "")).split()
     features = " ".join(name for name in _FEATURES if name in flags) or "no known features"
     targets = (f"{name}={os.environ[name]}" for name in _TARGETS if name in os.environ)
-    return "; ".join([model, features, f"{torch.get_num_threads()} threads", *targets])
+    gpus = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    return "; ".join([model, features, f"{torch.get_num_threads()} threads", *targets, *gpus])
 
 
 def _cpu_info() -> dict[str, str]:
@@ -101,7 +104,7 @@ def _cpu_info() -> dict[str, str]:
 def versions() -> dict[str, str]:
     """Versions of the packages whose change makes a tuning stale."""
     found = {}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *_GPU_PACKAGES) if torch.cuda.is_available() else _PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

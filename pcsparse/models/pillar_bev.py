@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pcsparse.checks import check_dtype, check_same_device, check_shape
+from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.pillars import PillarGrid, Span, to_pillars
 from pcsparse.coords.voxelize import Voxels
 from pcsparse.errors import FormatError, RangeError
@@ -197,7 +198,7 @@ class PillarFeatures(nn.Module):
     def describe(self, points: Tensor, intensity: Tensor, pillars: Voxels) -> Tensor:
         """The (n, 9) inputs, see `POINT_FEATURES`."""
         mean = voxel_reduce(points, pillars, "mean")[pillars.inverse]
-        corner = points.new_tensor((self.grid.x[0], self.grid.y[0]))
+        corner = device_constant((self.grid.x[0], self.grid.y[0]), points)
         middle = corner + self.grid.size * (pillars.coords[:, 1:3].to(points.dtype) + 0.5)
         from_middle = points[:, :2] - middle[pillars.inverse]
         return torch.cat([points, intensity[:, None], points - mean, from_middle], dim=1)
@@ -324,7 +325,6 @@ def _check(spec: PillarBEVSpec) -> None:
 def _check_clouds(batch: Tensor, n_clouds: int) -> None:
     if n_clouds < 1:
         raise RangeError(f"n_clouds must be at least 1, got {n_clouds}")
-    if batch.numel() and not 0 <= int(batch.min()) <= int(batch.max()) < n_clouds:
-        raise RangeError(
-            f"batch must lie in 0 to {n_clouds - 1}, got {int(batch.min())} to {int(batch.max())}"
-        )
+    low, high = torch.stack(batch.aminmax()).tolist() if batch.numel() else (0, 0)
+    if low < 0 or high >= n_clouds:
+        raise RangeError(f"batch must lie in 0 to {n_clouds - 1}, got {low} to {high}")

@@ -14,7 +14,7 @@ from pcsparse.engine.choice import Choice
 from pcsparse.engine.gather_scatter import GatherScatterConfig
 from pcsparse.engine.output_stationary import OutputStationaryConfig
 from pcsparse.engine.problem import ConvProblem
-from pcsparse.engine.tune_cache import Bucket, TuneTable, device_key, load_table, store_table
+from pcsparse.engine.tune_cache import Bucket, TuneTable, device_key, load_table, store_table, versions
 from pcsparse.errors import FormatError
 
 PROBLEM = ConvProblem("cpu", torch.float32, 27, 16, 32, 1000, 1000, 5000, symmetric=True)
@@ -215,3 +215,13 @@ def test_writers_at_once_lose_nothing(tmp_path):
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
     content = json.loads(path.read_text())
     assert sum(len(section["entries"]) for section in content["sections"]) == 24
+
+
+def test_a_gpu_is_part_of_the_machine_and_its_compiler_of_the_versions(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    key, found = device_key(), versions()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA Some")
+    assert device_key() == f"{key}; NVIDIA Some"
+    assert versions() == {**found, "triton": versions()["triton"]}
+    assert found.keys() == {"pcsparse", "torch", "numba"}
