@@ -51,9 +51,9 @@ def _segment_sum(
             place = begin + (i + u)
             live = place < end
             row = tl.load(order + place, mask=live, other=0).to(tl.int64)
-            value = tl.load(
-                values + row[:, None] * c + cols[None, :], mask=live[:, None] & (cols < c)[None, :], other=0
-            ).to(WIDE)
+            # as numbers: of a conjunction of conditions here, Triton 3.6 makes code that it refuses itself
+            mask = live.to(tl.int32)[:, None] * (cols < c).to(tl.int32)[None, :] > 0
+            value = tl.load(values + row[:, None] * c + cols[None, :], mask=mask, other=0).to(WIDE)
             if weights is not None:
                 value *= tl.load(weights + place, mask=live, other=0).to(WIDE)[:, None]
             total += value
