@@ -109,18 +109,19 @@ def build_kernel_map(
             offsets or pairs than can be told apart.
     """
     deltas, forms = relation.key_deltas(), _forms(fine.keys)
-    wanted = tuple(range(relation.volume)) if offsets is None else offsets
-    if not (same_coords and relation.is_symmetric):
-        some = deltas if offsets is None else deltas[list(wanted)]
-        return forms.search(fine, coarse, relation, some, mirrored=False)
     last, middle = relation.volume - 1, relation.volume // 2
+    if not (same_coords and relation.is_symmetric):
+        some = deltas if offsets is None else deltas[list(offsets)]
+        return forms.search(fine, coarse, relation, some, mirrored=False)
+    if offsets is None:
+        return forms.search(fine, fine, relation, deltas[:middle], mirrored=True)
     # with its mirror image and the centre a subset is searched by halves, too
-    whole = sorted({middle, *wanted, *(last - k for k in wanted)})
+    whole = sorted({middle, *offsets, *(last - k for k in offsets)})
     half = deltas[[k for k in whole if k < middle]]
     kmap = forms.search(fine, fine, relation, half, mirrored=True)
-    if len(whole) == len(wanted):
+    if len(whole) == len(offsets):
         return kmap
-    kept = set(wanted)
+    kept = set(offsets)
     return kmap.keep_offsets(torch.tensor([k in kept for k in whole]))
 
 

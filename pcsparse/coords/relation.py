@@ -7,6 +7,7 @@ convolution reads fine and writes coarse; its transpose reads coarse and writes 
 order.
 """
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -74,8 +75,7 @@ class Relation:
 
     def steps(self) -> list[Triple]:
         """`dilation * offset[k] - padding` for every k: what is added to `stride * coarse`."""
-        d, p = self.dilation, self.padding
-        return [(d[0] * x - p[0], d[1] * y - p[1], d[2] * z - p[2]) for x, y, z in self.offsets()]
+        return list(_steps(self))
 
     def key_deltas(self) -> Tensor:
         """`steps()` as differences of keys, (k,) int64.
@@ -85,4 +85,16 @@ class Relation:
                 of a map can number; none was listed then.
         """
         check_offset_count(self.volume)
-        return torch.tensor([key_delta(step) for step in self.steps()], dtype=torch.int64)
+        return torch.tensor(_key_deltas(self), dtype=torch.int64)
+
+
+# a network asks for those of its few kernels again and again, once a map
+@functools.lru_cache(maxsize=64)
+def _steps(relation: Relation) -> tuple[Triple, ...]:
+    d, p = relation.dilation, relation.padding
+    return tuple((d[0] * x - p[0], d[1] * y - p[1], d[2] * z - p[2]) for x, y, z in relation.offsets())
+
+
+@functools.lru_cache(maxsize=64)
+def _key_deltas(relation: Relation) -> tuple[int, ...]:
+    return tuple(key_delta(step) for step in _steps(relation))

@@ -5,6 +5,8 @@ are made that can meet one. Where the host knows bounds, and they are not too fa
 in a grid of bits; else they are sorted. The host waits once, for the number of cells.
 """
 
+import functools
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -89,9 +91,8 @@ class _Touching:
 
     @staticmethod
     def of(keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple) -> "_Touching":
-        rows = [_axis(*axis) for axis in zip(size, stride, dilation, first, BIAS, strict=True)]
-        axes = on_device([number for row in rows for number in row], keys.device)
-        return _Touching(keys, axes, math.prod(row[-1] for row in rows), math.prod(size))
+        axes, slots = _axes(size, stride, dilation, first)
+        return _Touching(keys, on_device(axes, keys.device), slots, math.prod(size))
 
     def level(self, grid: Grid | None, *, with_table: bool) -> tuple[Tensor, Tensor]:
         """Keys (m,) int64 of the level, and the map (k, m) int32 to it, empty if not asked for."""
@@ -121,6 +122,13 @@ class _Touching:
 
     def _table(self, m: int, wanted: bool) -> Tensor:
         return torch.full((self.k if wanted else 0, m), -1, dtype=torch.int32, device=self.keys.device)
+
+
+@functools.lru_cache(maxsize=256)
+def _axes(size: Triple, stride: Triple, dilation: Triple, first: Triple) -> tuple[tuple[int, ...], int]:
+    """What `touched_cell` reads of all three axes, and how many candidates a voxel has."""
+    rows = [_axis(*axis) for axis in zip(size, stride, dilation, first, BIAS, strict=True)]
+    return tuple(itertools.chain(*rows)), math.prod(row[-1] for row in rows)
 
 
 def _axis(size: int, stride: int, dilation: int, first: int, bias: int) -> list[int]:
