@@ -35,7 +35,7 @@ _ROWS_TOGETHER = {2: 64, 4: 32}
 _BLOCKS_A_SHARE, _PLACES_A_PAIR = 4, 3
 # a load of indices and a load of rows are ahead of the product: three blocks of rows are then on their way
 _STAGES = 6
-# places of the table of one program
+# places of the table, of one offset, that one program packs
 _PLACES = 1024
 # sums of one program that adds, and of one list of it; partial sums that are loaded before they are added
 _SUMS, _LEAST_SUMS, _AHEAD = 1024, 64, 8
@@ -46,24 +46,45 @@ _WIDEST_LOAD = 16
 def grad_weight_layout(table: Tensor) -> list[Tensor]:
     # the lists have room for every place of the table: their length would have to travel to the host
     k, n_out = table.shape
-    flat = table.contiguous().view(-1)
-    ends = flat.ge(0).cumsum(0, dtype=torch.int32)
-    rows_in, rows_out = torch.empty_like(flat), torch.empty_like(flat)
-    starts = torch.zeros(k + 1, dtype=torch.int32, device=table.device)
-    if flat.numel():
-        starts[1:] = ends.view(k, n_out)[:, -1]
-        grid = (-(-flat.numel() // _PLACES), 1, 1)
-        _PACK(grid, (flat, ends, rows_in, rows_out), (k, n_out), (_PLACES,), 4, 1)
+    rows_in = torch.empty(k * n_out, dtype=torch.int32, device=table.device)
+    rows_out = torch.empty_like(rows_in)
+    if k * n_out == 0:
+        return [rows_in, rows_out, table.new_zeros(k + 1)]
+    table, blocks = table.contiguous(), -(-n_out // _PLACES)
+    counts = table.new_empty(k * blocks)
+    _COUNT((blocks, k, 1), (table, counts), (n_out,), (_PLACES,))
+    ends, starts = counts.cumsum(0, dtype=torch.int32), table.new_empty(k + 1)
+    _PACK((blocks, k, 1), (table, counts, ends, rows_in, rows_out, starts), (n_out,), (_PLACES,))
     return [rows_in, rows_out, starts]
 
 
-@triton.jit(do_not_specialize=["k", "n_out"])
-def _pack_pairs(table, ends, rows_in, rows_out, k, n_out, PLACES: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64) * PLACES + tl.arange(0, PLACES)
-    row = tl.load(table + place, mask=place < n_out.to(tl.int64) * k, other=-1)
-    slot = tl.load(ends + place, mask=row >= 0, other=1) - 1
+@triton.jit
+def _places(table, n_out, PLACES: tl.constexpr):
+    """Output rows of a block of places of one offset, and what stands there."""
+    j = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    row = tl.load(table + tl.program_id(1).to(tl.int64) * n_out + j, mask=j < n_out, other=-1)
+    return j, row
+
+
+@triton.jit(do_not_specialize=["n_out"])
+def _count_pairs(table, counts, n_out, PLACES: tl.constexpr):
+    _, row = _places(table, n_out, PLACES)
+    block = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(counts + block, tl.sum((row >= 0).to(tl.int32), axis=0))
+
+
+@triton.jit(do_not_specialize=["n_out"])
+def _pack_pairs(table, counts, ends, rows_in, rows_out, starts, n_out, PLACES: tl.constexpr):
+    j, row = _places(table, n_out, PLACES)
+    block = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    end = tl.load(ends + block)
+    slot = end - tl.load(counts + block) + tl.cumsum((row >= 0).to(tl.int32), axis=0) - 1
     tl.store(rows_in + slot, row, mask=row >= 0)
-    tl.store(rows_out + slot, (place % n_out).to(tl.int32), mask=row >= 0)
+    tl.store(rows_out + slot, j, mask=row >= 0)
+    # the last block of an offset ends where the next offset starts
+    last = tl.program_id(0) == tl.num_programs(0) - 1
+    tl.store(starts + 1 + tl.program_id(1), end, mask=last)
+    tl.store(starts, 0, mask=block == 0)
 
 
 def implicit_gemm_grad_weight(
@@ -359,5 +380,5 @@ def _add_partials(
     tl.store(out + place, tl.sum(total, axis=0).to(out.dtype.element_ty), mask=at < n_sums)
 
 
-_PACK, _ADD = Launcher(_pack_pairs), Launcher(_add_partials)
+_COUNT, _PACK, _ADD = Launcher(_count_pairs), Launcher(_pack_pairs), Launcher(_add_partials)
 _SUM_PAIRS, _SUM_ROWS = Launcher(_sums_of_pairs), Launcher(_sums_of_rows)
