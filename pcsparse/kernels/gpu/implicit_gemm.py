@@ -75,8 +75,6 @@ def implicit_gemm(
         partial,
         relu and not partial,
         precision,
-        # on a CPU: Triton's interpreter would multiply the bits of bfloat16
-        feats.dtype == torch.bfloat16 and not feats.is_cuda,
     )
     if mirrored and len(weight):
         weight = weight[-1]
@@ -109,7 +107,6 @@ def _form(
     partial: bool,
     relu: bool,
     precision: str,
-    widen: bool,
 ) -> tuple[tuple[int, ...], tuple[Any, ...]]:
     """The kernel's numbers after the first, and its constants: all that does not change with the cloud."""
     (_, c_in, c_out), (tile, tile_out, tile_in, length, parts) = shape, tiles
@@ -144,7 +141,6 @@ def _form(
         partial,
         relu,
         precision,
-        widen,
     )
     return numbers, constants
 
@@ -239,7 +235,6 @@ def _multiply(
     PARTIAL: tl.constexpr,
     RELU: tl.constexpr,
     PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
 ):
     # numbers came divided, so that the compiler sees what they are multiples of
     c_in *= IN_ALIGN
@@ -303,8 +298,6 @@ def _multiply(
             b = tl.load(b_at, mask=(channel + ahead < c_in)[:, None], other=0.0)
         else:
             b = tl.load(b_at, mask=(channel + ahead < c_in)[:, None] & inside[None, :], other=0.0)
-        if WIDEN:
-            a, b = a.to(tl.float32), b.to(tl.float32)
         sums = tl.dot(a, b, sums, input_precision=PRECISION)
 
     row = tl.load(rows + tile.to(tl.int64) * TILE + r)

@@ -1,0 +1,41 @@
+"""Registers, spills, shared memory and instructions of the Triton kernels, without a GPU.
+
+python -m tests.kernels.gpu.compile_report [--json] [--arch 80] [NAME ...]
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+
+# before triton is imported
+os.environ.pop("TRITON_INTERPRET", None)
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+from tests.emulation import gpu_kernels
+from tests.kernels.gpu.offline import NARROW, WIDE, compile_launches, others
+
+
+def main() -> int:
+    """Compile the named cases, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="cases; all where none is named")
+    parser.add_argument("--arch", type=int, action="append", help="compute capability times ten: 80, 90")
+    parser.add_argument("--json", action="store_true", help="one JSON list a case and line")
+    arguments = parser.parse_args()
+    gpu_kernels()
+    cases = WIDE | NARROW | others()
+    for name in arguments.names or cases:
+        for arch in arguments.arch or (80, 90):
+            kernels = [asdict(kernel) | {"case": name} for kernel in compile_launches(cases[name], arch)]
+            if arguments.json:
+                print(json.dumps(kernels))
+                continue
+            for kernel in kernels:
+                print("  ".join(f"{field} {value}" for field, value in kernel.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Triton kernels compiled for a GPU that is not there: host functions run, and what they launch is compiled.
+
+In a process of its own: Triton decides when a kernel is decorated whether it is interpreted.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What one kernel became.
+
+    Attributes:
+        kernel: its name.
+        arch: compute capability times ten.
+        registers, spilled: a thread, and bytes of its stack.
+        shared: bytes a block.
+        wgmma, mma: products on tensor cores, of a warp group and of a warp.
+        copies: bytes of each asynchronous copy to shared memory -> how many there are.
+    """
+
+    kernel: str
+    arch: int
+    registers: int
+    spilled: int
+    shared: int
+    wgmma: int
+    mma: int
+    copies: dict[str, int]
+
+
+def compile_launches(run: Callable[[], object], arch: int) -> list[Compiled]:
+    """Run a host function on CPU tensors, and compile every Triton kernel it would launch."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile, make_backend
+    from triton.runtime.jit import JITFunction, create_function_from_signature
+
+    target, found = GPUTarget("cuda", arch, 32), []
+    backend = make_backend(target)
+
+    def record(kernel: JITFunction, *args: Any, grid: object, warmup: bool, **options: Any) -> None:
+        binder = create_function_from_signature(kernel.signature, kernel.params, backend)
+        bound, specialization, rest = binder(*args, debug=False, **options)
+        parsed, signature, constants, attributes = kernel._pack_args(
+            backend, options, bound, specialization, rest
+        )
+        source = ASTSource(kernel, signature, constants, attributes)
+        found.append(
+            _described(kernel.__name__, arch, compile(source, target=target, options=parsed.__dict__))
+        )
+
+    launch, JITFunction.run = JITFunction.run, record
+    try:
+        run()
+    finally:
+        JITFunction.run = launch
+    return found
+
+
+def _described(name: str, arch: int, kernel: Any) -> Compiled:
+    ptx = kernel.asm["ptx"]
+    copies: dict[str, int] = {}
+    for size in re.findall(r"cp\.async\.c[ag]\.shared\.global [^;]*?, (0x[0-9a-f]+|\d+), ", ptx):
+        width = str(int(size, 0))
+        copies[width] = copies.get(width, 0) + 1
+    registers, stack = _resources(kernel.asm["cubin"])
+    return Compiled(
+        name,
+        arch,
+        registers,
+        stack,
+        kernel.metadata.shared,
+        len(re.findall(r"wgmma\.mma_async", ptx)),
+        len(re.findall(r"\bmma\.sync", ptx)),
+        copies,
+    )
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers, and bytes of the stack, a thread."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(cubin)
+        tool = knobs.nvidia.cuobjdump.path
+        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", text.stdout)
+    assert usage, text.stdout
+    return int(usage[1]), int(usage[2])
+
+
+HALF, SINGLE = torch.float16, torch.float32
+
+
+def gemm(
+    c_in: int,
+    c_out: int,
+    sizes: tuple[int, int, int, int, int],
+    *,
+    dtype: torch.dtype = HALF,
+    parts: int = 1,
+    precision: str = "ieee",
+    transposed: bool = False,
+    ending: bool = False,
+) -> Callable[[], object]:
+    """A convolution of 27 offsets; sizes are tile, tile_out, tile_in, warps and stages."""
+
+    def run() -> object:
+        from pcsparse.kernels.gpu import gemm_layout, implicit_gemm
+
+        tile, *others = sizes
+        table = torch.zeros(27, 64, dtype=torch.int32)
+        feats = torch.zeros(64, c_in, dtype=dtype)
+        shape = (27, c_out, c_in) if transposed else (27, c_in, c_out)
+        weight = torch.zeros(shape, dtype=dtype)
+        weight = weight.transpose(1, 2) if transposed else weight
+        rows, one = torch.zeros(64, c_out, dtype=dtype), torch.zeros(c_out)
+        extra = {"bias": rows[0].clone(), "relu": True}
+        if ending:
+            mask = torch.zeros(64, dtype=torch.bool)
+            extra |= {"residual": rows, "mask": mask, "through": rows, "scale": one, "shift": one}
+        layout = gemm_layout(table, 1, tile)
+        return implicit_gemm(feats, weight, layout, 64, *others, parts, precision, **extra)
+
+    return run
+
+
+def others() -> dict[str, Callable[[], object]]:
+    """What launches the Triton kernels beside the GEMM."""
+    from pcsparse.kernels import gpu
+
+    n, c = 64, 32
+    feats, one = torch.zeros(n, c, dtype=HALF), torch.zeros(c)
+    rows, starts = torch.zeros(n, dtype=torch.int32), torch.zeros(9, dtype=torch.int64)
+    table = torch.zeros(8, n, dtype=torch.int32)
+    order = torch.zeros(8, c, dtype=torch.int32)
+    return {
+        "scale_shift": lambda: gpu.scale_shift(feats, one, one, feats, True),
+        "scale_shift_sums": lambda: gpu.scale_shift_sums(feats, feats, feats, one),
+        "scale_shift_grad": lambda: gpu.scale_shift_grad(feats, feats, feats, one, one, one, True),
+        "segment_sum": lambda: gpu.segment_sum(feats, rows, starts),
+        "segment_weighted_sum": lambda: gpu.segment_weighted_sum(feats, rows, torch.zeros(n), starts),
+        "batch_factors": lambda: gpu.batch_factors(feats, one, one, 1e-5),
+        "batch_grad_factors": lambda: gpu.batch_grad_factors(feats, feats, feats, one, one, one, 1e-5),
+        "gather_gemm": lambda: gpu.gather_gemm(
+            feats,
+            torch.zeros(1, c, c, dtype=HALF),
+            [((0,), n)],
+            [rows, torch.zeros(n + 1, dtype=torch.int32)],
+        ),
+        "segment_max of a few": lambda: gpu.segment_max(feats, rows.repeat(1024), starts[:3]),
+        "segment_max": lambda: gpu.segment_max(feats, rows, starts),
+        "segment_max_grad": lambda: gpu.segment_max_grad(feats[:8], order, rows, starts),
+        "mean_magnitude": lambda: gpu.mean_magnitude(feats),
+        "grad_weight_layout": lambda: gpu.grad_weight_layout(table),
+        "grad_weight": lambda: gpu.implicit_gemm_grad_weight(
+            feats, feats, table, [rows, rows, torch.zeros(9, dtype=torch.int32)]
+        ),
+        "grad_weight, table": lambda: gpu.implicit_gemm_grad_weight(feats, feats, table, None),
+    }
+
+
+WIDE = {
+    "half 64": gemm(64, 64, (128, 64, 64, 4, 5)),
+    "half 256": gemm(256, 256, (128, 256, 64, 8, 5)),
+    "half 96, transposed": gemm(96, 128, (128, 128, 32, 4, 5), transposed=True),
+    "tf32 64": gemm(64, 64, (128, 64, 32, 4, 5), dtype=SINGLE, precision="tf32"),
+}
+"""Convolutions that are worth a GPU's tensor cores."""
+NARROW = {
+    "half 4": gemm(4, 32, (128, 32, 32, 4, 5)),
+    "half 32, all endings": gemm(32, 32, (128, 32, 32, 4, 5), ending=True),
+    "half 32, in parts": gemm(32, 32, (128, 32, 32, 4, 5), parts=2),
+    "half 33 -> 7": gemm(33, 7, (128, 16, 32, 4, 5)),
+    "bfloat16 128": gemm(128, 128, (128, 128, 64, 4, 5), dtype=torch.bfloat16),
+    "float32 64": gemm(64, 64, (64, 64, 16, 4, 5), dtype=SINGLE),
+}
+"""Others."""

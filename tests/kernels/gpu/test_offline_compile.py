@@ -1,0 +1,77 @@
+"""Triton kernels compiled for sm_80 and sm_90 without a GPU: tensor cores, wide copies, no spills."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed here")
+_ROOT = Path(__file__).parents[3]
+# kernels that others call, and that no one launches
+_PARTS = {"_finish", "_store", "_sum_of_runs", "_span", "_take_larger"}
+
+
+def _report(*arguments: str) -> list[dict]:
+    command = [sys.executable, "-m", "tests.kernels.gpu.compile_report", "--json", *arguments]
+    # not the interpreter, whatever this process has
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [kernel for line in done.stdout.splitlines() for kernel in json.loads(line)]
+
+
+def _the_gemm(kernels: list[dict]) -> dict[tuple[str, int], dict]:
+    return {(kernel["case"], kernel["arch"]): kernel for kernel in kernels if kernel["kernel"] == "_multiply"}
+
+
+def _check_wide(gemm: dict[tuple[str, int], dict]) -> None:
+    for (_, arch), kernel in gemm.items():
+        # warp groups multiply on Hopper, warps before it
+        assert (kernel["wgmma"] > 0) == (arch == 90)
+        assert (kernel["mma"] > 0) == (arch == 80)
+        # rows of features and weights come 16 bytes at a time, and past the registers
+        assert kernel["copies"]["16"] >= 12
+        assert kernel["spilled"] == 0
+
+
+def test_a_wide_convolution_runs_on_tensor_cores():
+    gemm = _the_gemm(_report("half 64"))
+
+    assert set(gemm) == {("half 64", 80), ("half 64", 90)}
+    _check_wide(gemm)
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_and_spills_nothing():
+    from tests.emulation import gpu_kernels
+    from tests.kernels.gpu.offline import WIDE
+
+    kernels = _report()
+    gemm = _the_gemm(kernels)
+
+    _check_wide({key: kernel for key, kernel in gemm.items() if key[0] in WIDE})
+    assert {kernel["arch"] for kernel in kernels} == {80, 90}
+    assert [kernel for kernel in kernels if kernel["spilled"]] == []
+    # four channels lie side by side with those of other offsets, 8 bytes of each
+    assert gemm["half 4", 90]["copies"]["8"] > 0
+    assert gemm["half 4", 90]["wgmma"] > 0
+    # exact products of float32 have no tensor core
+    assert gemm["float32 64", 90]["wgmma"] == gemm["float32 64", 90]["mma"] == 0
+
+    folder = Path(gpu_kernels().__file__).parent
+    lines = [line for file in folder.glob("*.py") for line in file.read_text().splitlines()]
+    jitted = {
+        line.removeprefix("def ").partition("(")[0]
+        for before, line in zip(_joined(lines), _joined(lines)[1:], strict=False)
+        if before.startswith("@triton.jit")
+    }
+    assert jitted - _PARTS == {kernel["kernel"] for kernel in kernels}
+
+
+def _joined(lines: list[str]) -> list[str]:
+    """Decorators and heads of functions alone, a decorator of several lines by its first."""
+    return [line for line in lines if line.startswith(("@triton.jit", "def "))]
