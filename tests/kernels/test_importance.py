@@ -56,6 +56,8 @@ SELECTIONS = {  # scores, groups of rows, how many of each
     "equal": ([7.0] * 6, [[1, 4, 5], [0, 2, 3]], [2, 1]),
     "zeros": ([0.0, 0.0, 1e-38, 0.0], [[0, 1, 2, 3]], [2]),
     "no-numbers": ([1.0, math.nan, math.inf, -math.nan, 9.0], [[0, 1, 2, 3, 4]], [3]),
+    "first-of-no-numbers": ([1.0, math.nan, math.inf, -math.nan, 9.0], [[0, 1, 2, 3, 4]], [1]),
+    "signs-of-zeros": ([0.0, -0.0, 0.0, -0.0], [[0, 1, 2, 3]], [1]),
     "empty-between": ([4.0, 6.0, 5.0], [[2], [], [0, 1]], [1, 0, 1]),
 }
 
