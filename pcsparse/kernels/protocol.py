@@ -669,8 +669,8 @@ class Backend(Protocol):
 
         Args:
             table: (k, n_out) int32, the input row, or NO_NEIGHBOUR (-1).
-            splits: chunks of ceil(k / splits) offsets that are sorted apart, 1 to max(k, 1); each makes one
-                partial sum.
+            splits: chunks of ceil(k / splits) offsets whose rows are sorted apart, 1 to max(k, 1); each makes
+                one partial sum. 0 for one chunk of rows as they are, which costs less than sorting them.
             tile: output rows a tile, a power of two from 16.
 
         Returns:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.engine.gemm_sizes import SortedImplicitGemmConfig, sizes_for
 from pcsparse.engine.plan import DATAFLOWS, explain, plan_for
 from pcsparse.engine.problem import ConvProblem
-from pcsparse.engine.sorted_implicit_gemm import SortedImplicitGemm, SortedImplicitGemmConfig, sizes_for
+from pcsparse.engine.sorted_implicit_gemm import SortedImplicitGemm
 from pcsparse.errors import RangeError
 from tests.emulation import emulate
 from tests.engine.test_dataflows import NAMES, check_passes, draw_operands, maps
@@ -61,7 +62,7 @@ def test_every_config_matches_the_twin(gpu, rng):
 def test_the_gradient_of_a_symmetric_map_needs_no_other_map(gpu, rng):
     kmap = _map_on(gpu, "submanifold")
     _, weight, grad_out = (part.to(gpu) for part in draw_operands(rng, maps()["submanifold"], torch.float32))
-    FLOW.grad_feats(grad_out, weight, kmap, SortedImplicitGemmConfig(splits=1, tile=32))
+    FLOW.grad_feats(grad_out, weight, kmap, SortedImplicitGemmConfig("mask", splits=1, tile=32))
 
     assert "transposed" not in kmap._derived
     assert [name for name in kmap._derived if name.startswith("layout")] == ["layout 1 32"]
@@ -79,8 +80,16 @@ def test_it_is_the_plan_of_a_gpu_and_of_no_cpu():
 
 def test_all_layers_of_a_map_share_one_layout():
     for n_out in (1, 300, 5_000, 50_000, 10**6):
-        sizes = [sizes_for(27, i, o, n_out, 2, "ieee") for i in (4, 32, 96, 256) for o in (20, 96, 256)]
-        assert len({(config.splits, config.tile) for config in sizes}) == 1
+        sizes = [sizes_for(27, i, o, n_out, 2, True, "ieee") for i in (4, 32, 96, 256) for o in (20, 96, 256)]
+        assert len({(config.order, config.splits, config.tile) for config in sizes}) == 1
+
+
+def test_rows_are_sorted_where_that_is_repaid():
+    # a map of one layer, as strided ones are, is sorted where its products are many
+    assert sizes_for(27, 32, 32, 9_000, 2, True, "ieee").order == "mask"
+    assert sizes_for(8, 32, 32, 50_000, 2, False, "ieee").order == "none"
+    assert sizes_for(27, 256, 256, 50_000, 2, False, "ieee").order == "mask"
+    assert sizes_for(1, 512, 512, 10**6, 2, True, "ieee").order == "none"
 
 
 def test_products_of_float32_are_exact_until_torch_may_round_them():
@@ -98,7 +107,7 @@ def test_products_of_float32_are_exact_until_torch_may_round_them():
 @pytest.mark.parametrize(
     "wrong",
     [{"tile": 8}, {"tile_out": 48}, {"tile_in": -64}, {"warps": 3}, {"splits": -1}, {"parts": -1},
-     {"stages": -2}, {"precision": "half"}],
+     {"stages": -2}, {"precision": "half"}, {"order": "random"}],
     ids=str,
 )  # fmt: skip
 def test_numbers_that_no_kernel_runs_with_are_named(wrong):

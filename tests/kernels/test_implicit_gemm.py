@@ -112,7 +112,7 @@ def _places(device, table, splits: int, tile: int) -> torch.Tensor:
     return found.T.int() - 1
 
 
-@pytest.mark.parametrize("splits", [1, 3, 4])
+@pytest.mark.parametrize("splits", [0, 1, 3, 4])
 @pytest.mark.parametrize(("k", "n_out"), [(12, 60), (3, 129)])
 def test_gemm_layout_matches_twin(device, rng, k, n_out, splits):
     table = _table(rng, k, 77, n_out)
@@ -136,7 +136,9 @@ def test_implicit_gemm_of_any_rows(device, rng, n_out):
     _check(device, *_operands(rng, torch.float32, table, 30, 16, 16), table, tile=64)
 
 
-@pytest.mark.parametrize(("k", "splits"), [(0, 1), (1, 1), (2, 2), (8, 3), (27, 4), (70, 1), (125, 3)])
+@pytest.mark.parametrize(
+    ("k", "splits"), [(0, 1), (1, 0), (1, 1), (2, 2), (8, 0), (8, 3), (27, 4), (70, 1), (125, 3)]
+)
 def test_implicit_gemm_of_any_offsets(device, rng, k, splits):
     table = _table(rng, k, 40, 20)
     _check(device, *_operands(rng, torch.float32, table, 40, 4, 8), table, splits=splits, tile_in=64)

@@ -26,6 +26,7 @@ _MOST_SHARES, _COUNTED = 32, 1024
 
 def gemm_layout(table: Tensor, splits: int, tile: int) -> list[Tensor]:
     k, n_out = table.shape
+    ordered, splits = splits > 0, max(splits, 1)
     chunk = -(-k // splits)
     together = min(MOST_TOGETHER, _power_of_two(chunk))
     length, tiles = -(-chunk // together) * together, -(-n_out // tile)
@@ -33,7 +34,9 @@ def gemm_layout(table: Tensor, splits: int, tile: int) -> list[Tensor]:
     lists = table.new_empty((splits, tiles, length + 1))
     index = table.new_empty((splits, tiles, length, tile))
     if n_out:
-        order = torch.sort(_ranks(table, splits, chunk), dim=1, descending=True, stable=True).indices
+        order = None
+        if ordered:
+            order = torch.sort(_ranks(table, splits, chunk), dim=1, descending=True, stable=True).indices
         _FILL(
             (tiles, splits, 1),
             (table, order, rows, index, lists),
@@ -140,7 +143,9 @@ def _fill_tiles(
     position = tl.program_id(0) * TILE + tl.arange(0, TILE)
     r = tl.arange(0, TILE)
     real = position < n_out
-    row = tl.load(order + split * n_out + position, mask=real, other=-1)
+    row = tl.where(real, position, -1).to(tl.int64)
+    if order is not None:
+        row = tl.load(order + split * n_out + position, mask=real, other=-1)
     tl.store(rows + tile * TILE + r, row.to(tl.int32))
     index += tile * length * TILE
     lists += tile * (length + 1)
