@@ -78,8 +78,31 @@ def test_the_shim_finds_a_write_beside_a_tensor(place, side):
 def test_the_shim_finds_threads_that_wait_for_each_other():
     out = torch.zeros(1, dtype=torch.int32)
     for _ in range(2):
-        with pytest.raises(AssertionError, match="kernel stuck: threads of a block wait"):
+        with pytest.raises(AssertionError, match="kernel stuck: threads of a block that wait"):
             cuda_shim.run_text(REVERSE.replace("SYNC", ""), "stuck", 1, 96, out)
+
+
+FAULTS = """
+extern "C" __global__ void misaligned(int4 *out) { out[0].x = 1; }
+extern "C" __global__ void shifted(int *out, long long by) { out[0] = 1 << (int)by; }
+extern "C" __global__ void divided(int *out, long long by) { out[0] = 1 / (int)by; }
+extern "C" __global__ void indexed(int *out, long long at) { int few[3] = {1, 2, 3}; out[0] = few[at]; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "fault"),
+    [
+        ("misaligned", 0, "no multiple"),
+        ("shifted", 32, "shift"),
+        ("divided", 0, "zero"),
+        ("indexed", 3, "beyond"),
+    ],
+)
+def test_the_shim_finds_what_a_host_would_forgive(name, number, fault):
+    out = torch.zeros(10, dtype=torch.int32)
+    with pytest.raises(AssertionError, match=f"kernel {name}: .*{fault}"):
+        cuda_shim.run_text(FAULTS, name, 1, 1, out[1:], number)
 
 
 def test_tensors_that_share_memory_share_it_in_the_shim():

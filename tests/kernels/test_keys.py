@@ -64,6 +64,16 @@ def test_pack_rows_finds_what_is_out_of_range_in_any_row(device, rng):
     assert high.tolist() == [2**31 - 1] * 4
 
 
+def test_pack_rows_reads_rows_at_any_address(device):
+    coords = COORDS["corners"].int()
+    shifted = torch.cat([torch.zeros(1, dtype=torch.int32), coords.flatten()]).to(device)[1:].view(-1, 4)
+    assert shifted.data_ptr() % 16 == 4
+    for got, want in zip(
+        backend_of(shifted).pack_rows(shifted)[:3], reference.pack_rows(coords)[:3], strict=True
+    ):
+        assert torch.equal(got.cpu(), want)
+
+
 @pytest.mark.parametrize("coords", COORDS.values(), ids=COORDS.keys())
 def test_twin_of_unpack_keys(coords):
     assert torch.equal(reference.unpack_keys(reference.pack_rows(coords.int())[0]), coords.int())

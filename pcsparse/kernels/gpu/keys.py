@@ -24,6 +24,8 @@ def pack_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
     if n == 0:
         nothing = torch.zeros(4, dtype=torch.int64)
         return keys, nothing, nothing.clone(), True
+    # a row is read at once, which needs its address to be a multiple of its size
+    coords = coords if coords.data_ptr() % 16 == 0 else coords.clone()
     facts = torch.zeros(9, dtype=torch.int32, device=coords.device)
     blocks = min(-(-n // _THREADS), _MOST_BLOCKS)
     cuda_text.launch("keys.cu", "pack_rows", blocks, _THREADS, coords, keys, facts, n)

@@ -23,6 +23,8 @@ _SHIM = Path(__file__).with_name("shim.h")
 _FLAGS = (
     *("-x", "c++", "-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-ffp-contract=off", "-fwrapv"),
     *("-U_FORTIFY_SOURCE", "-fno-strict-aliasing"),
+    # their handlers are in shim.h
+    "-fsanitize=alignment,shift-exponent,integer-divide-by-zero,bounds",
     *("-Wall", "-Werror", "-Wno-unused-function", "-Wno-unused-variable", "-Wno-unknown-pragmas"),
 )
 _GUARD = 4096
@@ -114,6 +116,7 @@ def run_text(text: str, name: str, blocks: int, threads: int, *args: Tensor | in
         words[place] = guarded.address(arg) if isinstance(arg, Tensor) else int(arg)
     library = _library(text)
     kernel = ctypes.cast(getattr(library, name), ctypes.c_void_p)
-    stuck = library.shim_launch(kernel, ctypes.c_longlong(blocks), threads, ctypes.c_longlong(shared), words)
-    assert not stuck, f"kernel {name}: threads of a block wait for each other in different places"
+    library.shim_launch.restype = ctypes.c_char_p
+    fault = library.shim_launch(kernel, ctypes.c_longlong(blocks), threads, ctypes.c_longlong(shared), words)
+    assert fault is None, f"kernel {name}: {fault.decode()}"
     guarded.check(name)

@@ -93,6 +93,15 @@ SHIM_ATOMICS(unsigned long long)
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
 
+// what the compiler's checks call: the launch tells it once the grid is done
+static const char *shim_fault;
+extern "C" {
+void __ubsan_handle_type_mismatch_v1(void *, void *) { shim_fault = "an address that is no multiple of the type's"; }
+void __ubsan_handle_shift_out_of_bounds(void *, void *, void *) { shim_fault = "a shift by more than the type has"; }
+void __ubsan_handle_divrem_overflow(void *, void *, void *) { shim_fault = "a division by zero"; }
+void __ubsan_handle_out_of_bounds(void *, void *) { shim_fault = "a place beyond an array"; }
+}
+
 typedef long long shim_word;
 // a kernel takes 64-bit words in registers, then on the stack: one that takes fewer ignores the rest
 typedef void (*shim_kernel)(
@@ -298,9 +307,11 @@ static bool shim_run_block(int threads) {
     }
     return true;
 }
-extern "C" int shim_launch(void *kernel, long long blocks, int threads, long long shared, const shim_word *args) {
+// nullptr, or what went wrong
+extern "C" const char *shim_launch(void *kernel, long long blocks, int threads, long long shared, const shim_word *args) {
     shim.kernel = (shim_kernel)kernel;
     shim.args = args;
+    shim_fault = nullptr;
     gridDim = {(unsigned)blocks, 1, 1};
     blockDim = {(unsigned)threads, 1, 1};
     threadIdx = {0, 0, 0};
@@ -314,8 +325,8 @@ extern "C" int shim_launch(void *kernel, long long blocks, int threads, long lon
         if (!shim_run_block(threads)) {
             // their stacks are lost: the next launch makes new ones
             for (int t = 0; t < SHIM_MOST_THREADS; t++) shim.fibers[t].begun = false, shim.fibers[t].stack = nullptr;
-            return 1;
+            return "threads of a block that wait for each other in different places";
         }
     }
-    return 0;
+    return shim_fault;
 }
