@@ -154,7 +154,8 @@ def host_waits(device: torch.device) -> Iterator[HostWaits]:
         return waits.device_copy(plain["new_tensor"](self, *args, **kwargs))
 
     def of_numbers(*args: Any, **kwargs: Any) -> Tensor:
-        if kwargs.get("device") is None:
+        # by its name it is the host, whatever else the CPU stands for here
+        if kwargs.get("device") in (None, "cpu"):
             return tensor(*args, **kwargs)
         waits.note("tensor", waits.places)
         return waits.device_copy(tensor(*args, **kwargs))

@@ -19,6 +19,6 @@ def device_constant(numbers: Sequence[float], like: Tensor, dtype: torch.dtype |
     Returns:
         (len(numbers),).
     """
-    constant = torch.tensor(numbers, dtype=like.dtype if dtype is None else dtype)
+    constant = torch.tensor(numbers, dtype=like.dtype if dtype is None else dtype, device="cpu")
     # the numbers are copied to a place of the driver's own before this returns
     return constant.to(like.device, non_blocking=True)

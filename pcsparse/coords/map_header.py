@@ -57,7 +57,7 @@ def make_header(kmap: "KernelMap") -> Tensor:
     bits = sum(flag << bit for bit, flag in enumerate(flags))
     # autograd saves the header, and it cannot save tensors of inference mode
     with torch.inference_mode(False):
-        return torch.tensor([*fields, kmap.n_in, kmap.n_out, bits])
+        return torch.tensor([*fields, kmap.n_in, kmap.n_out, bits], device="cpu")
 
 
 def read_header(tensors: Sequence[Tensor]) -> tuple[Relation, int, int, tuple[bool, bool, bool, bool]]:

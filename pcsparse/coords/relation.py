@@ -85,7 +85,7 @@ class Relation:
                 of a map can number; none was listed then.
         """
         check_offset_count(self.volume)
-        return torch.tensor(_key_deltas(self), dtype=torch.int64)
+        return torch.tensor(_key_deltas(self), dtype=torch.int64, device="cpu")
 
 
 # a network asks for those of its few kernels again and again, once a map
