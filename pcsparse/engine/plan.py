@@ -73,6 +73,15 @@ def plan_for(problem: ConvProblem, dataflow: str = "auto", tuned: TuneTable | No
     return Plan(*(f if f is not None and f.dataflow in able else r for f, r in zip(found, rule, strict=True)))
 
 
+def forward_choice(problem: ConvProblem, dataflow: str = "auto", tuned: TuneTable | None = None) -> Choice:
+    """`plan_for(...).forward` without the rest of the plan: what a call of inference needs, every time."""
+    if dataflow == "auto" and tuned is None:
+        for flow in DATAFLOWS.values():
+            if flow.refuses(problem) is None:
+                return first_choice(flow, problem, "forward")
+    return plan_for(problem, dataflow, tuned).forward
+
+
 def explain(problem: ConvProblem, tuned: TuneTable | None = None) -> str:
     """What `plan_for` takes for `problem` and what every dataflow says to it, without running anything."""
     reasons = {name: dataflow.refuses(problem) for name, dataflow in DATAFLOWS.items()}

@@ -8,7 +8,7 @@ import torch
 from pcsparse.engine import plan as plan_module
 from pcsparse.engine.gather_scatter import GatherScatterConfig
 from pcsparse.engine.output_stationary import OutputStationaryConfig
-from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, explain, plan_for
+from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, explain, forward_choice, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 
@@ -99,6 +99,15 @@ def test_a_refusal_gives_its_reason():
         plan_for(on_cuda, "output_stationary")
     assert "device='cuda'" in str(error.value)
     assert "gather_scatter" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["auto", "gather_scatter"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_choice_of_inference_is_that_of_the_plan(name, device):
+    problem = replace(PROBLEM, device=device)
+    assert forward_choice(problem, name) == plan_for(problem, name).forward
+    with pytest.raises(UnsupportedError, match="no dataflow runs"):
+        forward_choice(replace(PROBLEM, device="xpu"), name)
 
 
 def test_where_all_refuse_all_reasons_are_given(monkeypatch):

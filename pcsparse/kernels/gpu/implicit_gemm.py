@@ -168,7 +168,7 @@ def _alignment(size: int, *steps: int) -> int:
 def _step(c_in: int, tile_in: int, length: int) -> tuple[int, int]:
     """Channels of a block, and offsets side by side: together about `tile_in` deep, with the least zeros."""
     most = min(MOST_TOGETHER, length & -length) if length else 1
-    fewest = max(_FEWEST_CHANNELS, min(_LEAST_DEPTH, triton.next_power_of_2(c_in)))
+    fewest = max(_FEWEST_CHANNELS, min(_LEAST_DEPTH, 1 << (c_in - 1).bit_length()))
     sizes = [tile_in >> halvings for halvings in range(tile_in.bit_length())]
     sizes = [size for size in sizes if size >= fewest]
     channels = min(sizes, key=lambda size: (-(-c_in // size) * size, -size))
@@ -350,7 +350,7 @@ _MULTIPLY, _ADD = Launcher(_multiply), Launcher(_add_lots)
 
 def _add(sums: Tensor, out: Tensor, finish: tuple[Tensor | None, ...], relu: bool) -> None:
     lots, n_out, c_out = sums.shape
-    columns = min(_MOST_COLUMNS, triton.next_power_of_2(c_out))
+    columns = min(_MOST_COLUMNS, 1 << (c_out - 1).bit_length())
     rows = _SUMS // columns
     align = _alignment(out.element_size(), c_out)
     _ADD(
