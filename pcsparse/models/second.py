@@ -218,13 +218,34 @@ class SecondBackbone(nn.Module):
         Raises:
             RangeError: a voxel lies outside the grid.
         """
-        _check_inside(x, self.spec.grid)
+        self.check_inside(x)
         x = self.conv_input(x)
         found = []
         for stage in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv_out):
             x = stage(x)
             found.append(x)
         return found
+
+    def check_inside(self, x: SparseTensor) -> None:
+        """Raise where a voxel of `x` lies outside the grid.
+
+        Raises:
+            RangeError: one does.
+        """
+        # nothing traced or recorded may look at values
+        if len(x) == 0 or x.coords.is_meta or torch.compiler.is_compiling():
+            return
+        grid = self.spec.grid
+        last = (grid[0] - 1, grid[1] - 1, grid[2] - 1)
+        # bounds that the host knows already; the maps are made of these keys
+        if x.cache.sorted_keys(x.coords).extent.within((0, 0, 0), last):
+            return
+        low, high = torch.stack(torch.aminmax(x.coords[:, 1:], dim=0)).tolist()
+        if min(low) < 0 or any(index >= size for index, size in zip(high, grid, strict=True)):
+            raise RangeError(
+                f"voxels from {tuple(low)} to {tuple(high)} do not lie within the grid of {grid} cells, "
+                "which starts at (0, 0, 0); crop the points, and voxelise with the grid's corner as origin"
+            )
 
 
 def _layers(spec: SecondSpec, i: int, shape: Triple) -> Iterator[nn.Module]:
@@ -270,22 +291,6 @@ def _with_norm(conv: SubmanifoldConv3d | SparseConv3d) -> nn.Sequential:
 
 def _cubes(*parts: nn.Module) -> list[SubmanifoldConv3d]:
     return [m for part in parts for m in part.modules() if isinstance(m, SubmanifoldConv3d)]
-
-
-def _check_inside(x: SparseTensor, grid: Triple) -> None:
-    # nothing traced may look at values
-    if len(x) == 0 or torch.compiler.is_compiling():
-        return
-    last = (grid[0] - 1, grid[1] - 1, grid[2] - 1)
-    # bounds that the host knows already; the maps are made of these keys
-    if x.cache.sorted_keys(x.coords).extent.within((0, 0, 0), last):
-        return
-    low, high = torch.stack(torch.aminmax(x.coords[:, 1:], dim=0)).tolist()
-    if min(low) < 0 or any(index >= size for index, size in zip(high, grid, strict=True)):
-        raise RangeError(
-            f"voxels from {tuple(low)} to {tuple(high)} do not lie within the grid of {grid} cells, which "
-            "starts at (0, 0, 0); crop the points, and voxelise with the grid's corner as origin"
-        )
 
 
 def _check_grid(spec: SecondSpec) -> None:

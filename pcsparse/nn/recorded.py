@@ -28,6 +28,8 @@ class RecordedForward:
             convolutions, norms and activations do. In evaluation mode; best fused (`nn.fuse`).
         example: a cloud of usual size.
         room: rows to have room for, over those of the example, at least 1.
+        check: called with every cloud, before it is replayed; for what the network checks of coordinates, as
+            `SecondBackbone.check_inside` does.
 
     Raises:
         UnsupportedError: `model` is in training mode, or needs more of a cloud than tables.
@@ -37,13 +39,20 @@ class RecordedForward:
     Source: CUDA graphs, CUDA C++ Programming Guide, section "CUDA Graphs".
     """
 
-    def __init__(self, model: nn.Module, example: SparseTensor, *, room: float = 1.25) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example: SparseTensor,
+        *,
+        room: float = 1.25,
+        check: Callable[[SparseTensor], None] | None = None,
+    ) -> None:
         if room < 1:
             raise RangeError(f"room must be at least 1, the size of the example, got {room}")
         if model.training:
             raise UnsupportedError("only inference is recorded; call model.eval() before")
         _check_device(example)
-        self._model, self._room = model, room
+        self._model, self._room, self._check_cloud = model, room, check
         self._record(example)
 
     @torch.no_grad()
@@ -57,6 +66,8 @@ class RecordedForward:
             ShapeError, DtypeError, DeviceError: `x` is not like the example.
         """
         self._check(x)
+        if self._check_cloud is not None:
+            self._check_cloud(x)
         sets = self._maps.plan.fill(x.cache, {self._maps.plan.given[0]: x.coords})
         if not self._maps.fits(sets):
             self._record(x)

@@ -28,8 +28,9 @@ from pcsparse.bench.ours import Ours
 from pcsparse.bench.unet import LibraryUNet
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
+from pcsparse.kernels import cpu
 from pcsparse.models import MinkUNet, MinkUNetSpec, SecondSpec
-from pcsparse.nn import fuse
+from pcsparse.nn import fuse, recorded
 from pcsparse.programs import bench_device
 from pcsparse.timing import Timing, environment
 
@@ -110,6 +111,22 @@ def test_networks_agree_with_their_twins_and_wrong_ones_get_no_time(device, form
     assert result.ours.times is not None, result.ours
     assert "no grids here" in result.outcomes[1].refusal
     assert result.operations > 0
+
+
+def test_a_recorded_network_is_checked_and_timed(device, monkeypatch):
+    if device.type == "cpu":
+        # maps as a GPU makes them; a replay runs the network again
+        def record(run):
+            out = run()
+            return out, lambda: out.feats.copy_(run().feats)
+
+        monkeypatch.setattr(cpu, "TABLES", True)
+        monkeypatch.setattr(recorded, "_check_device", lambda x: None)
+        monkeypatch.setattr(recorded, "record", record)
+    for spec, scene in ((UNET, unet_scene(device)), (SECOND, second_scene(device))):
+        ours = nets.run_net(DeviceNet("n", spec, "recorded", FP32), scene, [], **ONCE).ours
+        assert ours.times is not None, ours
+        assert [check.what for check in ours.checks] == ["output"]
 
 
 def _convolutions(spec):

@@ -6,7 +6,7 @@ from torch import nn
 
 from pcsparse.errors import DeviceError, DtypeError, RangeError, ShapeError, UnsupportedError
 from pcsparse.kernels import cpu
-from pcsparse.models.minkunet import MinkUNet, MinkUNetSpec
+from pcsparse.models import MinkUNet, MinkUNetSpec, SecondBackbone, SecondSpec
 from pcsparse.nn import RecordedForward, SparseConv3d, SubmanifoldConv3d, ToBEV, fuse, recorded
 from pcsparse.sparse_tensor import SparseTensor
 from tests.clouds import lidar_like
@@ -85,6 +85,35 @@ def test_an_output_at_a_coarser_level(device, recordings):
     torch.testing.assert_close(out.feats, expected.feats, rtol=1e-5, atol=1e-5)
     assert out.coords is expected.coords
     assert out.stride == (2, 2, 2)
+
+
+@torch.no_grad()
+def test_a_cloud_is_checked_before_it_is_replayed(device, recordings):
+    backbone = SecondBackbone(SecondSpec.voxel(grid=(48, 48, 24), width=0.25)).to(device).eval()
+    last = _LastLevel(backbone).eval()
+
+    def cloud(seed):
+        x = _cloud(200, seed, 5, device=device)
+        coords = torch.unique(x.coords.abs().clamp_(max=20), dim=0)
+        return SparseTensor(x.feats[: len(coords)], coords, batch_size=1)
+
+    forward = RecordedForward(last, cloud(1), check=backbone.check_inside)
+    out, expected = forward(cloud(2)), last(cloud(2))
+    torch.testing.assert_close(out.feats, expected.feats, rtol=1e-5, atol=1e-5)
+    assert torch.equal(out.coords, expected.coords)
+    outside = cloud(3)
+    outside.coords[0, 1] = 60
+    with pytest.raises(RangeError, match="grid of"):
+        forward(SparseTensor(outside.feats, outside.coords.clone(), batch_size=1))
+
+
+class _LastLevel(nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x):
+        return self.backbone.levels(x)[-1]
 
 
 def test_what_reads_coordinates_is_refused(device, recordings):

@@ -12,7 +12,7 @@ from pcsparse.models import MinkUNetSpec, SecondSpec
 
 Tag = Literal["quick", "paper"]
 Kind = Literal["submanifold", "strided", "inverse", "generative"]
-Form = Literal["fused", "eager", "training"]
+Form = Literal["fused", "recorded", "eager", "training"]
 
 CUBE_SIDE = 37
 """A cube of about 50,000 voxels, the size of spconv-triton's benchmark."""
@@ -64,7 +64,8 @@ class DeviceNet:
     Attributes:
         name: unique among all cases, but for the precision.
         spec: every width.
-        form: "fused" (batch norm and ReLU folded), "eager", or "training" (16 bits by autocast).
+        form: "fused" (batch norm and ReLU folded), "recorded" (the same, replayed as a CUDA graph by the
+            package; peers run it fused), "eager", or "training" (16 bits by autocast).
         precision: of features and weights.
         batch: clouds.
         tags: who runs it.
@@ -142,6 +143,11 @@ NETS = (
     DeviceNet("MinkUNet-18 x1.0 fused", _UNET, "fused", FP16, tags=("quick", "paper")),
     DeviceNet("MinkUNet-18 x0.5 fused", _HALF, "fused", FP16),
     DeviceNet("CenterPoint backbone fused", _SECOND, "fused", FP16, tags=("quick", "paper")),
+    DeviceNet("MinkUNet-18 x1.0 recorded", _UNET, "recorded", FP16, tags=("quick", "paper")),
+    DeviceNet("MinkUNet-18 x0.5 recorded", _HALF, "recorded", FP16),
+    DeviceNet("CenterPoint backbone recorded", _SECOND, "recorded", FP16, tags=("quick", "paper")),
+    DeviceNet("MinkUNet-18 x1.0 recorded", _UNET, "recorded", BF16),
+    DeviceNet("MinkUNet-18 x1.0 recorded", _UNET, "recorded", TF32),
     DeviceNet("MinkUNet-18 x1.0 eager", _UNET, "eager", FP16),
     DeviceNet("MinkUNet-18 x0.5 eager", _HALF, "eager", FP16),
     DeviceNet("CenterPoint backbone eager", _SECOND, "eager", FP16),

@@ -183,6 +183,9 @@ def _candidate(case: DeviceLayer, data: _Data, library: Ours | DevicePeer) -> Ca
     order_out = _out_order(case, library, y)
     run = _runner(case, data, library, conv, x, start, down, feats, order_out)
     found = run()
+    if case.with_map:
+        # a map made anew may list its voxels in another order (spconv's does): the one whose order is known
+        found = (library.feats(y),)
     return Candidate(library.name, run, _checks(case, data, library, found, order_in, order_out))
 
 

@@ -220,10 +220,31 @@ def _ours(case: DeviceNet, scene: DeviceScene, wanted: _Wanted) -> Candidate:
             return {n: p.grad for n, p in model.named_parameters() if p.grad is not None and p.dim() == 3}
 
         return _step(case, OURS, model, lambda: forward(model, scene.feats), read, gradients, wanted)
-    net = pcsparse.nn.fuse(model) if case.form == "fused" else copy.deepcopy(model).eval()
+    net = copy.deepcopy(model).eval() if case.form == "eager" else pcsparse.nn.fuse(model)
     net = net.to(case.precision.dtype)
     feats = scene.feats.to(case.precision.dtype)
+    if case.form == "recorded":
+        recorded = _recorded(net, scene.fresh(feats))
+        return _inference(case, OURS, lambda: recorded(scene.fresh(feats)), read, wanted)
     return _inference(case, OURS, lambda: forward(net, feats), read, wanted)
+
+
+def _recorded(net: nn.Module, example: SparseTensor) -> pcsparse.nn.RecordedForward:
+    if isinstance(net, SecondBackbone):
+        return pcsparse.nn.RecordedForward(_LastLevel(net), example, check=net.check_inside)
+    return pcsparse.nn.RecordedForward(net, example)
+
+
+class _LastLevel(nn.Module):
+    """The last convolution's voxels."""
+
+    def __init__(self, net: SecondBackbone) -> None:
+        super().__init__()
+        self.net = net.eval()
+        self.eval()
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return self.net.levels(x)[-1]
 
 
 def _peer_maker(
@@ -241,7 +262,7 @@ def _peer_maker(
         if case.form == "training":
             given = _input(case, library, scene, scene.feats)
             return _step(case, library.name, net, lambda: net(given()), read, net.gradients, wanted)
-        if case.form == "fused":
+        if case.form in ("fused", "recorded"):
             with torch.no_grad():
                 net.fold()
         net = net.eval().to(case.precision.dtype)
