@@ -27,6 +27,8 @@ _FEWEST_CHANNELS = 4
 _LEAST_DEPTH = 16
 # bytes that one load takes at most
 _WIDEST_LOAD = 16
+# shared memory for indices; and what two buffers take
+_SPARE_BYTES, _FEWEST_STAGES = 2048, 3
 # sums of a block of the second kernel, and channels of them
 _SUMS, _MOST_COLUMNS = 2048, 128
 # beyond it a row times its length no longer fits 32 bits
@@ -78,6 +80,9 @@ def implicit_gemm(
     )
     if mirrored and len(weight):
         weight = weight[-1]
+    if feats.is_cuda:
+        depth = constants[2] * constants[3]
+        stages = fitting_stages(stages, depth * (tile + tile_out) * feats.element_size(), feats.get_device())
     sums = out.new_empty((lots, *out.shape), dtype=torch.float32) if partial else out
     _MULTIPLY(
         (tiles * -(-out.shape[1] // tile_out), lots, 1),
@@ -93,6 +98,18 @@ def implicit_gemm(
 
 
 _NOTHING = (None,) * 6
+
+
+@functools.lru_cache(maxsize=4096)
+def fitting_stages(stages: int, bytes_a_step: int, device: int) -> int:
+    """As many stages as the device's shared memory has room for; they change no bits."""
+    properties = torch.cuda.get_device_properties(device)
+    # an H100's where torch does not tell
+    room = getattr(properties, "shared_memory_per_block_optin", 227 * 1024) - _SPARE_BYTES
+    # indices are loaded ahead of rows, so that two stages are one buffer of rows and weights
+    while stages > _FEWEST_STAGES and (stages + 1) // 2 * bytes_a_step > room:
+        stages -= 1
+    return stages
 
 
 @functools.lru_cache(maxsize=4096)
