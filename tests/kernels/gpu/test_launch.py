@@ -110,6 +110,6 @@ def test_stages_are_as_many_as_shared_memory_has_room_for(kernel, monkeypatch):
     device_with(227)
     assert [fitting_stages(stages, 48 * 1024, 0) for stages in (2, 3, 5, 7, 9)] == [2, 3, 5, 7, 8]
     device_with(99)
-    assert [fitting_stages(stages, 48 * 1024, 0) for stages in (2, 3, 5, 7)] == [2, 3, 3, 3]
-    assert fitting_stages(7, 32 * 1024, 0) == 5
+    assert [fitting_stages(stages, 48 * 1024, 0) for stages in (2, 3, 5, 7)] == [2, 3, 4, 4]
+    assert fitting_stages(7, 32 * 1024, 0) == 6
     fitting_stages.cache_clear()
