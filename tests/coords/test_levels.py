@@ -5,9 +5,11 @@ import torch
 
 from pcsparse.coords import build
 from pcsparse.coords import cache as cache_module
+from pcsparse.coords.build import expanded_level, strided_level
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.keys import COORD_MAX
 from pcsparse.coords.relation import Relation
+from pcsparse.coords.sorted_keys import SortedKeys
 from pcsparse.errors import RangeError
 from pcsparse.kernels.select import backend_of
 from tests import oracle
@@ -139,3 +141,30 @@ def test_a_stride_that_would_wrap_is_refused():
     coords = torch.tensor([[0, 4, 0, 0]], dtype=torch.int32)
     with pytest.raises(RangeError):
         CoordCache().expanded(coords, Relation.of(2, (1 << 62, 1, 1)))
+
+
+@pytest.mark.parametrize("geometry", SMALL.values(), ids=SMALL.keys())
+@pytest.mark.parametrize("cloud", ["unsorted", "two-batches", "one"])
+def test_the_bounds_of_a_level_hold_its_voxels(device, cloud, geometry):
+    fine, relation = SortedKeys.of(CLOUDS[cloud].coords.to(device)), relation_of(geometry)
+    levels = {
+        "touched": strided_level(fine, relation, "touched"),
+        "floor": strided_level(fine, relation, "floor"),
+        "grown": expanded_level(fine, relation),
+    }
+    for name, level in levels.items():
+        bounds, exact = level.keys.extent, level.keys.exact_extent()
+        if not len(level.coords):
+            continue
+        assert bounds.within(bounds.low[1:], bounds.high[1:])
+        for low, high, below, above in zip(bounds.low, bounds.high, exact.low, exact.high, strict=True):
+            assert low <= below <= above <= high, name
+        # as tight as they can be where every cell is reached
+        if name == "grown" or (name == "floor" and relation.stride != (1, 1, 1)):
+            assert bounds == exact, name
+        inside = level.within(exact.low[1:], exact.high[1:])
+        assert len(inside.coords) == len(level.coords)
+        last = (*exact.high[1:3], exact.high[3] - 1)
+        fewer = level.within(exact.low[1:], last)
+        assert len(fewer.coords) == int((level.coords[:, 3] < exact.high[3]).sum())
+        assert fewer.keys.extent.high[3] <= last[2]

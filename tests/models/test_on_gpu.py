@@ -199,3 +199,17 @@ def test_points_become_a_tensor_with_few_waits(start, rng):
     # whether all are in range, their extent, the number of voxels
     assert len(waits.places) == 3, waits.places
     assert waits.mixed == []
+
+
+@torch.no_grad()
+def test_pillars_ask_six_questions(start, rng):
+    device = start()
+    model = PillarBEV(PILLARS).eval().to(device)
+    points, intensity = points_of(rng, 150)
+    inputs = [part.to(device) for part in (points, intensity, torch.randint(2, (150,), generator=rng))]
+    model(*inputs, 2)
+    with host_waits(device) as waits:
+        model(*inputs, 2)
+    # clouds, grid, range, extent, how many pillars, and whose they are
+    assert len(waits.places) == 6, waits.places
+    assert waits.mixed == []
