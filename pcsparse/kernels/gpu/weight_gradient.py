@@ -25,8 +25,11 @@ from torch import Tensor
 
 from pcsparse.kernels.gpu.launch import Launcher
 
-# programs wanted: two on each of the 132 processors of an H100 or H200; more of them write more partial sums
-_PROGRAMS = 264
+# programs wanted on the 132 processors of an H100 or H200: two on each, or one where a tile fills it. Every
+# program writes partial sums: 256 channels took 6 % longer with two on each, and 13 % with four
+_PROGRAMS, _LARGE_PROGRAMS = 264, 132
+# numbers of a tile beyond which it takes eight warps
+_LARGE = 64 * 128
 # channels of a tile; exact products of float32 have no tensor core, and fewer sums fit the registers
 _WIDEST, _WIDEST_EXACT = 128, 64
 # rows that are multiplied together, by the bytes of a channel
@@ -168,14 +171,16 @@ def _plan(
         tile_in = max(channels, min(wanted[0] or widest, _tile(k * channels)))
         lines = (tile_in // channels, channels)
         tiles = -(-k // lines[0]) * -(-c_out // tile_out)
-    shares = wanted[3] or max(1, min(rows // (_BLOCKS_A_SHARE * block), -(-_PROGRAMS // tiles)))
+    large = tile_in * tile_out > _LARGE
+    programs = _LARGE_PROGRAMS if large else _PROGRAMS
+    shares = wanted[3] or max(1, min(rows // (_BLOCKS_A_SHARE * block), -(-programs // tiles)))
     numbers = (k, c_in // in_align, c_out // out_align, steps[0] // in_align, steps[1] // out_align, shares)
     constants = (*lines, tile_out, block, in_align, out_align, precision)
     lists, width = _adding(k * c_in * c_out)
     return _Plan(
         (shares + k - 1 if by_pairs else shares * k) * c_in * c_out,
         (shares * tiles, 1, 1),
-        (numbers if by_pairs else (n_out, *numbers), constants, _warps(tile_in, tile_out, itemsize), _STAGES),
+        (numbers if by_pairs else (n_out, *numbers), constants, 8 if large else 4, _STAGES),
         (k, -(-c_in * c_out // width), 1),
         ((k, c_in * c_out, shares, block), (by_pairs, lists, width, _AHEAD), 4, 1),
     )
@@ -198,11 +203,6 @@ def _loadable(rows: Tensor) -> Tensor:
 def _tile(channels: int) -> int:
     """The least tile of a product that holds them."""
     return max(16, triton.next_power_of_2(channels))
-
-
-def _warps(tile_in: int, tile_out: int, itemsize: int) -> int:
-    # two programs of four warps hide each other's waits, if their operands leave room for both
-    return 8 if tile_in * tile_out * itemsize > 128 * 128 * 2 else 4
 
 
 def _alignment(itemsize: int, channels: int, step: int) -> int:

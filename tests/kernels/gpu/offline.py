@@ -133,6 +133,22 @@ def gemm(
     return run
 
 
+def grad_weight(
+    c_in: int, c_out: int, *, dtype: torch.dtype = HALF, by_pairs: bool = True, precision: str = "ieee"
+) -> Callable[[], object]:
+    """The gradient of the weights of 27 offsets, with the sizes of the rule."""
+
+    def run() -> object:
+        from pcsparse.kernels.gpu import implicit_gemm_grad_weight
+
+        table = torch.zeros(27, 64, dtype=torch.int32)
+        feats, grad_out = torch.zeros(64, c_in, dtype=dtype), torch.zeros(64, c_out, dtype=dtype)
+        layout = [table.view(-1), table.view(-1), torch.zeros(28, dtype=torch.int32)] if by_pairs else None
+        return implicit_gemm_grad_weight(feats, grad_out, table, layout, precision=precision)
+
+    return run
+
+
 def others() -> dict[str, Callable[[], object]]:
     """What launches the Triton kernels beside the GEMM."""
     from pcsparse.kernels import gpu
@@ -161,13 +177,20 @@ def others() -> dict[str, Callable[[], object]]:
         "segment_max_grad": lambda: gpu.segment_max_grad(feats[:8], order, rows, starts),
         "mean_magnitude": lambda: gpu.mean_magnitude(feats),
         "grad_weight_layout": lambda: gpu.grad_weight_layout(table),
-        "grad_weight": lambda: gpu.implicit_gemm_grad_weight(
-            feats, feats, table, [rows, rows, torch.zeros(9, dtype=torch.int32)]
-        ),
-        "grad_weight, table": lambda: gpu.implicit_gemm_grad_weight(feats, feats, table, None),
+        "grad_weight, half 16 -> 32": grad_weight(16, 32),
+        "grad_weight, half 33 -> 64": grad_weight(33, 64),
+        "grad_weight, float32 64": grad_weight(64, 64, dtype=SINGLE),
+        **WIDE_GRADIENTS,
     }
 
 
+WIDE_GRADIENTS = {
+    "grad_weight, half 64": grad_weight(64, 64),
+    "grad_weight, bfloat16 256": grad_weight(256, 256, dtype=torch.bfloat16),
+    "grad_weight, tf32 64": grad_weight(64, 64, dtype=SINGLE, precision="tf32"),
+    "grad_weight, half 4, table": grad_weight(4, 64, by_pairs=False),
+}
+"""Gradients that are worth a GPU's tensor cores."""
 WIDE = {
     "half 64": gemm(64, 64, (128, 64, 64, 4, 5)),
     "half 256": gemm(256, 256, (128, 256, 64, 8, 5)),
