@@ -30,6 +30,8 @@ from pcsparse.errors import RangeError, ShapeError
 from pcsparse.kernels.select import backend_of
 
 _NOBODY = Owner()
+# in the order of `map_header`
+_FLAGS = ("symmetric", "reads_coarse", "monotone", "distinct")
 Form = TypeVar("Form")
 
 
@@ -261,25 +263,22 @@ class KernelMap:
         return other
 
     def _swapped(self) -> "KernelMap":
-        born, pairs, table = self.born, None, None
+        born, n_in, symmetric = self.born, self.n_in, self.symmetric
         with torch.inference_mode(False):
-            if isinstance(born, Pairs):
-                pairs = transposed_pairs(born, self.n_in, symmetric=self.symmetric, monotone=self.monotone)
-            else:
-                table = transposed_table(born, self.n_in, symmetric=self.symmetric)
-        return KernelMap(
-            self.relation,
-            self.n_out,
-            self.n_in,
-            pairs,
-            table,
-            symmetric=self.symmetric,
-            reads_coarse=not self.reads_coarse,
-            monotone=self.monotone,
-            # a convolution over either map has a pass over the other
-            distinct=self.distinct,
-            checked=True,
-        )
+            form = (
+                transposed_pairs(born, n_in, symmetric=symmetric, monotone=self.monotone)
+                if isinstance(born, Pairs)
+                else transposed_table(born, n_in, symmetric=symmetric)
+            )
+        # still distinct: a convolution over either map has a pass over the other
+        return self._like(form, n_in=self.n_out, n_out=n_in, reads_coarse=not self.reads_coarse)
+
+    def _like(self, form: Pairs | Tensor, **changes: int) -> "KernelMap":
+        """A map of another form that a kernel wrote, with the fields of this one but for `changes`."""
+        names = ("relation", "n_in", "n_out", *_FLAGS)
+        fields: dict[str, Any] = {name: getattr(self, name) for name in names}
+        fields["pairs" if isinstance(form, Pairs) else "table"] = form
+        return KernelMap(**{**fields, **changes}, checked=True)
 
     def keep_offsets(self, mask: Tensor) -> "KernelMap":
         """The map without the offsets where `mask` (k,) bool is False; weights must be sliced alike.
@@ -293,9 +292,9 @@ class KernelMap:
         wanted = mask.tolist()
         kept = [k for k, keep in enumerate(wanted) if keep]
         symmetric = self.symmetric and wanted == wanted[::-1] and wanted[self.volume // 2]
-        if isinstance(self.born, Pairs):
-            return self._part(kept_pairs(self.born, kept), symmetric)
-        return self._part(kept_table(self.born, kept), symmetric)
+        born = self.born
+        some = kept_pairs(born, kept) if isinstance(born, Pairs) else kept_table(born, kept)
+        return self._like(some, symmetric=symmetric)
 
     def keep_outputs(self, mask: Tensor) -> "KernelMap":
         """The map without the pairs of outputs where `mask` (n_out,) bool is False; row numbers stay.
@@ -308,23 +307,8 @@ class KernelMap:
         born, mask = self.born, mask.contiguous()
         if isinstance(born, Pairs):
             kept = backend_of(born.rows_in).keep_outputs(born.rows_in, born.rows_out, born.starts, mask)
-            return self._part(Pairs(*kept), False)
-        return self._part(backend_of(born).mask_table_outputs(born, mask), False)
-
-    def _part(self, form: Pairs | Tensor, symmetric: bool) -> "KernelMap":
-        """A map of the same rows with fewer pairs."""
-        return KernelMap(
-            self.relation,
-            self.n_in,
-            self.n_out,
-            form if isinstance(form, Pairs) else None,
-            None if isinstance(form, Pairs) else form,
-            symmetric=symmetric,
-            reads_coarse=self.reads_coarse,
-            monotone=self.monotone,
-            distinct=self.distinct,
-            checked=True,
-        )
+            return self._like(Pairs(*kept), symmetric=False)
+        return self._like(backend_of(born).mask_table_outputs(born, mask), symmetric=False)
 
     @staticmethod
     def of_groups(group: Tensor, n_groups: int) -> "KernelMap":
@@ -381,17 +365,8 @@ class KernelMap:
             return known
         relation, n_in, n_out, flags = read_header(tensors)
         form = (None, tensors[1]) if len(tensors) == 2 else (Pairs(*tensors[1:]), None)
-        symmetric, reads_coarse, monotone, distinct = flags
-        kmap = KernelMap(
-            relation,
-            n_in,
-            n_out,
-            *form,
-            symmetric=symmetric,
-            reads_coarse=reads_coarse,
-            monotone=monotone,
-            distinct=distinct,
-        )
+        named: dict[str, Any] = dict(zip(_FLAGS, flags, strict=True))
+        kmap = KernelMap(relation, n_in, n_out, *form, **named)
         # the map has a header of its own, so there is no cycle
         tensors[0].owner = Owner(kmap, edits(tensors), keep=True)  # type: ignore[attr-defined]
         return kmap

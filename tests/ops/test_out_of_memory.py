@@ -9,6 +9,7 @@ import torch
 from pcsparse import SparseTensor, nn
 from pcsparse.coords import cache as cache_module
 from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.plan import DATAFLOWS
 from pcsparse.errors import OutOfMemoryError, PcsparseError
@@ -132,3 +133,24 @@ def test_other_errors_pass_as_they_are(rng, monkeypatch):
     monkeypatch.setattr(type(DATAFLOWS["output_stationary"]), "forward", fail)
     with pytest.raises(RuntimeError, match="something else"):
         sparse_conv(feats, weight, kmap)
+
+
+@torch.no_grad()
+def test_a_device_that_is_full_can_be_used_again(rng, device):
+    if device.type != "cuda":
+        pytest.skip("a CPU has no limit of its own to lower; run with --device cuda")
+    x = SparseTensor(torch.randn(N, 64, generator=rng), UNSORTED.coords).to(device)
+    layer, n = nn.SubmanifoldConv3d(64, 64).to(device), 1 << 22
+    wanted = layer(x).feats
+    kmap = KernelMap(Relation.of(1), n, n, table=torch.arange(n, dtype=torch.int32, device=device)[None])
+    # rows that all are one, so that the features take no memory, and their sums a gigabyte
+    feats = torch.randn(1, 64, generator=rng).to(device).expand(n, 64)
+    weight = torch.randn(1, 64, 64, generator=rng).to(device)
+    used, whole = torch.cuda.memory_reserved(), torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(used / whole)
+    try:
+        with pytest.raises(OutOfMemoryError, match=f"{n} rows of 64 float32 channels"):
+            sparse_conv(feats, weight, kmap)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert torch.equal(layer(x).feats, wanted)
