@@ -1,8 +1,11 @@
 """The device that a kernel runs on, and poison for the memory that kernels take from numpy."""
 
+# what numba knows of numpy is made known at this import, and must be so of numpy's own functions
+import numba.np.arrayobj  # noqa: F401
 import numpy as np
 import pytest
 import torch
+from numba.core.dispatcher import _FunctionCompiler
 
 from tests.emulation import emulate
 
@@ -42,8 +45,22 @@ def _poison(fresh: np.ndarray) -> np.ndarray:
     return fresh
 
 
+_COMPILE = _FunctionCompiler.compile
+
+
+def _compile_with_numpy(self: _FunctionCompiler, *args):
+    """Numba looks its own uses of these two up where it compiles, and knows numpy's only."""
+    poisoned = np.empty, np.empty_like
+    np.empty, np.empty_like = _EMPTY, _EMPTY_LIKE
+    try:
+        return _COMPILE(self, *args)
+    finally:
+        np.empty, np.empty_like = poisoned
+
+
 @pytest.fixture(autouse=True)
 def _poisoned_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in `tests/conftest.py`, for arrays: who forgets to write fresh memory is found out."""
+    monkeypatch.setattr(_FunctionCompiler, "compile", _compile_with_numpy)
     monkeypatch.setattr(np, "empty", lambda *args, **kwargs: _poison(_EMPTY(*args, **kwargs)))
     monkeypatch.setattr(np, "empty_like", lambda *args, **kwargs: _poison(_EMPTY_LIKE(*args, **kwargs)))
