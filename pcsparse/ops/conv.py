@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pcsparse.checks import NamesSizes, check_shape
 from pcsparse.coords.kernel_map import KernelMap
@@ -18,7 +18,7 @@ from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, forward_choice, plan_f
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
-from pcsparse.ops.operator import operator, runs_plainly
+from pcsparse.ops.operator import operator, runs_plainly, wants_gradients
 
 
 def check_choice(choice: Choice, problem: ConvProblem) -> None:
@@ -171,22 +171,6 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
 _sparse_conv.register_autograd(_backward, setup_context=_setup)
 
 
-_PLAIN = (Tensor, nn.Parameter)
-
-
-def is_inference(feats: Tensor, *others: Tensor | None) -> bool:
-    """Whether nobody asks for gradients, a graph or a profile by operators, and memory is what it says."""
-    if not runs_plainly(feats) or feats.is_meta or torch.autograd.profiler._is_profiler_enabled:
-        return False
-    if torch.autograd.forward_ad._current_level >= 0 or torch._C._len_torch_function_stack():
-        return False
-    given = (feats, *(other for other in others if other is not None))
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
-        return False
-    # what torch would turn round, or fill with zeros, before a kernel reads it
-    return all(type(t) in _PLAIN and not t.is_neg() and not t._is_zerotensor() for t in given)
-
-
 def sparse_conv(
     feats: Tensor,
     weight: Tensor,
@@ -229,7 +213,7 @@ def sparse_conv(
         feats, weight = feats.to(dtype), weight.to(dtype)
         bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
-    if is_inference(feats, weight, bias, residual):
+    if runs_plainly(feats, weight, bias, residual) and not wants_gradients(feats, weight, bias, residual):
         # what the operator does; torch's dispatcher takes as long as the kernel of a small level
         choice = forward_choice(problem, dataflow, tuned)
         return run_forward(problem, choice, feats, weight, kmap, Epilogue(bias, residual, relu))

@@ -14,8 +14,7 @@ from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.errors import RangeError, ShapeError
 from pcsparse.kernels.select import backend_of
-from pcsparse.ops.conv import is_inference
-from pcsparse.ops.operator import operator
+from pcsparse.ops.operator import operator, runs_plainly
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -81,7 +80,7 @@ def important_rows(feats: Tensor, clouds: KernelMap, share: float) -> Tensor:
         raise ShapeError("feats must have at least 1 channel to tell rows apart, got none")
     check_share(share)
     feats = feats.detach()
-    if is_inference(feats):
+    if runs_plainly(feats):
         return _chosen(feats, clouds, float(share))
     mask: Tensor = _important_rows(feats, clouds.tensors(), float(share))
     return mask

@@ -21,8 +21,8 @@ from pcsparse.engine.plan import Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
-from pcsparse.ops.conv import check_choice, is_inference, run_forward, run_grad_feats, run_grad_weight
-from pcsparse.ops.operator import operator
+from pcsparse.ops.conv import check_choice, run_forward, run_grad_feats, run_grad_weight
+from pcsparse.ops.operator import operator, runs_plainly, wants_gradients
 
 
 def _kept(kernel_map: Sequence[Tensor], mask: Tensor) -> KernelMap:
@@ -208,7 +208,8 @@ def partial_sparse_conv(
     scale, shift = (None if part is None else part.to(wide) for part in (scale, shift))
     _check_passing(problem, scale, shift)
     plan = plan_for(problem, dataflow, tuned)
-    if is_inference(feats, weight, bias, residual, mask, scale, shift):
+    given = (feats, weight, bias, residual, mask, scale, shift)
+    if runs_plainly(*given) and not wants_gradients(*given):
         # what the operator does, without torch's dispatcher
         epilogue = Epilogue(bias, residual, relu, Passing(mask, feats, scale, shift))
         return run_forward(problem, plan.forward, feats, weight, kept_outputs(kmap, mask), epilogue)
