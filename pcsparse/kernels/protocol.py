@@ -9,6 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from pcsparse.kernels.running import Running
 from pcsparse.types import Bounds, Triple
 
 
@@ -736,21 +737,30 @@ class Backend(Protocol):
         """
         ...
 
-    def batch_factors(
-        self, feats: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Moments of every channel, and the factors that normalise it by them.
-
-        scale = weight / sqrt(var + eps), shift = bias - mean * scale.
+    def batch_norm(
+        self,
+        feats: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        relu: bool,
+        eps: float,
+        running: Running | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Out = act((feats - mean) / sqrt(var + eps) * weight + bias + residual), rounded once.
 
         Args:
             feats: (n, c) float, n at least 1.
             weight: (c,) float32, or float64 for float64; 1 if None.
             bias: (c,), as `weight`; 0 if None.
+            residual: (n, c), dtype of `feats`, or None.
+            relu: whether negative values become zero; a NaN stays.
             eps: added to the variance.
+            running: contiguous, of one dtype; moved towards these moments, for which n must be at least 2.
+                None: none.
 
         Returns:
-            mean, biased variance, scale, shift: (c,) float32, or float64 for float64.
+            (n, c), dtype of `feats`; mean and biased variance, (2, c) float32, or float64 for float64.
         """
         ...
 
@@ -787,33 +797,34 @@ class Backend(Protocol):
         """
         ...
 
-    def batch_grad_factors(
+    def batch_norm_grad(
         self,
         grad_out: Tensor,
         feats: Tensor,
-        out: Tensor | None,
-        mean: Tensor,
-        var: Tensor,
         weight: Tensor | None,
+        out: Tensor | None,
+        moments: Tensor,
         eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of the parameters of a batch norm, and the factors of `scale_shift_grad` for its rows.
+        with_gated: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Gradients of `batch_norm`.
 
         With s = 1 / sqrt(var + eps), grad_bias and p the two sums of `scale_shift_sums`: grad_weight = p * s,
-        scale_grad = weight * s, scale_feats = -scale_grad * s^2 * p / n,
-        shift = -scale_grad * grad_bias / n - scale_feats * mean.
+        and that of the rows is `scale_shift_grad` with scale_grad = weight * s,
+        scale_feats = -scale_grad * s^2 * p / n, shift = -scale_grad * grad_bias / n - scale_feats * mean.
 
         Args:
             grad_out: (n, c), dtype of `feats`.
             feats: (n, c) float, n at least 1.
+            weight: (c,), as `moments`; 1 if None.
             out: (n, c) or None, see `scale_shift_sums`.
-            mean: (c,), from `batch_factors`.
-            var: (c,), from `batch_factors`.
-            weight: (c,), as `mean`; 1 if None.
+            moments: (2, c), of `batch_norm`.
             eps: added to the variance.
+            with_gated: whether the second result is wanted.
 
         Returns:
-            grad_weight, grad_bias, scale_grad, scale_feats, shift: (c,) float32, or float64 for float64.
+            grad_feats (n, c), dtype of `feats`; `grad_out` with its zeros, or None; grad_weight and
+            grad_bias, (c,) float32, or float64 for float64.
         """
         ...
 

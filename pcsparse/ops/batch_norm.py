@@ -112,10 +112,8 @@ def _batch_norm(
     residual: Tensor | None,
     relu: bool,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    backend = backend_of(feats)
-    mean, var, scale, shift = backend.batch_factors(feats, weight, bias, eps)
-    return backend.scale_shift(feats, scale, shift, residual, relu), mean, var
+) -> tuple[Tensor, Tensor]:
+    return backend_of(feats).batch_norm(feats, weight, bias, residual, relu, eps, None)
 
 
 @_batch_norm.register_fake
@@ -126,10 +124,9 @@ def _batch_norm_fake(
     residual: Tensor | None,
     relu: bool,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    shape, dtype = feats.shape[1], _wide(feats.dtype)
-    moments = feats.new_empty(shape, dtype=dtype), feats.new_empty(shape, dtype=dtype)
-    return feats.new_empty(feats.shape), *moments
+) -> tuple[Tensor, Tensor]:
+    moments = feats.new_empty(2, feats.shape[1], dtype=_wide(feats.dtype))
+    return feats.new_empty(feats.shape), moments
 
 
 @operator("pcsparse::batch_norm_grad")
@@ -138,16 +135,13 @@ def _batch_norm_grad(
     feats: Tensor,
     weight: Tensor | None,
     out: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
+    moments: Tensor,
     eps: float,
     with_gated: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    backend = backend_of(grad_out, feats)
-    grad_weight, grad_bias, scale_grad, scale_feats, shift = backend.batch_grad_factors(
-        grad_out, feats, out, mean, var, weight, eps
+    grad, gated, grad_weight, grad_bias = backend_of(grad_out, feats).batch_norm_grad(
+        grad_out, feats, weight, out, moments, eps, with_gated
     )
-    grad, gated = backend.scale_shift_grad(grad_out, feats, out, scale_grad, scale_feats, shift, with_gated)
     gated = feats.new_empty(0, feats.shape[1]) if gated is None else gated
     return grad, gated, grad_weight, grad_bias
 
@@ -158,8 +152,7 @@ def _batch_norm_grad_fake(
     feats: Tensor,
     weight: Tensor | None,
     out: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
+    moments: Tensor,
     eps: float,
     with_gated: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -177,18 +170,18 @@ _batch_norm_grad.refuse_autograd()
 
 def _batch_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     feats, weight, bias, residual, relu, eps = inputs
-    out, mean, var = output
-    ctx.save_for_backward(feats, weight, out if relu else None, mean, var)
+    out, moments = output
+    ctx.save_for_backward(feats, weight, out if relu else None, moments)
     ctx.has = (weight is not None, bias is not None, residual is not None)
     ctx.eps = eps
 
 
 def _batch_norm_backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Any, ...]:
-    feats, weight, out, mean, var = ctx.saved_tensors
+    feats, weight, out, moments = ctx.saved_tensors
     has_weight, has_bias, has_residual = ctx.has
     with_gated = has_residual and out is not None
     grad_feats, gated, grad_weight, grad_bias = _batch_norm_grad(
-        grad_out, feats, weight, out, mean, var, ctx.eps, with_gated
+        grad_out, feats, weight, out, moments, ctx.eps, with_gated
     )
     return (
         grad_feats,
@@ -269,8 +262,9 @@ def batch_norm(
     wide = _wide(feats.dtype)
     weight, bias = (None if part is None else part.to(wide) for part in (weight, bias))
     residual = None if residual is None else residual.to(feats.dtype)
-    out, mean, var = _batch_norm(feats, weight, bias, residual, relu, eps)
-    return out, mean.detach(), var.detach()
+    out, moments = _batch_norm(feats, weight, bias, residual, relu, eps)
+    mean, var = moments.detach().unbind()
+    return out, mean, var
 
 
 def _check(feats: Tensor, residual: Tensor | None, **factors: Tensor | None) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pcsparse.kernels import reference
+from pcsparse.kernels.running import Running
 from pcsparse.kernels.select import backend_of
 from tests.tolerance import tolerance
 
@@ -28,17 +29,35 @@ def _factors(rng, c, dtype, count):
 
 
 @pytest.mark.parametrize("affine", [False, True], ids=["plain", "affine"])
-def test_twin_of_batch_factors(rng, affine):
-    x = _draw(rng, 50, 3, WIDE)
+def test_twin_of_batch_norm(rng, affine):
+    x, residual = _draw(rng, 50, 3, WIDE), _draw(rng, 50, 3, WIDE)
     weight, bias = _factors(rng, 3, WIDE, 2) if affine else (None, None)
-    mean, var, scale, shift = reference.batch_factors(x, weight, bias, 0.1)
+    out, (mean, var) = reference.batch_norm(x, weight, bias, residual, True, 0.1, None)
 
     torch.testing.assert_close(mean, sum(x) / 50, **tolerance(WIDE, 50))
     torch.testing.assert_close(var, sum((row - sum(x) / 50) ** 2 for row in x) / 50, **tolerance(WIDE, 50))
     normalised = (x - mean) / (var + 0.1) ** 0.5
     if affine:
         normalised = normalised * weight + bias
-    torch.testing.assert_close(x * scale + shift, normalised, **tolerance(WIDE, 50))
+    torch.testing.assert_close(out, (normalised + residual).clamp(min=0), **tolerance(WIDE, 50))
+
+
+def _running(dtype, momentum, device="cpu"):
+    statistics = [torch.tensor(row, dtype=dtype, device=device) for row in ([0.5, -2, 1], [1.0, 2, 0])]
+    return Running(*statistics, torch.tensor(3, device=device), momentum)
+
+
+@pytest.mark.parametrize("momentum", [0.25, None], ids=str)
+def test_twin_follows_as_batch_norm_of_torch_does(rng, momentum):
+    x, running, norm = _draw(rng, 50, 3, WIDE), _running(WIDE, momentum), torch.nn.BatchNorm1d(3).double()
+    norm.momentum = momentum
+    for mine, theirs in zip(running[:3], norm.buffers(), strict=True):
+        theirs.copy_(mine)
+    reference.batch_norm(x, None, None, None, False, 0.1, running)
+
+    norm(x)
+    for mine, theirs in zip(running[:3], norm.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, **tolerance(WIDE, 50))
 
 
 def test_twin_of_scale_shift(rng):
@@ -66,7 +85,7 @@ def test_twin_of_scale_shift_sums(rng):
 
 @pytest.mark.parametrize("affine", [False, True], ids=["plain", "affine"])
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
-def test_twin_of_batch_grad_factors(rng, affine, relu):
+def test_twin_of_batch_norm_grad(rng, affine, relu):
     x, grad = _draw(rng, 50, 3, WIDE).requires_grad_(), _draw(rng, 50, 3, WIDE)
     weight, bias = (part.requires_grad_() for part in _factors(rng, 3, WIDE, 2))
     var, mean = torch.var_mean(x, dim=0, correction=0)
@@ -76,16 +95,12 @@ def test_twin_of_batch_grad_factors(rng, affine, relu):
     leaves = (x, weight, bias) if affine else (x,)
     expected = torch.autograd.grad(out, leaves, grad)
 
-    gate = out.detach() if relu else None
-    moments = mean.detach(), var.detach()
+    gate, moments = out.detach() if relu else None, torch.stack((mean, var)).detach()
     given = weight.detach() if affine else None
-    grad_weight, grad_bias, *factors = reference.batch_grad_factors(
-        grad, x.detach(), gate, *moments, given, 0.1
-    )
-    passed = grad if gate is None else torch.where(gate > 0, grad, 0)
-    actual = passed * factors[0] + x.detach() * factors[1] + factors[2], grad_weight, grad_bias
-    for mine, theirs in zip(actual, expected, strict=False):
+    grad_feats, gated, *others = reference.batch_norm_grad(grad, x.detach(), given, gate, moments, 0.1, True)
+    for mine, theirs in zip((grad_feats, *others), expected, strict=False):
         torch.testing.assert_close(mine, theirs, **tolerance(WIDE, 50, factor=32))
+    assert torch.equal(gated, grad if gate is None else _gated(grad, gate))
 
 
 def test_twin_of_scale_shift_grad(rng):
@@ -133,49 +148,91 @@ of_any_case_with_rows = pytest.mark.parametrize(("n", "c", "dtype"), list(_cases
 
 
 @of_any_case_with_rows
-def test_batch_factors_matches_twin(device, rng, n, c, dtype):
-    x = _draw(rng, n, c, dtype)
-    for parameters in ((None, None), _factors(rng, c, dtype, 2)):
-        _check(device, "batch_factors", x, *parameters, 0.25, bound=_column(dtype, n))
+def test_batch_norm_matches_twin(device, rng, n, c, dtype):
+    x, residual = _draw(rng, n, c, dtype), _draw(rng, n, c, dtype)
+    for parameters in ((None, None, None, False), (*_factors(rng, c, dtype, 2), residual, True)):
+        _check_norm(device, x, *parameters)
+
+
+def _check_norm(device, x, weight, bias, residual, relu):
+    """Rows within what rounding of the factors makes of them, moments closer."""
+    given = [None if part is None else part.to(device) for part in (x, weight, bias, residual)]
+    out, moments = backend_of(given[0]).batch_norm(*given, relu, 0.25, None)
+    expected, exact = reference.batch_norm(x, weight, bias, residual, relu, 0.25, None)
+    assert (out.dtype, moments.dtype) == (expected.dtype, exact.dtype)
+    torch.testing.assert_close(moments.cpu(), exact, **_column(x.dtype, len(x)))
+    torch.testing.assert_close(out.cpu(), expected, **tolerance(x.dtype, len(x), factor=64))
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0, None], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_running_moments_follow_as_those_of_the_twin(device, rng, dtype, momentum):
+    x = _draw(rng, 40, 3, WIDE if dtype == WIDE else torch.float32)
+    mine, theirs = _running(dtype, momentum, device), _running(dtype, momentum)
+    before = [part._version for part in mine[:3]]
+    backend_of(mine.mean).batch_norm(x.to(device), None, None, None, False, 0.1, mine)
+    reference.batch_norm(x, None, None, None, False, 0.1, theirs)
+
+    for a, b in zip(mine[:3], theirs[:3], strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a.cpu(), b, **tolerance(dtype, 4))
+    assert all(part._version > version for part, version in zip(mine[:3], before, strict=True))
 
 
 @of_any_case_with_rows
-def test_batch_grad_factors_matches_twin(device, rng, n, c, dtype):
+def test_batch_norm_grad_matches_twin(device, rng, n, c, dtype):
     x, g, y = (_draw(rng, n, c, dtype) for _ in range(3))
-    mean, weight = _factors(rng, c, dtype, 2)
-    for out, given in ((None, None), (y, weight)):
-        _check(
-            device, "batch_grad_factors", g, x, out, mean, mean.square(), given, 0.25, bound=_column(dtype, n)
-        )
+    (weight,), moments = _factors(rng, c, dtype, 1), _moments_of(rng, c, dtype)
+    for given, out in ((None, None), (weight, y)):
+        _check_norm_grad(device, g, x, given, out, moments)
+
+
+def _moments_of(rng, c, dtype):
+    mean, root = _factors(rng, c, dtype, 2)
+    return torch.stack((mean, root.square()))
+
+
+def _check_norm_grad(device, g, x, weight, out, moments):
+    arguments = (g, x, weight, out, moments, 0.25, out is not None)
+    moved = [part.to(device) if isinstance(part, torch.Tensor) else part for part in arguments]
+    grad, gated, *sums = backend_of(moved[0]).batch_norm_grad(*moved)
+    expected, passed, *exact = reference.batch_norm_grad(*arguments)
+    for mine, theirs in zip(sums, exact, strict=True):
+        assert mine.dtype == theirs.dtype
+        torch.testing.assert_close(mine.cpu(), theirs, **_column(x.dtype, len(x)))
+    torch.testing.assert_close(grad.cpu(), expected, **tolerance(x.dtype, len(x), factor=64))
+    assert gated is passed is None or torch.equal(gated.cpu(), passed)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_sums_of_runs_that_are_several_tiles(device, rng, monkeypatch, dtype):
     x, g, y = (_draw(rng, 2100, 5, dtype) for _ in range(3))
     mean, weight = _factors(rng, 5, dtype, 2)
-    module = sys.modules[backend_of(x.to(device)).batch_factors.__module__]
+    module = sys.modules[backend_of(x.to(device)).scale_shift_sums.__module__]
     # where there is no such number nothing is changed by it
     monkeypatch.setattr(module, "_RUNS", 2, raising=False)
-    bound = _column(dtype, 2100)
 
-    _check(device, "batch_factors", x, weight, mean, 0.25, bound=bound)
-    _check(device, "scale_shift_sums", g, x, y, mean, bound=bound)
-    _check(device, "batch_grad_factors", g, x, y, mean, mean.square(), weight, 0.25, bound=bound)
+    _check_norm(device, x, weight, mean, g, True)
+    _check(device, "scale_shift_sums", g, x, y, mean, bound=_column(dtype, 2100))
+    _check_norm_grad(device, g, x, weight, y, torch.stack((mean, mean.square())))
 
 
 def test_moments_of_columns_far_from_zero(device, rng):
     # the sum of squares less the square of the sum would leave nothing of these variances
     x = _draw(rng, 700, 5, torch.float32) / 8 + torch.tensor([0.0, 30.0, -1000.0, 1000.0, 1e4])
-    _, var, scale, _ = backend_of(x.to(device)).batch_factors(x.to(device), None, None, 1e-9)
+    moved = x.to(device)
+    out, (_, var) = backend_of(moved).batch_norm(moved, None, None, None, False, 1e-9, None)
     exact = x.double().var(dim=0, correction=0)
 
     torch.testing.assert_close(var.cpu().double(), exact, **tolerance(torch.float32, 700))
-    torch.testing.assert_close(scale.cpu().double(), exact.rsqrt(), **tolerance(torch.float32, 700))
+    # a column of 1e4 has four digits less
+    spread = out.cpu().double()[:, :4].std(dim=0, correction=0)
+    torch.testing.assert_close(spread, torch.ones_like(spread), **tolerance(torch.float32, 700))
 
 
 def test_moments_of_what_is_no_number(device):
     x = torch.tensor([[1.0, 2.0], [float("nan"), 2.0], [3.0, 2.0]], device=device)
-    mean, var, *_ = backend_of(x).batch_factors(x, None, None, 1.0)
+    _, (mean, var) = backend_of(x).batch_norm(x, None, None, None, False, 1.0, None)
 
     assert mean.isnan().tolist() == var.isnan().tolist() == [True, False]
     assert (mean[1].item(), var[1].item()) == (2.0, 0.0)

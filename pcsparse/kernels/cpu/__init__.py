@@ -1,7 +1,7 @@
 """The kernels on a CPU, by Numba. Contract: `pcsparse.kernels.protocol.Backend`."""
 
-from pcsparse.kernels.cpu.batch_norm import batch_factors as batch_factors
-from pcsparse.kernels.cpu.batch_norm import batch_grad_factors as batch_grad_factors
+from pcsparse.kernels.cpu.batch_norm import batch_norm as batch_norm
+from pcsparse.kernels.cpu.batch_norm import batch_norm_grad as batch_norm_grad
 from pcsparse.kernels.cpu.batch_norm import scale_shift as scale_shift
 from pcsparse.kernels.cpu.batch_norm import scale_shift_grad as scale_shift_grad
 from pcsparse.kernels.cpu.batch_norm import scale_shift_sums as scale_shift_sums

@@ -15,6 +15,7 @@ from pcsparse.kernels.cpu.channelwise import column_moments, column_products, co
 from pcsparse.kernels.cpu.emitter import KINDS, kind_of
 from pcsparse.kernels.cpu.launch import jit_parallel
 from pcsparse.kernels.cpu.memory import aligned
+from pcsparse.kernels.running import Running
 
 # rows whose second reading still finds them in a cache
 _BLOCK = 256
@@ -119,15 +120,25 @@ def _batch_moments(feats: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(mean).to(wide), torch.from_numpy(total / n).to(wide)
 
 
-def batch_factors(
-    feats: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def batch_norm(
+    feats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    eps: float,
+    running: Running | None,
+) -> tuple[Tensor, Tensor]:
     mean, var = _batch_moments(feats)
+    if running is not None:
+        running.follow(mean, var, len(feats))
     scale = torch.rsqrt(var + eps)
     if weight is not None:
         scale = scale * weight.detach()
     shift = -mean * scale
-    return mean, var, scale, shift if bias is None else shift + bias.detach()
+    if bias is not None:
+        shift += bias.detach()
+    return scale_shift(feats, scale, shift, residual, relu), torch.stack((mean, var))
 
 
 def scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
@@ -176,21 +187,22 @@ def scale_shift_sums(
     return first, second
 
 
-def batch_grad_factors(
+def batch_norm_grad(
     grad_out: Tensor,
     feats: Tensor,
-    out: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
     weight: Tensor | None,
+    out: Tensor | None,
+    moments: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inverse = torch.rsqrt(var + eps)
+    with_gated: bool,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    mean, inverse = moments[0], torch.rsqrt(moments[1] + eps)
     total, product = scale_shift_sums(grad_out, feats, out, mean)
-    scale = inverse.clone() if weight is None else inverse * weight.detach()
+    scale = inverse if weight is None else inverse * weight.detach()
     scale_feats = -scale * inverse.square() * product / feats.shape[0]
     shift = -scale * total / feats.shape[0] - scale_feats * mean
-    return product * inverse, total, scale, scale_feats, shift
+    grad, gated = scale_shift_grad(grad_out, feats, out, scale, scale_feats, shift, with_gated)
+    return grad, gated, product * inverse, total
 
 
 def scale_shift_grad(

@@ -5,11 +5,8 @@ from pcsparse.kernels.gpu.needed import check_libraries
 # before the imports below, which would fail without a hint
 check_libraries()
 
-from pcsparse.kernels.gpu.batch_norm import batch_factors as batch_factors
-from pcsparse.kernels.gpu.batch_norm import batch_grad_factors as batch_grad_factors
-from pcsparse.kernels.gpu.batch_norm import scale_shift as scale_shift
-from pcsparse.kernels.gpu.batch_norm import scale_shift_grad as scale_shift_grad
-from pcsparse.kernels.gpu.batch_norm import scale_shift_sums as scale_shift_sums
+from pcsparse.kernels.gpu.batch_norm import batch_norm as batch_norm
+from pcsparse.kernels.gpu.batch_norm import batch_norm_grad as batch_norm_grad
 from pcsparse.kernels.gpu.eie import eie_chip_linear as eie_chip_linear
 from pcsparse.kernels.gpu.eie import eie_layout as eie_layout
 from pcsparse.kernels.gpu.eie import eie_linear as eie_linear
@@ -48,6 +45,9 @@ from pcsparse.kernels.gpu.rows import pairs_to_table as pairs_to_table
 from pcsparse.kernels.gpu.rows import renumber_pairs as renumber_pairs
 from pcsparse.kernels.gpu.rows import row_masks as row_masks
 from pcsparse.kernels.gpu.rows import tile_spans as tile_spans
+from pcsparse.kernels.gpu.scale_shift import scale_shift as scale_shift
+from pcsparse.kernels.gpu.scale_shift import scale_shift_grad as scale_shift_grad
+from pcsparse.kernels.gpu.scale_shift import scale_shift_sums as scale_shift_sums
 from pcsparse.kernels.gpu.segment import segment_max as segment_max
 from pcsparse.kernels.gpu.segment import segment_max_grad as segment_max_grad
 from pcsparse.kernels.gpu.segment import segment_sum as segment_sum

@@ -6,21 +6,29 @@ float64, in a fixed order. No atomics: the same bits every time.
 Source of the combination: Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983.
 """
 
+import struct
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from pcsparse.kernels.gpu.launch import Launcher
-from pcsparse.kernels.gpu.row_tiles import alignment, channel_block, wide
-
-# elements of a tile, and warps that share it: 16 elements a thread, so that enough loads are under way
-_TILE = 4096
-_WARPS = 8
-# runs of rows that are summed apart, all columns of tiles together: about four a multiprocessor
-_RUNS = 512
-# partial sums that are added at once, and channels
-_PARTIALS, _FEW_CHANNELS = 128, 8
+from pcsparse.kernels.gpu.row_tiles import wide
+from pcsparse.kernels.gpu.scale_shift import (
+    FEW_CHANNELS,
+    PARTIALS,
+    WARPS,
+    runs_of,
+    start_scale_shift,
+    start_scale_shift_grad,
+    store_wide,
+    sum_of_runs,
+    sums_of_runs,
+)
+from pcsparse.kernels.running import Running
 
 
 @triton.jit(do_not_specialize=["n", "c", "run"])
@@ -55,17 +63,12 @@ def _moments(feats, sums, n, c, run, ALIGN: tl.constexpr, ROWS: tl.constexpr, BL
     tl.store(sums + 2 * plane + at, tl.sum(square, 0), mask=cols < c)
 
 
-@triton.jit
-def _store(place, value, mask):
-    tl.store(place, value.to(place.dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=["n", "c", "run", "runs"])
+@triton.jit(do_not_specialize=["n", "c", "run", "runs", "low", "high"])
 def _combine_moments(
-    sums, weight, bias, mean, var, factors, n, c, run, runs,
-    EPS: tl.constexpr, PARTIALS: tl.constexpr, BLOCK_C: tl.constexpr,
+    sums, weight, bias, moments, running_mean, running_var, batches, n, c, run, runs, low, high,
+    EPS: tl.constexpr, AVERAGES: tl.constexpr, PARTIALS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Moments of all runs, and the factors they make; in float64 until stored."""
+    """Moments of all runs, the factors they make, and the statistics that follow; in float64 until stored."""
     cols = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     plane = runs * c
     centre = tl.load(sums + cols, mask=cols < c, other=0).to(tl.float64)
@@ -85,9 +88,9 @@ def _combine_moments(
         total += apart * rows
         between += apart * apart * rows
         within += tl.where(inside, second - first * first / rows, 0)
-    count = n.to(tl.float64)
-    shift = tl.sum(total, 0) / count
-    variance = (tl.sum(within, 0) + tl.sum(between, 0)) / count - shift * shift
+    size = n.to(tl.float64)
+    shift = tl.sum(total, 0) / size
+    variance = (tl.sum(within, 0) + tl.sum(between, 0)) / size - shift * shift
     # rounding may leave less than nothing of a constant column; a NaN stays
     variance = tl.where(variance < 0, 0, variance)
     average = centre + shift
@@ -97,278 +100,138 @@ def _combine_moments(
     offset = -average * scale
     if bias is not None:
         offset += tl.load(bias + cols, mask=cols < c, other=0).to(tl.float64)
-    _store(mean + cols, average, cols < c)
-    _store(var + cols, variance, cols < c)
-    _store(factors + cols, scale, cols < c)
-    _store(factors + c + cols, offset, cols < c)
+    store_wide(moments + cols, average, cols < c)
+    store_wide(moments + c + cols, variance, cols < c)
+    # two rows behind the planes
+    store_wide(sums + 3 * plane + cols, scale, cols < c)
+    store_wide(sums + 3 * plane + c + cols, offset, cols < c)
+    if running_mean is not None:
+        if AVERAGES:
+            share = 1 / tl.load(batches).to(tl.float64)
+        else:
+            share = _double(low, high)
+            if tl.program_id(0) == 0:
+                tl.store(batches, tl.load(batches) + 1)
+        _follow(running_mean + cols, average, share, cols < c)
+        _follow(running_var + cols, variance * size / (size - 1), share, cols < c)
 
 
-def _tile_of(c: int) -> tuple[int, int, int]:
-    """What rows of `c` channels are multiples of, and rows and channels of a tile."""
-    block_c = channel_block(c)
-    return alignment(c), _TILE // block_c, block_c
+@triton.jit
+def _double(low, high):
+    """The float64 of whose bits these are the two halves, int32 each."""
+    bits = (high.to(tl.int64) << 32) | (low.to(tl.int64) & 0xFFFFFFFF)
+    return bits.to(tl.float64, bitcast=True)
 
 
-def _runs(n: int, c: int) -> tuple[int, int, tuple[int, int, int]]:
-    """Rows of a run, how many runs there are, and the tile."""
-    tile = _tile_of(c)
-    most = max(1, _RUNS // -(-c // tile[2]))
-    run = max(1, -(-n // (most * tile[1]))) * tile[1]
-    return run, -(-n // run), tile
+@triton.jit
+def _follow(place, value, share, mask):
+    before = tl.load(place, mask=mask, other=0).to(tl.float64)
+    store_wide(place, before + share * (value - before), mask)
 
 
 _MOMENTS, _COMBINE_MOMENTS = Launcher(_moments), Launcher(_combine_moments)
 
 
-def batch_factors(
-    feats: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+@lru_cache
+def _halves(value: float) -> tuple[int, int]:
+    """The bits of a float64, as a kernel takes them."""
+    low, high = struct.unpack("<ii", struct.pack("<d", value))
+    return low, high
+
+
+def batch_norm(
+    feats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    eps: float,
+    running: Running | None,
+) -> tuple[Tensor, Tensor]:
     feats = feats.contiguous()
+    residual = None if residual is None else residual.contiguous()
     n, c = feats.shape
-    mean, var, factors = (
-        torch.empty(shape, dtype=wide(feats.dtype), device=feats.device) for shape in (c, c, (2, c))
-    )
+    out, dtype = torch.empty_like(feats), wide(feats.dtype)
+    moments = torch.empty((2, c), dtype=dtype, device=feats.device)
     if c:
-        run, runs, tile = _runs(n, c)
-        sums = mean.new_empty((3, runs, c))
+        run, runs, tile = runs_of(n, c)
+        # planes of sums, and the two rows of factors
+        sums = torch.empty((3 * runs + 2, c), dtype=dtype, device=feats.device)
         grid = (runs, -(-c // tile[2]), 1)
-        _MOMENTS(grid, (feats, sums), (n, c // tile[0], run), tile, _WARPS, 1)
+        _MOMENTS(grid, (feats, sums), (n, c // tile[0], run), tile, WARPS, 1)
+        mean, var, batches, momentum = (None, None, None, 0.0) if running is None else running
+        if running is not None and momentum is None:
+            # before the kernel, whose programs read it
+            running.batches.add_(1)
         _COMBINE_MOMENTS(
-            (-(-c // _FEW_CHANNELS), 1, 1),
-            (sums, weight, bias, mean, var, factors),
-            (n, c, run, runs),
-            (eps, _PARTIALS, _FEW_CHANNELS),
+            (-(-c // FEW_CHANNELS), 1, 1),
+            (sums, weight, bias, moments, mean, var, batches),
+            (n, c, run, runs, *_halves(momentum or 0.0)),
+            (eps, momentum is None, PARTIALS, FEW_CHANNELS),
             4,
             1,
         )
-    return mean, var, factors[0], factors[1]
-
-
-@triton.jit(do_not_specialize=["n", "c"])
-def _scale_shift(
-    feats, scale, shift, residual, out, n, c,
-    RELU: tl.constexpr, ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    c *= ALIGN
-    wide_type: tl.constexpr = scale.dtype.element_ty
-    first = tl.program_id(0).to(tl.int64) * ROWS
-    cols = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = (tl.arange(0, ROWS) < n - first)[:, None] & (cols < c)[None, :]
-    # only the start of a tile is beyond 2^31 elements
-    start = first * c
-    place = tl.arange(0, ROWS)[:, None] * c + cols[None, :]
-    factor = tl.load(scale + cols, mask=cols < c, other=0)[None, :]
-    value = tl.load(feats + start + place, mask=inside, other=0).to(wide_type) * factor
-    value += tl.load(shift + cols, mask=cols < c, other=0)[None, :]
-    if residual is not None:
-        value += tl.load(residual + start + place, mask=inside, other=0).to(wide_type)
-    if RELU:
-        # not a maximum: a NaN stays
-        value = tl.where(value < 0, 0, value)
-    tl.store(out + start + place, value.to(out.dtype.element_ty), mask=inside)
-
-
-_SCALE_SHIFT = Launcher(_scale_shift)
-
-
-def scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-    feats = feats.contiguous()
-    n, c = feats.shape
-    residual = None if residual is None else residual.contiguous()
-    out = torch.empty_like(feats)
-    if n and c:
-        tile = _tile_of(c)
-        _SCALE_SHIFT(
-            (-(-n // tile[1]), -(-c // tile[2]), 1),
-            (feats, scale, shift, residual, out),
-            (n, c // tile[0]),
-            (relu, *tile),
-            _WARPS,
-            1,
-        )
-    return out
-
-
-@triton.jit(do_not_specialize=["n", "c", "run"])
-def _products(
-    grad_out, feats, out, mean, sums, n, c, run,
-    ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """Of one run: the sums of the gradient that passes, and of it times x - mean."""
-    c *= ALIGN
-    wide_type: tl.constexpr = sums.dtype.element_ty
-    first = tl.program_id(0).to(tl.int64) * run
-    rows = tl.minimum(n - first, run).to(tl.int32)
-    cols = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    centre = tl.load(mean + cols, mask=cols < c, other=0).to(wide_type)
-    start = first * c
-    place = tl.arange(0, ROWS)[:, None] * c + cols[None, :]
-    total = tl.zeros((ROWS, BLOCK_C), wide_type)
-    product = tl.zeros((ROWS, BLOCK_C), wide_type)
-    for begin in range(0, rows, ROWS):
-        inside = (begin + tl.arange(0, ROWS) < rows)[:, None] & (cols < c)[None, :]
-        grad = tl.load(grad_out + start + place, mask=inside, other=0).to(wide_type)
-        if out is not None:
-            gate = tl.load(out + start + place, mask=inside, other=0).to(wide_type)
-            grad = tl.where(gate > 0, grad, 0)
-        value = tl.load(feats + start + place, mask=inside, other=0).to(wide_type)
-        total += grad
-        # beyond the last row the gradient is zero, and the mean may be no number
-        product += tl.where(inside, grad * (value - centre[None, :]), 0)
-        start += ROWS * c
-    # two planes of one row a run
-    at = tl.program_id(0) * c + cols
-    tl.store(sums + at, tl.sum(total, 0), mask=cols < c)
-    tl.store(sums + tl.num_programs(0) * c + at, tl.sum(product, 0), mask=cols < c)
-
-
-@triton.jit
-def _sum_of_runs(sums, cols, c, runs, PARTIALS: tl.constexpr, BLOCK_C: tl.constexpr):
-    """(runs, c) -> (BLOCK_C,) float64."""
-    total = tl.zeros((PARTIALS, BLOCK_C), tl.float64)
-    for begin in range(0, runs, PARTIALS):
-        part = begin + tl.arange(0, PARTIALS)
-        inside = (part < runs)[:, None] & (cols < c)[None, :]
-        total += tl.load(sums + part[:, None] * c + cols[None, :], mask=inside, other=0).to(tl.float64)
-    return tl.sum(total, 0)
-
-
-@triton.jit(do_not_specialize=["c", "runs"])
-def _combine_products(sums, total, product, c, runs, PARTIALS: tl.constexpr, BLOCK_C: tl.constexpr):
-    cols = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    _store(total + cols, _sum_of_runs(sums, cols, c, runs, PARTIALS, BLOCK_C), cols < c)
-    _store(product + cols, _sum_of_runs(sums + runs * c, cols, c, runs, PARTIALS, BLOCK_C), cols < c)
+        if running is not None:
+            # autograd, and who keeps what is made of them, see that they changed
+            increment_version((running.mean, running.var, running.batches))
+        start_scale_shift(feats, (sums, sums), (3 * runs, 1), residual, relu, out, tile)
+    return out, moments
 
 
 @triton.jit(do_not_specialize=["n", "c", "runs"])
 def _combine_gradients(
-    sums, mean, var, weight, grad_weight, grad_bias, factors, n, c, runs,
+    sums, moments, weight, grad_weight, grad_bias, n, c, runs,
     EPS: tl.constexpr, PARTIALS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the parameters, and the factors of the rows; in float64 until stored."""
     cols = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    total = _sum_of_runs(sums, cols, c, runs, PARTIALS, BLOCK_C)
-    product = _sum_of_runs(sums + runs * c, cols, c, runs, PARTIALS, BLOCK_C)
-    centre = tl.load(mean + cols, mask=cols < c, other=0).to(tl.float64)
-    inverse = 1 / tl.sqrt(tl.load(var + cols, mask=cols < c, other=1).to(tl.float64) + EPS)
+    total = sum_of_runs(sums, cols, c, runs, PARTIALS, BLOCK_C)
+    product = sum_of_runs(sums + runs * c, cols, c, runs, PARTIALS, BLOCK_C)
+    centre = tl.load(moments + cols, mask=cols < c, other=0).to(tl.float64)
+    inverse = 1 / tl.sqrt(tl.load(moments + c + cols, mask=cols < c, other=1).to(tl.float64) + EPS)
     scale = inverse
     if weight is not None:
         scale *= tl.load(weight + cols, mask=cols < c, other=0).to(tl.float64)
-    count = n.to(tl.float64)
-    scale_feats = -scale * inverse * inverse * product / count
-    _store(grad_weight + cols, product * inverse, cols < c)
-    _store(grad_bias + cols, total, cols < c)
-    _store(factors + cols, scale, cols < c)
-    _store(factors + c + cols, scale_feats, cols < c)
-    _store(factors + 2 * c + cols, -scale * total / count - scale_feats * centre, cols < c)
+    size = n.to(tl.float64)
+    scale_feats = -scale * inverse * inverse * product / size
+    store_wide(grad_weight + cols, product * inverse, cols < c)
+    store_wide(grad_bias + cols, total, cols < c)
+    # three rows behind the planes
+    factors = sums + 2 * runs * c
+    store_wide(factors + cols, scale, cols < c)
+    store_wide(factors + c + cols, scale_feats, cols < c)
+    store_wide(factors + 2 * c + cols, -scale * total / size - scale_feats * centre, cols < c)
 
 
-_PRODUCTS, _COMBINE_PRODUCTS, _COMBINE_GRADIENTS = (
-    Launcher(kernel) for kernel in (_products, _combine_products, _combine_gradients)
-)
+_COMBINE_GRADIENTS = Launcher(_combine_gradients)
 
 
-def _sums_of_runs(grad_out: Tensor, feats: Tensor, out: Tensor | None, mean: Tensor) -> Tensor:
-    """Both sums of each run, (2, runs, c)."""
-    grad_out, feats = grad_out.contiguous(), feats.contiguous()
-    out = None if out is None else out.contiguous()
-    n, c = feats.shape
-    run, runs, tile = _runs(n, c)
-    sums = torch.empty((2, runs, c), dtype=wide(feats.dtype), device=feats.device)
-    if runs:
-        grid = (runs, -(-c // tile[2]), 1)
-        _PRODUCTS(grid, (grad_out, feats, out, mean, sums), (n, c // tile[0], run), tile, _WARPS, 1)
-    return sums
-
-
-def scale_shift_sums(
-    grad_out: Tensor, feats: Tensor, out: Tensor | None, mean: Tensor
-) -> tuple[Tensor, Tensor]:
-    c = feats.shape[1]
-    total, product = (torch.empty(c, dtype=wide(feats.dtype), device=feats.device) for _ in range(2))
-    if c:
-        sums = _sums_of_runs(grad_out, feats, out, mean)
-        grid, numbers = (-(-c // _FEW_CHANNELS), 1, 1), (c, sums.shape[1])
-        _COMBINE_PRODUCTS(grid, (sums, total, product), numbers, (_PARTIALS, _FEW_CHANNELS), 4, 1)
-    return total, product
-
-
-def batch_grad_factors(
+def batch_norm_grad(
     grad_out: Tensor,
     feats: Tensor,
-    out: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
     weight: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    n, c = feats.shape
-    grad_weight, grad_bias, factors = (
-        torch.empty(shape, dtype=wide(feats.dtype), device=feats.device) for shape in (c, c, (3, c))
-    )
-    if c:
-        sums = _sums_of_runs(grad_out, feats, out, mean)
-        _COMBINE_GRADIENTS(
-            (-(-c // _FEW_CHANNELS), 1, 1),
-            (sums, mean, var, weight, grad_weight, grad_bias, factors),
-            (n, c, sums.shape[1]),
-            (eps, _PARTIALS, _FEW_CHANNELS),
-            4,
-            1,
-        )
-    return grad_weight, grad_bias, factors[0], factors[1], factors[2]
-
-
-@triton.jit(do_not_specialize=["n", "c"])
-def _scale_shift_grad(
-    grad_out, feats, out, scale_grad, scale_feats, shift, grad, gated, n, c,
-    ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    c *= ALIGN
-    wide_type: tl.constexpr = scale_grad.dtype.element_ty
-    first = tl.program_id(0).to(tl.int64) * ROWS
-    cols = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = (tl.arange(0, ROWS) < n - first)[:, None] & (cols < c)[None, :]
-    start = first * c
-    place = tl.arange(0, ROWS)[:, None] * c + cols[None, :]
-    passed = tl.load(grad_out + start + place, mask=inside, other=0).to(wide_type)
-    if out is not None:
-        gate = tl.load(out + start + place, mask=inside, other=0).to(wide_type)
-        passed = tl.where(gate > 0, passed, 0)
-    if gated is not None:
-        tl.store(gated + start + place, passed.to(gated.dtype.element_ty), mask=inside)
-    value = tl.load(feats + start + place, mask=inside, other=0).to(wide_type)
-    value *= tl.load(scale_feats + cols, mask=cols < c, other=0)[None, :]
-    value += passed * tl.load(scale_grad + cols, mask=cols < c, other=0)[None, :]
-    value += tl.load(shift + cols, mask=cols < c, other=0)[None, :]
-    tl.store(grad + start + place, value.to(grad.dtype.element_ty), mask=inside)
-
-
-_SCALE_SHIFT_GRAD = Launcher(_scale_shift_grad)
-
-
-def scale_shift_grad(
-    grad_out: Tensor,
-    feats: Tensor,
     out: Tensor | None,
-    scale_grad: Tensor,
-    scale_feats: Tensor,
-    shift: Tensor,
+    moments: Tensor,
+    eps: float,
     with_gated: bool,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     grad_out, feats = grad_out.contiguous(), feats.contiguous()
     out = None if out is None else out.contiguous()
     n, c = feats.shape
     grad = torch.empty_like(feats)
     gated = torch.empty_like(feats) if with_gated else None
-    if n and c:
-        tile = _tile_of(c)
-        _SCALE_SHIFT_GRAD(
-            (-(-n // tile[1]), -(-c // tile[2]), 1),
-            (grad_out, feats, out, scale_grad, scale_feats, shift, grad, gated),
-            (n, c // tile[0]),
-            tile,
-            _WARPS,
+    grad_weight = torch.empty(c, dtype=moments.dtype, device=feats.device)
+    grad_bias = torch.empty_like(grad_weight)
+    if c:
+        sums, runs = sums_of_runs(grad_out, feats, out, moments, 3)
+        _COMBINE_GRADIENTS(
+            (-(-c // FEW_CHANNELS), 1, 1),
+            (sums, moments, weight, grad_weight, grad_bias),
+            (n, c, runs),
+            (eps, PARTIALS, FEW_CHANNELS),
+            4,
             1,
         )
-    return grad, gated
+        rows = (grad_out, feats, out)
+        start_scale_shift_grad(rows, (sums, sums, sums), (2 * runs, 1), grad, gated)
+    return grad, gated, grad_weight, grad_bias

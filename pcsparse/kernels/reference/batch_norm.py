@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from pcsparse.kernels.running import Running
+
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -13,14 +15,27 @@ def _gated(grad_out: Tensor, out: Tensor | None) -> Tensor:
     return wide if out is None else torch.where(out > 0, wide, 0)
 
 
-def batch_factors(
-    feats: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def batch_norm(
+    feats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    eps: float,
+    running: Running | None,
+) -> tuple[Tensor, Tensor]:
     var, mean = torch.var_mean(feats.double(), dim=0, correction=0)
+    if running is not None:
+        running.batches.add_(1)
+        share = 1 / running.batches.item() if running.momentum is None else running.momentum
+        unbiased = var * len(feats) / (len(feats) - 1)
+        running.mean.copy_((1 - share) * running.mean + share * mean)
+        running.var.copy_((1 - share) * running.var + share * unbiased)
     scale = torch.rsqrt(var + eps) * (1 if weight is None else weight)
     shift = (0 if bias is None else bias) - mean * scale
     wide = _accumulator(feats.dtype)
-    return mean.to(wide), var.to(wide), scale.to(wide), shift.to(wide)
+    out = scale_shift(feats, scale.to(wide), shift.to(wide), residual, relu)
+    return out, torch.stack((mean, var)).to(wide)
 
 
 def scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
@@ -38,29 +53,25 @@ def scale_shift_sums(
     return gated.sum(dim=0).to(wide), (gated * (feats.double() - mean)).sum(dim=0).to(wide)
 
 
-def batch_grad_factors(
+def batch_norm_grad(
     grad_out: Tensor,
     feats: Tensor,
-    out: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
     weight: Tensor | None,
+    out: Tensor | None,
+    moments: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    with_gated: bool,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     gated, wide = _gated(grad_out, out).double(), _accumulator(feats.dtype)
+    mean, var = moments.double()
     grad_bias, product = gated.sum(dim=0), (gated * (feats.double() - mean)).sum(dim=0)
-    inverse = torch.rsqrt(var.double() + eps)
+    inverse = torch.rsqrt(var + eps)
     scale_grad = inverse * (1 if weight is None else weight)
     scale_feats = -scale_grad * inverse.square() * product / len(feats)
     shift = -scale_grad * grad_bias / len(feats) - scale_feats * mean
-    grad_weight = product * inverse
-    return (
-        grad_weight.to(wide),
-        grad_bias.to(wide),
-        scale_grad.to(wide),
-        scale_feats.to(wide),
-        shift.to(wide),
-    )
+    first, second, third = (part.to(wide) for part in (scale_grad, scale_feats, shift))
+    grad, passed = scale_shift_grad(grad_out, feats, out, first, second, third, with_gated)
+    return grad, passed, (product * inverse).to(wide), grad_bias.to(wide)
 
 
 def scale_shift_grad(

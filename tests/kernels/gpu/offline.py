@@ -152,20 +152,24 @@ def grad_weight(
 def others() -> dict[str, Callable[[], object]]:
     """What launches the Triton kernels beside the GEMM."""
     from pcsparse.kernels import gpu
+    from pcsparse.kernels.running import Running
 
     n, c = 64, 32
     feats, one = torch.zeros(n, c, dtype=HALF), torch.zeros(c)
     rows, starts = torch.zeros(n, dtype=torch.int32), torch.zeros(9, dtype=torch.int64)
     table = torch.zeros(8, n, dtype=torch.int32)
     order = torch.zeros(8, c, dtype=torch.int32)
+    moments, count = torch.zeros(2, c), torch.tensor(1)
+    running, average = Running(one, one, count, 0.1), Running(one, one, count, None)
     return {
         "scale_shift": lambda: gpu.scale_shift(feats, one, one, feats, True),
         "scale_shift_sums": lambda: gpu.scale_shift_sums(feats, feats, feats, one),
         "scale_shift_grad": lambda: gpu.scale_shift_grad(feats, feats, feats, one, one, one, True),
         "segment_sum": lambda: gpu.segment_sum(feats, rows, starts),
         "segment_weighted_sum": lambda: gpu.segment_weighted_sum(feats, rows, torch.zeros(n), starts),
-        "batch_factors": lambda: gpu.batch_factors(feats, one, one, 1e-5),
-        "batch_grad_factors": lambda: gpu.batch_grad_factors(feats, feats, feats, one, one, one, 1e-5),
+        "batch_norm": lambda: gpu.batch_norm(feats, one, one, feats, True, 1e-5, running),
+        "batch_norm, average": lambda: gpu.batch_norm(feats, one, one, None, False, 1e-5, average),
+        "batch_norm_grad": lambda: gpu.batch_norm_grad(feats, feats, one, feats, moments, 1e-5, True),
         "gather_gemm": lambda: gpu.gather_gemm(
             feats,
             torch.zeros(1, c, c, dtype=HALF),

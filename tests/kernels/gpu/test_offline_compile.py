@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed here")
 _ROOT = Path(__file__).parents[3]
 # kernels that others call, and that no one launches
-_PARTS = {"_finish", "_store", "_sum_of_runs", "_span", "_take_larger", "_places"}
+_PARTS = {"_double", "_finish", "_follow", "_places", "_span", "_take_larger", "store_wide", "sum_of_runs"}
 
 
 def _report(*arguments: str) -> list[dict]:
