@@ -651,8 +651,8 @@ class Backend(Protocol):
             grad_out: (n_out, c_out), dtype of `feats`.
             table: (k, n_out) int32, i where (i, j) is a pair, -1 elsewhere.
             layout: `grad_weight_layout(table)`; or None: several offsets share a tile and the table is read
-                as it is, which pays for few input channels. Then a row of `grad_out` that is not finite
-                may make NaN at offsets where it has no pair.
+                as it is, which spares the layout of a map that few layers use. Then a row of `grad_out` that
+                is not finite may make NaN at offsets where it has no pair.
             tile_in: input channels of a tile, or offsets times input channels without a layout; a power of 2
                 from 16. 0 here and below for the backend's rule, which reads the sizes only.
             tile_out: output channels of a tile, a power of 2 from 16.
