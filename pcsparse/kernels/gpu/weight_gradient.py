@@ -5,11 +5,11 @@ shares of equal size whatever the offsets hold, and a program adds one tile of c
 offset ends within a share, the program writes what it has and begins anew: as share and offset only grow,
 share p and offset o meet in partial sum p + o and in no other, so that shares + k - 1 of them are enough. How
 many there are comes from the sizes of the problem; where they begin is read on the device. A second kernel
-adds them in an order that comes from the sizes too, so the bits are the same from run to run.
+adds them in an order that the sizes and the map decide, so the bits are the same from run to run.
 
-Without lists of pairs, several offsets lie side by side in one tile and the table is read as it is: the rows of
-`grad_out` are read once for all of them, which pays in part for the products with zero. (A row of `grad_out`
-that is not finite makes NaN of these products too.)
+Without lists of pairs, several offsets lie side by side in one tile and the table is read as it is: the rows
+of `grad_out` are read once for all of them, which pays in part for the products with zero. (A row of
+`grad_out` that is not finite makes NaN of these products too.)
 
 Source: the split over pairs with partial sums of a fixed number is TorchSparse++'s (MICRO 2023); shares that
 cross from one offset to the next are those of stream-K (Osama et al., PPoPP 2023).
