@@ -12,7 +12,7 @@ from functools import lru_cache
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.errors import RangeError
 
-_PRECISIONS = ("ieee", "tf32")
+_PRECISIONS = ("ieee", "tf32", "torch")
 _ORDERS = ("auto", "mask", "none")
 
 
@@ -32,7 +32,8 @@ class SortedImplicitGemmConfig:
         warps: warps a program.
         stages: how far loads run ahead.
         parts: into how many partial sums the work of a tile, or of all pairs in grad_weight, is cut.
-        precision: of products of float32, "ieee" or "tf32".
+        precision: of products of float32, "ieee" or "tf32"; "torch" for what torch allows when they are made,
+            in a graph that was traced, where torch's switch cannot be read.
 
     Raises:
         RangeError: a number that no kernel can run with.

@@ -75,6 +75,8 @@ class SortedImplicitGemm(Dataflow[SortedImplicitGemmConfig]):
         mirrored: bool,
     ) -> Tensor:
         k, c_in, c_out = weight.shape
+        if config.precision == "torch":
+            config = replace(config, precision=_allowed())
         sizes = completed(config, k, c_in, c_out, kmap.n_out, feats.element_size(), kmap.symmetric)
         passing = epilogue.passing
         return backend_of(feats, weight).implicit_gemm(
@@ -112,15 +114,21 @@ class SortedImplicitGemm(Dataflow[SortedImplicitGemmConfig]):
             tile_out=config.tile_out,
             tile_rows=config.tile,
             partials=config.parts,
-            precision=config.precision,
+            precision=_allowed() if config.precision == "torch" else config.precision,
         )
 
 
-_PLAIN = {precision: SortedImplicitGemmConfig(precision=precision) for precision in ("ieee", "tf32")}
+_PLAIN = {precision: SortedImplicitGemmConfig(precision=precision) for precision in ("ieee", "tf32", "torch")}
 """The rule's numbers in all places."""
 
 
 def _precision(dtype: torch.dtype) -> str:
     """What torch is allowed to do with products of float32: its own switch for that."""
-    narrow = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return "tf32" if narrow else "ieee"
+    if dtype != torch.float32:
+        return "ieee"
+    # dynamo does not know how to read the switch, and a graph may outlive its position
+    return "torch" if torch.compiler.is_compiling() else _allowed()
+
+
+def _allowed() -> str:
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"

@@ -9,13 +9,15 @@ from torch.export import Dim
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
-from pcsparse.engine.plan import explain, plan_for
+from pcsparse.engine import sorted_implicit_gemm
+from pcsparse.engine.plan import DATAFLOWS, explain, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import Bucket
 from pcsparse.errors import DeviceError, DtypeError, RangeError, ShapeError
 from pcsparse.kernels import cpu
 from pcsparse.ops import important_rows, max_pool, mean_pool, partial_sparse_conv, pool, sparse_conv, sum_pool
 from tests.clouds import TWO_BATCHES, UNSORTED, lidar_like
+from tests.emulation import emulate
 
 OPERATORS = torch.ops.pcsparse
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -108,6 +110,35 @@ def test_one_graph_serves_clouds_of_every_size(rng, which):
         got = torch.autograd.grad(actual, (feats, weight), grad_out)
         assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_the_dataflow_of_a_gpu_is_one_graph_too(rng, monkeypatch, precision):
+    emulate(monkeypatch)
+    monkeypatch.setattr(type(DATAFLOWS["sorted_implicit_gemm"]), "devices", ("cpu", "cuda"))
+    monkeypatch.setattr(type(DATAFLOWS["output_stationary"]), "devices", ("meta",))
+    seen, plain = [], sorted_implicit_gemm.completed
+    monkeypatch.setattr(
+        sorted_implicit_gemm, "completed", lambda config, *sizes: seen.append(config) or plain(config, *sizes)
+    )
+    compiled = torch.compile(_twice, fullgraph=True, backend="aot_eager")
+    kmap = _maps(TWO_BATCHES.coords[:30])[1]
+    feats, weight = _operands(rng, kmap)
+    grad_out = torch.randn(kmap.n_out, 4, generator=rng)
+    actual = compiled(feats, weight, kmap)
+    got = torch.autograd.grad(actual, (feats, weight), grad_out)
+    # a traced graph follows torch's switch as it is when it runs
+    monkeypatch.setattr(sorted_implicit_gemm, "_allowed", lambda: precision)
+    del seen[:]
+    compiled(feats, weight, kmap)
+    assert [config.precision for config in seen] == [precision]
+
+    monkeypatch.setattr(sorted_implicit_gemm, "_allowed", lambda: "ieee")
+    expected = _twice(feats, weight, kmap)
+    assert plan_for(ConvProblem.of(feats, weight, kmap)).forward.dataflow == "sorted_implicit_gemm"
+    assert torch.equal(actual, expected)
+    wanted = torch.autograd.grad(expected, (feats, weight), grad_out)
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
 class _Layer(nn.Module):
