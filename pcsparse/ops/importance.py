@@ -82,5 +82,8 @@ def important_rows(feats: Tensor, clouds: KernelMap, share: float) -> Tensor:
     feats = feats.detach()
     if runs_plainly(feats):
         return _chosen(feats, clouds, float(share))
+    if feats.is_meta:
+        # what the host must know of the clouds is known before a prepared network runs
+        clouds.sizes()
     mask: Tensor = _important_rows(feats, clouds.tensors(), float(share))
     return mask

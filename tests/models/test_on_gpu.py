@@ -170,6 +170,23 @@ def test_a_training_step_on_a_prepared_cloud_does_not_wait(start):
     assert waits.mixed == []
 
 
+@torch.no_grad()
+def test_a_convolution_of_some_rows_does_not_wait_either(start):
+    torch.manual_seed(0)
+    layer, x = SubmanifoldConv3d(4, 4, voxels=0.5), _unet_input(60, batch_size=2)
+    want = layer(x).feats
+
+    device = start()
+    layer = layer.to(device)
+    layer(_unet_input(60, batch_size=2).to(device))
+    x = prepare(layer, _unet_input(60, batch_size=2).to(device))
+    with host_waits(device) as waits:
+        got = layer(x).feats
+    assert waits.places == []
+    assert waits.mixed == []
+    torch.testing.assert_close(got.cpu(), want, **tolerance(torch.float32, 108))
+
+
 def _step(model: nn.Module, x: SparseTensor) -> None:
     out = model.train()(x).feats
     out.backward(torch.ones_like(out))
