@@ -175,10 +175,11 @@ def host_waits(device: torch.device) -> Iterator[HostWaits]:
 @contextmanager
 def _as_torch_counts() -> Iterator[HostWaits]:
     waits, before = HostWaits(), torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
+            # says that it is a prototype
+            torch.cuda.set_sync_debug_mode("warn")
             yield waits
     finally:
         torch.cuda.set_sync_debug_mode(before)

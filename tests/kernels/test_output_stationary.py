@@ -194,9 +194,11 @@ def test_rows_that_pass_keep_their_bits(device, rng, dtype):
     through[3], through[78] = float("inf"), float("nan")
     feats, weight = _operands(rng, dtype, 4, 19, counts)
     inputs = [part.to(device) for part in (feats, weight, *pairs(counts, rng))]
-    mask = MASKS["some"].to(device)
+    mask = MASKS["some"]
     out = (
-        backend_of(*inputs).output_stationary(*inputs, N_OUT, 64, mask=mask, through=through.to(device)).cpu()
+        backend_of(*inputs)
+        .output_stationary(*inputs, N_OUT, 64, mask=mask.to(device), through=through.to(device))
+        .cpu()
     )
     torch.testing.assert_close(out[~mask], through[~mask], rtol=0, atol=0, equal_nan=True)
     assert bool(out[mask].isfinite().all())

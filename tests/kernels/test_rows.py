@@ -185,7 +185,9 @@ def test_tile_spans_matches_twin(device, rng, counts, tile):
 def test_tile_spans_without_rows(device):
     nothing = torch.zeros(0, dtype=torch.int32, device=device)
     for k in (0, 27):
-        spans = backend_of(nothing).tile_spans(nothing, torch.zeros(k + 1, dtype=torch.int64), 0, 64)
+        spans = backend_of(nothing).tile_spans(
+            nothing, torch.zeros(k + 1, dtype=torch.int64, device=device), 0, 64
+        )
         assert spans.shape == (1, k)
         assert spans.tolist() == [[0] * k]
 

@@ -14,9 +14,10 @@ from tests.tolerance import tolerance
 
 
 @pytest.mark.parametrize("c_in", [4, 20])
-def test_long_places_are_those_of_short_ones(monkeypatch, rng, c_in):
-    emulate(monkeypatch)
-    backend = backend_of(torch.zeros(1))
+def test_long_places_are_those_of_short_ones(device, monkeypatch, rng, c_in):
+    if device.type == "cpu":
+        emulate(monkeypatch)
+    backend = backend_of(torch.zeros(1, device=device))
     # the package has a function of the module's name
     module = sys.modules["pcsparse.kernels.gpu.implicit_gemm"]
     monkeypatch.setattr(module, "_SHORT", 0)
@@ -24,7 +25,8 @@ def test_long_places_are_those_of_short_ones(monkeypatch, rng, c_in):
     table = torch.randint(-20, 30, (5, 40), generator=rng, dtype=torch.int32).clamp(min=-1)
     feats, weight = torch.randn(30, c_in, generator=rng), torch.randn(5, c_in, 8, generator=rng)
     sizes = 40, 16, 32, 4, 4, 1, "ieee"
-    actual = backend.implicit_gemm(feats, weight, backend.gemm_layout(table, 1, 16), *sizes)
+    layout = backend.gemm_layout(table.to(device), 1, 16)
+    actual = backend.implicit_gemm(feats.to(device), weight.to(device), layout, *sizes).cpu()
     module._form.cache_clear()
 
     expected = reference.implicit_gemm(feats.double(), weight.double(), [table], *sizes).float()
