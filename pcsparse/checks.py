@@ -25,6 +25,14 @@ def require_extra(module: str, extra: str) -> ModuleType:
         ) from error
 
 
+def is_traced() -> bool:
+    """Whether a compiler, an export or a mode of torch follows this call: sizes may then be symbols.
+
+    What is remembered from call to call is left alone then.
+    """
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
 def check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
     """Raise ShapeError unless `tensor` has `shape`; None stands for any size."""
     fits = tensor.dim() == len(shape) and all(

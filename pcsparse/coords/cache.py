@@ -46,6 +46,22 @@ def _level_sizes(given: Tensor, relation: Relation) -> str:
     return f"the level that a kernel {kernel} with stride {stride} makes of {len(given)} voxels"
 
 
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What a layer asked with, and the map that it got.
+
+    It keeps all of it alive, so that no other object gets an identity of these.
+    """
+
+    given: tuple[Tensor, Tensor, Relation, tuple[int, ...] | None]
+    versions: tuple[int, int]
+    kmap: KernelMap
+
+
+# relations that nobody keeps would pile up
+_MOST_ASKED = 1024
+
+
 @dataclass(eq=False)
 class CoordCache:
     """Shared by a tensor and all tensors computed from it; not shared between clouds.
@@ -63,6 +79,8 @@ class CoordCache:
     _finer: dict[tuple[Token, Relation], Tensor] = field(default_factory=dict)
     # coordinate sets and their versions, by token
     _sets: list[tuple[Tensor, int]] = field(default_factory=list)
+    # maps by the identity of all that a layer asks with
+    _asked: dict[tuple[int, int, int, int], _Asked] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of maps."""
@@ -79,7 +97,7 @@ class CoordCache:
     def __getstate__(self) -> dict[str, object]:
         """The tables; a copy's tensors count their versions anew, so only edited ones are marked."""
         sets = [(known, 0 if version == _version(known) else _EDITED) for known, version in self._sets]
-        return self.__dict__ | {"_sets": sets}
+        return self.__dict__ | {"_sets": sets, "_asked": {}}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """From a copy or another process, such as a loader worker: maps are found again."""
@@ -162,12 +180,32 @@ class CoordCache:
                 searched at once, and no others. Without it the whole kernel is, so that a layer with other
                 offsets finds its map there.
         """
+        if torch.compiler.is_compiling():
+            return self._map(fine, coarse, relation, offsets, searched)
+        at, versions = (id(fine), id(coarse), id(relation), id(offsets)), (_version(fine), _version(coarse))
+        asked = self._asked.get(at)
+        if asked is None or asked.versions != versions:
+            kmap = self._map(fine, coarse, relation, offsets, searched)
+            if len(self._asked) >= _MOST_ASKED:
+                self._asked.clear()
+            asked = self._asked[at] = _Asked((fine, coarse, relation, offsets), versions, kmap)
+        return asked.kmap
+
+    def _map(
+        self,
+        fine: Tensor,
+        coarse: Tensor,
+        relation: Relation,
+        offsets: tuple[int, ...] | None,
+        searched: tuple[int, ...] | None,
+    ) -> KernelMap:
         key = MapKey(self._token(fine), self._token(coarse), relation, offsets)
-        if key not in self._maps:
+        kmap = self._maps.get(key)
+        if kmap is None:
             with _kept(), NamesSizes(lambda: _map_sizes(fine, coarse, relation)):
-                ready = self._ready.pop(key, None)
-                self._maps[key] = ready or self._build(fine, coarse, key, searched)
-        return self._maps[key]
+                kmap = self._ready.pop(key, None) or self._build(fine, coarse, key, searched)
+            self._maps[key] = kmap
+        return kmap
 
     def _build(
         self, fine: Tensor, coarse: Tensor, key: MapKey, searched: tuple[int, ...] | None

@@ -123,7 +123,10 @@ class KernelMap:
         """A copy, or one from another process, is as right as its original."""
         self.__dict__.update(state)
         # a shallow copy must not take the header, and with it the way back, from its original
-        self.__dict__["_derived"] = dict(self._derived) | {"header": make_header(self)}
+        derived = dict(self._derived) | {"header": make_header(self)}
+        # problems that were checked with this map, which is now perhaps on another device
+        derived.pop("problems", None)
+        self.__dict__["_derived"] = derived
         self._own_header()
 
     @property

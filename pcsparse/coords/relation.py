@@ -36,17 +36,18 @@ class Relation:
         dilation: int | Triple = 1,
         padding: int | Triple = 0,
     ) -> "Relation":
-        """Build from ints or triples.
+        """Build from ints or triples; of equal ones there is one object, so that layers find maps by it.
 
         Raises:
             ShapeError: a field is not one int or three, or is too small.
         """
-        return Relation(
+        relation = Relation(
             as_triple("kernel_size", kernel_size, 1),
             as_triple("stride", stride, 1),
             as_triple("dilation", dilation, 1),
             as_triple("padding", padding, 0),
         )
+        return relation if torch.compiler.is_compiling() else _the_one(relation)
 
     @property
     def volume(self) -> int:
@@ -86,6 +87,11 @@ class Relation:
         """
         check_offset_count(self.volume)
         return torch.tensor(_key_deltas(self), dtype=torch.int64, device="cpu")
+
+
+@functools.lru_cache(maxsize=256)
+def _the_one(relation: Relation) -> Relation:
+    return relation
 
 
 # a network asks for those of its few kernels again and again, once a map

@@ -90,7 +90,7 @@ class Dataflow(ABC, Generic[Config]):
 
     @abstractmethod
     def configs(self, problem: ConvProblem) -> Iterator[Config]:
-        """Candidates worth timing; the first one is what the rule takes."""
+        """Candidates worth timing; the first one is what the rule takes, and it does not depend on rows."""
 
     def configs_grad_weight(self, problem: ConvProblem) -> Iterator[Config]:
         """As `configs`, for the pass that sums over the pairs."""

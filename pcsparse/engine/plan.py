@@ -1,12 +1,16 @@
 """Plan: the dataflow of each pass of a convolution, chosen once, in forward, and kept for backward."""
 
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache
+from typing import Any
 
+from pcsparse.checks import is_traced
 from pcsparse.engine.choice import DATAFLOWS as DATAFLOWS
 from pcsparse.engine.choice import PASSES, first_choice
 from pcsparse.engine.choice import Choice as Choice
+from pcsparse.engine.dataflow import Dataflow
 from pcsparse.engine.problem import ConvProblem
+from pcsparse.engine.sorted_implicit_gemm import product_precision
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import FormatError, UnsupportedError
 
@@ -21,6 +25,10 @@ class Plan:
 
     def encode(self) -> str:
         """One line of text, for the custom op and for logs."""
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         return "|".join(choice.encode() for choice in (self.forward, self.grad_feats, self.grad_weight))
 
     @staticmethod
@@ -59,27 +67,41 @@ def plan_for(problem: ConvProblem, dataflow: str = "auto", tuned: TuneTable | No
     """
     if dataflow != "auto" and dataflow not in DATAFLOWS:
         raise UnsupportedError(f"no dataflow {dataflow!r}; known: auto, {', '.join(DATAFLOWS)}")
-    names = list(DATAFLOWS) if dataflow == "auto" else [dataflow]
-    reasons = {name: DATAFLOWS[name].refuses(problem) for name in names}
-    able = [name for name, reason in reasons.items() if reason is None]
-    if not able:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    names = tuple(DATAFLOWS) if dataflow == "auto" else (dataflow,)
+    for name in names:
+        if DATAFLOWS[name].refuses(problem) is None:
+            break
+    else:
+        listed = "; ".join(f"{name}: {DATAFLOWS[name].refuses(problem)}" for name in names)
         raise UnsupportedError(f"no dataflow runs {problem}: {listed}")
-    plan = Plan(*(first_choice(DATAFLOWS[able[0]], problem, of) for of in PASSES))
+    plan = _rule(DATAFLOWS[name], problem)
     if tuned is None:
         return plan
+    able = [name for name in names if DATAFLOWS[name].refuses(problem) is None]
     found = (tuned.choice(problem, of) for of in PASSES)
     rule = (plan.forward, plan.grad_feats, plan.grad_weight)
     return Plan(*(f if f is not None and f.dataflow in able else r for f, r in zip(found, rule, strict=True)))
 
 
-def forward_choice(problem: ConvProblem, dataflow: str = "auto", tuned: TuneTable | None = None) -> Choice:
-    """`plan_for(...).forward` without the rest of the plan: what a call of inference needs, every time."""
-    if dataflow == "auto" and tuned is None:
-        for flow in DATAFLOWS.values():
-            if flow.refuses(problem) is None:
-                return first_choice(flow, problem, "forward")
-    return plan_for(problem, dataflow, tuned).forward
+def _rule(dataflow: Dataflow[Any], problem: ConvProblem) -> Plan:
+    if is_traced():
+        return _first_plan(dataflow, problem)
+    return _known_plan(dataflow, problem, product_precision(problem.dtype))
+
+
+def _first_plan(dataflow: Dataflow[Any], problem: ConvProblem) -> Plan:
+    return Plan(*(first_choice(dataflow, problem, of) for of in PASSES))
+
+
+@lru_cache(maxsize=4096)
+def _known_plan(dataflow: Dataflow[Any], problem: ConvProblem, precision: str) -> Plan:
+    # every cloud has other rows
+    return _plan_of_any_rows(dataflow, replace(problem, n_in=0, n_out=0, n_pairs=None), precision)
+
+
+@lru_cache(maxsize=4096)
+def _plan_of_any_rows(dataflow: Dataflow[Any], problem: ConvProblem, precision: str) -> Plan:
+    return _first_plan(dataflow, problem)
 
 
 def explain(problem: ConvProblem, tuned: TuneTable | None = None) -> str:

@@ -1,11 +1,12 @@
 """ConvProblem: the checked, hashable fact of one convolution. An unchecked problem cannot exist."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pcsparse.checks import check_dtype, check_same_device
+from pcsparse.checks import check_dtype, check_same_device, is_traced
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.errors import DtypeError, ShapeError
 
@@ -67,7 +68,7 @@ class ConvProblem:
         *,
         back: bool = False,
     ) -> "ConvProblem":
-        """Check the parts of a convolution against each other.
+        """Check the parts of a convolution against each other; once for a map and operands of these sizes.
 
         Args:
             feats: (n_in, c_in) float.
@@ -83,48 +84,68 @@ class ConvProblem:
             DtypeError: not a float dtype, or dtypes differ.
             DeviceError: devices differ.
         """
-        if feats.dim() != 2 or weight.dim() != 3:
-            raise ShapeError(
-                f"feats must be (n_in, c_in) and weight (k, c_in, c_out), got {tuple(feats.shape)} and "
-                f"{tuple(weight.shape)}"
-            )
-        check_dtype("feats", feats, *_FLOATS)
-        given = {"feats": feats, "weight": weight, "bias": bias, "residual": residual}
-        parts = {name: part for name, part in given.items() if part is not None}
-        for name, part in parts.items():
-            if part.dtype != feats.dtype:
-                raise DtypeError(
-                    f"{name} is {part.dtype}, feats is {feats.dtype}; use one dtype, or autocast"
-                )
-        check_same_device(**parts)
-        # features without values have no kernels that could read a map elsewhere
-        if kmap.device != feats.device and not feats.is_meta:
-            check_same_device(feats=feats, kernel_map=kmap.tensors()[1])
-        (k, c_in, c_out), (n_in, channels) = weight.shape, feats.shape
-        map_in, map_out = (kmap.n_out, kmap.n_in) if back else (kmap.n_in, kmap.n_out)
-        if channels != c_in or c_in == 0 or c_out == 0:
-            raise ShapeError(f"weight {tuple(weight.shape)} does not take feats with {channels} channels")
-        if n_in != map_in or k != kmap.volume:
-            raise ShapeError(
-                f"the kernel map has {map_in} inputs and {kmap.volume} offsets, but feats has {n_in} rows "
-                f"and weight {k} offsets; build the map from the coordinates of these features"
-            )
-        if bias is not None and bias.shape != (c_out,):
-            raise ShapeError(f"bias must have shape ({c_out},), got {tuple(bias.shape)}")
-        if residual is not None and residual.shape != (map_out, c_out):
-            raise ShapeError(
-                f"residual must have shape {(map_out, c_out)}, that of the output, got "
-                f"{tuple(residual.shape)}"
-            )
-        return ConvProblem(
-            device=feats.device.type,
-            dtype=feats.dtype,
-            k=k,
-            c_in=c_in,
-            c_out=c_out,
-            n_in=n_in,
-            n_out=map_out,
-            n_pairs=None if kmap.of_table else kmap.n_pairs,
-            symmetric=kmap.symmetric,
-            distinct=kmap.distinct,
+        if is_traced():
+            return _checked(feats, weight, kmap, bias, residual, back)
+        # all that is read of the operands
+        facts = [(t.shape, t.dtype, t.device) if t is not None else None for t in (bias, residual)]
+        key = (
+            feats.shape,
+            weight.shape,
+            feats.dtype,
+            weight.dtype,
+            feats.device,
+            weight.device,
+            back,
+            *facts,
         )
+        known: dict[Any, ConvProblem] = kmap.kept("problems", dict)
+        if key not in known:
+            known[key] = _checked(feats, weight, kmap, bias, residual, back)
+        return known[key]
+
+
+def _checked(
+    feats: Tensor, weight: Tensor, kmap: KernelMap, bias: Tensor | None, residual: Tensor | None, back: bool
+) -> ConvProblem:
+    if feats.dim() != 2 or weight.dim() != 3:
+        raise ShapeError(
+            f"feats must be (n_in, c_in) and weight (k, c_in, c_out), got {tuple(feats.shape)} and "
+            f"{tuple(weight.shape)}"
+        )
+    check_dtype("feats", feats, *_FLOATS)
+    given = {"feats": feats, "weight": weight, "bias": bias, "residual": residual}
+    parts = {name: part for name, part in given.items() if part is not None}
+    for name, part in parts.items():
+        if part.dtype != feats.dtype:
+            raise DtypeError(f"{name} is {part.dtype}, feats is {feats.dtype}; use one dtype, or autocast")
+    check_same_device(**parts)
+    # features without values have no kernels that could read a map elsewhere
+    if kmap.device != feats.device and not feats.is_meta:
+        check_same_device(feats=feats, kernel_map=kmap.tensors()[1])
+    (k, c_in, c_out), (n_in, channels) = weight.shape, feats.shape
+    map_in, map_out = (kmap.n_out, kmap.n_in) if back else (kmap.n_in, kmap.n_out)
+    if channels != c_in or c_in == 0 or c_out == 0:
+        raise ShapeError(f"weight {tuple(weight.shape)} does not take feats with {channels} channels")
+    if n_in != map_in or k != kmap.volume:
+        raise ShapeError(
+            f"the kernel map has {map_in} inputs and {kmap.volume} offsets, but feats has {n_in} rows "
+            f"and weight {k} offsets; build the map from the coordinates of these features"
+        )
+    if bias is not None and bias.shape != (c_out,):
+        raise ShapeError(f"bias must have shape ({c_out},), got {tuple(bias.shape)}")
+    if residual is not None and residual.shape != (map_out, c_out):
+        raise ShapeError(
+            f"residual must have shape {(map_out, c_out)}, that of the output, got {tuple(residual.shape)}"
+        )
+    return ConvProblem(
+        device=feats.device.type,
+        dtype=feats.dtype,
+        k=k,
+        c_in=c_in,
+        c_out=c_out,
+        n_in=n_in,
+        n_out=map_out,
+        n_pairs=None if kmap.of_table else kmap.n_pairs,
+        symmetric=kmap.symmetric,
+        distinct=kmap.distinct,
+    )

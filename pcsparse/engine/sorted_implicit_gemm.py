@@ -35,13 +35,13 @@ class SortedImplicitGemm(Dataflow[SortedImplicitGemmConfig]):
 
     def configs(self, problem: ConvProblem) -> Iterator[SortedImplicitGemmConfig]:
         """The rule first, then what differs from it in one or two sizes."""
-        plain = _PLAIN[_precision(problem.dtype)]
+        plain = _PLAIN[product_precision(problem.dtype)]
         yield plain
         yield from candidates(plain, problem)
 
     def configs_grad_weight(self, problem: ConvProblem) -> Iterator[SortedImplicitGemmConfig]:
         """The kernel's rule, then tiles and numbers of partial sums."""
-        plain = _PLAIN[_precision(problem.dtype)]
+        plain = _PLAIN[product_precision(problem.dtype)]
         yield plain
         yield from (replace(plain, tile=tile) for tile in (32, 64, 128))
         yield from (replace(plain, parts=parts) for parts in (8, 32, 128))
@@ -122,7 +122,7 @@ _PLAIN = {precision: SortedImplicitGemmConfig(precision=precision) for precision
 """The rule's numbers in all places."""
 
 
-def _precision(dtype: torch.dtype) -> str:
+def product_precision(dtype: torch.dtype) -> str:
     """What torch is allowed to do with products of float32: its own switch for that."""
     if dtype != torch.float32:
         return "ieee"

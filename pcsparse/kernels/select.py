@@ -18,11 +18,16 @@ def backend_of(*tensors: Tensor) -> Backend:
         DeviceError: the tensors live on several devices, or on one that has no kernels.
         UnsupportedError: a library that the device's kernels need is not installed.
     """
-    devices = {tensor.device for tensor in tensors}
-    if len(devices) != 1:
-        listed = ", ".join(sorted(map(str, devices))) or "none"
+    device = tensors[0].device if tensors else None
+    # a loop: this stands before every kernel
+    for tensor in tensors:
+        if tensor.device != device:
+            device = None
+            break
+    if device is None:
+        listed = ", ".join(sorted({str(tensor.device) for tensor in tensors})) or "none"
         raise DeviceError(f"tensors must share one device, got {listed}; move them with .to()")
-    return _load(devices.pop().type)
+    return _load(device.type)
 
 
 def _load(device_type: str) -> Backend:

@@ -14,7 +14,7 @@ from pcsparse.checks import NamesSizes, check_shape
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.map_header import volume_of
 from pcsparse.engine.dataflow import Epilogue
-from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, forward_choice, plan_for
+from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
@@ -213,10 +213,9 @@ def sparse_conv(
         feats, weight = feats.to(dtype), weight.to(dtype)
         bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
+    plan = plan_for(problem, dataflow, tuned)
     if runs_plainly(feats, weight, bias, residual) and not wants_gradients(feats, weight, bias, residual):
         # what the operator does; torch's dispatcher takes as long as the kernel of a small level
-        choice = forward_choice(problem, dataflow, tuned)
-        return run_forward(problem, choice, feats, weight, kmap, Epilogue(bias, residual, relu))
-    plan = plan_for(problem, dataflow, tuned)
+        return run_forward(problem, plan.forward, feats, weight, kmap, Epilogue(bias, residual, relu))
     out: Tensor = _sparse_conv(feats, weight, bias, kmap.tensors(), kmap.n_out, plan.encode(), residual, relu)
     return out

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from pcsparse.engine import plan as plan_module
+from pcsparse.engine.choice import PASSES, first_choice
 from pcsparse.engine.gather_scatter import GatherScatterConfig
 from pcsparse.engine.output_stationary import OutputStationaryConfig
-from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, explain, forward_choice, plan_for
+from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, explain, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 
@@ -101,13 +102,13 @@ def test_a_refusal_gives_its_reason():
     assert "gather_scatter" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["auto", "gather_scatter"])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_choice_of_inference_is_that_of_the_plan(name, device):
-    problem = replace(PROBLEM, device=device)
-    assert forward_choice(problem, name) == plan_for(problem, name).forward
-    with pytest.raises(UnsupportedError, match="no dataflow runs"):
-        forward_choice(replace(PROBLEM, device="xpu"), name)
+@pytest.mark.parametrize("of", PASSES)
+@pytest.mark.parametrize("flow", DATAFLOWS.values(), ids=DATAFLOWS)
+def test_the_rule_does_not_depend_on_rows(flow, of):
+    # plans are found again by all that is left
+    for n_in, n_out, n_pairs in ((0, 0, 0), (1, 5, 3), (10**6, 10**5, None), (10**7, 10**7, 10**8)):
+        other = replace(PROBLEM, n_in=n_in, n_out=n_out, n_pairs=n_pairs)
+        assert first_choice(flow, other, of) == first_choice(flow, PROBLEM, of)
 
 
 def test_where_all_refuse_all_reasons_are_given(monkeypatch):
