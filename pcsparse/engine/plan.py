@@ -1,7 +1,7 @@
 """Plan: the dataflow of each pass of a convolution, chosen once, in forward, and kept for backward."""
 
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from pcsparse.checks import is_traced
@@ -25,9 +25,15 @@ class Plan:
 
     def encode(self) -> str:
         """One line of text, for the custom op and for logs."""
-        return self._text
+        if is_traced():
+            return self._text()
+        # every call of an operator asks
+        memory = vars(self)
+        if "text" not in memory:
+            memory["text"] = self._text()
+        text: str = memory["text"]
+        return text
 
-    @cached_property
     def _text(self) -> str:
         return "|".join(choice.encode() for choice in (self.forward, self.grad_feats, self.grad_weight))
 

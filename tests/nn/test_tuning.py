@@ -1,7 +1,6 @@
 """A tuned network: every convolution is found, and the table reaches its plans."""
 
 import copy
-import dataclasses
 
 import pytest
 import torch
@@ -145,7 +144,7 @@ def test_a_grouped_layer_is_the_convolutions_of_its_bundles(rng, monkeypatch, gr
 
 def test_the_problem_of_a_call_is_checked_and_whole(x, monkeypatch):
     known = x.cache.kernel_map(x.coords, x.coords, Relation.of(3))
-    kmap = dataclasses.replace(known, symmetric=False, distinct=False)
+    kmap = known._like(known.born, symmetric=False, distinct=False)
     monkeypatch.setattr(tuning_module, "_map", lambda *args: kmap)
     [call] = conv_calls(SubmanifoldConv3d(4, 6), x)
     assert call.problem == ConvProblem.of(x.feats, torch.zeros(27, 4, 6), kmap)
