@@ -764,6 +764,34 @@ class Backend(Protocol):
         """
         ...
 
+    def norm_by_moments(
+        self,
+        feats: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        relu: bool,
+        eps: float,
+    ) -> Tensor:
+        """`batch_norm` with moments that are known.
+
+        Args:
+            feats: (n, c) float.
+            mean: (c,) float32, or float64 for float64.
+            var: (c,), as `mean`.
+            weight: (c,), as `mean`; 1 if None.
+            bias: (c,), as `mean`; 0 if None.
+            residual: (n, c), dtype of `feats`, or None.
+            relu: whether negative values become zero; a NaN stays.
+            eps: added to the variance.
+
+        Returns:
+            (n, c), dtype of `feats`.
+        """
+        ...
+
     def scale_shift(
         self, feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool
     ) -> Tensor:

@@ -4,7 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from pcsparse.checks import check_shape
-from pcsparse.ops.batch_norm import batch_norm, scale_shift
+from pcsparse.kernels.running import Running
+from pcsparse.ops.batch_norm import batch_norm, batch_norm_following
+from pcsparse.ops.known_moments import norm_by_moments
+from pcsparse.ops.scale_shift import scale_shift
 from pcsparse.sparse_tensor import SparseTensor, check_same_coords
 
 
@@ -38,15 +41,21 @@ class BatchNorm(nn.BatchNorm1d):
         Raises:
             ShapeError: `feats` has not `num_features` channels.
         """
-        check_shape("feats", feats, (None, self.num_features))
-        has_statistics = self.running_mean is not None and self.running_var is not None
-        if len(feats) >= 2 and (self.training or not has_statistics):
-            out, mean, var = batch_norm(
-                feats, self.weight, self.bias, eps=self.eps, residual=residual, relu=relu
+        if feats.dim() != 2 or feats.shape[1] != self.num_features:
+            check_shape("feats", feats, (None, self.num_features))
+        mean, var = self.running_mean, self.running_var
+        known = mean is not None and var is not None
+        if feats.shape[0] >= 2 and (self.training or not known):
+            given = feats, self.weight, self.bias
+            if not self.training or mean is None or var is None:
+                return batch_norm(*given, eps=self.eps, residual=residual, relu=relu)[0]
+            assert self.num_batches_tracked is not None
+            running = Running(mean, var, self.num_batches_tracked, self.momentum)
+            return batch_norm_following(*given, running, eps=self.eps, residual=residual, relu=relu)
+        if mean is not None and var is not None:
+            return norm_by_moments(
+                feats, mean, var, self.weight, self.bias, eps=self.eps, residual=residual, relu=relu
             )
-            if self.training and has_statistics:
-                self._follow(mean, var, len(feats))
-            return out
         scale, shift = self.scale_and_shift(feats)
         return scale_shift(feats, scale, shift, residual=residual, relu=relu)
 
@@ -64,21 +73,6 @@ class BatchNorm(nn.BatchNorm1d):
             scale = scale * self.weight.to(wide)
         shift = -mean * scale
         return scale, shift if self.bias is None else shift + self.bias.to(wide)
-
-    @torch.no_grad()
-    def _follow(self, mean: Tensor, var: Tensor, n: int) -> None:
-        """Move the running statistics towards those of a batch of n voxels."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        # no momentum means the plain average of all batches
-        share = 1.0 / self.num_batches_tracked.double() if self.momentum is None else self.momentum
-        # the running variance is the unbiased one
-        for running, new in ((self.running_mean, mean), (self.running_var, var * (n / (n - 1)))):
-            # one kernel, where the formula written out takes three
-            weight = share.to(running.dtype) if isinstance(share, Tensor) else share
-            running.lerp_(new.to(running.dtype), weight)
 
 
 class BatchNormReLU(BatchNorm):

@@ -11,97 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcsparse.checks import check_dtype, check_same_device, check_shape
-from pcsparse.errors import RangeError, ShapeError
+from pcsparse.checks import check_same_device
+from pcsparse.errors import RangeError
+from pcsparse.kernels.running import Running
 from pcsparse.kernels.select import backend_of
-from pcsparse.ops.operator import operator
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-@operator("pcsparse::scale_shift_sums")
-def _sums(grad_out: Tensor, feats: Tensor, out: Tensor | None, mean: Tensor) -> tuple[Tensor, Tensor]:
-    return backend_of(grad_out, feats).scale_shift_sums(grad_out, feats, out, mean)
-
-
-@_sums.register_fake
-def _sums_fake(grad_out: Tensor, feats: Tensor, out: Tensor | None, mean: Tensor) -> tuple[Tensor, Tensor]:
-    shape, dtype = feats.shape[1], _wide(feats.dtype)
-    return feats.new_empty(shape, dtype=dtype), feats.new_empty(shape, dtype=dtype)
-
-
-_sums.refuse_autograd()
-
-
-@operator("pcsparse::scale_shift_grad")
-def _grad(
-    grad_out: Tensor,
-    feats: Tensor,
-    out: Tensor | None,
-    scale_grad: Tensor,
-    scale_feats: Tensor,
-    shift: Tensor,
-    with_gated: bool,
-) -> tuple[Tensor, Tensor]:
-    grad, gated = backend_of(grad_out, feats).scale_shift_grad(
-        grad_out, feats, out, scale_grad, scale_feats, shift, with_gated
-    )
-    # an operator returns tensors only
-    return grad, feats.new_empty(0, feats.shape[1]) if gated is None else gated
-
-
-@_grad.register_fake
-def _grad_fake(
-    grad_out: Tensor,
-    feats: Tensor,
-    out: Tensor | None,
-    scale_grad: Tensor,
-    scale_feats: Tensor,
-    shift: Tensor,
-    with_gated: bool,
-) -> tuple[Tensor, Tensor]:
-    return feats.new_empty(feats.shape), feats.new_empty(feats.shape if with_gated else (0, feats.shape[1]))
-
-
-_grad.refuse_autograd()
-
-
-@operator("pcsparse::scale_shift")
-def _scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-    return backend_of(feats).scale_shift(feats, scale, shift, residual, relu)
-
-
-@_scale_shift.register_fake
-def _scale_shift_fake(
-    feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool
-) -> Tensor:
-    return feats.new_empty(feats.shape)
-
-
-def _scale_shift_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    feats, scale, _, residual, relu = inputs
-    ctx.save_for_backward(feats, scale, output if relu else None)
-    ctx.has_residual = residual is not None
-
-
-def _scale_shift_backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
-    feats, scale, out = ctx.saved_tensors
-    needs_feats, needs_scale, needs_shift, needs_residual, _ = ctx.needs_input_grad
-    nothing = torch.zeros_like(scale)
-    grad_feats = grad_scale = grad_shift = grad_residual = None
-    if needs_feats or needs_residual:
-        grad_feats, gated = _grad(
-            grad_out, feats, out, scale, nothing, nothing, out is not None and needs_residual
-        )
-        grad_residual = grad_out if out is None else gated
-    if needs_scale or needs_shift:
-        grad_shift, grad_scale = _sums(grad_out, feats, out, nothing)
-    return grad_feats, grad_scale, grad_shift, grad_residual if ctx.has_residual else None, None
-
-
-_scale_shift.register_autograd(_scale_shift_backward, setup_context=_scale_shift_setup)
+from pcsparse.ops.operator import operator, plain_function, runs_plainly, wants_gradients
+from pcsparse.ops.scale_shift import cast, check_rows, wide_of
 
 
 @operator("pcsparse::batch_norm")
@@ -125,7 +40,7 @@ def _batch_norm_fake(
     relu: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    moments = feats.new_empty(2, feats.shape[1], dtype=_wide(feats.dtype))
+    moments = feats.new_empty(2, feats.shape[1], dtype=wide_of(feats.dtype))
     return feats.new_empty(feats.shape), moments
 
 
@@ -156,7 +71,7 @@ def _batch_norm_grad_fake(
     eps: float,
     with_gated: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape, dtype = feats.shape[1], _wide(feats.dtype)
+    shape, dtype = feats.shape[1], wide_of(feats.dtype)
     return (
         feats.new_empty(feats.shape),
         feats.new_empty(feats.shape if with_gated else (0, feats.shape[1])),
@@ -169,20 +84,27 @@ _batch_norm_grad.refuse_autograd()
 
 
 def _batch_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    feats, weight, bias, residual, relu, eps = inputs
+    feats, weight, bias, residual, relu, eps, *_ = inputs
     out, moments = output
     ctx.save_for_backward(feats, weight, out if relu else None, moments)
+    # else torch makes zeros for the gradient of the moments
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(moments)
     ctx.has = (weight is not None, bias is not None, residual is not None)
     ctx.eps = eps
 
 
-def _batch_norm_backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Any, ...]:
+def _batch_norm_backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad_out is None:
+        return (None,) * 6
     feats, weight, out, moments = ctx.saved_tensors
     has_weight, has_bias, has_residual = ctx.has
     with_gated = has_residual and out is not None
-    grad_feats, gated, grad_weight, grad_bias = _batch_norm_grad(
-        grad_out, feats, weight, out, moments, ctx.eps, with_gated
-    )
+    given = (grad_out, feats, weight, out, moments, ctx.eps, with_gated)
+    # past the operator, which returns rows even where none are wanted
+    plain = runs_plainly(*given) and not wants_gradients(*given)
+    run = backend_of(feats).batch_norm_grad if plain else _batch_norm_grad
+    grad_feats, gated, grad_weight, grad_bias = run(*given)
     return (
         grad_feats,
         grad_weight if has_weight else None,
@@ -196,31 +118,23 @@ def _batch_norm_backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Any, .
 _batch_norm.register_autograd(_batch_norm_backward, setup_context=_batch_norm_setup)
 
 
-def scale_shift(
-    feats: Tensor, scale: Tensor, shift: Tensor, *, residual: Tensor | None = None, relu: bool = False
-) -> Tensor:
-    """act(feats * scale + shift + residual), rounded once.
+def _and_follow(
+    feats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    eps: float,
+    running: Running,
+) -> tuple[Tensor, Tensor]:
+    return backend_of(feats).batch_norm(feats, weight, bias, residual, relu, eps, running)
 
-    Args:
-        feats: (n, c) float.
-        scale: (c,) float.
-        shift: (c,) float.
-        residual: (n, c) to add, or None.
-        relu: whether negative values become zero.
 
-    Returns:
-        (n, c), dtype of `feats`.
+def _and_follow_backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+    return *_batch_norm_backward(ctx, *grads), None
 
-    Raises:
-        ShapeError: shapes disagree.
-        DtypeError: `feats` are no floats.
-        DeviceError: devices differ.
-    """
-    _check(feats, residual, scale=scale, shift=shift)
-    wide = _wide(feats.dtype)
-    residual = None if residual is None else residual.to(feats.dtype)
-    out: Tensor = _scale_shift(feats, scale.to(wide), shift.to(wide), residual, relu)
-    return out
+
+_with_gradients = plain_function("pcsparse::batch_norm", _and_follow, _and_follow_backward, _batch_norm_setup)
 
 
 def batch_norm(
@@ -253,29 +167,71 @@ def batch_norm(
         DeviceError: devices differ.
         RangeError: fewer than two rows, which have no variance.
     """
-    _check(feats, residual, weight=weight, bias=bias)
-    if feats.shape[0] < 2:
-        raise RangeError(
-            f"batch norm needs at least 2 rows to find a variance, got {feats.shape[0]}; use `scale_shift` "
-            "with running moments"
-        )
-    wide = _wide(feats.dtype)
-    weight, bias = (None if part is None else part.to(wide) for part in (weight, bias))
-    residual = None if residual is None else residual.to(feats.dtype)
-    out, moments = _batch_norm(feats, weight, bias, residual, relu, eps)
-    mean, var = moments.detach().unbind()
+    given = _operands(feats, weight, bias, residual, relu, eps)
+    out, moments = _batch_norm(*given)
+    mean, var = moments.unbind()
     return out, mean, var
 
 
-def _check(feats: Tensor, residual: Tensor | None, **factors: Tensor | None) -> None:
-    check_shape("feats", feats, (None, None))
-    check_dtype("feats", feats, torch.float32, torch.float64, torch.float16, torch.bfloat16)
-    given = {"residual": residual, **factors}
-    check_same_device(feats=feats, **{name: part for name, part in given.items() if part is not None})
-    for name, factor in factors.items():
-        if factor is not None:
-            check_shape(name, factor, (feats.shape[1],))
-    if residual is not None and residual.shape != feats.shape:
-        raise ShapeError(
-            f"residual must have the shape of feats, {tuple(feats.shape)}, got {tuple(residual.shape)}"
+def batch_norm_following(
+    feats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: Running,
+    *,
+    eps: float = 1e-5,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """`batch_norm`, after which running moments are nearer those of these rows.
+
+    Args:
+        feats: (n, c) float, n at least 2.
+        weight: (c,) float, or None for one.
+        bias: (c,) float, or None for zero.
+        running: of `c` channels; changed in place.
+        eps: added to the variance.
+        residual: (n, c) to add, or None.
+        relu: whether negative values become zero.
+
+    Returns:
+        (n, c), dtype of `feats`.
+
+    Raises:
+        ShapeError: shapes disagree.
+        DtypeError: `feats` are no floats.
+        DeviceError: devices differ.
+        RangeError: fewer than two rows, which have no variance.
+    """
+    given = _operands(feats, weight, bias, residual, relu, eps)
+    mean, var, batches, _ = running
+    check_rows(feats, None, running_mean=mean, running_var=var)
+    check_same_device(feats=feats, batches=batches)
+    tensors = (feats, weight, bias, residual, mean, var, batches)
+    if runs_plainly(*tensors) and mean.is_contiguous() and var.is_contiguous():
+        run = _with_gradients if wants_gradients(*tensors) else _and_follow
+        out: Tensor = run(*given, running)[0]
+        return out
+    out, moments = _batch_norm(*given)
+    with torch.no_grad():
+        running.follow(moments[0], moments[1], feats.shape[0])
+    return out
+
+
+def _operands(
+    feats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, bool, float]:
+    """Checked, in the types that kernels take."""
+    check_rows(feats, residual, weight=weight, bias=bias)
+    if feats.shape[0] < 2:
+        raise RangeError(
+            f"batch norm needs at least 2 rows to find a variance, got {feats.shape[0]}; use "
+            "`norm_by_moments` with running ones"
         )
+    (residual,), (weight, bias) = cast(feats.dtype, residual), cast(wide_of(feats.dtype), weight, bias)
+    return feats, weight, bias, residual, relu, eps

@@ -60,6 +60,19 @@ def test_twin_follows_as_batch_norm_of_torch_does(rng, momentum):
         torch.testing.assert_close(mine, theirs, **tolerance(WIDE, 50))
 
 
+def test_twin_of_norm_by_moments(rng):
+    x, residual = _draw(rng, 50, 3, WIDE), _draw(rng, 50, 3, WIDE)
+    mean, root, weight, bias = _factors(rng, 3, WIDE, 4)
+    given = mean, root.square(), weight, bias
+    expected = torch.nn.functional.batch_norm(x, *given, training=False, eps=0.1) + residual
+
+    actual = reference.norm_by_moments(x, *given, residual, True, 0.1)
+    torch.testing.assert_close(actual, expected.relu(), **tolerance(WIDE, 4))
+    plain = torch.nn.functional.batch_norm(x, *given[:2], training=False, eps=0.1)
+    actual = reference.norm_by_moments(x, *given[:2], None, None, None, False, 0.1)
+    torch.testing.assert_close(actual, plain, **tolerance(WIDE, 4))
+
+
 def test_twin_of_scale_shift(rng):
     x, y = _draw(rng, 50, 3, WIDE), _draw(rng, 50, 3, WIDE)
     a, b = _factors(rng, 3, WIDE, 2)
@@ -236,6 +249,14 @@ def test_moments_of_what_is_no_number(device):
 
     assert mean.isnan().tolist() == var.isnan().tolist() == [True, False]
     assert (mean[1].item(), var[1].item()) == (2.0, 0.0)
+
+
+@of_any_case
+def test_norm_by_moments_matches_twin(device, rng, n, c, dtype):
+    x, residual = _draw(rng, n, c, dtype), _draw(rng, n, c, dtype)
+    mean, root, weight, bias = _factors(rng, c, dtype, 4)
+    for extra in ((None, None, None, False), (weight, bias, residual, True)):
+        _check(device, "norm_by_moments", x, mean, root.square(), *extra, 0.25, bound=_row(dtype))
 
 
 @of_any_case

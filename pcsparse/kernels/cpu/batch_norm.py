@@ -132,13 +132,27 @@ def batch_norm(
     mean, var = _batch_moments(feats)
     if running is not None:
         running.follow(mean, var, len(feats))
-    scale = torch.rsqrt(var + eps)
+    out = norm_by_moments(feats, mean, var, weight, bias, residual, relu, eps)
+    return out, torch.stack((mean, var))
+
+
+def norm_by_moments(
+    feats: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    eps: float,
+) -> Tensor:
+    scale = torch.rsqrt(var.detach() + eps)
     if weight is not None:
         scale = scale * weight.detach()
-    shift = -mean * scale
+    shift = -mean.detach() * scale
     if bias is not None:
         shift += bias.detach()
-    return scale_shift(feats, scale, shift, residual, relu), torch.stack((mean, var))
+    return scale_shift(feats, scale, shift, residual, relu)
 
 
 def scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool) -> Tensor:

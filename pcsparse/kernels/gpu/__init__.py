@@ -25,6 +25,7 @@ from pcsparse.kernels.gpu.keys import pack_rows as pack_rows
 from pcsparse.kernels.gpu.keys import scale_keys as scale_keys
 from pcsparse.kernels.gpu.keys import sort_keys as sort_keys
 from pcsparse.kernels.gpu.keys import unpack_keys as unpack_keys
+from pcsparse.kernels.gpu.known_moments import norm_by_moments as norm_by_moments
 from pcsparse.kernels.gpu.levels import partition_keys as partition_keys
 from pcsparse.kernels.gpu.levels import partition_table as partition_table
 from pcsparse.kernels.gpu.levels import reached_cells as reached_cells

@@ -5,6 +5,7 @@ Contract: `pcsparse.kernels.protocol.Backend`.
 
 from pcsparse.kernels.reference.batch_norm import batch_norm as batch_norm
 from pcsparse.kernels.reference.batch_norm import batch_norm_grad as batch_norm_grad
+from pcsparse.kernels.reference.batch_norm import norm_by_moments as norm_by_moments
 from pcsparse.kernels.reference.batch_norm import scale_shift as scale_shift
 from pcsparse.kernels.reference.batch_norm import scale_shift_grad as scale_shift_grad
 from pcsparse.kernels.reference.batch_norm import scale_shift_sums as scale_shift_sums

@@ -38,6 +38,22 @@ def batch_norm(
     return out, torch.stack((mean, var)).to(wide)
 
 
+def norm_by_moments(
+    feats: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    eps: float,
+) -> Tensor:
+    scale = torch.rsqrt(var.double() + eps) * (1 if weight is None else weight)
+    shift = (0 if bias is None else bias) - mean * scale
+    wide = _accumulator(feats.dtype)
+    return scale_shift(feats, scale.to(wide), shift.to(wide), residual, relu)
+
+
 def scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
     out = feats.to(_accumulator(feats.dtype)) * scale + shift
     if residual is not None:

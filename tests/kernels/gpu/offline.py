@@ -169,6 +169,7 @@ def others() -> dict[str, Callable[[], object]]:
         "segment_weighted_sum": lambda: gpu.segment_weighted_sum(feats, rows, torch.zeros(n), starts),
         "batch_norm": lambda: gpu.batch_norm(feats, one, one, feats, True, 1e-5, running),
         "batch_norm, average": lambda: gpu.batch_norm(feats, one, one, None, False, 1e-5, average),
+        "norm_by_moments": lambda: gpu.norm_by_moments(feats, one, one, one, one, feats, True, 1e-5),
         "batch_norm_grad": lambda: gpu.batch_norm_grad(feats, feats, one, feats, moments, 1e-5, True),
         "gather_gemm": lambda: gpu.gather_gemm(
             feats,
