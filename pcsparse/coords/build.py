@@ -8,6 +8,7 @@ each way to reach one of its voxels is a pair of the map.
 Source: PointAcc (MICRO 2021, arXiv 2110.07600), section 4.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from pcsparse.coords.keys import Extent, pack, unpack
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys as SortedKeys
 from pcsparse.errors import RangeError
+from pcsparse.kernels.jobs import LevelStep
 from pcsparse.kernels.select import backend_of
 from pcsparse.types import Triple
 
@@ -34,17 +36,17 @@ class _Forms(Protocol):
     def identity(self, relation: Relation, n: int, device: torch.device) -> KernelMap: ...
 
     def search(
-        self, fine: SortedKeys, coarse: SortedKeys, relation: Relation, deltas: Tensor, *, mirrored: bool
+        self,
+        fine: SortedKeys,
+        coarse: SortedKeys,
+        relation: Relation,
+        deltas: Sequence[int],
+        *,
+        symmetric: bool,
     ) -> KernelMap: ...
 
-    def partition(
-        self, fine: SortedKeys, relation: Relation, bounds: Extent
-    ) -> tuple[SortedKeys, KernelMap]: ...
-
-    def floor(self, fine: SortedKeys, stride: Triple, bounds: Extent) -> Tensor: ...
-
-    def reached(
-        self, given: SortedKeys, relation: Relation, bounds: Extent, *, expand: bool = False
+    def expanded(
+        self, coarse: SortedKeys, relation: Relation, bounds: Extent
     ) -> tuple[SortedKeys, KernelMap | None]: ...
 
 
@@ -108,21 +110,37 @@ def build_kernel_map(
         RangeError: a kernel offset or a scaled output coordinate leaves the range of a key, or there are more
             offsets or pairs than can be told apart.
     """
-    deltas, forms = relation.key_deltas(), _forms(fine.keys)
-    last, middle = relation.volume - 1, relation.volume // 2
+    deltas, symmetric, kept = map_deltas(relation, offsets, same_coords=same_coords)
+    kmap = _forms(fine.keys).search(fine, coarse, relation, deltas, symmetric=symmetric)
+    return kmap if kept is None else kmap.keep_offsets(torch.tensor(kept))
+
+
+def map_deltas(
+    relation: Relation, offsets: tuple[int, ...] | None, *, same_coords: bool
+) -> tuple[tuple[int, ...], bool, list[bool] | None]:
+    """What is searched for a map.
+
+    Args:
+        relation: the equation.
+        offsets: as in `build_kernel_map`.
+        same_coords: as there.
+
+    Returns:
+        differences of keys; whether they are symmetric; and which of them are wanted, if not all.
+
+    Raises:
+        RangeError: a kernel offset leaves the range of a key, or there are too many.
+    """
+    deltas = relation.key_steps()
     if not (same_coords and relation.is_symmetric):
-        some = deltas if offsets is None else deltas[list(offsets)]
-        return forms.search(fine, coarse, relation, some, mirrored=False)
+        return (deltas if offsets is None else tuple([deltas[k] for k in offsets])), False, None
     if offsets is None:
-        return forms.search(fine, fine, relation, deltas[:middle], mirrored=True)
+        return deltas, True, None
     # with its mirror image and the centre a subset is searched by halves, too
+    last, middle = relation.volume - 1, relation.volume // 2
     whole = sorted({middle, *offsets, *(last - k for k in offsets)})
-    half = deltas[[k for k in whole if k < middle]]
-    kmap = forms.search(fine, fine, relation, half, mirrored=True)
-    if len(whole) == len(offsets):
-        return kmap
-    kept = set(offsets)
-    return kmap.keep_offsets(torch.tensor([k in kept for k in whole]))
+    kept = None if len(whole) == len(offsets) else [k in set(offsets) for k in whole]
+    return tuple([deltas[k] for k in whole]), True, kept
 
 
 def identity_map(relation: Relation, rows: Tensor) -> KernelMap:
@@ -132,43 +150,109 @@ def identity_map(relation: Relation, rows: Tensor) -> KernelMap:
     return forms.identity(relation, len(rows), rows.device)
 
 
-def strided_level(fine: SortedKeys, relation: Relation, coverage: str) -> Level:
-    """The coarse level that a convolution writes, with the map to it where it is "touched".
+@dataclass(frozen=True)
+class Strided:
+    """How a strided convolution makes a level of the one before.
 
-    Args:
-        fine: keys of the inputs.
+    Attributes:
         relation: the equation.
         coverage: "touched" for every coarse cell that meets a fine one (the support of the dense convolution,
             and spconv's rule), "floor" for floor(fine / stride) (MinkowskiEngine's rule).
+        box: first and last coarse cell to write, (x, y, z) each; no end if None.
+    """
+
+    relation: Relation
+    coverage: str = "touched"
+    box: tuple[Triple, Triple] | None = None
+
+    def check(self) -> None:
+        """Raise RangeError for an unknown coverage, an offset longer than the guard, or too many of them."""
+        if self.coverage not in ("touched", "floor"):
+            raise RangeError(f"coverage must be 'touched' or 'floor', got {self.coverage!r}")
+        # names a step that is beyond the guard, within which the kernels may count without a check
+        self.relation.key_steps()
+
+    @property
+    def counted(self) -> bool:
+        """Whether a coarse cell has so few fine ones that kernels may count them."""
+        stride = self.relation.stride
+        return stride[0] * stride[1] * stride[2] <= _MOST_OFFSETS
+
+    def bounds(self, fine: Extent) -> Extent:
+        """Of the coarse cells, the box aside."""
+        stride, steps = self.relation.stride, self.relation.steps()
+        if self.coverage == "touched":
+            return fine.moved(stride, steps[0], steps[-1], coarser=True)
+        return fine.moved(stride, last=(stride[0] - 1, stride[1] - 1, stride[2] - 1), coarser=True)
+
+
+def strided_level(fine: SortedKeys, relation: Relation, coverage: str) -> Level:
+    """The coarse level that a convolution writes, maybe with the map to it, see `strided_levels`."""
+    return strided_levels(fine, [Strided(relation, coverage)])[0]
+
+
+def strided_levels(fine: SortedKeys, chain: Sequence[Strided]) -> list[Level]:
+    """The levels that strided convolutions write, each made of the one before.
+
+    Where maps are tables, all levels whose bounds fit keys are launched one after another, and the host waits
+    once for the sizes of all; where they are lists, a level that is "touched" comes with the map to it.
+
+    Args:
+        fine: where the chain begins.
+        chain: how each level is made.
 
     Raises:
-        RangeError: an unknown coverage; a kernel offset is longer than the guard of the keys; there are too
-            many offsets; a voxel leaves the range of a key.
+        RangeError: see `Strided.check`; or a voxel leaves the range of a key.
     """
-    if coverage not in ("touched", "floor"):
-        raise RangeError(f"coverage must be 'touched' or 'floor', got {coverage!r}")
-    # names a step that is beyond the guard, within which the kernels may count without a check
-    relation.key_deltas()
-    backend, stride, steps = backend_of(fine.keys), relation.stride, relation.steps()
-    counted = stride[0] * stride[1] * stride[2] <= _MOST_OFFSETS
-    if coverage == "touched":
-        forms, bounds = _forms(fine.keys), fine.extent.moved(stride, steps[0], steps[-1], coarser=True)
-        coarse, kmap = (
-            forms.partition(fine, relation, bounds)
-            if relation.is_partition and counted
-            else forms.reached(fine, relation, bounds)
-        )
-        return Level(unpack(coarse.keys), coarse, kmap)
-    whole_cell = (stride[0] - 1, stride[1] - 1, stride[2] - 1)
-    bounds = fine.extent.moved(stride, last=whole_cell, coarser=True)
-    if counted:
-        keys = _forms(fine.keys).floor(fine, stride, bounds)
+    levels: list[Level] = []
+    at_once = backend_of(fine.keys).TABLES
+    while len(levels) < len(chain):
+        rest = chain[len(levels) :]
+        steps = _bounded(fine, rest) if at_once else []
+        if steps:
+            levels += [Level(coords, keys) for keys, coords in build_tables.levels(fine, steps)]
+        else:
+            levels.append(_strided_level(fine, rest[0]))
+        fine = levels[-1].keys
+    return levels
+
+
+def _bounded(fine: SortedKeys, chain: Sequence[Strided]) -> list[LevelStep]:
+    """The first levels of a chain, as far as arithmetic says that their voxels fit keys."""
+    steps, extent, ones = [], fine.extent, (1, 1, 1)
+    for level in chain:
+        level.check()
+        extent, relation = level.bounds(extent), level.relation
+        if not (extent.fits and level.counted):
+            break
+        extent = extent if level.box is None else extent.clamped(*level.box)
+        # of a kernel as long as the stride every fine cell touches the one that it lies in
+        floor = relation.stride, relation.stride, ones, (0, 0, 0)
+        touched = relation.kernel_size, relation.stride, relation.dilation, relation.steps()[0]
+        kernel = touched if level.coverage == "touched" else floor
+        steps.append(LevelStep(*kernel, (extent.low, extent.high)))
+    return steps
+
+
+def _strided_level(fine: SortedKeys, level: Strided) -> Level:
+    """One level, by itself."""
+    level.check()
+    backend, relation, stride = backend_of(fine.keys), level.relation, level.relation.stride
+    bounds, kmap = level.bounds(fine.extent), None
+    if level.coverage == "touched" and not backend.TABLES:
+        partition = relation.is_partition and level.counted
+        coarse, kmap = (build_pairs.partition if partition else build_pairs.reached)(fine, relation, bounds)
+    elif level.coverage == "touched":
+        kernel = relation.kernel_size, stride, relation.dilation, relation.steps()[0]
+        coarse = SortedKeys.made(backend.reached_level(fine.keys, *kernel), bounds)
+    elif level.counted:
+        coarse = SortedKeys.made(backend.partition_keys(fine.keys, stride, (0, 0, 0))[0], bounds)
     else:
         span = device_constant([1, *stride], fine.keys, torch.int32)
         cells = torch.div(unpack(fine.keys), span, rounding_mode="floor")
-        keys = backend.unique_keys(pack(cells))[0]
-    coarse = SortedKeys.made(keys, bounds)
-    return Level(unpack(keys), coarse)
+        coarse = SortedKeys.made(backend.unique_keys(pack(cells))[0], bounds)
+    made = Level(unpack(coarse.keys), coarse, kmap)
+    return made if level.box is None else made.within(*level.box)
 
 
 def expanded_level(coarse: SortedKeys, relation: Relation) -> Level:
@@ -179,7 +263,7 @@ def expanded_level(coarse: SortedKeys, relation: Relation) -> Level:
             apart.
     """
     # names an offset that is too long, or too many
-    relation.key_deltas()
+    relation.key_steps()
     stride, steps = relation.stride, relation.steps()
     # offsets are in C order, so that the first is the lowest on each axis, and the last the highest
     bounds = coarse.extent.moved(stride, steps[0], steps[-1])
@@ -187,5 +271,5 @@ def expanded_level(coarse: SortedKeys, relation: Relation) -> Level:
         # before a key is made that wraps
         bounds = coarse.exact_extent().moved(stride, steps[0], steps[-1])
         bounds.check()
-    fine, kmap = _forms(coarse.keys).reached(coarse, relation, bounds, expand=True)
+    fine, kmap = _forms(coarse.keys).expanded(coarse, relation, bounds)
     return Level(unpack(fine.keys), fine, kmap)

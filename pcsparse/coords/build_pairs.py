@@ -3,6 +3,8 @@
 Twin in form: `coords.build_tables`; `coords.build` takes the one that a device wants.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,6 @@ from pcsparse.coords.keys import Extent
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys
 from pcsparse.kernels.select import backend_of
-from pcsparse.types import Triple
 
 
 def identity(relation: Relation, n: int, device: torch.device) -> KernelMap:
@@ -23,11 +24,12 @@ def identity(relation: Relation, n: int, device: torch.device) -> KernelMap:
 
 
 def search(
-    fine: SortedKeys, coarse: SortedKeys, relation: Relation, deltas: Tensor, *, mirrored: bool
+    fine: SortedKeys, coarse: SortedKeys, relation: Relation, deltas: Sequence[int], *, symmetric: bool
 ) -> KernelMap:
-    """The map of the offsets whose `deltas` are given; see `Backend.match_keys` for `mirrored`."""
-    found = backend_of(fine.keys).match_keys(fine.keys, coarse.scaled(relation.stride), deltas, mirrored)
-    return _renumbered(Pairs(*found), fine, coarse, relation, symmetric=mirrored)
+    """The map of the offsets whose `deltas` are given; `symmetric`: of one set, mirrored about the middle."""
+    half = torch.tensor(deltas[: len(deltas) // 2] if symmetric else deltas, dtype=torch.int64)
+    found = backend_of(fine.keys).match_keys(fine.keys, coarse.scaled(relation.stride), half, symmetric)
+    return _renumbered(Pairs(*found), fine, coarse, relation, symmetric=symmetric)
 
 
 def partition(fine: SortedKeys, relation: Relation, bounds: Extent) -> tuple[SortedKeys, KernelMap]:
@@ -37,21 +39,25 @@ def partition(fine: SortedKeys, relation: Relation, bounds: Extent) -> tuple[Sor
     return coarse, _renumbered(Pairs(*lists), fine, coarse, relation)
 
 
-def floor(fine: SortedKeys, stride: Triple, bounds: Extent) -> Tensor:
-    """The cells of `stride` that the voxels lie in: keys (m,) int64, ascending; `bounds` are of no use."""
-    return backend_of(fine.keys).partition_keys(fine.keys, stride, (0, 0, 0))[0]
+def reached(fine: SortedKeys, relation: Relation, bounds: Extent) -> tuple[SortedKeys, KernelMap]:
+    """The coarse level that a kernel touches, and the map to it."""
+    keys, lists = _level(fine, relation, expand=False)
+    coarse = SortedKeys.made(keys, bounds)
+    return coarse, _renumbered(lists, fine, coarse, relation)
 
 
-def reached(
-    given: SortedKeys, relation: Relation, bounds: Extent, *, expand: bool = False
-) -> tuple[SortedKeys, KernelMap]:
-    """The level that a kernel makes, the fine one if `expand`, and the map from fine to coarse."""
+def expanded(coarse: SortedKeys, relation: Relation, bounds: Extent) -> tuple[SortedKeys, KernelMap]:
+    """The fine level that a kernel reaches, and the map from it."""
+    keys, lists = _level(coarse, relation, expand=True)
+    fine = SortedKeys.made(keys, bounds)
+    return fine, _renumbered(lists, fine, coarse, relation)
+
+
+def _level(given: SortedKeys, relation: Relation, *, expand: bool) -> tuple[Tensor, Pairs]:
     keys, *lists = backend_of(given.keys).reached_cells(
         given.keys, relation.kernel_size, relation.stride, relation.dilation, relation.steps()[0], expand
     )
-    level = SortedKeys.made(keys, bounds)
-    fine, coarse = (level, given) if expand else (given, level)
-    return level, _renumbered(Pairs(*lists), fine, coarse, relation)
+    return keys, Pairs(*lists)
 
 
 def _renumbered(

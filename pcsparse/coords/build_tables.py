@@ -3,6 +3,9 @@
 Twin in form: `coords.build_pairs`; `coords.build` takes the one that a device wants.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,8 +13,8 @@ from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.keys import Extent
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys
+from pcsparse.kernels.jobs import LevelStep, Search
 from pcsparse.kernels.select import backend_of
-from pcsparse.types import Triple
 
 
 def identity(relation: Relation, n: int, device: torch.device) -> KernelMap:
@@ -21,44 +24,66 @@ def identity(relation: Relation, n: int, device: torch.device) -> KernelMap:
 
 
 def search(
-    fine: SortedKeys, coarse: SortedKeys, relation: Relation, deltas: Tensor, *, mirrored: bool
+    fine: SortedKeys, coarse: SortedKeys, relation: Relation, deltas: Sequence[int], *, symmetric: bool
 ) -> KernelMap:
-    """The map of the offsets whose `deltas` are given; see `Backend.match_table` for `mirrored`."""
-    table = backend_of(fine.keys).match_table(fine.keys, coarse.scaled(relation.stride), deltas, mirrored)
-    return _renumbered(table, fine, coarse, relation, symmetric=mirrored)
+    """The map of the offsets whose `deltas` are given; `symmetric`: of one set, mirrored about the middle."""
+    return search_all([Wanted(fine, coarse, relation, tuple(deltas), symmetric)])[0]
 
 
-def partition(fine: SortedKeys, relation: Relation, bounds: Extent) -> tuple[SortedKeys, KernelMap]:
-    """The level where each fine cell lies in one coarse cell, and the map to it."""
-    keys, table = backend_of(fine.keys).partition_table(
-        fine.keys, relation.stride, relation.steps()[0], (bounds.low, bounds.high)
-    )
-    coarse = SortedKeys.made(keys, bounds)
-    return coarse, _renumbered(table, fine, coarse, relation)
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A map to be searched: the arguments of `search`."""
+
+    fine: SortedKeys
+    coarse: SortedKeys
+    relation: Relation
+    deltas: tuple[int, ...]
+    symmetric: bool
 
 
-def floor(fine: SortedKeys, stride: Triple, bounds: Extent) -> Tensor:
-    """The cells of `stride` that the voxels lie in: keys (m,) int64, ascending."""
-    # of a kernel as long as the stride: every fine cell touches the one that it lies in
-    kernel = stride, stride, (1, 1, 1), (0, 0, 0)
-    return backend_of(fine.keys).reached_level(fine.keys, *kernel, False, (bounds.low, bounds.high))
+def search_all(wanted: Sequence[Wanted]) -> list[KernelMap]:
+    """Several maps with one launch, all on one device; the host does not wait.
+
+    Raises:
+        RangeError: a scaled output coordinate leaves the range of a key.
+    """
+    searches = []
+    for one in wanted:
+        fine, coarse, stride = one.fine, one.coarse, one.relation.stride
+        coarse.check_scaled(stride)
+        orders = fine.order, coarse.order
+        searches.append(Search(fine.keys, coarse.keys, one.deltas, stride, *orders, one.symmetric))
+    tables = backend_of(wanted[0].fine.keys).match_tables(searches)
+    return [
+        KernelMap(
+            one.relation,
+            one.fine.keys.numel(),
+            one.coarse.keys.numel(),
+            table=table,
+            symmetric=one.symmetric,
+            monotone=one.fine.order is None and one.coarse.order is None,
+            checked=True,
+        )
+        for one, table in zip(wanted, tables, strict=True)
+    ]
 
 
-def reached(
-    given: SortedKeys, relation: Relation, bounds: Extent, *, expand: bool = False
-) -> tuple[SortedKeys, KernelMap | None]:
-    """The level that a kernel makes, the fine one if `expand`; its map is searched when somebody asks."""
+def levels(fine: SortedKeys, steps: Sequence[LevelStep]) -> list[tuple[SortedKeys, Tensor]]:
+    """A chain of levels, keys and coordinates (m, 4) int32 of each; the host waits once for all of them.
+
+    Args:
+        fine: where the chain begins.
+        steps: their bounds fit keys.
+    """
+    made = backend_of(fine.keys).reached_levels(fine.keys, steps)
+    return [
+        (SortedKeys(keys, None, Extent(*step.bounds)), coords)
+        for step, (keys, coords) in zip(steps, made, strict=True)
+    ]
+
+
+def expanded(coarse: SortedKeys, relation: Relation, bounds: Extent) -> tuple[SortedKeys, None]:
+    """The fine level that a coarse one makes; its map is searched when somebody asks."""
     kernel = relation.kernel_size, relation.stride, relation.dilation, relation.steps()[0]
-    keys = backend_of(given.keys).reached_level(given.keys, *kernel, expand, (bounds.low, bounds.high))
+    keys = backend_of(coarse.keys).reached_level(coarse.keys, *kernel, True, (bounds.low, bounds.high))
     return SortedKeys.made(keys, bounds), None
-
-
-def _renumbered(
-    table: Tensor, fine: SortedKeys, coarse: SortedKeys, relation: Relation, *, symmetric: bool = False
-) -> KernelMap:
-    """From ranks of sorted keys to rows of the caller."""
-    n_in, n_out = fine.keys.numel(), coarse.keys.numel()
-    monotone = fine.order is None and coarse.order is None
-    if not monotone:
-        table = backend_of(table).renumber_table(table, fine.order, coarse.order)
-    return KernelMap(relation, n_in, n_out, table=table, symmetric=symmetric, monotone=monotone, checked=True)

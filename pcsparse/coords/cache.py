@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from pcsparse.checks import NamesSizes
-from pcsparse.coords.build import Level, build_kernel_map, expanded_level, identity_map, strided_level
+from pcsparse.coords.build import (
+    Level,
+    Strided,
+    build_kernel_map,
+    expanded_level,
+    identity_map,
+    strided_levels,
+)
 from pcsparse.coords.cache_plan import EXPANDED, CachePlan, Token
 from pcsparse.coords.cache_plan import LevelKey as LevelKey
 from pcsparse.coords.cache_plan import MapKey as MapKey
@@ -275,14 +282,13 @@ class CoordCache:
         Args:
             fine: (n, 4) int32.
             relation: geometry of the kernel.
-            coverage: see `build.strided_level`.
+            coverage: see `build.Strided`.
             box: first and last coarse cell to write, (x, y, z) each; no end if None.
         """
         key = LevelKey(self._token(fine), relation, coverage, box)
         if key not in self._levels:
             with _kept(), NamesSizes(lambda: _level_sizes(fine, relation)):
-                level = strided_level(self.sorted_keys(fine), relation, coverage)
-                level = level if box is None else level.within(*box)
+                level = strided_levels(self.sorted_keys(fine), [Strided(relation, coverage, box)])[0]
             token = self._keep(key, level)
             self._finer[token, relation] = fine
             if level.kmap is not None:

@@ -31,11 +31,6 @@ class Extent:
     low: tuple[int, ...]
     high: tuple[int, ...]
 
-    @staticmethod
-    def of(low: Tensor, high: Tensor) -> "Extent":
-        """From two tensors (4,) of integers."""
-        return Extent(tuple(low.tolist()), tuple(high.tolist()))
-
     def moved(
         self, stride: Triple, first: Triple = (0, 0, 0), last: Triple = (0, 0, 0), *, coarser: bool = False
     ) -> "Extent":
@@ -112,9 +107,9 @@ def pack_and_compare(coords: Tensor) -> tuple[Tensor, Extent, bool]:
     """`pack`, what the coordinates span, and whether every key is larger than the one before."""
     if coords.dtype != torch.int32 and len(coords):
         # before the cast, where a large value would wrap silently
-        Extent.of(*torch.stack(coords.aminmax(dim=0)).cpu()).check()
+        Extent(*map(tuple, torch.stack(coords.aminmax(dim=0)).tolist())).check()
     keys, low, high, ascending = backend_of(coords).pack_rows(coords.int().contiguous())
-    extent = Extent.of(low, high)
+    extent = Extent(low, high)
     extent.check()
     return keys, extent, ascending
 

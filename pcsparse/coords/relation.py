@@ -85,8 +85,16 @@ class Relation:
             RangeError: a step is longer than the guard of the keys, or there are more offsets than a search
                 of a map can number; none was listed then.
         """
+        return torch.tensor(self.key_steps(), dtype=torch.int64, device="cpu")
+
+    def key_steps(self) -> tuple[int, ...]:
+        """`key_deltas()` as numbers.
+
+        Raises:
+            RangeError: as there.
+        """
         check_offset_count(self.volume)
-        return torch.tensor(_key_deltas(self), dtype=torch.int64, device="cpu")
+        return _key_deltas(self)
 
 
 @functools.lru_cache(maxsize=256)

@@ -36,7 +36,7 @@ class SortedKeys:
         if ascending:
             return SortedKeys(keys, None, extent)
         ordered, order = backend_of(keys).sort_keys(keys)
-        if bool((ordered[1:] == ordered[:-1]).any()):
+        if not backend_of(keys).ascend(ordered):
             unique, _, first = backend_of(keys).unique_keys(keys)
             row = int(_first_repeat(first, keys.numel()))
             raise RangeError(
@@ -66,7 +66,16 @@ class SortedKeys:
 
     def exact_extent(self) -> Extent:
         """The smallest and largest coordinates, asked of the device."""
-        return Extent.of(*backend_of(self.keys).key_extent(self.keys))
+        return Extent(*backend_of(self.keys).key_extent(self.keys))
+
+    def check_scaled(self, stride: Triple) -> None:
+        """Raise RangeError unless a key holds stride * every coordinate.
+
+        Raises:
+            RangeError: one leaves the range of a key.
+        """
+        if stride != (1, 1, 1) and not self.extent.moved(stride).fits:
+            self.exact_extent().moved(stride).check()
 
     def scaled(self, stride: Triple) -> Tensor:
         """Keys of stride * coordinates, (n,) int64, in the order of `keys`, as scaling keeps it.
@@ -74,11 +83,8 @@ class SortedKeys:
         Raises:
             RangeError: one leaves the range of a key.
         """
-        if stride == (1, 1, 1):
-            return self.keys
-        if not self.extent.moved(stride).fits:
-            self.exact_extent().moved(stride).check()
-        return scaled(self.keys, stride)
+        self.check_scaled(stride)
+        return self.keys if stride == (1, 1, 1) else scaled(self.keys, stride)
 
 
 def _first_repeat(first: Tensor, n: int) -> Tensor:

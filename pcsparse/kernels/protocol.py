@@ -5,10 +5,12 @@ A backend is a module that has these functions; `kernels.select.backend_of` pick
 nothing: their callers have. Integer inputs are contiguous.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
+from pcsparse.kernels.jobs import LevelStep, Search
 from pcsparse.kernels.running import Running
 from pcsparse.types import Bounds, Triple
 
@@ -23,16 +25,15 @@ class Backend(Protocol):
 
     TABLES: bool
 
-    def pack_rows(self, coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
+    def pack_rows(self, coords: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], bool]:
         """Keys of coordinates, by the layout of `kernels.key_layout`, and all that is to be checked of them.
 
         Args:
             coords: (n, 4) int32, columns (batch, x, y, z).
 
         Returns:
-            keys (n,) int64, without meaning where a field is out of range; low and high (4,) int64, the
-            smallest and largest value a column, 0 if n = 0, maybe on the host; whether each key is larger
-            than the one before.
+            keys (n,) int64, without meaning where a field is out of range; the smallest and the largest value
+            of each of the four columns, 0 if n = 0; whether each key is larger than the one before.
         """
         ...
 
@@ -40,12 +41,12 @@ class Backend(Protocol):
         """Coordinates (n, 4) int32 of keys (n,) int64: the inverse of `pack_rows`."""
         ...
 
-    def key_extent(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """The extent of the coordinates that `keys` (n,) int64 stand for.
+    def key_extent(self, keys: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The smallest and the largest (batch, x, y, z) that `keys` (n,) int64 stand for; 0 if n = 0."""
+        ...
 
-        Returns:
-            low and high (4,) int64, the smallest and largest value a column, 0 if n = 0; maybe on the host.
-        """
+    def ascend(self, keys: Tensor) -> bool:
+        """Whether each of `keys` (n,) int64 is larger than the one before."""
         ...
 
     def scale_keys(self, keys: Tensor, stride: Triple) -> Tensor:
@@ -226,6 +227,22 @@ class Backend(Protocol):
         """
         ...
 
+    def match_tables(self, searches: Sequence[Search]) -> list[Tensor]:
+        """Several maps at once: the tables that `searches` ask for, in rows.
+
+        A table holds at [k, order_out[j]] the row order_in[i] of keys[i] == stride * queries[j] + deltas[k].
+
+        Args:
+            searches: on one device; those of a network, or one.
+
+        Returns:
+            (k, n_out) int32 of each, -1 where no key is.
+
+        Raises:
+            RangeError: more deltas than `key_layout.MOST_OFFSETS`.
+        """
+        ...
+
     def partition_table(
         self, keys: Tensor, stride: Triple, first: Triple, bounds: Bounds | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -265,6 +282,18 @@ class Backend(Protocol):
 
         Returns:
             keys (m,) int64, ascending, unique.
+        """
+        ...
+
+    def reached_levels(self, keys: Tensor, steps: Sequence[LevelStep]) -> list[tuple[Tensor, Tensor]]:
+        """A chain of levels: each what `reached_level` makes of the one before, within its bounds.
+
+        Args:
+            keys: (n,) int64, ascending, unique: the level that the first step starts from.
+            steps: from fine to coarse.
+
+        Returns:
+            of each step: keys (m,) int64, ascending, unique; and coordinates (m, 4) int32.
         """
         ...
 

@@ -248,7 +248,7 @@ def test_residues_of_a_long_stride_are_told_apart(device):
 
 def _bounds(keys: torch.Tensor, margin: int) -> tuple:
     low, high = reference.key_extent(keys)
-    return tuple((low - margin).tolist()), tuple((high + margin).tolist())
+    return tuple(end - margin for end in low), tuple(end + margin for end in high)
 
 
 def _without_sort(monkeypatch) -> None:

@@ -13,12 +13,13 @@ KEYS = reference.pack_rows(torch.unique(CLOUDS["two-batches"].coords, dim=0))[0]
 N = len(KEYS)
 TABLE = reference.match_table(KEYS, KEYS, torch.tensor([-1]), True)
 CUBE = ((3, 3, 3), (2, 2, 2), (1, 1, 1), (-1, -1, -1))
-BOUNDS = tuple(tuple(end.tolist()) for end in reference.key_extent(KEYS))
+BOUNDS = reference.key_extent(KEYS)
 CALLS = {  # waits, tensors of the device, the rest
     "pack_rows": (1, (reference.unpack_keys(KEYS),), ()),
     "unpack_keys": (0, (KEYS,), ()),
     "key_extent": (1, (KEYS,), ()),
     "scale_keys": (0, (KEYS,), ((2, 2, 2),)),
+    "ascend": (1, (KEYS,), ()),
     "sort_keys": (0, (KEYS,), ()),
     "unique_keys": (1, (KEYS,), ()),
     "match_table": (0, (KEYS, KEYS), ([-1], True)),

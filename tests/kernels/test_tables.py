@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pcsparse.kernels import reference
+from pcsparse.kernels.jobs import LevelStep, Search
 from pcsparse.kernels.select import backend_of
 
 N_IN, N_OUT = 50, 37
@@ -220,3 +221,123 @@ def test_mask_table_outputs_matches_twin(device, table):
     actual = backend_of(table).mask_table_outputs(table, mask)
 
     assert torch.equal(actual, reference.mask_table_outputs(table, mask))
+
+
+STEPS = {  # size, stride, dilation, first
+    "halves": [((2, 2, 2), (2, 2, 2), (1, 1, 1), (0, 0, 0))] * 4,
+    "cubes": [((3, 3, 3), (2, 2, 2), (1, 1, 1), (-1, -1, -1))] * 3,
+    "mixed": [KERNELS["flat"], ((2, 2, 2), (2, 2, 2), (1, 1, 1), (0, 0, 0)), KERNELS["cube"]],
+    "one": [((3, 1, 1), (1, 1, 1), (1, 1, 1), (-1, 0, 0))],
+    "none": [],
+}
+# beyond what a grid of bits has room for, none, and within the cells that there are
+BOUNDS = {
+    "far": ((0, -40000, -40000, -30000), (2046, 40000, 40000, 30000)),
+    "all": ((0, -20, -20, -20), (1, 20, 20, 20)),
+    "some": ((0, -2, -5, -1), (1, 3, 1, 4)),
+    "nothing": ((0, 5, 5, 5), (1, 4, 5, 5)),
+}
+
+
+def _steps(geometries: list, names: tuple[str, ...]) -> list[LevelStep]:
+    bounds = itertools.cycle(BOUNDS[name] for name in names)
+    return [LevelStep(*geometry, next(bounds)) for geometry in geometries]
+
+
+@pytest.mark.parametrize("bounds", BOUNDS.values(), ids=BOUNDS.keys())
+@pytest.mark.parametrize("n", [0, 1, 120])
+def test_twin_of_reached_levels(rng, n, bounds):
+    keys, (low, high) = _packed(rng, n), bounds
+    steps = [LevelStep(*geometry, bounds) for geometry in STEPS["mixed"]]
+    found = reference.reached_levels(keys, steps)
+
+    assert len(found) == len(steps)
+    for step, (made, coords) in zip(steps, found, strict=True):
+        cells = reference.unpack_keys(
+            reference.reached_level(keys, step.size, step.stride, step.dilation, step.first)
+        ).tolist()
+        wanted = [cell for cell in cells if all(a <= c <= b for a, c, b in zip(low, cell, high, strict=True))]
+        assert coords.tolist() == wanted
+        assert torch.equal(made, reference.pack_rows(coords)[0])
+        keys = made
+
+
+@pytest.mark.parametrize("names", [("all",), ("some", "all"), ("all", "far"), ("far",), ("nothing", "all")])
+@pytest.mark.parametrize("n", [0, 1, 300])
+@pytest.mark.parametrize("geometries", STEPS.values(), ids=STEPS.keys())
+def test_reached_levels_matches_twin(device, rng, n, geometries, names):
+    keys, steps = _packed(rng, n).to(device), _steps(geometries, names)
+    expected = reference.reached_levels(keys, steps)
+    # what it leaves behind is what it finds the next time
+    for _ in range(2):
+        actual = backend_of(keys).reached_levels(keys, steps)
+        assert len(actual) == len(expected)
+        for got, want in zip(actual, expected, strict=True):
+            assert [part.dtype for part in got] == [torch.int64, torch.int32]
+            assert all(map(torch.equal, got, want))
+
+
+def test_more_levels_than_a_letter_has_words(device, monkeypatch, rng):
+    from tests.emulation import gpu_kernels
+
+    gpu_kernels()
+    from pcsparse.kernels.gpu import grid
+
+    monkeypatch.setattr(grid, "WORDS", 2)
+    keys, steps = _packed(rng, 300).to(device), _steps(STEPS["halves"] + STEPS["one"], ("all",))
+    for got, want in zip(
+        backend_of(keys).reached_levels(keys, steps), reference.reached_levels(keys, steps), strict=True
+    ):
+        assert all(map(torch.equal, got, want))
+
+
+def _searches(rng, device, *, symmetric: bool) -> list[Search]:
+    """Maps of two levels with rows in any order, one whose keys are none, and one without offsets."""
+    fine = _packed(rng, 700)
+    coarse = reference.partition_keys(fine, (2, 2, 2), (0, 0, 0))[0]
+    orders = [torch.randperm(len(keys), generator=rng).int().to(device) for keys in (fine, coarse)]
+    fine, coarse = fine.to(device), coarse.to(device)
+    axis = (-1, 0, 1)
+    cube = tuple((x << 34) + (y << 16) + z for x in axis for y in axis for z in axis)
+    whole = Search(fine, fine, cube, (1, 1, 1), orders[0], orders[0], symmetric)
+    return [
+        whole,
+        Search(coarse, coarse, cube, symmetric=symmetric),
+        Search(fine, coarse, cube, (2, 2, 2), orders[0]),
+        Search(fine, coarse, cube[13:], (2, 2, 2), None, orders[1]),
+        Search(fine[:0], coarse, cube[:2]),
+        Search(fine, fine[:0], cube),
+        Search(fine, fine, ()),
+        Search(fine, fine, (0,), symmetric=symmetric),
+    ]
+
+
+def test_twin_of_match_tables(rng):
+    searches = _searches(rng, torch.device("cpu"), symmetric=False)
+    for search, table in zip(searches, reference.match_tables(searches), strict=True):
+        row_of = {key: i for i, key in enumerate(search.keys.tolist())}
+        steps = [1, *search.stride]
+        queries = reference.unpack_keys(search.queries).tolist()
+        cells = [[c * s for c, s in zip(query, steps, strict=True)] for query in queries]
+        scaled = reference.pack_rows(torch.tensor(cells, dtype=torch.int32).view(-1, 4))[0].tolist()
+        expected = torch.full((len(search.deltas), len(scaled)), -1, dtype=torch.int32)
+        for (k, delta), (j, query) in itertools.product(enumerate(search.deltas), enumerate(scaled)):
+            row = row_of.get(query + delta, -1)
+            if row >= 0 and search.order_in is not None:
+                row = int(search.order_in[row])
+            expected[k, j if search.order_out is None else int(search.order_out[j])] = row
+        assert table.dtype == torch.int32
+        assert torch.equal(table, expected)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_match_tables_matches_twin(device, rng, symmetric):
+    searches = _searches(rng, device, symmetric=symmetric)
+    expected = reference.match_tables(searches)
+    backend = backend_of(searches[0].keys)
+    alone = [backend.match_tables([search])[0] for search in searches]
+    for actual in (backend.match_tables(searches), alone):
+        for got, want in zip(actual, expected, strict=True):
+            assert got.dtype == torch.int32
+            assert torch.equal(got, want)
+    assert backend.match_tables([]) == []

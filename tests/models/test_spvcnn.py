@@ -129,7 +129,7 @@ def test_prepare_builds_every_map(rng, monkeypatch):
     def no_more(*arguments, **options):
         raise AssertionError("forward built something that prepare had not")
 
-    for name in ("build_kernel_map", "strided_level", "build_corner_map"):
+    for name in ("build_kernel_map", "strided_levels", "build_corner_map"):
         monkeypatch.setattr(cache_module, name, no_more)
     assert torch.equal(model(x).feats, expected)
 

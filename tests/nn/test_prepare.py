@@ -73,7 +73,7 @@ def test_forward_finds_every_map_and_every_level(monkeypatch, make, cloud, train
     def no_more(*arguments, **options):
         raise AssertionError("forward built something that prepare had not")
 
-    for name in ("build_kernel_map", "strided_level", "expanded_level"):
+    for name in ("build_kernel_map", "strided_levels", "expanded_level"):
         monkeypatch.setattr(cache_module, name, no_more)
     monkeypatch.setattr(cache_module.KernelMap, "of_groups", no_more)
     torch.manual_seed(5)

@@ -114,7 +114,7 @@ def test_a_map_names_its_voxels(monkeypatch):
     with pytest.raises(OutOfMemoryError, match=f"the kernel map of 27 offsets between {N} and {N} voxels"):
         nn.SubmanifoldConv3d(3, 4)(x)
     assert len(x.cache) == 0
-    monkeypatch.setattr(cache_module, "strided_level", fail)
+    monkeypatch.setattr(cache_module, "strided_levels", fail)
     with pytest.raises(
         OutOfMemoryError, match=rf"kernel \(3, 3, 3\) with stride \(2, .* makes of {N} voxels"
     ):

@@ -21,6 +21,7 @@ from pcsparse.kernels.cpu.implicit_gemm_gradient import grad_weight_layout as gr
 from pcsparse.kernels.cpu.implicit_gemm_gradient import implicit_gemm_grad_weight as implicit_gemm_grad_weight
 from pcsparse.kernels.cpu.importance import mean_magnitude as mean_magnitude
 from pcsparse.kernels.cpu.importance import top_rows as top_rows
+from pcsparse.kernels.cpu.keys import ascend as ascend
 from pcsparse.kernels.cpu.keys import key_extent as key_extent
 from pcsparse.kernels.cpu.keys import pack_rows as pack_rows
 from pcsparse.kernels.cpu.keys import scale_keys as scale_keys
@@ -46,8 +47,10 @@ from pcsparse.kernels.cpu.segment import segment_sum as segment_sum
 from pcsparse.kernels.cpu.segment import segment_weighted_sum as segment_weighted_sum
 from pcsparse.kernels.cpu.tables import mask_table_outputs as mask_table_outputs
 from pcsparse.kernels.cpu.tables import match_table as match_table
+from pcsparse.kernels.cpu.tables import match_tables as match_tables
 from pcsparse.kernels.cpu.tables import partition_table as partition_table
 from pcsparse.kernels.cpu.tables import reached_level as reached_level
+from pcsparse.kernels.cpu.tables import reached_levels as reached_levels
 from pcsparse.kernels.cpu.tables import renumber_table as renumber_table
 from pcsparse.kernels.cpu.tables import table_to_pairs as table_to_pairs
 from pcsparse.kernels.cpu.tables import transpose_table as transpose_table

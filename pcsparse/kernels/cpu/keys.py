@@ -56,7 +56,7 @@ def _pack(coords, keys, low, high, ascending):
         ascending[block] = sorted_here
 
 
-def pack_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
+def pack_rows(coords: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], bool]:
     n = coords.shape[0]
     keys = np.empty(n, np.int64)
     blocks = -(-n // _BLOCK)
@@ -66,13 +66,12 @@ def pack_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
         np.ones(blocks, bool),
     )
     if n == 0:
-        nothing = torch.zeros(4, dtype=torch.int64)
-        return torch.from_numpy(keys), nothing, nothing.clone(), True
+        return torch.from_numpy(keys), (0,) * 4, (0,) * 4, True
     _pack(coords.numpy(), keys, low, high, ascending)
     return (
         torch.from_numpy(keys),
-        torch.from_numpy(low.min(axis=0)),
-        torch.from_numpy(high.max(axis=0)),
+        tuple(low.min(axis=0).tolist()),
+        tuple(high.max(axis=0).tolist()),
         bool(ascending.all()),
     )
 
@@ -103,13 +102,20 @@ def extent(keys, shift, mask):
     return low, high
 
 
-def key_extent(keys: Tensor) -> tuple[Tensor, Tensor]:
+def key_extent(keys: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if keys.numel() == 0:
-        return torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
+        return (0,) * 4, (0,) * 4
     fields = [extent(keys.numpy(), shift, mask) for shift, mask in _FIELDS[::-1]]
     # a batch has no bias
-    low, high = (torch.tensor(ends) - torch.tensor((0, *BIAS)) for ends in zip(*fields, strict=True))
-    return low, high
+    low, high = (
+        [int(e) - bias for e, bias in zip(ends, (0, *BIAS), strict=True)]
+        for ends in zip(*fields, strict=True)
+    )
+    return tuple(low), tuple(high)
+
+
+def ascend(keys: Tensor) -> bool:
+    return bool((keys[1:] > keys[:-1]).all())
 
 
 def scale_keys(keys: Tensor, stride: Triple) -> Tensor:

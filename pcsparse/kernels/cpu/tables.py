@@ -1,16 +1,33 @@
 """Maps as tables, by way of lists: a CPU makes and reads lists. Contract: `kernels.protocol.Backend`."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from pcsparse.kernels.cpu.keys import scale_keys, unpack_keys
 from pcsparse.kernels.cpu.levels import partition_keys, reached_cells
 from pcsparse.kernels.cpu.match import match_keys
 from pcsparse.kernels.cpu.rows import pairs_to_table
+from pcsparse.kernels.jobs import LevelStep, Search
 from pcsparse.types import Bounds, Triple
 
 
 def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False) -> Tensor:
     return pairs_to_table(*match_keys(keys, queries, deltas, mirrored), queries.numel())
+
+
+def match_tables(searches: Sequence[Search]) -> list[Tensor]:
+    tables = []
+    for search in searches:
+        half = len(search.deltas) // 2 if search.symmetric else len(search.deltas)
+        deltas = torch.tensor(search.deltas[:half], dtype=torch.int64)
+        queries = search.queries if search.stride == (1, 1, 1) else scale_keys(search.queries, search.stride)
+        table = match_table(search.keys, queries, deltas, search.symmetric)
+        if search.order_in is not None or search.order_out is not None:
+            table = renumber_table(table, search.order_in, search.order_out)
+        tables.append(table)
+    return tables
 
 
 def partition_table(
@@ -30,6 +47,19 @@ def reached_level(
     bounds: Bounds | None = None,
 ) -> Tensor:
     return reached_cells(keys, size, stride, dilation, first, expand)[0]
+
+
+def reached_levels(keys: Tensor, steps: Sequence[LevelStep]) -> list[tuple[Tensor, Tensor]]:
+    levels = []
+    for step in steps:
+        keys = reached_level(keys, step.size, step.stride, step.dilation, step.first)
+        coords = unpack_keys(keys)
+        low, high = (torch.tensor(end) for end in step.bounds)
+        inside = ((coords >= low) & (coords <= high)).all(dim=1)
+        if not bool(inside.all()):
+            keys, coords = keys[inside], coords[inside]
+        levels.append((keys, coords))
+    return levels
 
 
 def renumber_table(table: Tensor, order_in: Tensor | None, order_out: Tensor | None) -> Tensor:

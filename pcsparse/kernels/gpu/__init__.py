@@ -20,6 +20,7 @@ from pcsparse.kernels.gpu.gemm_layout import gemm_layout as gemm_layout
 from pcsparse.kernels.gpu.implicit_gemm import implicit_gemm as implicit_gemm
 from pcsparse.kernels.gpu.importance import mean_magnitude as mean_magnitude
 from pcsparse.kernels.gpu.importance import top_rows as top_rows
+from pcsparse.kernels.gpu.keys import ascend as ascend
 from pcsparse.kernels.gpu.keys import key_extent as key_extent
 from pcsparse.kernels.gpu.keys import pack_rows as pack_rows
 from pcsparse.kernels.gpu.keys import scale_keys as scale_keys
@@ -30,9 +31,11 @@ from pcsparse.kernels.gpu.levels import partition_keys as partition_keys
 from pcsparse.kernels.gpu.levels import partition_table as partition_table
 from pcsparse.kernels.gpu.levels import reached_cells as reached_cells
 from pcsparse.kernels.gpu.levels import reached_level as reached_level
+from pcsparse.kernels.gpu.levels import reached_levels as reached_levels
 from pcsparse.kernels.gpu.levels import unique_keys as unique_keys
 from pcsparse.kernels.gpu.match import match_keys as match_keys
 from pcsparse.kernels.gpu.match import match_table as match_table
+from pcsparse.kernels.gpu.match import match_tables as match_tables
 from pcsparse.kernels.gpu.neighbors import first_in_ball as first_in_ball
 from pcsparse.kernels.gpu.neighbors import k_nearest as k_nearest
 from pcsparse.kernels.gpu.output_stationary import output_stationary as output_stationary

@@ -1,6 +1,7 @@
 // Keys of coordinates and back. Layout of a key: kernels/key_layout.py, as BATCH_SHIFT, SHIFT_X, BIAS_X, ...
 
 typedef long long i64;
+typedef unsigned long long u64;
 
 __device__ static i64 key_of(int4 row) {
     return ((i64)row.x << BATCH_SHIFT) + ((row.y + BIAS_X) << SHIFT_X) + ((row.z + BIAS_Y) << SHIFT_Y) +
@@ -27,22 +28,38 @@ __device__ static void widen(unsigned *facts, int4 row) {
     }
 }
 
-// the largest in each slot: over a warp, a block, and the grid by one atomic a block
-template <int SLOTS> __device__ static void reduce_facts(unsigned *facts, const unsigned *mine) {
+// the largest in each slot: over a warp, a block, and the grid by one atomic a block; the last block sends them
+// to the host (see mailbox.py). counters: the slots, then a ticket; 0 before and after
+template <int SLOTS>
+__device__ static void send_facts(unsigned *counters, const unsigned *mine, u64 *letter, i64 stamp) {
     __shared__ unsigned warps[32][SLOTS];
+    __shared__ unsigned ticket;
     for (int slot = 0; slot < SLOTS; slot++) {
         unsigned value = __reduce_max_sync(0xffffffffu, mine[slot]);
         if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5][slot] = value;
     }
     __syncthreads();
-    if (threadIdx.x >= SLOTS) return;
-    unsigned value = 0;
-    for (int warp = 0; warp < (int)(blockDim.x >> 5); warp++) value = max(value, warps[warp][threadIdx.x]);
-    atomicMax(facts + threadIdx.x, value);
+    if (threadIdx.x < SLOTS) {
+        unsigned value = 0;
+        for (int warp = 0; warp < (int)(blockDim.x >> 5); warp++) value = max(value, warps[warp][threadIdx.x]);
+        atomicMax(counters + threadIdx.x, value);
+        __threadfence();
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) ticket = atomicAdd(counters + SLOTS, 1u);
+    __syncthreads();
+    if (ticket != gridDim.x - 1) return;
+    if (threadIdx.x < SLOTS) {
+        __threadfence();
+        u64 value = atomicExch(counters + threadIdx.x, 0u);
+        *(volatile u64 *)(letter + threadIdx.x) = (u64)stamp << 32 | value;
+        __threadfence_system();
+    } else if (threadIdx.x == SLOTS) counters[SLOTS] = 0;
 }
 
-// facts (9,), zero before: the extent, and whether a key is not above the one before
-extern "C" __global__ void pack_rows(const int4 *coords, i64 *keys, unsigned *facts, i64 n) {
+// letter (9,): the extent, and whether a key is not above the one before
+extern "C" __global__ void pack_rows(
+    const int4 *coords, i64 *keys, unsigned *counters, u64 *letter, i64 stamp, i64 n) {
     unsigned mine[9] = {0, 0, 0, 0, 0, 0, 0, 0, 0};
     i64 stride = (i64)gridDim.x * blockDim.x;
     for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride) {
@@ -52,15 +69,24 @@ extern "C" __global__ void pack_rows(const int4 *coords, i64 *keys, unsigned *fa
         if (i > 0 && key <= key_of(coords[i - 1])) mine[8] = 1;
         widen(mine, row);
     }
-    reduce_facts<9>(facts, mine);
+    send_facts<9>(counters, mine, letter, stamp);
 }
 
-// facts (8,), zero before
-extern "C" __global__ void key_extent(const i64 *keys, unsigned *facts, i64 n) {
+// letter (8,)
+extern "C" __global__ void key_extent(const i64 *keys, unsigned *counters, u64 *letter, i64 stamp, i64 n) {
     unsigned mine[8] = {0, 0, 0, 0, 0, 0, 0, 0};
     i64 stride = (i64)gridDim.x * blockDim.x;
     for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride) widen(mine, row_of(keys[i]));
-    reduce_facts<8>(facts, mine);
+    send_facts<8>(counters, mine, letter, stamp);
+}
+
+// letter (1,): whether a key is not above the one before
+extern "C" __global__ void find_fall(const i64 *keys, unsigned *counters, u64 *letter, i64 stamp, i64 n) {
+    unsigned mine[1] = {0};
+    i64 stride = (i64)gridDim.x * blockDim.x;
+    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x + 1; i < n; i += stride)
+        if (keys[i] <= keys[i - 1]) mine[0] = 1;
+    send_facts<1>(counters, mine, letter, stamp);
 }
 
 extern "C" __global__ void unpack_keys(const i64 *keys, int4 *coords, i64 n) {

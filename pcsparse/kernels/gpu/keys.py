@@ -4,43 +4,48 @@ import torch
 from torch import Tensor
 
 from pcsparse.kernels.gpu import cuda_text
+from pcsparse.kernels.gpu.mailbox import mailbox
 from pcsparse.kernels.key_layout import FIELD_BITS
-from pcsparse.types import Triple
+from pcsparse.types import Bounds, Triple
 
 _THREADS = 256
 # enough to fill a card, and few enough that their atomics do not queue; a thread takes several rows
 _MOST_BLOCKS = 512
+_NOTHING = (0, 0, 0, 0)
 
 
-def _extent(facts: Tensor) -> tuple[Tensor, Tensor]:
-    """Low and high (4,) int64 of what `widen` in keys.cu wrote."""
-    words = facts.long() & 0xFFFFFFFF
-    return (1 << 31) - 1 - words[4:8], words[:4] - (1 << 31)
+def _told(name: str, tensors: tuple[Tensor, ...], words: int) -> list[int]:
+    """What a kernel tells the host of rows, the last of `tensors` written as it goes."""
+    rows = tensors[0]
+    box, n = mailbox(rows.device), rows.shape[0]
+    blocks = min(-(-n // _THREADS), _MOST_BLOCKS)
+    cuda_text.launch("keys.cu", name, blocks, _THREADS, *tensors, box.counters, box.address, box.stamp(), n)
+    return box.read(words)
 
 
-def pack_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
+def _extent(facts: list[int]) -> Bounds:
+    """Low and high of what `widen` in keys.cu found."""
+    high, low = facts[:4], facts[4:8]
+    return tuple([(1 << 31) - 1 - end for end in low]), tuple([end - (1 << 31) for end in high])
+
+
+def pack_rows(coords: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], bool]:
     n = coords.shape[0]
     keys = torch.empty(n, dtype=torch.int64, device=coords.device)
     if n == 0:
-        nothing = torch.zeros(4, dtype=torch.int64)
-        return keys, nothing, nothing.clone(), True
+        return keys, _NOTHING, _NOTHING, True
     # a row is read at once, which needs its address to be a multiple of its size
     coords = coords if coords.data_ptr() % 16 == 0 else coords.clone()
-    facts = torch.zeros(9, dtype=torch.int32, device=coords.device)
-    blocks = min(-(-n // _THREADS), _MOST_BLOCKS)
-    cuda_text.launch("keys.cu", "pack_rows", blocks, _THREADS, coords, keys, facts, n)
-    found = facts.cpu()
-    return keys, *_extent(found), not found[8]
+    facts = _told("pack_rows", (coords, keys), 9)
+    return keys, *_extent(facts), not facts[8]
 
 
-def key_extent(keys: Tensor) -> tuple[Tensor, Tensor]:
-    n = keys.numel()
-    if n == 0:
-        return torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
-    facts = torch.zeros(8, dtype=torch.int32, device=keys.device)
-    blocks = min(-(-n // _THREADS), _MOST_BLOCKS)
-    cuda_text.launch("keys.cu", "key_extent", blocks, _THREADS, keys, facts, n)
-    return _extent(facts.cpu())
+def key_extent(keys: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return _extent(_told("key_extent", (keys,), 8)) if keys.numel() else (_NOTHING, _NOTHING)
+
+
+def ascend(keys: Tensor) -> bool:
+    return not (keys.numel() and _told("find_fall", (keys,), 1)[0])
 
 
 def scale_keys(keys: Tensor, stride: Triple) -> Tensor:

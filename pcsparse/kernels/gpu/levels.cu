@@ -18,15 +18,11 @@ __device__ static i64 key_of(i64 batch, const int *cell) {
     return (batch << BATCH_SHIFT) + ((i64)cell[0] << SHIFT_X) + ((i64)cell[1] << SHIFT_Y) + cell[2];
 }
 
-// The coarse cell that a voxel meets at the slot-th of the offsets that it can meet one at, or -1; and which
-// voxel and offset. Cells stay biased. Along an axis, with u + shift = q * stride + r, these offsets are
+// The coarse cell that the voxel of a key meets at the slot-th of the offsets that it can meet one at, or -1; and
+// which offset. Cells stay biased. Along an axis, with u + shift = q * stride + r, these offsets are
 // base + t * period with base = r / common * inverse mod period, where common divides r.
 // axes (3, 9): stride, shift, common, inverse, period, size, dilation, the cell that q = 0 names, slots
-__device__ static i64 touched_cell(
-    const i64 *keys, const i64 *axes, i64 slots, i64 place, i64 *voxel, int *offset) {
-    *voxel = quotient(place, slots);
-    unsigned slot = (unsigned)(place - *voxel * slots);
-    i64 key = keys[*voxel];
+__device__ static i64 touched_cell(i64 key, const i64 *axes, unsigned slot, int *offset) {
     int cell[3], scale = 1;
     bool met = true;
     *offset = 0;
@@ -67,8 +63,10 @@ __device__ static i64 reached_cell(const i64 *keys, const i64 *axes, i64 n, i64 
 // one (voxel, slot) a thread
 extern "C" __global__ void touched_cells(
     const i64 *keys, const i64 *axes, i64 *cells, int *offsets, i64 slots, i64 size) {
-    i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x, voxel;
-    if (place < size) cells[place] = touched_cell(keys, axes, slots, place, &voxel, offsets + place);
+    i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (place >= size) return;
+    i64 voxel = quotient(place, slots);
+    cells[place] = touched_cell(keys[voxel], axes, (unsigned)(place - voxel * slots), offsets + place);
 }
 
 // one (offset, voxel) a thread
@@ -109,14 +107,31 @@ extern "C" __global__ void place_voxels(
     table[offsets[place] * m + ranks[i] - 1] = (int)quotient(place, slots);
 }
 
-// Levels of known bounds: a bit a cell, in the order of the keys. A cell is bit
-// batch * step_b + x * step_x + y * step_y + z - origin of them all; x, y and z are biased.
-__device__ static i64 bit_of(i64 key, i64 step_b, i64 step_x, i64 step_y, i64 origin) {
-    return (key >> BATCH_SHIFT) * step_b + field(key, 0) * step_x + field(key, 1) * step_y + field(key, 2) - origin;
+// Levels of known bounds: a bit a cell, in the order of the keys; `low` is the key of cell 0. A level's words
+// are followed by one count for each of the blocks that read them.
+struct Grid {
+    i64 low, step_b, step_x, step_y;
+};
+
+// where the bit of a cell is; beyond `cells` or negative where it is not within the bounds
+__device__ static i64 bit_of(i64 key, Grid grid) {
+    // an axis on its own: what leaves one must not come back on another
+    i64 b = (key >> BATCH_SHIFT) - (grid.low >> BATCH_SHIFT), x = field(key, 0) - field(grid.low, 0);
+    i64 y = field(key, 1) - field(grid.low, 1), z = field(key, 2) - field(grid.low, 2);
+    if (((b | x | y | z) < 0) | (x * grid.step_x >= grid.step_b) | (y * grid.step_y >= grid.step_x) | (z >= grid.step_y))
+        return -1;
+    return b * grid.step_b + x * grid.step_x + y * grid.step_y + z;
+}
+
+__device__ static i64 cell_at(i64 bit, Grid grid) {
+    i64 b = quotient(bit, grid.step_b), rest = bit - b * grid.step_b, x = quotient(rest, grid.step_x);
+    rest -= x * grid.step_x;
+    i64 y = quotient(rest, grid.step_y), z = rest - y * grid.step_y;
+    // no field overflows, as a key holds all cells within the bounds
+    return grid.low + (b << BATCH_SHIFT) + (x << SHIFT_X) + (y << SHIFT_Y) + z;
 }
 
 __device__ static void mark(unsigned *words, i64 bit, i64 cells) {
-    // beyond the bounds is nothing to be written
     if (bit < 0 || bit >= cells) return;
     unsigned flag = 1u << (bit & 31), *word = words + (bit >> 5);
     // a level has fewer cells than candidates, and a load costs less than an atomic
@@ -124,82 +139,116 @@ __device__ static void mark(unsigned *words, i64 bit, i64 cells) {
 }
 
 extern "C" __global__ void mark_touched(
-    const i64 *keys, const i64 *axes, unsigned *words, i64 slots, i64 step_b, i64 step_x, i64 step_y, i64 origin,
+    const i64 *keys, const i64 *axes, unsigned *words, i64 at, i64 slots, i64 low, i64 step_b, i64 step_x, i64 step_y,
     i64 cells, i64 size) {
-    i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x, voxel;
+    i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     int offset;
     if (place >= size) return;
-    i64 cell = touched_cell(keys, axes, slots, place, &voxel, &offset);
-    if (cell >= 0) mark(words, bit_of(cell, step_b, step_x, step_y, origin), cells);
+    i64 voxel = quotient(place, slots);
+    i64 cell = touched_cell(keys[voxel], axes, (unsigned)(place - voxel * slots), &offset);
+    if (cell >= 0) mark(words + at, bit_of(cell, {low, step_b, step_x, step_y}), cells);
 }
 
 extern "C" __global__ void mark_reached(
-    const i64 *keys, const i64 *axes, unsigned *words, i64 n, i64 step_b, i64 step_x, i64 step_y, i64 origin,
+    const i64 *keys, const i64 *axes, unsigned *words, i64 at, i64 n, i64 low, i64 step_b, i64 step_x, i64 step_y,
     i64 cells, i64 size) {
     i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (place >= size) return;
-    mark(words, bit_of(reached_cell(keys, axes, n, place), step_b, step_x, step_y, origin), cells);
+    mark(words + at, bit_of(reached_cell(keys, axes, n, place), {low, step_b, step_x, step_y}), cells);
 }
 
-// how many bits are set in the words of a block, four a thread
-extern "C" __global__ void count_cells(const uint4 *words, int *counts) {
-    uint4 mine = words[(i64)blockIdx.x * blockDim.x + threadIdx.x];
-    int found = __popc(mine.x) + __popc(mine.y) + __popc(mine.z) + __popc(mine.w);
-    found = (int)__reduce_add_sync(0xffffffffu, (unsigned)found);
+// the sum over the threads of a block before this one, and of all in `total`
+__device__ static int sum_before(int mine, int *total) {
     __shared__ int warps[32];
-    if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = found;
-    __syncthreads();
-    if (threadIdx.x > 0) return;
-    for (int warp = 1; warp < (int)(blockDim.x >> 5); warp++) found += warps[warp];
-    counts[blockIdx.x] = found;
-}
-
-// ends: what `count_cells` found, added up. ranks: of the first cell of each word that has one
-extern "C" __global__ void list_cells(
-    const uint4 *words, const int *ends, int *ranks, i64 *keys, i64 step_b, i64 step_x, i64 step_y, i64 low_b,
-    i64 low_x, i64 low_y, i64 low_z) {
-    int rank = blockIdx.x ? ends[blockIdx.x - 1] : 0;
-    if (rank == ends[blockIdx.x]) return;
-    i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    uint4 mine = words[place];
-    unsigned four[4] = {mine.x, mine.y, mine.z, mine.w};
-    int found = __popc(mine.x) + __popc(mine.y) + __popc(mine.z) + __popc(mine.w), before = found;
-    int lane = threadIdx.x & 31;
+    int lane = threadIdx.x & 31, before = mine;
     for (int step = 1; step < 32; step <<= 1) {
         int other = __shfl_up_sync(0xffffffffu, before, step);
         if (lane >= step) before += other;
     }
-    __shared__ int warps[32];
     if (lane == 31) warps[threadIdx.x >> 5] = before;
     __syncthreads();
-    for (int warp = 0; warp < (int)(threadIdx.x >> 5); warp++) rank += warps[warp];
-    rank += before - found;
-    for (int w = 0; w < 4; w++) {
-        unsigned left = four[w];
-        if (left) ranks[4 * place + w] = rank;
-        while (left) {
-            i64 bit = (4 * place + w) * 32 + __ffs((int)left) - 1;
-            left &= left - 1;
-            i64 b = quotient(bit, step_b), rest = bit - b * step_b, x = quotient(rest, step_x);
-            rest -= x * step_x;
-            i64 y = quotient(rest, step_y), z = rest - y * step_y;
-            int cell[3] = {(int)(x + low_x), (int)(y + low_y), (int)(z + low_z)};
-            keys[rank++] = key_of(b + low_b, cell);
-        }
+    int sum = 0, mine_too = 0;
+    for (int warp = 0; warp < (int)(blockDim.x >> 5); warp++) {
+        if (warp < (int)(threadIdx.x >> 5)) mine_too += warps[warp];
+        sum += warps[warp];
     }
+    *total = sum;
+    return mine_too + before - mine;
 }
 
-// table (k, m), -1 before: a voxel, at its offset and its cell
-extern "C" __global__ void place_touched(
-    const i64 *keys, const i64 *axes, const unsigned *words, const int *ranks, int *table, i64 m, i64 slots,
-    i64 step_b, i64 step_x, i64 step_y, i64 origin, i64 cells, i64 size) {
-    i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x, voxel;
-    int offset;
-    if (place >= size) return;
-    i64 cell = touched_cell(keys, axes, slots, place, &voxel, &offset);
-    if (cell < 0) return;
-    i64 bit = bit_of(cell, step_b, step_x, step_y, origin);
-    if (bit < 0 || bit >= cells) return;
-    int rank = ranks[bit >> 5] + __popc(words[bit >> 5] & ((1u << (bit & 31)) - 1));
-    table[offset * m + rank] = (int)voxel;
+// How many bits are set: after the words, those up to the end of each block, which reads four words a thread;
+// and all of them, sent to the host (see mailbox.py). Of each cell that is set, the cells that it touches on
+// the next level are marked, if there is a next one; its words begin at `next_at`. counters: 0 before and after.
+extern "C" __global__ void count_cells(
+    unsigned *words, i64 at, unsigned *counters, u64 *letter, i64 stamp, i64 low, i64 step_b, i64 step_x,
+    i64 step_y, const i64 *axes, i64 next_at, i64 next_low, i64 next_b, i64 next_x, i64 next_y, i64 next_cells) {
+    Grid grid = {low, step_b, step_x, step_y}, coarser = {next_low, next_b, next_x, next_y};
+    unsigned *next = words + next_at;
+    words += at;
+    i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    uint4 mine = ((const uint4 *)words)[place];
+    int found = __popc(mine.x) + __popc(mine.y) + __popc(mine.z) + __popc(mine.w), total;
+    if (axes && found) {
+        unsigned four[4] = {mine.x, mine.y, mine.z, mine.w};
+        unsigned slots = (unsigned)(axes[8] * axes[17] * axes[26]);
+        for (int w = 0; w < 4; w++)
+            for (unsigned left = four[w]; left; left &= left - 1) {
+                i64 key = cell_at((4 * place + w) * 32 + __ffs((int)left) - 1, grid);
+                for (unsigned slot = 0; slot < slots; slot++) {
+                    int offset;
+                    i64 cell = touched_cell(key, axes, slot, &offset);
+                    if (cell >= 0) mark(next, bit_of(cell, coarser), next_cells);
+                }
+            }
+    }
+    __shared__ unsigned ticket;
+    volatile int *ends = (volatile int *)(words + 4 * (i64)gridDim.x * blockDim.x);
+    sum_before(found, &total);
+    if (threadIdx.x == 0) {
+        ends[blockIdx.x] = total;
+        __threadfence();
+        ticket = atomicAdd(counters, 1u);
+    }
+    __syncthreads();
+    if (ticket != gridDim.x - 1) return;
+    // the last block adds up
+    __threadfence();
+    i64 share = ((i64)gridDim.x + blockDim.x - 1) / blockDim.x, first = threadIdx.x * share;
+    int sum = 0;
+    for (i64 i = first; i < min(first + share, (i64)gridDim.x); i++) sum += ends[i];
+    __syncthreads();
+    int before = sum_before(sum, &total);
+    for (i64 i = first; i < min(first + share, (i64)gridDim.x); i++) ends[i] = before += ends[i];
+    if (threadIdx.x > 0) return;
+    *counters = 0;
+    *(volatile u64 *)letter = (u64)stamp << 32 | (unsigned)total;
+    __threadfence_system();
+}
+
+__device__ static int4 row_of(i64 key) {
+    int4 row;
+    row.x = (int)(key >> BATCH_SHIFT);
+    row.y = (int)(field(key, 0) - BIAS_X);
+    row.z = (int)(field(key, 1) - BIAS_Y);
+    row.w = (int)(field(key, 2) - BIAS_Z);
+    return row;
+}
+
+// the cells whose bits are set, where `count_cells` was before
+extern "C" __global__ void list_cells(
+    const unsigned *words, i64 at, i64 *keys, int4 *coords, i64 low, i64 step_b, i64 step_x, i64 step_y) {
+    words += at;
+    const int *ends = (const int *)(words + 4 * (i64)gridDim.x * blockDim.x);
+    int rank = blockIdx.x ? ends[blockIdx.x - 1] : 0, total;
+    if (rank == ends[blockIdx.x]) return;
+    i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    uint4 mine = ((const uint4 *)words)[place];
+    unsigned four[4] = {mine.x, mine.y, mine.z, mine.w};
+    rank += sum_before(__popc(mine.x) + __popc(mine.y) + __popc(mine.z) + __popc(mine.w), &total);
+    for (int w = 0; w < 4; w++)
+        for (unsigned left = four[w]; left; left &= left - 1) {
+            i64 key = cell_at((4 * place + w) * 32 + __ffs((int)left) - 1, {low, step_b, step_x, step_y});
+            keys[rank] = key;
+            coords[rank++] = row_of(key);
+        }
 }

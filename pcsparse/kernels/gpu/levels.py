@@ -8,6 +8,8 @@ in a grid of bits; else they are sorted. The host waits once, for the number of 
 import functools
 import itertools
 import math
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +17,17 @@ from torch import Tensor
 
 from pcsparse.kernels.gpu import cuda_text
 from pcsparse.kernels.gpu.constants import on_device
-from pcsparse.kernels.gpu.grid import Grid, listed
+from pcsparse.kernels.gpu.grid import Grid, Marked
+from pcsparse.kernels.gpu.keys import key_extent, unpack_keys
+from pcsparse.kernels.gpu.match import match_tables
 from pcsparse.kernels.gpu.tables import to_pairs
-from pcsparse.kernels.key_layout import BIAS, FIELD_BITS, check_pair_count
+from pcsparse.kernels.jobs import LevelStep, Search
+from pcsparse.kernels.key_layout import BIAS, FIELD_BITS, SHIFTS, check_pair_count
 from pcsparse.types import Bounds, Triple
 
 _THREADS = 256
+# cells of a partition so long that none leads from the end of an axis over both guards into the next one
+_LONGEST = 512
 
 
 def _launch(name: str, n: int, *args: Tensor | int) -> None:
@@ -94,34 +101,32 @@ class _Touching:
         axes, slots = _axes(size, stride, dilation, first)
         return _Touching(keys, on_device(axes, keys.device), slots, math.prod(size))
 
-    def level(self, grid: Grid | None, *, with_table: bool) -> tuple[Tensor, Tensor]:
-        """Keys (m,) int64 of the level, and the map (k, m) int32 to it, empty if not asked for."""
-        n, device = self.keys.numel() * self.slots, self.keys.device
-        if grid is None or n == 0:
-            return self._sorted(n, with_table)
-        words = grid.empty(device)
-        _launch("mark_touched", n, self.keys, self.axes, words, self.slots, *grid.numbers)
-        level, ranks = listed(grid, words)
-        table = self._table(len(level), with_table)
-        if with_table:
-            lists = words, ranks, table, len(level), self.slots
-            _launch("place_touched", n, self.keys, self.axes, *lists, *grid.numbers)
-        return level, table
+    def marked(self, grids: Sequence[Grid]) -> Marked:
+        """Grids of this level and of those to be made of it, the bits of this one set."""
+        marked, n, grid = Marked.room(grids, self.keys.device), self.keys.numel() * self.slots, grids[0]
+        numbers = (0, self.slots, *grid.numbers, grid.cells)
+        _launch("mark_touched", n, self.keys, self.axes, marked.words, *numbers)
+        return marked
 
-    def _sorted(self, n: int, with_table: bool) -> tuple[Tensor, Tensor]:
-        """The same by sorting n candidates."""
+    def level(self, grid: Grid | None) -> Tensor:
+        """Keys (m,) int64 of the level."""
+        if grid is None or self.keys.numel() == 0:
+            return self.sorted(with_table=False)[0]
+        return self.marked([grid]).listed([])[0][0]
+
+    def sorted(self, *, with_table: bool) -> tuple[Tensor, Tensor]:
+        """Keys (m,) int64 of the level and the map (k, m) int32 to it, empty if not asked for, by a sort."""
+        n = self.keys.numel() * self.slots
         cells = torch.empty(n, dtype=torch.int64, device=self.keys.device)
         offsets = torch.empty(n, dtype=torch.int32, device=self.keys.device)
         _launch("touched_cells", n, self.keys, self.axes, cells, offsets, self.slots)
         ranked = Ranked.of(cells)
-        table = self._table(ranked.count, with_table)
+        shape = (self.k if with_table else 0, ranked.count)
+        table = torch.full(shape, -1, dtype=torch.int32, device=self.keys.device)
         if with_table:
             lists = ranked.values, ranked.ranks, ranked.order, offsets
             _launch("place_voxels", n, *lists, table, self.slots, ranked.count)
         return ranked.unique(), table
-
-    def _table(self, m: int, wanted: bool) -> Tensor:
-        return torch.full((self.k if wanted else 0, m), -1, dtype=torch.int32, device=self.keys.device)
 
 
 @functools.lru_cache(maxsize=256)
@@ -150,7 +155,13 @@ def _axis(size: int, stride: int, dilation: int, first: int, bias: int) -> list[
 def partition_table(
     keys: Tensor, stride: Triple, first: Triple, bounds: Bounds | None = None
 ) -> tuple[Tensor, Tensor]:
-    return _Touching.of(keys, stride, stride, (1, 1, 1), first).level(Grid.of(bounds), with_table=True)
+    touching, grid = _Touching.of(keys, stride, stride, (1, 1, 1), first), Grid.of(bounds)
+    if grid is None or keys.numel() == 0 or max(stride) > _LONGEST:
+        return touching.sorted(with_table=True)
+    coarse = touching.level(grid)
+    axes = [range(start, start + step) for start, step in zip(first, stride, strict=True)]
+    deltas = [sum(map(operator.lshift, step, SHIFTS)) for step in itertools.product(*axes)]
+    return coarse, match_tables([Search(keys, coarse, tuple(deltas), stride)])[0]
 
 
 def partition_keys(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -192,20 +203,52 @@ def reached_level(
 ) -> Tensor:
     grid = Grid.of(bounds)
     if not expand:
-        return _Touching.of(keys, size, stride, dilation, first).level(grid, with_table=False)[0]
+        return _Touching.of(keys, size, stride, dilation, first).level(grid)
     axes, n_pairs = _expanding(keys, size, stride, dilation, first)
     if grid is None or n_pairs == 0:
         return _expanded(keys, axes, n_pairs).unique()
-    words = grid.empty(keys.device)
-    _launch("mark_reached", n_pairs, keys, axes, words, keys.numel(), *grid.numbers)
-    return listed(grid, words)[0]
+    marked = Marked.room([grid], keys.device)
+    numbers = (0, keys.numel(), *grid.numbers, grid.cells)
+    _launch("mark_reached", n_pairs, keys, axes, marked.words, *numbers)
+    return marked.listed([])[0][0]
+
+
+def reached_levels(keys: Tensor, steps: Sequence[LevelStep]) -> list[tuple[Tensor, Tensor]]:
+    levels: list[tuple[Tensor, Tensor]] = []
+    while len(levels) < len(steps):
+        done, grids = len(levels), []
+        for step in steps[done:]:
+            grid = Grid.of(step.bounds)
+            if grid is None:
+                break
+            grids.append(grid)
+        step = steps[done]
+        touching = _Touching.of(keys, step.size, step.stride, step.dilation, step.first)
+        if grids and keys.numel():
+            rest = steps[done + 1 : done + len(grids)]
+            axes = [_axes(step.size, step.stride, step.dilation, step.first)[0] for step in rest]
+            levels += touching.marked(grids).listed([on_device(numbers, keys.device) for numbers in axes])
+        else:
+            levels.append(_within(touching.level(None), step.bounds))
+        keys = levels[-1][0]
+    return levels
+
+
+def _within(keys: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
+    """The keys of cells within bounds, and the cells; one or two waits."""
+    coords, (low, high) = unpack_keys(keys), key_extent(keys)
+    if all(map(operator.le, bounds[0], low)) and all(map(operator.le, high, bounds[1])):
+        return keys, coords
+    ends = [on_device(end, keys.device) for end in bounds]
+    rows = ((coords >= ends[0]) & (coords <= ends[1])).all(dim=1).nonzero().squeeze(1)
+    return keys[rows], coords[rows]
 
 
 def reached_cells(
     keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple, expand: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not expand:
-        level, table = _Touching.of(keys, size, stride, dilation, first).level(None, with_table=True)
+        level, table = _Touching.of(keys, size, stride, dilation, first).sorted(with_table=True)
         return level, *to_pairs(table, keys.numel())
     n, k = keys.numel(), math.prod(size)
     ranked = _expanded(keys, *_expanding(keys, size, stride, dilation, first))

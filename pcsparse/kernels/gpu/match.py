@@ -7,6 +7,7 @@ Source: Spira (MLSys 2026, arXiv 2511.20834), z-delta search; here a block narro
 """
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from pcsparse.kernels.gpu import cuda_text
 from pcsparse.kernels.gpu.constants import on_device
 from pcsparse.kernels.gpu.tables import to_pairs
+from pcsparse.kernels.jobs import Search
 from pcsparse.kernels.key_layout import check_offset_count
 
 _THREADS = 256
@@ -34,22 +36,60 @@ def _columns(deltas: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False) -> Tensor:
-    k, n_in, n_out = deltas.numel(), keys.numel(), queries.numel()
-    check_offset_count(k)
-    table = torch.empty(2 * k + 1 if mirrored else k, n_out, dtype=torch.int32, device=keys.device)
-    if mirrored:
-        table[k + 1 :].fill_(-1)
-    if mirrored and k == 0:
-        torch.arange(n_out, out=table[0])
-    if k == 0 or n_out == 0:
-        return table
+    check_offset_count(deltas.numel())
     # nothing comes back from a device, as deltas are made on the host
     listed = tuple(deltas.tolist())
-    columns, parts = _columns(listed), -(-n_out // _THREADS)
+    if mirrored:
+        # the second half is searched, too: a table that one thread a place writes need not be cleared before
+        listed = (*listed, 0, *[-delta for delta in reversed(listed)])
+    return _one(Search(keys, queries, listed))
+
+
+def match_tables(searches: Sequence[Search]) -> list[Tensor]:
+    if len(searches) == 1:
+        check_offset_count(len(searches[0].deltas))
+        return [_one(searches[0])]
+    tables, jobs, blocks = [], [], 0
+    for search in searches:
+        check_offset_count(len(search.deltas))
+        table, columns, parts = _room(search)
+        tables.append(table)
+        if columns is None:
+            continue
+        # one job may be as large as a grid; it would not fit a card's memory
+        blocks += parts * (columns.numel() - 1)
+        tensors = (search.keys, search.queries, on_device(search.deltas, table.device), columns)
+        orders = (search.order_in, search.order_out)
+        jobs += [tensor.data_ptr() for tensor in tensors]
+        jobs += [0 if order is None else order.data_ptr() for order in orders]
+        jobs += [table.data_ptr(), search.keys.numel(), search.queries.numel(), parts, *search.stride, blocks]
+    if jobs:
+        device = searches[0].keys.device
+        # the numbers are copied to a place of the driver's own before this returns
+        sent = torch.tensor(jobs, dtype=torch.int64, device="cpu").to(device, non_blocking=True)
+        cuda_text.launch("match.cu", "match_tables", blocks, _THREADS, sent)
+    return tables
+
+
+def _room(search: Search) -> tuple[Tensor, Tensor | None, int]:
+    """An unwritten table, where its columns begin (None: there is nothing to be written), blocks a column."""
+    k, n_out = len(search.deltas), search.queries.numel()
+    table = torch.empty((k, n_out), dtype=torch.int32, device=search.keys.device)
+    if k == 0 or n_out == 0:
+        return table, None, 0
+    return table, on_device(_columns(search.deltas), table.device), -(-n_out // _THREADS)
+
+
+def _one(search: Search) -> Tensor:
+    table, columns, parts = _room(search)
+    if columns is None:
+        return table
+    keys, queries, deltas = search.keys, search.queries, on_device(search.deltas, table.device)
+    # 0 is no address
+    orders = [0 if order is None else order for order in (search.order_in, search.order_out)]
     cuda_text.launch(
-        "match.cu", "match_table", parts * (len(columns) - 1), _THREADS, keys, n_in, queries, n_out,
-        on_device(listed, keys.device), on_device(columns, keys.device), table, 2 * k if mirrored else 0,
-        parts,
+        "match.cu", "match_table", parts * (columns.numel() - 1), _THREADS, keys, keys.numel(), queries,
+        queries.numel(), deltas, columns, table, *orders, *search.stride, parts,
     )  # fmt: skip
     return table
 

@@ -21,6 +21,7 @@ from pcsparse.kernels.reference.implicit_gemm import gemm_layout as gemm_layout
 from pcsparse.kernels.reference.implicit_gemm import implicit_gemm as implicit_gemm
 from pcsparse.kernels.reference.importance import mean_magnitude as mean_magnitude
 from pcsparse.kernels.reference.importance import top_rows as top_rows
+from pcsparse.kernels.reference.keys import ascend as ascend
 from pcsparse.kernels.reference.keys import key_extent as key_extent
 from pcsparse.kernels.reference.keys import pack_rows as pack_rows
 from pcsparse.kernels.reference.keys import scale_keys as scale_keys
@@ -50,8 +51,10 @@ from pcsparse.kernels.reference.segment import segment_sum as segment_sum
 from pcsparse.kernels.reference.segment import segment_weighted_sum as segment_weighted_sum
 from pcsparse.kernels.reference.tables import mask_table_outputs as mask_table_outputs
 from pcsparse.kernels.reference.tables import match_table as match_table
+from pcsparse.kernels.reference.tables import match_tables as match_tables
 from pcsparse.kernels.reference.tables import partition_table as partition_table
 from pcsparse.kernels.reference.tables import reached_level as reached_level
+from pcsparse.kernels.reference.tables import reached_levels as reached_levels
 from pcsparse.kernels.reference.tables import renumber_table as renumber_table
 from pcsparse.kernels.reference.tables import table_to_pairs as table_to_pairs
 from pcsparse.kernels.reference.tables import transpose_table as transpose_table

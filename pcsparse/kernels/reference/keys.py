@@ -7,14 +7,17 @@ from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS
 from pcsparse.types import Triple
 
 
-def pack_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
+def pack_rows(coords: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], bool]:
     keys = coords[:, 0].long() << BATCH_SHIFT
     for axis, (shift, bias) in enumerate(zip(SHIFTS, BIAS, strict=True), start=1):
         keys = keys + ((coords[:, axis].long() + bias) << shift)
-    nothing = coords.new_zeros(4, dtype=torch.int64)
-    low = coords.amin(dim=0).long() if len(coords) else nothing
-    high = coords.amax(dim=0).long() if len(coords) else nothing
-    return keys, low, high, bool((keys[1:] > keys[:-1]).all())
+    return keys, *_ends(coords), ascend(keys)
+
+
+def _ends(coords: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if len(coords) == 0:
+        return (0,) * 4, (0,) * 4
+    return tuple(coords.amin(dim=0).tolist()), tuple(coords.amax(dim=0).tolist())
 
 
 def unpack_keys(keys: Tensor) -> Tensor:
@@ -24,11 +27,12 @@ def unpack_keys(keys: Tensor) -> Tensor:
     return torch.stack(columns, dim=1).int()
 
 
-def key_extent(keys: Tensor) -> tuple[Tensor, Tensor]:
-    coords = unpack_keys(keys).long()
-    if len(coords) == 0:
-        return keys.new_zeros(4), keys.new_zeros(4)
-    return coords.amin(dim=0), coords.amax(dim=0)
+def key_extent(keys: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return _ends(unpack_keys(keys))
+
+
+def ascend(keys: Tensor) -> bool:
+    return bool((keys[1:] > keys[:-1]).all())
 
 
 def scale_keys(keys: Tensor, stride: Triple) -> Tensor:

@@ -1,9 +1,13 @@
 """Twins of the kernels of maps as tables."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from pcsparse.kernels.jobs import LevelStep, Search
 from pcsparse.kernels.key_layout import check_offset_count
+from pcsparse.kernels.reference.keys import scale_keys, unpack_keys
 from pcsparse.kernels.reference.levels import partition_keys, reached_cells
 from pcsparse.kernels.reference.rows import pairs_to_table
 from pcsparse.types import Bounds, Triple
@@ -25,6 +29,15 @@ def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = 
     return table
 
 
+def match_tables(searches: Sequence[Search]) -> list[Tensor]:
+    tables = []
+    for search in searches:
+        queries = scale_keys(search.queries, search.stride)
+        table = match_table(search.keys, queries, torch.tensor(search.deltas, dtype=torch.int64))
+        tables.append(renumber_table(table, search.order_in, search.order_out))
+    return tables
+
+
 def partition_table(
     keys: Tensor, stride: Triple, first: Triple, bounds: Bounds | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -42,6 +55,18 @@ def reached_level(
     bounds: Bounds | None = None,
 ) -> Tensor:
     return reached_cells(keys, size, stride, dilation, first, expand)[0]
+
+
+def reached_levels(keys: Tensor, steps: Sequence[LevelStep]) -> list[tuple[Tensor, Tensor]]:
+    levels = []
+    for step in steps:
+        keys = reached_level(keys, step.size, step.stride, step.dilation, step.first)
+        coords = unpack_keys(keys)
+        low, high = (coords.new_tensor(end) for end in step.bounds)
+        inside = ((coords >= low) & (coords <= high)).all(dim=1)
+        keys = keys[inside]
+        levels.append((keys, coords[inside]))
+    return levels
 
 
 def renumber_table(table: Tensor, order_in: Tensor | None, order_out: Tensor | None) -> Tensor:

@@ -92,6 +92,7 @@ SHIM_ATOMICS(unsigned)
 SHIM_ATOMICS(unsigned long long)
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
+static inline void __threadfence_system() {}
 
 // what the compiler's checks call: the launch tells it once the grid is done
 static const char *shim_fault;
