@@ -355,7 +355,7 @@ def test_a_layer_finds_its_map_again_without_a_search_for_it(monkeypatch):
     part = cache.kernel_map(coords, coords, relation, some)
     # equal fields that are other objects are looked for, and found
     assert cache.kernel_map(coords, coords, Relation((3, 3, 3))) is whole
-    assert cache.kernel_map(coords, coords, relation, tuple([0, 13, 26])) is part
+    assert cache.kernel_map(coords, coords, relation, tuple(k for k in some)) is part
     assert cache.kernel_map(other, other, relation) is not whole
     assert len(cache) == 3
     monkeypatch.setattr(CoordCache, "_map", lambda *args: pytest.fail("searched"))
