@@ -143,6 +143,37 @@ def map_deltas(
     return tuple([deltas[k] for k in whole]), True, kept
 
 
+def to_search(
+    fine: SortedKeys,
+    coarse: SortedKeys,
+    relation: Relation,
+    offsets: tuple[int, ...] | None,
+    *,
+    same: bool,
+) -> build_tables.Wanted | None:
+    """What `search_all` takes for a map; None where it must be built by itself.
+
+    Args:
+        fine: keys of the inputs.
+        coarse: keys of the outputs.
+        relation: the equation.
+        offsets: as in `build_kernel_map`.
+        same: `same_coords` there.
+
+    Raises:
+        RangeError: a kernel offset leaves the range of a key, or there are too many.
+    """
+    if not backend_of(fine.keys).TABLES or (same and relation.is_symmetric and relation.volume == 1):
+        return None
+    deltas, symmetric, kept = map_deltas(relation, offsets, same_coords=same)
+    return build_tables.Wanted(fine, coarse, relation, deltas, symmetric) if kept is None else None
+
+
+def search_all(wanted: Sequence[build_tables.Wanted]) -> list[KernelMap]:
+    """The maps that `to_search` names, at once: see `build_tables.search_all`."""
+    return build_tables.search_all(wanted)
+
+
 def identity_map(relation: Relation, rows: Tensor) -> KernelMap:
     """The map of a 1^3 convolution of `rows` (n, *): every row meets itself, whatever its coordinates are."""
     # rows without values have no kernels

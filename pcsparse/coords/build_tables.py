@@ -47,13 +47,7 @@ def search_all(wanted: Sequence[Wanted]) -> list[KernelMap]:
     Raises:
         RangeError: a scaled output coordinate leaves the range of a key.
     """
-    searches = []
-    for one in wanted:
-        fine, coarse, stride = one.fine, one.coarse, one.relation.stride
-        coarse.check_scaled(stride)
-        orders = fine.order, coarse.order
-        searches.append(Search(fine.keys, coarse.keys, one.deltas, stride, *orders, one.symmetric))
-    tables = backend_of(wanted[0].fine.keys).match_tables(searches)
+    tables = search_into(wanted, [None] * len(wanted))
     return [
         KernelMap(
             one.relation,
@@ -66,6 +60,21 @@ def search_all(wanted: Sequence[Wanted]) -> list[KernelMap]:
         )
         for one, table in zip(wanted, tables, strict=True)
     ]
+
+
+def search_into(wanted: Sequence[Wanted], tables: Sequence[Tensor | None]) -> list[Tensor]:
+    """The tables of several maps, written to `tables` (k, room) int32, or to new ones where these are None.
+
+    Raises:
+        RangeError: a scaled output coordinate leaves the range of a key.
+    """
+    searches = []
+    for one, table in zip(wanted, tables, strict=True):
+        fine, coarse, stride = one.fine, one.coarse, one.relation.stride
+        coarse.check_scaled(stride)
+        orders = fine.order, coarse.order
+        searches.append(Search(fine.keys, coarse.keys, one.deltas, stride, *orders, one.symmetric, table))
+    return backend_of(wanted[0].fine.keys).match_tables(searches)
 
 
 def levels(fine: SortedKeys, steps: Sequence[LevelStep]) -> list[tuple[SortedKeys, Tensor]]:

@@ -20,7 +20,9 @@ from pcsparse.coords.build import (
     build_kernel_map,
     expanded_level,
     identity_map,
+    search_all,
     strided_levels,
+    to_search,
 )
 from pcsparse.coords.cache_plan import EXPANDED, CachePlan, Token
 from pcsparse.coords.cache_plan import LevelKey as LevelKey
@@ -286,14 +288,56 @@ class CoordCache:
             box: first and last coarse cell to write, (x, y, z) each; no end if None.
         """
         key = LevelKey(self._token(fine), relation, coverage, box)
-        if key not in self._levels:
-            with _kept(), NamesSizes(lambda: _level_sizes(fine, relation)):
-                level = strided_levels(self.sorted_keys(fine), [Strided(relation, coverage, box)])[0]
-            token = self._keep(key, level)
-            self._finer[token, relation] = fine
-            if level.kmap is not None:
-                self._ready[MapKey(key.source, token, relation, None)] = level.kmap
-        return self._levels[key]
+        known = self._levels.get(key)
+        return self.coarser_all(fine, [Strided(relation, coverage, box)])[0] if known is None else known
+
+    def coarser_all(self, fine: Tensor, chain: Sequence[Strided]) -> list[Tensor]:
+        """`coarser` of `fine` (n, 4) int32, then of that level, and so on: levels not known yet at once."""
+        made: list[Tensor] = []
+        for step in chain:
+            level = self._levels.get(LevelKey(self._token(fine), step.relation, step.coverage, step.box))
+            if level is None:
+                break
+            made.append(level)
+            fine = level
+        rest, finest = chain[len(made) :], fine
+        if not rest:
+            return made
+        with _kept(), NamesSizes(lambda: _level_sizes(finest, rest[0].relation)):
+            levels = strided_levels(self.sorted_keys(fine), rest)
+        for step, found in zip(rest, levels, strict=True):
+            key = LevelKey(self._token(fine), step.relation, step.coverage, step.box)
+            token = self._keep(key, found)
+            self._finer[token, step.relation] = fine
+            if found.kmap is not None:
+                self._ready[MapKey(key.source, token, step.relation, None)] = found.kmap
+            fine = found.coords
+            made.append(fine)
+        return made
+
+    def search_all(self, asked: Sequence[tuple[Tensor, Tensor, Relation, tuple[int, ...] | None]]) -> None:
+        """Search maps at once, where maps are tables; the arguments of `kernel_map`, which finds them then.
+
+        Left to `kernel_map` are those that are part of a map that is there, that are searched with more
+        offsets than asked for, and those that nothing is searched for.
+
+        Raises:
+            RangeError: see `build.build_kernel_map`.
+        """
+        keys, wanted = [], []
+        with _kept(), NamesSizes(lambda: f"the {len(asked)} kernel maps of a network"):
+            for fine, coarse, relation, offsets in asked:
+                key = MapKey(self._token(fine), self._token(coarse), relation, offsets)
+                if key in self._maps or key in self._ready or self._wider(key) is not None:
+                    continue
+                one = to_search(
+                    self.sorted_keys(fine), self.sorted_keys(coarse), relation, offsets, same=fine is coarse
+                )
+                if one is not None:
+                    keys.append(key)
+                    wanted.append(one)
+            if wanted:
+                self._ready.update(zip(keys, search_all(wanted), strict=True))
 
     def _keep(self, key: LevelKey, level: Level) -> Token:
         self._levels[key] = level.coords

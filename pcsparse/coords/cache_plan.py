@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from pcsparse.coords.build import Strided
 from pcsparse.coords.relation import Relation
 from pcsparse.types import Triple
 
@@ -65,6 +66,11 @@ class CachePlan:
     def fill(self, cache: "CoordCache", given: Mapping[Token, Tensor]) -> dict[Token, Tensor]:
         """Ask a cache for all of it.
 
+        Where maps are tables, the levels of a chain of strided layers are launched one after another, and the
+        host waits once for all their sizes; then all maps are searched with one launch. Not so, but one by
+        one: levels of transposed layers, levels whose bounds are too wide for keys or for a grid of bits,
+        maps of some offsets of a submanifold kernel that are not symmetric, and everything on a CPU.
+
         Args:
             cache: what it has already is not made again.
             given: the coordinates (n, 4) int32 that each number of `given` stands for.
@@ -72,13 +78,8 @@ class CachePlan:
         Returns:
             The coordinates of every number of the plan.
         """
-        sets = dict(given)
-        for level, token in self.levels:
-            source = sets[level.source]
-            if level.coverage == EXPANDED:
-                sets[token] = cache.expanded(source, level.relation)
-            else:
-                sets[token] = cache.coarser(source, level.relation, level.coverage, level.box)
+        sets = self.fill_levels(cache, given)
+        cache.search_all([(sets[key.fine], sets[key.coarse], key.relation, key.offsets) for key in self.maps])
         for key in self.maps:
             # what a wider map gave is in it already: wider ones were built before
             cache.kernel_map(
@@ -87,3 +88,32 @@ class CachePlan:
         for of, around, ratio in self.corners:
             cache.corner_map(sets[of], sets[around], ratio)
         return sets
+
+    def fill_levels(self, cache: "CoordCache", given: Mapping[Token, Tensor]) -> dict[Token, Tensor]:
+        """Ask a cache for the levels alone, arguments and result as of `fill`."""
+        sets = dict(given)
+        for chain in self._chains():
+            source, tokens = chain[0][0].source, [token for _, token in chain]
+            level = chain[0][0]
+            if level.coverage == EXPANDED:
+                made = [cache.expanded(sets[source], level.relation)]
+            else:
+                steps = [Strided(key.relation, key.coverage, key.box) for key, _ in chain]
+                made = cache.coarser_all(sets[source], steps)
+            sets.update(zip(tokens, made, strict=True))
+        return sets
+
+    def _chains(self) -> list[list[tuple[LevelKey, Token]]]:
+        """The levels in their order, those together that strided layers make one of the other."""
+        chains: list[list[tuple[LevelKey, Token]]] = []
+        for level, token in self.levels:
+            before = chains[-1][-1] if chains else None
+            if (
+                before is not None
+                and before[1] == level.source
+                and EXPANDED not in (before[0].coverage, level.coverage)
+            ):
+                chains[-1].append((level, token))
+            else:
+                chains.append([(level, token)])
+        return chains

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from pcsparse.coords.build import map_deltas
+from pcsparse.coords.build_tables import Wanted, search_into
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.cache_plan import CachePlan, MapKey, Token
 from pcsparse.coords.kernel_map import NO_NEIGHBOUR, KernelMap
@@ -46,19 +48,25 @@ class PaddedMaps:
         return all(coords.shape[0] <= self.rooms[token] for token, coords in sets.items())
 
     def load(self, cache: CoordCache, sets: Mapping[Token, Tensor]) -> None:
-        """Copy the maps of a cloud.
+        """Search the maps of a cloud, all at once and into their places.
 
         Args:
-            cache: filled by the plan.
-            sets: the coordinates of every number, as `CachePlan.fill` returns them.
+            cache: with the levels of the plan.
+            sets: the coordinates of every number, as `CachePlan.fill_levels` returns them.
+
+        Raises:
+            RangeError: see `build.build_kernel_map`.
         """
+        wanted, tables = [], []
         for key, table in self._tables.items():
             if _is_identity(self._examples[key]):
                 continue
-            kmap = cache.kernel_map(sets[key.fine], sets[key.coarse], key.relation, key.offsets)
-            table[:, : kmap.n_out].copy_(kmap.table)
-            # what is left of a larger cloud would only cost time: no row of this one reads it
-            table[:, kmap.n_out :].fill_(NO_NEIGHBOUR)
+            deltas, *_ = map_deltas(key.relation, key.offsets, same_coords=False)
+            fine, coarse = cache.sorted_keys(sets[key.fine]), cache.sorted_keys(sets[key.coarse])
+            wanted.append(Wanted(fine, coarse, key.relation, deltas, symmetric=False))
+            tables.append(table)
+        if wanted:
+            search_into(wanted, tables)
 
     def cache(self) -> CoordCache:
         """A cache of the padded maps, with nothing derived from them yet.

@@ -38,6 +38,8 @@ class Search:
         order_in: (n_in,) int32, the row of each key; None: its place.
         order_out: (n_out,) int32, each row once, the row of each query; None: its place.
         symmetric: `queries` are `keys`, with one order, and offset k - 1 - i is minus offset i.
+        out: (k, room) int32, room at least n_out, to write the table to; columns beyond n_out get -1. None: a
+            new table.
     """
 
     keys: Tensor
@@ -47,3 +49,4 @@ class Search:
     order_in: Tensor | None = None
     order_out: Tensor | None = None
     symmetric: bool = False
+    out: Tensor | None = None

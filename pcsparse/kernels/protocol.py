@@ -236,7 +236,7 @@ class Backend(Protocol):
             searches: on one device; those of a network, or one.
 
         Returns:
-            (k, n_out) int32 of each, -1 where no key is.
+            (k, n_out) int32 of each, -1 where no key is; or the table that was given to write to.
 
         Raises:
             RangeError: more deltas than `key_layout.MOST_OFFSETS`.

@@ -17,9 +17,10 @@ _ROUND = 256
 class RecordedForward:
     """Inference of a network without the host's work of launching its kernels one by one.
 
-    Levels and maps of a cloud are built as ever; then they are copied into maps of a fixed size, the features
-    into a fixed buffer, and all launches of the network are replayed with one call. Rows beyond the cloud are
-    computed too, from nothing, and dropped. A cloud that is larger than the room is recorded anew.
+    The levels of a cloud are built, then all maps at once into tables of a fixed size (`CachePlan.fill` says
+    when the host waits); the features are copied into a fixed buffer, and all launches of the network are
+    replayed with one call. Rows beyond the cloud are computed too, from nothing, and dropped. A cloud that is
+    larger than the room is recorded anew.
 
     The weights are read when the graph is replayed, so that they may change in place, but not be replaced.
 
@@ -68,7 +69,7 @@ class RecordedForward:
         self._check(x)
         if self._check_cloud is not None:
             self._check_cloud(x)
-        sets = self._maps.plan.fill(x.cache, {self._maps.plan.given[0]: x.coords})
+        sets = self._maps.plan.fill_levels(x.cache, {self._maps.plan.given[0]: x.coords})
         if not self._maps.fits(sets):
             self._record(x)
         self._maps.load(x.cache, sets)

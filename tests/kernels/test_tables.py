@@ -1,6 +1,7 @@
 """Maps as tables: twins against Python and against the kernels of lists, backends against twins."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -312,6 +313,18 @@ def _searches(rng, device, *, symmetric: bool) -> list[Search]:
     ]
 
 
+_MORE = (0, 3, 600, 3, 600, 600, 3, 1)
+
+
+def _with_room(searches: list[Search], device) -> list[Search]:
+    """The same, to be written to tables that are wider and full of other numbers; 600 more is blocks more."""
+    rooms = [len(search.queries) + more for search, more in zip(searches, _MORE, strict=True)]
+    return [
+        replace(search, out=torch.full((len(search.deltas), room), 7, dtype=torch.int32, device=device))
+        for search, room in zip(searches, rooms, strict=True)
+    ]
+
+
 def test_twin_of_match_tables(rng):
     searches = _searches(rng, torch.device("cpu"), symmetric=False)
     for search, table in zip(searches, reference.match_tables(searches), strict=True):
@@ -341,3 +354,22 @@ def test_match_tables_matches_twin(device, rng, symmetric):
             assert got.dtype == torch.int32
             assert torch.equal(got, want)
     assert backend.match_tables([]) == []
+
+
+def test_match_tables_write_to_a_table_with_more_room(device, rng):
+    searches = _searches(rng, device, symmetric=False)
+    expected = reference.match_tables(searches)
+    backend = backend_of(searches[0].keys)
+    for one_by_one in (False, True):
+        given = _with_room(searches, device)
+        found = (
+            [backend.match_tables([search])[0] for search in given]
+            if one_by_one
+            else backend.match_tables(given)
+        )
+        twins = reference.match_tables(_with_room(searches, device))
+        for search, got, want, twin in zip(given, found, expected, twins, strict=True):
+            assert got is search.out
+            assert torch.equal(got[:, : want.shape[1]], want)
+            assert bool((got[:, want.shape[1] :] == -1).all())
+            assert torch.equal(got, twin)

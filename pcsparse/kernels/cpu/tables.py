@@ -26,7 +26,10 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
         table = match_table(search.keys, queries, deltas, search.symmetric)
         if search.order_in is not None or search.order_out is not None:
             table = renumber_table(table, search.order_in, search.order_out)
-        tables.append(table)
+        if search.out is not None:
+            search.out[:, : table.shape[1]] = table
+            search.out[:, table.shape[1] :] = -1
+        tables.append(table if search.out is None else search.out)
     return tables
 
 

@@ -19,12 +19,12 @@ __device__ static i64 block_search(const i64 *keys, i64 n, i64 wanted) {
 }
 
 // One map: `deltas` in columns, which begin at `columns`; `parts` blocks a column. Orders may be null. A query
-// is made `x`, `y`, `z` times as long.
+// is made `x`, `y`, `z` times as long. The table has `room` columns, those from n_out on for nothing.
 struct Search {
     const i64 *keys, *queries, *deltas, *columns;
     const int *order_in, *order_out;
     int *table;
-    i64 n_in, n_out, parts, x, y, z;
+    i64 n_in, n_out, room, parts, x, y, z;
 };
 
 __device__ static i64 query_at(const Search &s, i64 place) {
@@ -43,6 +43,10 @@ __device__ static void search_block(const Search &s, i64 block) {
     i64 column = block / s.parts, begin = (block - column * s.parts) * blockDim.x;
     i64 first = s.columns[column], end = s.columns[column + 1], n_in = s.n_in;
     i64 last = min(begin + blockDim.x, s.n_out) - 1, j = begin + threadIdx.x;
+    if (j >= s.n_out && j < s.room)
+        for (i64 k = first; k < end; k++) s.table[k * s.room + j] = -1;
+    // of the whole block, which waits for all of its threads below
+    if (begin >= s.n_out) return;
     const i64 *keys = s.keys;
     i64 low = block_search(keys, n_in, query_at(s, begin) + s.deltas[first]);
     // where the last query's key is, if it is among the next eight keys a thread, as it is but in thin clouds
@@ -67,23 +71,23 @@ __device__ static void search_block(const Search &s, i64 block) {
             key = low < n_in ? keys[low] : none;
         }
         int row = key != wanted ? -1 : s.order_in ? s.order_in[low] : (int)low;
-        table[k * s.n_out] = row;
+        table[k * s.room] = row;
     }
 }
 
 extern "C" __global__ void match_table(
     const i64 *keys, i64 n_in, const i64 *queries, i64 n_out, const i64 *deltas, const i64 *columns, int *table,
-    const int *order_in, const int *order_out, i64 x, i64 y, i64 z, i64 parts) {
-    Search s = {keys, queries, deltas, columns, order_in, order_out, table, n_in, n_out, parts, x, y, z};
+    const int *order_in, const int *order_out, i64 room, i64 parts, i64 x, i64 y, i64 z) {
+    Search s = {keys, queries, deltas, columns, order_in, order_out, table, n_in, n_out, room, parts, x, y, z};
     search_block(s, blockIdx.x);
 }
 
-// jobs (n, 14): the fields of `Search` in their order, then the first block after those of the job
+// jobs (n, 15): the fields of `Search` in their order, then the first block after those of the job
 extern "C" __global__ void match_tables(const i64 *jobs) {
     i64 before = 0;
-    while (blockIdx.x >= jobs[13]) {
-        before = jobs[13];
-        jobs += 14;
+    while (blockIdx.x >= jobs[14]) {
+        before = jobs[14];
+        jobs += 15;
     }
     Search s;
     s.keys = (const i64 *)jobs[0];
@@ -95,9 +99,10 @@ extern "C" __global__ void match_tables(const i64 *jobs) {
     s.table = (int *)jobs[6];
     s.n_in = jobs[7];
     s.n_out = jobs[8];
-    s.parts = jobs[9];
-    s.x = jobs[10];
-    s.y = jobs[11];
-    s.z = jobs[12];
+    s.room = jobs[9];
+    s.parts = jobs[10];
+    s.x = jobs[11];
+    s.y = jobs[12];
+    s.z = jobs[13];
     search_block(s, (i64)blockIdx.x - before);
 }

@@ -62,7 +62,8 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
         orders = (search.order_in, search.order_out)
         jobs += [tensor.data_ptr() for tensor in tensors]
         jobs += [0 if order is None else order.data_ptr() for order in orders]
-        jobs += [table.data_ptr(), search.keys.numel(), search.queries.numel(), parts, *search.stride, blocks]
+        jobs += [table.data_ptr(), search.keys.numel(), search.queries.numel()]
+        jobs += [table.shape[1], parts, *search.stride, blocks]
     if jobs:
         device = searches[0].keys.device
         # the numbers are copied to a place of the driver's own before this returns
@@ -73,11 +74,13 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
 
 def _room(search: Search) -> tuple[Tensor, Tensor | None, int]:
     """An unwritten table, where its columns begin (None: there is nothing to be written), blocks a column."""
-    k, n_out = len(search.deltas), search.queries.numel()
-    table = torch.empty((k, n_out), dtype=torch.int32, device=search.keys.device)
-    if k == 0 or n_out == 0:
+    k, table = len(search.deltas), search.out
+    if table is None:
+        table = torch.empty((k, search.queries.numel()), dtype=torch.int32, device=search.keys.device)
+    room = table.shape[1]
+    if k == 0 or room == 0:
         return table, None, 0
-    return table, on_device(_columns(search.deltas), table.device), -(-n_out // _THREADS)
+    return table, on_device(_columns(search.deltas), table.device), -(-room // _THREADS)
 
 
 def _one(search: Search) -> Tensor:
@@ -89,7 +92,7 @@ def _one(search: Search) -> Tensor:
     orders = [0 if order is None else order for order in (search.order_in, search.order_out)]
     cuda_text.launch(
         "match.cu", "match_table", parts * (columns.numel() - 1), _THREADS, keys, keys.numel(), queries,
-        queries.numel(), deltas, columns, table, *orders, *search.stride, parts,
+        queries.numel(), deltas, columns, table, *orders, table.shape[1], parts, *search.stride,
     )  # fmt: skip
     return table
 

@@ -34,7 +34,11 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
     for search in searches:
         queries = scale_keys(search.queries, search.stride)
         table = match_table(search.keys, queries, torch.tensor(search.deltas, dtype=torch.int64))
-        tables.append(renumber_table(table, search.order_in, search.order_out))
+        table = renumber_table(table, search.order_in, search.order_out)
+        if search.out is not None:
+            search.out.fill_(-1)
+            search.out[:, : table.shape[1]] = table
+        tables.append(table if search.out is None else search.out)
     return tables
 
 

@@ -1,0 +1,115 @@
+"""All levels and maps of a network at once: what they are one by one, and how often the host waits."""
+
+import pytest
+import torch
+
+from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.relation import Relation
+from pcsparse.errors import RangeError
+from tests.clouds import CLOUDS, UNSORTED, lidar_like
+from tests.emulation import emulate
+from tests.host_waits import host_waits
+
+HALF, CUBE = Relation.of(2, 2), Relation.of(3)
+BOX = ((-3, -3, -3), (3, 4, 5))
+CHAINS = {  # how levels are made of the one before: relation, coverage, box
+    "halves": [(HALF, "touched", None)] * 3,
+    "cubes": [(Relation.of(3, 2, 1, 1), "touched", None), (Relation.of(3, 2, 1, 0), "touched", BOX)],
+    "floor": [(Relation.of(3, 2), "floor", None), (HALF, "floor", BOX)],
+}
+CLOUDS_HERE = {
+    "sweep": lidar_like(300, batch_size=2),
+    "unsorted": UNSORTED.coords,
+    "one": CLOUDS["one"].coords,
+    "empty": CLOUDS["empty"].coords,
+}
+
+
+@pytest.fixture
+def where(request, monkeypatch) -> torch.device:
+    """A GPU, or what stands for it."""
+    where = torch.device(request.config.getoption("--device"))
+    if where.type == "cpu":
+        emulate(monkeypatch)
+    return where
+
+
+def _one_by_one(coords: torch.Tensor, chain: list, *, some: bool = True) -> CoordCache:
+    cache, fine = CoordCache(), coords
+    for step in chain:
+        cache.kernel_map(fine, fine, CUBE)
+        coarse = cache.coarser(fine, *step)
+        cache.kernel_map(fine, coarse, step[0])
+        fine = coarse
+    cache.kernel_map(fine, fine, CUBE)
+    if some:
+        cache.kernel_map(fine, fine, Relation.of(1))
+        cache.kernel_map(coords, coords, Relation.of(5), (0, 62, 124), searched=(0, 62, 124))
+        cache.kernel_map(coords, coords, Relation.of(5, dilation=2), (0, 3, 62), searched=(0, 3, 62))
+        cache.kernel_map(coords, coords, Relation.of((3, 1, 3)), (1, 2), searched=None)
+    return cache
+
+
+@pytest.mark.parametrize("coords", CLOUDS_HERE.values(), ids=CLOUDS_HERE.keys())
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS.keys())
+def test_maps_at_once_are_the_maps_one_by_one(where, chain, coords):
+    coords = coords.to(where)
+    alone = _one_by_one(coords, chain)
+    plan, together = alone.plan(), CoordCache()
+    sets = plan.fill(together, {0: coords})
+
+    assert together.plan() == plan
+    assert sorted(sets) == list(range(plan.n_sets))
+    for token, found in sets.items():
+        assert torch.equal(found, alone.set(token))
+        assert together.set(token) is found
+    for key, want in alone.maps().items():
+        got = together.maps()[key]
+        assert (got.symmetric, got.monotone, got.n_in) == (want.symmetric, want.monotone, want.n_in)
+        assert got.table.dtype == torch.int32
+        assert torch.equal(got.table, want.table)
+
+
+def test_the_host_waits_for_the_cloud_and_once_for_all_levels(where):
+    coords = CLOUDS_HERE["sweep"].to(where)
+    plan = _one_by_one(coords, CHAINS["halves"], some=False).plan()
+    with host_waits(where) as seen:
+        plan.fill(CoordCache(), {0: coords})
+    assert len(seen.places) == 2, seen.places
+    assert not seen.mixed
+
+
+def test_what_a_cache_has_is_not_made_again(where):
+    coords = CLOUDS_HERE["sweep"].to(where)
+    plan = _one_by_one(coords, CHAINS["halves"]).plan()
+    cache = CoordCache()
+    first = cache.coarser(coords, HALF)
+    kmap = cache.kernel_map(first, first, CUBE)
+    sets = plan.fill(cache, {0: coords})
+    assert any(found is first for found in sets.values())
+    assert any(found is kmap for found in cache.maps().values())
+    before = cache.maps()
+    plan.fill(cache, {0: coords})
+    assert all(cache.maps()[key] is found for key, found in before.items())
+
+
+def test_a_chain_refuses_what_one_level_refuses(where):
+    plan = _one_by_one(CLOUDS_HERE["sweep"].to(where), CHAINS["halves"]).plan()
+    twice = torch.zeros(2, 4, dtype=torch.int32, device=where)
+    far = torch.tensor([[0, 0, 0, 1 << 16]], dtype=torch.int32, device=where)
+    for coords, said in ((twice, "1 of 2 coordinates are duplicates"), (far, "z of the coordinates spans")):
+        with pytest.raises(RangeError, match=said):
+            plan.fill(CoordCache(), {0: coords})
+
+
+def test_a_level_beyond_the_range_is_refused_with_the_same_words(where):
+    # in the range itself, but what is touched from there is not
+    end = torch.tensor([[0, 0, 0, 32511]], dtype=torch.int32, device=where)
+    long = [(Relation.of((1, 1, 3), 1, (1, 1, 100)), "touched", None)]
+    plan = _one_by_one(CLOUDS_HERE["sweep"].to(where), [*long, *CHAINS["halves"]], some=False).plan()
+    said = []
+    for ask in (lambda cache: cache.coarser(end, *long[0]), lambda cache: plan.fill(cache, {0: end})):
+        with pytest.raises(RangeError, match="z of the coordinates spans") as refused:
+            ask(CoordCache())
+        said.append(str(refused.value))
+    assert said[0] == said[1]
