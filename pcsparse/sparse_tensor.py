@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pcsparse.checks import as_triple, check_dtype, check_same_device, check_shape
 from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.clouds import ask_clouds, checked_clouds
 from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.voxelize import Voxels, voxelize
 from pcsparse.errors import RangeError, ShapeError
@@ -39,7 +40,8 @@ class SparseTensor:
     Raises:
         ShapeError: shapes disagree.
         DtypeError: `coords` is not int32.
-        RangeError: a batch index is negative or not below `batch_size`.
+        RangeError: a batch index is negative or not below `batch_size`. Where `coords` are on a GPU and
+            `batch_size` is given, the host does not wait for them: the first map of them raises it.
     """
 
     __slots__ = ("batch_size", "cache", "coords", "feats", "stride")
@@ -58,8 +60,12 @@ class SparseTensor:
         check_dtype("coords", coords, torch.int32)
         self.feats, self.coords = feats, coords
         self.stride = as_triple("stride", stride, 1)
-        self.batch_size = _batch_size(coords, batch_size)
         self.cache = CoordCache() if cache is None else cache
+        if batch_size is not None and _host_waits_for(coords):
+            self.cache.expect_clouds(coords, batch_size)
+            self.batch_size = batch_size
+        else:
+            self.batch_size = ask_clouds(coords, batch_size)
 
     @staticmethod
     def from_points(
@@ -92,9 +98,7 @@ class SparseTensor:
         voxels = voxelize(points, voxel_size, batch=batch, origin=origin)
         if batch is None:
             # all in cloud 0: nothing to ask the device for
-            n_clouds = (
-                1 if batch_size is None else _checked_batch_size(batch_size, 0, 0 if len(points) else -1)
-            )
+            n_clouds = 1 if batch_size is None else checked_clouds(batch_size, 0, 0 if len(points) else -1)
             return _known(feats[voxels.first], voxels.coords, (1, 1, 1), n_clouds, CoordCache()), voxels
         return SparseTensor(feats[voxels.first], voxels.coords, batch_size=batch_size), voxels
 
@@ -163,7 +167,11 @@ class SparseTensor:
         Raises:
             ShapeError: `feats` has another number of rows.
         """
-        return self.at(feats, self.coords, self.stride)
+        coords = self.coords
+        if feats.dim() != 2 or feats.shape[0] != coords.shape[0]:
+            check_shape("feats", feats, (None, None))
+            check_shape("coords", coords, (feats.shape[0], 4))
+        return _known(feats, coords, self.stride, self.batch_size, self.cache)
 
     def at(self, feats: Tensor, coords: Tensor, stride: Triple) -> "SparseTensor":
         """Features at another level of the same clouds, sharing the cache.
@@ -177,17 +185,20 @@ class SparseTensor:
         Raises:
             ShapeError: `feats` and `coords` differ in rows.
         """
-        check_shape("feats", feats, (None, None))
-        check_shape("coords", coords, (feats.shape[0], 4))
+        if feats.dim() != 2 or coords.shape != (feats.shape[0], 4):
+            check_shape("feats", feats, (None, None))
+            check_shape("coords", coords, (feats.shape[0], 4))
         return _known(feats, coords, stride, self.batch_size, self.cache)
 
     def to(self, *args: Any, **kwargs: Any) -> "SparseTensor":
         """Move to a device (the cache is built anew there) or convert the features, as `torch.Tensor.to`."""
         feats = self.feats.to(*args, **kwargs)
-        other = self.at(feats, self.coords.to(feats.device), self.stride)
-        if other.coords.device != self.coords.device:
-            other.cache = CoordCache()
-        return other
+        if feats.device == self.coords.device:
+            return self.replace(feats)
+        # what the old cache was told and has not looked at yet
+        self.cache.check_clouds(self.coords)
+        coords = self.coords.to(feats.device)
+        return _known(feats, coords, self.stride, self.batch_size, CoordCache())
 
     def cpu(self) -> "SparseTensor":
         """On the CPU."""
@@ -233,13 +244,14 @@ class SparseTensor:
             if not -self.batch_size <= clouds < self.batch_size:
                 raise RangeError(f"cloud {clouds} of a batch of {self.batch_size}")
             clouds = slice(clouds % self.batch_size, clouds % self.batch_size + 1)
+        self.cache.check_clouds(self.coords)
         wanted = range(self.batch_size)[clouds]
         number = torch.full((self.batch_size + 1,), -1, dtype=torch.int32, device=self.coords.device)
         number[list(wanted)] = torch.arange(len(wanted), dtype=torch.int32, device=number.device)
         batch = number[self.coords[:, 0].long()]
         rows = torch.nonzero(batch >= 0).squeeze(1)
         coords = torch.cat([batch[rows, None], self.coords[rows, 1:]], dim=1)
-        return SparseTensor(self.feats[rows], coords, stride=self.stride, batch_size=len(wanted))
+        return _known(self.feats[rows], coords, self.stride, len(wanted), CoordCache())
 
     def _with(self, other: "SparseTensor | Tensor | complex", apply: Callable[..., Tensor]) -> "SparseTensor":
         if isinstance(other, SparseTensor):
@@ -340,10 +352,12 @@ def collate(tensors: Sequence[SparseTensor]) -> SparseTensor:
         raise ShapeError(f"tensors must share stride and channels, got {found}")
     coords, before = [], 0
     for tensor in tensors:
+        # else a cloud of one could become one of the next
+        tensor.cache.check_clouds(tensor.coords)
         coords.append(tensor.coords + device_constant([before, 0, 0, 0], tensor.coords))
         before += tensor.batch_size
     feats = torch.cat([tensor.feats for tensor in tensors])
-    return SparseTensor(feats, torch.cat(coords), stride=tensors[0].stride, batch_size=before)
+    return _known(feats, torch.cat(coords), tensors[0].stride, before, CoordCache())
 
 
 def _known(feats: Tensor, coords: Tensor, stride: Triple, batch_size: int, cache: CoordCache) -> SparseTensor:
@@ -354,23 +368,8 @@ def _known(feats: Tensor, coords: Tensor, stride: Triple, batch_size: int, cache
     return tensor
 
 
-def _batch_size(coords: Tensor, given: int | None) -> int:
-    if coords.shape[0] == 0:
-        return _checked_batch_size(given, 0, -1)
-    # one pass; amin and amax of a strided column take twelve times as long
-    low, high = torch.stack(coords[:, 0].aminmax()).tolist()
-    return _checked_batch_size(given, low, high)
-
-
-def _checked_batch_size(given: int | None, low: int, high: int) -> int:
-    """The number of clouds, where batch indices span `low` to `high`; -1 is no index."""
-    if given is not None and given < 0:
-        raise RangeError(f"batch_size must be at least 0, got {given}")
-    if low < 0 or (given is not None and high >= given):
-        raise RangeError(
-            f"batch indices span {low} to {high}, but batch_size is {given}; the first column is the batch"
-        )
-    return high + 1 if given is None else given
+def _host_waits_for(coords: Tensor) -> bool:
+    return coords.is_cuda
 
 
 def _ends(space: Tensor, end: Callable[..., Tensor]) -> Triple:

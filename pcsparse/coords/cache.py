@@ -27,6 +27,7 @@ from pcsparse.coords.build import (
 from pcsparse.coords.cache_plan import EXPANDED, CachePlan, Token
 from pcsparse.coords.cache_plan import LevelKey as LevelKey
 from pcsparse.coords.cache_plan import MapKey as MapKey
+from pcsparse.coords.clouds import Claims
 from pcsparse.coords.corner_map import CUBE, CornerMap, build_corner_map
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
@@ -88,6 +89,7 @@ class CoordCache:
     _finer: dict[tuple[Token, Relation], Tensor] = field(default_factory=dict)
     # coordinate sets and their versions, by token
     _sets: list[tuple[Tensor, int]] = field(default_factory=list)
+    _claims: Claims = field(default_factory=Claims)
     # maps by the identity of all that a layer asks with
     _asked: dict[tuple[int, int, int, int], _Asked] = field(default_factory=dict)
 
@@ -161,13 +163,31 @@ class CoordCache:
         """The sorted keys of `coords` (n, 4) int32.
 
         Raises:
-            RangeError: a coordinate leaves the range of a key, or two rows are equal.
+            RangeError: a coordinate leaves the range of a key, two rows are equal, or the batch column is not
+                what `expect_clouds` was told.
         """
         token = self._token(coords)
         if token not in self._sorted:
             with _kept():
-                self._sorted[token] = SortedKeys.of(coords)
+                self._sorted[token] = self._claims.keys_of(coords, token)
         return self._sorted[token]
+
+    def expect_clouds(self, coords: Tensor, n_clouds: int) -> None:
+        """Check the batch column of `coords` (n, 4) int32 when their keys are made, which look at it anyway.
+
+        Raises:
+            RangeError: `n_clouds` is negative; or keys that are there say that it is too small.
+        """
+        token = self._token(coords)
+        self._claims.add(coords, token, n_clouds, self._sorted.get(token))
+
+    def check_clouds(self, coords: Tensor) -> None:
+        """Check now what `expect_clouds` has put off, if anything.
+
+        Raises:
+            RangeError: a batch index is negative or not below the number of clouds.
+        """
+        self._claims.settle(coords, self._token(coords))
 
     def kernel_map(
         self,
@@ -250,6 +270,7 @@ class CoordCache:
         """The map that leads every row of `coords` (n, 4) int32 to its cloud, of `n_clouds`; built once."""
         key = self._token(coords), n_clouds
         if key not in self._clouds:
+            self.check_clouds(coords)
             with _kept():
                 self._clouds[key] = KernelMap.of_groups(coords[:, 0], n_clouds)
         return self._clouds[key]
