@@ -336,29 +336,46 @@ class CoordCache:
             made.append(fine)
         return made
 
-    def search_all(self, asked: Sequence[tuple[Tensor, Tensor, Relation, tuple[int, ...] | None]]) -> None:
-        """Search maps at once, where maps are tables; the arguments of `kernel_map`, which finds them then.
+    def kernel_maps(self, asked: Sequence[tuple[Tensor, Tensor, Relation, tuple[int, ...] | None]]) -> None:
+        """Build the maps that `kernel_map` is asked for with these arguments, in this order.
 
-        Left to `kernel_map` are those that are part of a map that is there, that are searched with more
-        offsets than asked for, and those that nothing is searched for.
+        Where maps are tables, they are searched at once, except for those that are part of a map that is
+        there, and those that are searched with more offsets than asked for.
 
         Raises:
             RangeError: see `build.build_kernel_map`.
         """
-        keys, wanted = [], []
+        # a coordinate set is looked up once, and not with each of its maps
+        sets = {id(coords): (coords, self._token(coords)) for one in asked for coords in one[:2]}
+        keys = [
+            MapKey(sets[id(fine)][1], sets[id(coarse)][1], relation, offsets)
+            for fine, coarse, relation, offsets in asked
+        ]
         with _kept(), NamesSizes(lambda: f"the {len(asked)} kernel maps of a network"):
-            for fine, coarse, relation, offsets in asked:
-                key = MapKey(self._token(fine), self._token(coarse), relation, offsets)
-                if key in self._maps or key in self._ready or self._wider(key) is not None:
-                    continue
-                one = to_search(
-                    self.sorted_keys(fine), self.sorted_keys(coarse), relation, offsets, same=fine is coarse
-                )
-                if one is not None:
-                    keys.append(key)
-                    wanted.append(one)
-            if wanted:
-                self._ready.update(zip(keys, search_all(wanted), strict=True))
+            found = self._searched(asked, keys)
+        for one, key in zip(asked, keys, strict=True):
+            if key in found:
+                self._maps[key] = found[key]
+            elif key not in self._maps:
+                self.kernel_map(*one, searched=key.offsets)
+
+    def _searched(
+        self,
+        asked: Sequence[tuple[Tensor, Tensor, Relation, tuple[int, ...] | None]],
+        keys: Sequence[MapKey],
+    ) -> dict[MapKey, KernelMap]:
+        """Those of `kernel_maps` that can be searched together."""
+        wanted = {}
+        for (fine, coarse, relation, offsets), key in zip(asked, keys, strict=True):
+            have = key in self._maps or key in self._ready
+            if have or (offsets is not None and self._wider(key) is not None):
+                continue
+            of_fine = self._sorted.get(key.fine) or self.sorted_keys(fine)
+            of_coarse = self._sorted.get(key.coarse) or self.sorted_keys(coarse)
+            one = to_search(of_fine, of_coarse, relation, offsets, same=fine is coarse)
+            if one is not None:
+                wanted[key] = one
+        return dict(zip(wanted, search_all(list(wanted.values())), strict=True)) if wanted else {}
 
     def _keep(self, key: LevelKey, level: Level) -> Token:
         self._levels[key] = level.coords

@@ -79,12 +79,10 @@ class CachePlan:
             The coordinates of every number of the plan.
         """
         sets = self.fill_levels(cache, given)
-        cache.search_all([(sets[key.fine], sets[key.coarse], key.relation, key.offsets) for key in self.maps])
-        for key in self.maps:
-            # what a wider map gave is in it already: wider ones were built before
-            cache.kernel_map(
-                sets[key.fine], sets[key.coarse], key.relation, key.offsets, searched=key.offsets
-            )
+        # what a wider map gave is in it already: wider ones were built before
+        cache.kernel_maps(
+            [(sets[key.fine], sets[key.coarse], key.relation, key.offsets) for key in self.maps]
+        )
         for of, around, ratio in self.corners:
             cache.corner_map(sets[of], sets[around], ratio)
         return sets

@@ -11,7 +11,7 @@ from tests.emulation import emulate
 from tests.host_waits import host_waits
 
 HALF, CUBE = Relation.of(2, 2), Relation.of(3)
-BOX = ((-3, -3, -3), (3, 4, 5))
+BOX = ((-1, -2, 0), (1, 2, 0))
 CHAINS = {  # how levels are made of the one before: relation, coverage, box
     "halves": [(HALF, "touched", None)] * 3,
     "cubes": [(Relation.of(3, 2, 1, 1), "touched", None), (Relation.of(3, 2, 1, 0), "touched", BOX)],
@@ -59,6 +59,7 @@ def test_maps_at_once_are_the_maps_one_by_one(where, chain, coords):
     sets = plan.fill(together, {0: coords})
 
     assert together.plan() == plan
+    assert list(together.maps()) == list(alone.maps())
     assert sorted(sets) == list(range(plan.n_sets))
     for token, found in sets.items():
         assert torch.equal(found, alone.set(token))
@@ -68,6 +69,16 @@ def test_maps_at_once_are_the_maps_one_by_one(where, chain, coords):
         assert (got.symmetric, got.monotone, got.n_in) == (want.symmetric, want.monotone, want.n_in)
         assert got.table.dtype == torch.int32
         assert torch.equal(got.table, want.table)
+
+
+def test_a_box_cuts_a_level_of_a_chain(where):
+    coords = CLOUDS_HERE["sweep"].to(where)
+    cache = CoordCache()
+    uncut = cache.coarser(cache.coarser(coords, *CHAINS["cubes"][0]), CHAINS["cubes"][1][0])
+    cut = cache.coarser(cache.coarser(coords, *CHAINS["cubes"][0]), *CHAINS["cubes"][1])
+    inside = ((uncut[:, 1:] >= uncut.new_tensor(BOX[0])) & (uncut[:, 1:] <= uncut.new_tensor(BOX[1]))).all(1)
+    assert 0 < len(cut) < len(uncut)
+    assert torch.equal(cut, uncut[inside])
 
 
 def test_the_host_waits_for_the_cloud_and_once_for_all_levels(where):
