@@ -35,9 +35,13 @@ def is_traced() -> bool:
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
     """Raise ShapeError unless `tensor` has `shape`; None stands for any size."""
-    fits = tensor.dim() == len(shape) and all(
-        want is None or want == have for want, have in zip(shape, tensor.shape, strict=True)
-    )
+    fits = tensor.dim() == len(shape)
+    if fits:
+        # a loop: this stands before every call
+        for want, have in zip(shape, tensor.shape, strict=True):
+            if want is not None and want != have:
+                fits = False
+                break
     if not fits:
         wanted = ", ".join("*" if size is None else str(size) for size in shape)
         raise ShapeError(f"{name} must have shape ({wanted}), got {tuple(tensor.shape)}")

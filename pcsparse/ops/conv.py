@@ -18,7 +18,7 @@ from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
-from pcsparse.ops.operator import operator, runs_plainly, wants_gradients
+from pcsparse.ops.operator import operator, plain_function, runs_plainly, wants_gradients
 
 
 def check_choice(choice: Choice, problem: ConvProblem) -> None:
@@ -158,17 +158,67 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     if rectified is not None:
         # not a product: infinity times zero is NaN
         grad_out = torch.where(rectified > 0, grad_out, 0)
-    if needs_feats:
-        grad_feats = _grad_feats(grad_out, weight, kernel_map, feats.shape[0], ctx.plan)
-    if needs_weight:
-        grad_weight = _grad_weight(feats, grad_out, kernel_map, ctx.plan)
+    given = grad_out, feats, weight
+    if runs_plainly(*given) and not wants_gradients(*given):
+        grad_feats, grad_weight = _gradients(ctx.plan, *given, kernel_map, needs_feats, needs_weight)
+    else:
+        if needs_feats:
+            grad_feats = _grad_feats(grad_out, weight, kernel_map, feats.shape[0], ctx.plan)
+        if needs_weight:
+            grad_weight = _grad_weight(feats, grad_out, kernel_map, ctx.plan)
     grad_bias = grad_out.sum(dim=0) if ctx.has_bias and needs_bias else None
     grad_residual = grad_out if ctx.has_residual and needs_residual else None
     nothing = [None] * len(kernel_map)
     return grad_feats, grad_weight, grad_bias, nothing, None, None, grad_residual, None
 
 
+def _gradients(
+    plan: str,
+    grad_out: Tensor,
+    feats: Tensor,
+    weight: Tensor,
+    kernel_map: list[Tensor],
+    needs_feats: bool,
+    needs_weight: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """What the two operators do, with map and plan found once."""
+    to_feats = to_weight = None
+    choices, kmap = Plan.decode(plan), KernelMap.from_tensors(kernel_map)
+    # hooks on saved tensors may have changed any of them
+    problem = ConvProblem.of(feats, weight, kmap)
+    back = ConvProblem.of(grad_out, weight.transpose(1, 2), kmap, back=True)
+    if needs_feats:
+        check_choice(choices.grad_feats, back)
+        to_feats = run_grad_feats(back, choices.grad_feats, grad_out, weight, kmap)
+    if needs_weight:
+        check_choice(choices.grad_weight, problem)
+        to_weight = run_grad_weight(problem, choices.grad_weight, feats, grad_out, kmap)
+    return to_feats, to_weight
+
+
 _sparse_conv.register_autograd(_backward, setup_context=_setup)
+
+
+def _known_conv(
+    feats: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kmap: KernelMap,
+    problem: ConvProblem,
+    plan: Plan,
+    residual: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    """What the operator does, where map and plan need not be found again."""
+    return run_forward(problem, plan.forward, feats, weight, kmap, Epilogue(bias, residual, relu))
+
+
+def _setup_known(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    feats, weight, bias, kmap, _, plan, residual, relu = inputs
+    _setup(ctx, (feats, weight, bias, kmap.tensors(), None, plan.encode(), residual, relu), output)
+
+
+_known_conv_with_gradients = plain_function("pcsparse::sparse_conv", _known_conv, _backward, _setup_known)
 
 
 def sparse_conv(
@@ -214,8 +264,12 @@ def sparse_conv(
         bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     plan = plan_for(problem, dataflow, tuned)
-    if runs_plainly(feats, weight, bias, residual) and not wants_gradients(feats, weight, bias, residual):
-        # what the operator does; torch's dispatcher takes as long as the kernel of a small level
-        return run_forward(problem, plan.forward, feats, weight, kmap, Epilogue(bias, residual, relu))
-    out: Tensor = _sparse_conv(feats, weight, bias, kmap.tensors(), kmap.n_out, plan.encode(), residual, relu)
+    given = feats, weight, bias, residual
+    out: Tensor
+    if not runs_plainly(*given):
+        out = _sparse_conv(feats, weight, bias, kmap.tensors(), kmap.n_out, plan.encode(), residual, relu)
+    elif wants_gradients(*given):
+        out = _known_conv_with_gradients(feats, weight, bias, kmap, problem, plan, residual, relu)
+    else:
+        out = _known_conv(feats, weight, bias, kmap, problem, plan, residual, relu)
     return out

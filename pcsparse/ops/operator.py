@@ -150,9 +150,11 @@ def _are_plain(args: Sequence[Any]) -> bool:
             if arg.is_meta or arg.is_neg() or arg._is_zerotensor():
                 return False
         elif kind is list:
-            # gradients for parts of a list are the dispatcher's
-            if not _are_plain(arg) or wants_gradients(*arg):
-                return False
+            # tensors of a map, which hold no values that torch would turn round; gradients of a list are
+            # the dispatcher's
+            for part in arg:
+                if type(part) not in _TENSORS or part.requires_grad:
+                    return False
         elif kind not in _VALUES:
             return False
     return True

@@ -346,3 +346,26 @@ def test_a_level_within_a_box(rng):
     assert sorted(map(len, (level for level in again._levels.values()))) == sorted(
         map(len, cache._levels.values())
     )
+
+
+def test_a_layer_finds_its_map_again_without_a_search_for_it(monkeypatch):
+    coords, other = UNSORTED.coords, UNSORTED.coords.clone()
+    cache, relation, some = CoordCache(), Relation.of(3), (0, 13, 26)
+    whole = cache.kernel_map(coords, coords, relation)
+    part = cache.kernel_map(coords, coords, relation, some)
+    # equal fields that are other objects are looked for, and found
+    assert cache.kernel_map(coords, coords, Relation((3, 3, 3))) is whole
+    assert cache.kernel_map(coords, coords, relation, tuple(k for k in some)) is part
+    assert cache.kernel_map(other, other, relation) is not whole
+    assert len(cache) == 3
+    monkeypatch.setattr(CoordCache, "_map", lambda *args: pytest.fail("searched"))
+    assert cache.kernel_map(coords, coords, relation) is whole
+    assert cache.kernel_map(coords, coords, relation, some) is part
+
+
+def test_layers_that_come_and_go_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(cache_module, "_MOST_ASKED", 4)
+    cache, coords = CoordCache(), UNSORTED.coords
+    maps = {id(cache.kernel_map(coords, coords, Relation((3, 3, 3)))) for _ in range(20)}
+    assert len(maps) == 1
+    assert len(cache._asked) <= 4

@@ -34,6 +34,11 @@ def test_steps_are_the_equation_at_coarse_zero():
     assert relation.steps() == [geometry.fine((0, 0, 0), k) for k in range(6)]
 
 
+def test_equal_relations_are_one_object():
+    assert Relation.of(3, 2) is Relation.of((3, 3, 3), (2, 2, 2))
+    assert Relation.of(3, 2) is not Relation.of(3, 1)
+
+
 def test_one_int_stands_for_three():
     assert Relation.of(3, 2, 1, 0) == Relation((3, 3, 3), (2, 2, 2), (1, 1, 1), (0, 0, 0))
     assert hash(Relation.of(3)) == hash(Relation((3, 3, 3)))

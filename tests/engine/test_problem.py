@@ -1,10 +1,13 @@
 """ConvProblem: what it records, and that no unchecked one exists."""
 
+import pickle
+
 import pytest
 import torch
 
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.relation import Relation
+from pcsparse.engine import problem as problem_module
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.errors import DeviceError, DtypeError, ShapeError
 from tests.clouds import UNSORTED
@@ -76,3 +79,56 @@ def test_dtypes_that_disagree(kmap):
 def test_devices_that_disagree(kmap):
     with pytest.raises(DeviceError, match="feats on cpu, weight on meta"):
         ConvProblem.of(torch.zeros(N, 4), torch.zeros(27, 4, 6, device="meta"), kmap)
+
+
+def test_a_problem_is_checked_once_and_found_by_all_that_was_read(kmap, monkeypatch):
+    feats, weight, bias = torch.zeros(N, 4), torch.zeros(27, 4, 6), torch.zeros(6)
+    known = ConvProblem.of(feats, weight, kmap, bias)
+    back = ConvProblem.of(torch.zeros(N, 6), weight.transpose(1, 2), kmap, back=True)
+    wide = ConvProblem.of(feats.double(), weight.double(), kmap, bias.double())
+    assert (wide.dtype, back.c_in) == (torch.float64, 6)
+    monkeypatch.setattr(problem_module, "_checked", lambda *args: pytest.fail("checked again"))
+    assert ConvProblem.of(torch.ones(N, 4), torch.ones(27, 4, 6), kmap, torch.ones(6)) is known
+    assert ConvProblem.of(torch.zeros(N, 6), weight.transpose(1, 2), kmap, back=True) is back
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"feats": torch.zeros(N, 4, dtype=torch.float64)}, DtypeError),
+        ({"feats": torch.zeros(N - 1, 4)}, ShapeError),
+        ({"feats": torch.zeros(N, 3)}, ShapeError),
+        ({"feats": torch.zeros(N, 4, device="meta")}, DeviceError),
+        ({"weight": torch.zeros(27, 4, 6, dtype=torch.float64)}, DtypeError),
+        ({"weight": torch.zeros(8, 4, 6)}, ShapeError),
+        ({"weight": torch.zeros(27, 4, 6, device="meta")}, DeviceError),
+        ({"bias": torch.zeros(5)}, ShapeError),
+        ({"bias": torch.zeros(6, dtype=torch.float64)}, DtypeError),
+        ({"bias": torch.zeros(6, device="meta")}, DeviceError),
+        ({"residual": torch.zeros(N, 5)}, ShapeError),
+        ({"residual": torch.zeros(N, 6, dtype=torch.float64)}, DtypeError),
+        ({"residual": torch.zeros(N, 6, device="meta")}, DeviceError),
+    ],
+)
+def test_what_was_checked_hides_no_other_operand(kmap, change, error):
+    good = {
+        "feats": torch.zeros(N, 4),
+        "weight": torch.zeros(27, 4, 6),
+        "bias": torch.zeros(6),
+        "residual": torch.zeros(N, 6),
+    }
+    ConvProblem.of(kmap=kmap, **good)
+    for _ in range(2):
+        with pytest.raises(error):
+            ConvProblem.of(kmap=kmap, **good | change)
+
+
+def test_a_copied_map_is_checked_anew(kmap, monkeypatch):
+    # it may have come from another device
+    feats, weight = torch.zeros(N, 4), torch.zeros(27, 4, 6)
+    ConvProblem.of(feats, weight, kmap)
+    other, seen = pickle.loads(pickle.dumps(kmap)), []
+    checked = problem_module._checked
+    monkeypatch.setattr(problem_module, "_checked", lambda *args: seen.append(1) or checked(*args))
+    ConvProblem.of(feats, weight, other)
+    assert seen
