@@ -122,3 +122,14 @@ def test_the_rule_comes_first_and_knows_no_other_number():
     assert len(others) > 20
     assert all(config.tile and config.splits for config in others)
     assert "sorted_implicit_gemm" in list(DATAFLOWS)[1]
+
+
+def test_a_plan_that_is_found_again_follows_torchs_switch():
+    switch, problem = torch.backends.cuda.matmul, replace(PROBLEM, dtype=torch.float32)
+    before = switch.allow_tf32
+    try:
+        for narrow in (False, True, False, True):
+            switch.allow_tf32 = narrow
+            assert plan_for(problem).forward.config.precision == ("tf32" if narrow else "ieee")
+    finally:
+        switch.allow_tf32 = before
