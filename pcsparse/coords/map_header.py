@@ -55,9 +55,13 @@ def make_header(kmap: "KernelMap") -> Tensor:
     fields = (*relation.kernel_size, *relation.stride, *relation.dilation, *relation.padding)
     flags = (kmap.symmetric, kmap.reads_coarse, kmap.monotone, kmap.distinct)
     bits = sum(flag << bit for bit, flag in enumerate(flags))
+    numbers = [*fields, kmap.n_in, kmap.n_out, bits]
+    # entering a context takes as long as making the tensor
+    if not torch.is_inference_mode_enabled():
+        return torch.tensor(numbers, device="cpu")
     # autograd saves the header, and it cannot save tensors of inference mode
     with torch.inference_mode(False):
-        return torch.tensor([*fields, kmap.n_in, kmap.n_out, bits], device="cpu")
+        return torch.tensor(numbers, device="cpu")
 
 
 def read_header(tensors: Sequence[Tensor]) -> tuple[Relation, int, int, tuple[bool, bool, bool, bool]]:
