@@ -1,5 +1,7 @@
 """CUDA text: launched as it says, and run honestly on a host."""
 
+import re
+
 import pytest
 import torch
 
@@ -144,3 +146,12 @@ def test_cupy_takes_words_of_64_bits():
     word((1 << 63) - 1)
     with pytest.raises(OverflowError):
         word(1 << 63)
+
+
+@pytest.mark.parametrize("file", ["keys.cu", "levels.cu"])
+def test_counters_are_0_for_everybody_before_a_letter_wakes_the_host(file):
+    text = cuda_text.source(file)
+    (letter,) = re.finditer(r"\*\(volatile u64 \*\)\(?letter", text)
+    reset = [found.end() for found in re.finditer(r"counters(\[SLOTS\])? = 0;", text)]
+    assert len(reset) == 1
+    assert reset[0] < text.rindex("__threadfence_system();", 0, letter.start()) < letter.start()

@@ -373,3 +373,12 @@ def test_match_tables_write_to_a_table_with_more_room(device, rng):
             assert torch.equal(got[:, : want.shape[1]], want)
             assert bool((got[:, want.shape[1] :] == -1).all())
             assert torch.equal(got, twin)
+
+
+def test_long_lists_of_offsets_stay_where_they_are_until_the_launch(device, rng):
+    # so long that the device does not keep them
+    keys = _keys(rng, 60, 6000).to(device)
+    searches = [Search(keys, keys, tuple(range(first, first + 4100))) for first in (0, 7, 13, 19)]
+    backend = backend_of(keys)
+    for search, got in zip(searches, backend.match_tables(searches), strict=True):
+        assert torch.equal(got, backend.match_tables([search])[0])

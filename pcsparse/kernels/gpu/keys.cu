@@ -49,12 +49,18 @@ __device__ static void send_facts(unsigned *counters, const unsigned *mine, u64 
     if (threadIdx.x == 0) ticket = atomicAdd(counters + SLOTS, 1u);
     __syncthreads();
     if (ticket != gridDim.x - 1) return;
+    u64 value = 0;
     if (threadIdx.x < SLOTS) {
         __threadfence();
-        u64 value = atomicExch(counters + threadIdx.x, 0u);
+        value = atomicExch(counters + threadIdx.x, 0u);
+    } else if (threadIdx.x == SLOTS) counters[SLOTS] = 0;
+    __syncthreads();
+    if (threadIdx.x < SLOTS) {
+        // woken by the letter, the host may launch on another stream: all counters are 0 before
+        __threadfence_system();
         *(volatile u64 *)(letter + threadIdx.x) = (u64)stamp << 32 | value;
         __threadfence_system();
-    } else if (threadIdx.x == SLOTS) counters[SLOTS] = 0;
+    }
 }
 
 // letter (9,): the extent, and whether a key is not above the one before

@@ -221,6 +221,8 @@ extern "C" __global__ void count_cells(
     for (i64 i = first; i < min(first + share, (i64)gridDim.x); i++) ends[i] = before += ends[i];
     if (threadIdx.x > 0) return;
     *counters = 0;
+    // woken by the letter, the host may launch on another stream: the counter is 0 before
+    __threadfence_system();
     *(volatile u64 *)letter = (u64)stamp << 32 | (unsigned)total;
     __threadfence_system();
 }

@@ -50,6 +50,8 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
         check_offset_count(len(searches[0].deltas))
         return [_one(searches[0])]
     tables, jobs, blocks = [], [], 0
+    # of what is launched only addresses are sent: until then nobody else may get this memory
+    alive: list[Tensor] = []
     for search in searches:
         check_offset_count(len(search.deltas))
         table, columns, parts = _room(search)
@@ -59,6 +61,7 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
         # one job may be as large as a grid; it would not fit a card's memory
         blocks += parts * (columns.numel() - 1)
         tensors = (search.keys, search.queries, on_device(search.deltas, table.device), columns)
+        alive += tensors
         orders = (search.order_in, search.order_out)
         jobs += [tensor.data_ptr() for tensor in tensors]
         jobs += [0 if order is None else order.data_ptr() for order in orders]
