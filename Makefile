@@ -6,6 +6,9 @@ PIP_ARGS ?=
 # passed on by the verb that has a command of its own: make test PYTEST_ARGS="-k voxelize", make bench ARGS=--help
 PYTEST_ARGS ?=
 ARGS ?=
+# one process a core, with one thread each: most tests are too small to share their work; those that are about
+# threads ask for them. A file's tests stay in one process, as some of them share what they made
+TESTING = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 # nothing else knows where the real samples are
 PCSPARSE_REAL_DATA ?= $(abspath $(wildcard ../shared/data))
 export PCSPARSE_REAL_DATA PIP_ARGS
@@ -29,7 +32,7 @@ setup: $(STAMP) ## the virtual environment with everything in it
 
 test: $(STAMP) ## the tests that need neither a GPU nor patience
 	@echo "== test: everything except slow and gpu"
-	@$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	@$(TESTING) -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-slow: $(STAMP) ## the tests that take longer than 10 s each
 	@echo "== test-slow: only what is marked slow"
