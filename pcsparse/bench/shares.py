@@ -23,7 +23,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("convolution grad_feats", ("sparse_conv_grad_feats",)),
     ("convolution forward", ("pcsparse::sparse_conv",)),
     # ReLU and the residual sum included, where one pass does them
-    ("batch norm", ("batch_norm", "scale_shift")),
+    ("batch norm", ("batch_norm", "scale_shift", "norm_by_moments")),
     ("ReLU", ("relu", "threshold_backward")),
     ("cat", ("aten::cat", "CatBackward")),
     ("addition", ("aten::add", "AccumulateGrad")),

@@ -13,7 +13,7 @@ Sensors 2018. CenterPoint: Yin et al., CVPR 2021 (arXiv 2006.11275).
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -112,6 +112,41 @@ class SecondSpec:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not a SecondSpec ({error!r}): {text[:200]}") from error
+
+    def with_channels(self, channels: Mapping[str, tuple[int, int]]) -> "SecondSpec":
+        """The same network with other channels.
+
+        Args:
+            channels: c_in and c_out by the name that the layer has in `SecondBackbone`, such as
+                "conv2.1.conv1"; convolutions that are not named stay as they are.
+
+        Raises:
+            RangeError: a name that is no layer of the network.
+        """
+        left = dict(channels)
+
+        def sized(name: str, conv: ConvSpec) -> ConvSpec:
+            c_in, c_out = left.pop(name, (conv.c_in, conv.c_out))
+            return replace(conv, c_in=c_in, c_out=c_out)
+
+        def stage(name: str, old: SecondStage) -> SecondStage:
+            first = 0 if old.down is None else 1
+            names = (
+                f"{name}.{first + i // 2}.conv{i % 2 + 1}" if self.residual else f"{name}.{first + i}.0"
+                for i in range(len(old.convs))
+            )
+            down = None if old.down is None else sized(f"{name}.0.0", old.down)
+            return SecondStage(down, tuple(map(sized, names, old.convs)))
+
+        spec = replace(
+            self,
+            stem=sized("conv_input.0", self.stem),
+            stages=tuple(stage(f"conv{i}", old) for i, old in enumerate(self.stages, 1)),
+            out=sized("conv_out.0", self.out),
+        )
+        if left:
+            raise RangeError(f"this SecondBackbone has no layer {', '.join(sorted(left))}")
+        return spec
 
     @property
     def shapes(self) -> tuple[Triple, ...]:

@@ -25,6 +25,8 @@ from pcsparse.models import (
     PlainCNNSpec,
     PointNet2,
     PointNet2Spec,
+    SecondBackbone,
+    SecondSpec,
     SPVCNNSpec,
 )
 from pcsparse.models.pointnet2 import AbstractionSpec, LayerSpec, ScaleSpec
@@ -64,6 +66,11 @@ def _voxels(rng: torch.Generator) -> tuple[Any, ...]:
     cells = torch.randperm(2 * 8 * 6 * 6, generator=rng)[:90]
     coords = torch.stack([cells // 288, cells // 36 % 8, cells // 6 % 6 - 2, cells % 6], dim=1).int()
     return (SparseTensor(torch.randn(90, 2, generator=rng, dtype=torch.float64), coords, batch_size=2),)
+
+
+def _voxels_in_a_grid(rng: torch.Generator) -> tuple[Any, ...]:
+    (x,) = _voxels(rng)
+    return (SparseTensor(x.feats, x.coords + torch.tensor([0, 3, 3, 5], dtype=torch.int32), batch_size=2),)
 
 
 def _chain(*widths: int) -> tuple[LayerSpec, ...]:
@@ -110,6 +117,9 @@ CASES = {
     "resnet": Case(lambda: PlainCNN(_plain(residual=True)), _images(2, 3, 8, 8)),
     "pillars": Case(lambda: PillarBEV(_PILLARS), _points_on_pillars, torch.float32),
     "spvcnn": Case(lambda: SPVCNN(SPVCNNSpec(_SMALL_UNET)), _voxels),
+    "second": Case(
+        lambda: SecondBackbone(SecondSpec.residual_voxel(2, (16, 16, 24), 1 / 8)), _voxels_in_a_grid
+    ),
     "pointnet2": Case(lambda: PointNet2(_set_network("single")), _points(0), torch.float32),
     "pointnet2-scales": Case(lambda: PointNet2(_set_network("scales")), _points(2), torch.float32),
     "pointnet2-segmentation": Case(lambda: PointNet2(_set_network("points")), _points(2), torch.float32),
