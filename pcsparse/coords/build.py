@@ -2,7 +2,8 @@
 
 As PointAcc does: for an offset the outputs' keys, shifted, are merged with the inputs' keys, and equal
 neighbours are a hit. For a submanifold map of an odd kernel only half of the offsets is searched: the centre
-is the identity and the other half is the first one mirrored. Where a layer makes a level nothing is searched:
+is the identity and the other half is the first one mirrored; on a GPU the whole is, as every place of a table
+is written once then, and by one thread. Where a layer makes a level nothing is searched:
 each way to reach one of its voxels is a pair of the map.
 
 Source: PointAcc (MICRO 2021, arXiv 2110.07600), section 4.

@@ -28,6 +28,8 @@ _FACTOR = 8.0
 _HOPELESS = 1.5
 # the least gain, of the median and of the lower quartile; below it is noise, and the rule stays, and its bits
 _WORTHWHILE = 1.05
+# of a factor with 10 bits behind the point
+_TF32_EPS = 2.0**-10
 _SEED = 20231
 
 
@@ -164,8 +166,10 @@ def _tune_pass(
         c for name, flow in dataflows.items() if reasons[name] is None for c in choices(flow, problem, of)
     ]
     expected, terms = operands.expected(of)
-    limit = _limit(problem.dtype, terms)
-    trials = tuple(_try(lambda c=c: operands.run(c, of, dataflows), c, expected, limit) for c in tried)  # type: ignore[misc]
+    trials = tuple(
+        _try(lambda c=c: operands.run(c, of, dataflows), c, expected, _limit(problem.dtype, terms, c))  # type: ignore[misc]
+        for c in tried
+    )
     right = [trial.choice for trial in trials if trial.rejected is None]
     if not right:
         said = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
@@ -174,7 +178,7 @@ def _tune_pass(
 
     def timed(which: Sequence[Choice], runs: int) -> dict[Choice, Timing]:
         runners = {c.encode(): (lambda c=c: operands.run(c, of, dataflows)) for c in which}  # type: ignore[misc]
-        found = time_in_turns(runners, runs=runs, warmup=1, device=problem.device)
+        found = time_in_turns(runners, runs=runs, warmup=1, device=operands.kmap.device)
         return {c: found[c.encode()] for c in which}
 
     rule = tried[0]
@@ -193,11 +197,14 @@ def _tune_pass(
     return Tuning(problem, of, rule, best, duel[rule], duel[best], trials)
 
 
-def _limit(dtype: torch.dtype, terms: int) -> float:
+def _limit(dtype: torch.dtype, terms: int, choice: Choice) -> float:
     """Largest error allowed: rounding errors of a sum walk at random; 16 bits round once more, at the end."""
     narrow = dtype in (torch.float16, torch.bfloat16)
     wide = torch.float32 if narrow else dtype
     stored = torch.finfo(dtype).eps if narrow else 0.0
+    if dtype == torch.float32 and getattr(choice.config, "precision", "ieee") == "tf32":
+        # both factors of a product are rounded to 10 bits; as with sums, these errors walk at random
+        stored = _TF32_EPS
     return _FACTOR * torch.finfo(wide).eps * sqrt(max(terms, 1)) + stored
 
 

@@ -11,6 +11,7 @@ from pcsparse.engine import autotune
 from pcsparse.engine.autotune import table_of, tune
 from pcsparse.engine.choice import DATAFLOWS, PASSES, Choice, choices
 from pcsparse.engine.dataflow import PLAIN, Dataflow
+from pcsparse.engine.gemm_sizes import SortedImplicitGemmConfig
 from pcsparse.engine.output_stationary import OutputStationaryConfig
 from pcsparse.engine.plan import explain, plan_for
 from pcsparse.engine.problem import ConvProblem
@@ -244,3 +245,21 @@ def test_the_operator_runs_the_tuned_plan(rng, monkeypatch):
         flow.grad_weight(feats.detach(), grad_out, kmap, plan.grad_weight.config),
     )
     assert all(torch.equal(a, b) for a, b in zip((out.detach(), *grads), by_hand, strict=True))
+
+
+def test_factors_of_tf32_are_no_fault_and_the_clock_waits_for_the_map_s_device(monkeypatch):
+    problem, kmap = _case()
+    exact, rounded = (Choice("x", SortedImplicitGemmConfig(precision=p)) for p in ("ieee", "tf32"))
+    # measured: 2.5e-4 to 3.8e-4
+    assert autotune._limit(torch.float32, 27 * 64, exact) < 2.5e-4
+    assert 3.8e-4 < autotune._limit(torch.float32, 27, rounded) < 2e-3
+    assert autotune._limit(torch.bfloat16, 27, rounded) == autotune._limit(torch.bfloat16, 27, exact)
+    waited, real = [], autotune.time_in_turns
+
+    def spy(candidates, *, device, **options):
+        waited.append(device)
+        return real(candidates, **options)
+
+    monkeypatch.setattr(autotune, "time_in_turns", spy)
+    tune(problem, kmap, passes=("forward",), runs=1, dataflows={"twin": _Twin(_Behaviour())})
+    assert set(waited) == {kmap.device}
