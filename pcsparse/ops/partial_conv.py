@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcsparse.checks import check_shape
+from pcsparse.checks import check_same_device, check_shape
 from pcsparse.coords.kept_outputs import kept_outputs
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.map_header import volume_of
@@ -46,7 +46,7 @@ def _partial_conv(
     kmap = KernelMap.from_tensors(list(kernel_map))
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     check_choice(choice, problem)
-    _check_passing(problem, scale, shift)
+    _check_passing(problem, feats, scale, shift)
     kept = kept_outputs(kmap, mask)
     epilogue = Epilogue(bias, residual, relu, Passing(mask, feats, scale, shift))
     return run_forward(problem, choice, feats, weight, kept, epilogue)
@@ -206,7 +206,7 @@ def partial_sparse_conv(
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     wide = torch.float64 if feats.dtype == torch.float64 else torch.float32
     scale, shift = (None if part is None else part.to(wide) for part in (scale, shift))
-    _check_passing(problem, scale, shift)
+    _check_passing(problem, feats, scale, shift)
     plan = plan_for(problem, dataflow, tuned)
     given = (feats, weight, bias, residual, mask, scale, shift)
     if runs_plainly(*given) and not wants_gradients(*given):
@@ -219,7 +219,7 @@ def partial_sparse_conv(
     return out
 
 
-def _check_passing(problem: ConvProblem, scale: Tensor | None, shift: Tensor | None) -> None:
+def _check_passing(problem: ConvProblem, feats: Tensor, scale: Tensor | None, shift: Tensor | None) -> None:
     if problem.c_in != problem.c_out or problem.n_in != problem.n_out:
         raise ShapeError(
             f"rows pass a convolution only where it has as many outputs as inputs, got {problem.n_in} rows "
@@ -229,5 +229,6 @@ def _check_passing(problem: ConvProblem, scale: Tensor | None, shift: Tensor | N
     for name, part in (("scale", scale), ("shift", shift)):
         if part is not None:
             check_shape(name, part, (problem.c_out,))
+            check_same_device(feats=feats, **{name: part})
             if part.requires_grad:
                 raise UnsupportedError(f"{name} has no gradient here; detach it")

@@ -302,3 +302,45 @@ def test_rows_of_any_stride_are_taken(device, rng):
         backend.scale_shift(x, *factors, None, False),
         backend.scale_shift(x.contiguous(), *factors, None, False),
     )
+
+
+@pytest.fixture
+def columns(rng, device):
+    """Factors of six channels that do not lie side by side; the last one is one number for all of them."""
+    drawn = torch.rand(6, 4, generator=rng).to(device) + 0.5
+    return [drawn[:, 0], drawn[:, 1], drawn[:, 2], drawn[:1, 3].expand(6)]
+
+
+def test_scale_shift_takes_factors_of_any_stride(device, rng, columns):
+    x, grad = (_draw(rng, 40, 6, torch.float32).to(device) for _ in range(2))
+    backend, whole = backend_of(x), [part.contiguous() for part in columns]
+    for given, wanted in ((columns[1:3], whole[1:3]), (columns[2:], whole[2:])):
+        one, other = (backend.scale_shift(x, *factors, None, False) for factors in (given, wanted))
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    one, other = (backend.scale_shift_grad(grad, x, None, *f[:3], False)[0] for f in (columns, whole))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    one, other = (backend.scale_shift_sums(grad, x, None, f[1]) for f in (columns, whole))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_batch_norm_takes_factors_of_any_stride(device, rng, columns):
+    x, grad = (_draw(rng, 40, 6, torch.float32).to(device) for _ in range(2))
+    backend, whole = backend_of(x), [part.contiguous() for part in columns]
+    one, other = (backend.norm_by_moments(x, *factors, None, False, 0.1) for factors in (columns, whole))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+    batches = torch.tensor(3, device=device)
+    followed = []
+    for mean, var, weight, bias in (columns, whole):
+        running = Running(mean, var, batches, 0.25)
+        out, moments = backend.batch_norm(x, weight, bias, None, False, 0.1, running)
+        followed.append((out, moments, mean, var))
+    torch.testing.assert_close(*followed, rtol=0, atol=0)
+
+    apart = moments.T.contiguous().T
+    one = backend.batch_norm_grad(grad, x, columns[2], None, apart, 0.1, False)
+    other = backend.batch_norm_grad(grad, x, whole[2], None, moments, 0.1, False)
+    for left, right in zip(one, other, strict=True):
+        assert (left is None) == (right is None)
+        if left is not None:
+            torch.testing.assert_close(left, right, rtol=0, atol=0)

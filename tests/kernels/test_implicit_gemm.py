@@ -1,5 +1,7 @@
 """Sorted implicit GEMM: twins against the dense oracle, backends against twins."""
 
+import sys
+
 import pytest
 import torch
 
@@ -251,3 +253,34 @@ def test_implicit_gemm_keeps_a_nan(device, rng):
 
     assert out[reached].isnan().all()
     assert out[~reached].isfinite().all()
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_implicit_gemm_ends_with_parts_of_any_stride(device, rng, splits):
+    """Columns of a matrix, one number for all channels, every other row."""
+    table = _table(rng, 3, 40, 45)
+    feats, weight = _operands(rng, torch.float32, table, 40, 8, 20)
+    extra = _epilogue(rng, "everything", 45, 20, torch.float32)
+    columns, rows = torch.randn(20, 3, generator=rng), torch.randn(45, 80, generator=rng)
+    extra |= {"bias": columns[:, 0], "scale": columns[:, 1], "shift": torch.full((1,), 0.5).expand(20)}
+    extra |= {"mask": (torch.arange(90) % 5 < 2)[::2]}
+    extra |= {"through": rows[:, ::4], "residual": rows[:, 1::4]}
+    _check(device, feats, weight, table, splits=splits, **extra)
+
+
+@pytest.mark.parametrize("c_in", [4, 8])
+def test_implicit_gemm_of_rows_off_the_widest_load(device, rng, monkeypatch, c_in):
+    """Several offsets lie side by side, and the kernel promises what rows are multiples of."""
+    table = _table(rng, 8, 40, 45)
+    feats, weight = _operands(rng, torch.float16, table, 41, c_in, 20)
+    module = sys.modules.get("pcsparse.kernels.gpu.implicit_gemm")
+    addresses = []
+    if module is not None:
+        start = module._MULTIPLY
+        monkeypatch.setattr(
+            module, "_MULTIPLY", lambda *given: (addresses.append(given[1][0].data_ptr()), start(*given))
+        )
+    feats = feats.reshape(-1).to(device)[1 : 1 + 40 * c_in].view(40, c_in)
+    assert feats.data_ptr() % 16 == 2
+    _check(device, feats, weight, table)
+    assert all(address % 16 == 0 for address in addresses)

@@ -13,7 +13,7 @@ from pcsparse.coords.relation import Relation
 from pcsparse.engine.output_stationary import OutputStationary
 from pcsparse.engine.plan import plan_for
 from pcsparse.engine.problem import ConvProblem
-from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
+from pcsparse.errors import DeviceError, DtypeError, ShapeError, UnsupportedError
 from pcsparse.ops import partial_sparse_conv, sparse_conv
 from tests import oracle
 from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED, Cloud
@@ -188,6 +188,9 @@ def test_bad_input_is_refused_before_anything_runs(rng):
         partial_sparse_conv(feats, weight, kmap, mask.int())
     with pytest.raises(ShapeError, match=r"scale must have shape \(4\)"):
         partial_sparse_conv(feats, weight, kmap, mask, scale=torch.ones(3))
+    for name in ("scale", "shift"):
+        with pytest.raises(DeviceError, match=f"feats on cpu, {name} on meta"):
+            partial_sparse_conv(feats, weight, kmap, mask, **{name: torch.ones(C, device="meta")})
     with pytest.raises(UnsupportedError, match="shift has no gradient here"):
         partial_sparse_conv(feats, weight, kmap, mask, shift=torch.ones(C, requires_grad=True))
     with pytest.raises(UnsupportedError, match="no dataflow 'im2col'"):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from pcsparse.kernels.gpu.launch import Launcher
-from pcsparse.kernels.gpu.row_tiles import wide
+from pcsparse.kernels.gpu.row_tiles import whole, wide
 from pcsparse.kernels.gpu.scale_shift import (
     FEW_CHANNELS,
     PARTIALS,
@@ -149,7 +149,6 @@ def batch_norm(
     running: Running | None,
 ) -> tuple[Tensor, Tensor]:
     feats = feats.contiguous()
-    residual = None if residual is None else residual.contiguous()
     n, c = feats.shape
     out, dtype = torch.empty_like(feats), wide(feats.dtype)
     moments = torch.empty((2, c), dtype=dtype, device=feats.device)
@@ -160,21 +159,26 @@ def batch_norm(
         grid = (runs, -(-c // tile[2]), 1)
         _MOMENTS(grid, (feats, sums), (n, c // tile[0], run), tile, WARPS, 1)
         mean, var, batches, momentum = (None, None, None, 0.0) if running is None else running
+        statistics = (whole(mean), whole(var))
         if running is not None and momentum is None:
             # before the kernel, whose programs read it
             running.batches.add_(1)
         _COMBINE_MOMENTS(
             (-(-c // FEW_CHANNELS), 1, 1),
-            (sums, weight, bias, moments, mean, var, batches),
+            (sums, whole(weight), whole(bias), moments, *statistics, batches),
             (n, c, run, runs, *_halves(momentum or 0.0)),
             (eps, momentum is None, PARTIALS, FEW_CHANNELS),
             4,
             1,
         )
         if running is not None:
+            for place, written in zip(running[:2], statistics, strict=True):
+                if written is not None and written is not place:
+                    # with gaps: a copy was followed
+                    place.copy_(written)
             # autograd, and who keeps what is made of them, see that they changed
             increment_version((running.mean, running.var, running.batches))
-        start_scale_shift(feats, (sums, sums), (3 * runs, 1), residual, relu, out, tile)
+        start_scale_shift(feats, (sums, sums), (3 * runs, 1), whole(residual), relu, out, tile)
     return out, moments
 
 
@@ -216,7 +220,7 @@ def batch_norm_grad(
     with_gated: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     grad_out, feats = grad_out.contiguous(), feats.contiguous()
-    out = None if out is None else out.contiguous()
+    out, moments = whole(out), moments.contiguous()
     n, c = feats.shape
     grad = torch.empty_like(feats)
     gated = torch.empty_like(feats) if with_gated else None
@@ -226,7 +230,7 @@ def batch_norm_grad(
         sums, runs = sums_of_runs(grad_out, feats, out, moments, 3)
         _COMBINE_GRADIENTS(
             (-(-c // FEW_CHANNELS), 1, 1),
-            (sums, moments, weight, grad_weight, grad_bias),
+            (sums, moments, whole(weight), grad_weight, grad_bias),
             (n, c, runs),
             (eps, PARTIALS, FEW_CHANNELS),
             4,

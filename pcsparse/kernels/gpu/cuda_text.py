@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pcsparse.errors import DeviceError
 from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS
 
 _OPTIONS = ("-std=c++17",)
@@ -77,24 +78,36 @@ def launch(file: str, name: str, blocks: int, threads: int, *args: Tensor | int,
         args: at most `MOST_ARGUMENTS`; a tensor passes its address, an int a `long long`. At least one
             tensor, all on one device.
         shared: bytes of dynamic shared memory a block, at most 48 KiB.
+
+    Raises:
+        DeviceError: tensors on several devices.
     """
     if blocks == 0:
         return
-    word, words, device = _word(), [], -1
+    word, words, device = _word(), [], None
     for arg in args:
         # first what is quick to tell: an instance check of a tensor is slow where it fails
         if type(arg) is int:
             words.append(word(arg))
         elif isinstance(arg, Tensor):
             words.append(word(arg.data_ptr()))
-            device = arg.get_device()
+            if device is None:
+                device = arg.get_device()
+            elif device != arg.get_device():
+                raise _apart(name, args)
         else:
             words.append(word(int(arg)))
+    assert device is not None
     if device != torch.cuda.current_device():
         with torch.cuda.device(device):
             _launch_here(device, file, name, blocks, threads, words, shared)
     else:
         _launch_here(device, file, name, blocks, threads, words, shared)
+
+
+def _apart(name: str, args: tuple[Tensor | int, ...]) -> DeviceError:
+    devices = " and on ".join(dict.fromkeys(str(arg.device) for arg in args if isinstance(arg, Tensor)))
+    return DeviceError(f"tensors of the kernel {name} on {devices}; move them to one device with .to()")
 
 
 def _launch_here(

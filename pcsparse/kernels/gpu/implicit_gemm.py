@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pcsparse.kernels.gpu.gemm_layout import MOST_TOGETHER
 from pcsparse.kernels.gpu.launch import Launcher
+from pcsparse.kernels.gpu.row_tiles import whole
 
 # a row of fewer channels than this is widened with zeros: cp.async takes no less than 4 bytes
 _FEWEST_CHANNELS = 4
@@ -59,9 +60,9 @@ def implicit_gemm(
     out = feats.new_empty((n_out, weight.shape[2]))
     if n_out == 0:
         return out
-    feats = feats if feats.stride(1) == 1 else feats.contiguous()
+    feats = _loadable(feats)
     weight = _with_an_order(weight)
-    finish = (bias, _whole(residual), mask, _whole(through), scale, shift)
+    finish = (whole(bias), whole(residual), whole(mask), whole(through), whole(scale), whole(shift))
     rows, index, lists = layout
     splits, tiles, length, tile = index.shape
     lots = splits * parts
@@ -162,8 +163,11 @@ def _form(
     return numbers, constants
 
 
-def _whole(rows: Tensor | None) -> Tensor | None:
-    return rows if rows is None or rows.is_contiguous() else rows.contiguous()
+def _loadable(feats: Tensor) -> Tensor:
+    """Rows whose channels lie together, from an address of the widest load, as the kernel promises."""
+    if feats.stride(1) == 1 and not feats.data_ptr() % _WIDEST_LOAD:
+        return feats
+    return feats.clone(memory_format=torch.contiguous_format)
 
 
 def _with_an_order(weight: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pcsparse.kernels.gpu.launch import Launcher
+from pcsparse.kernels.gpu.row_tiles import whole
 from pcsparse.kernels.gpu.scale_shift import WARPS, tile_of
 
 
@@ -53,14 +54,14 @@ def norm_by_moments(
     eps: float,
 ) -> Tensor:
     feats = feats.contiguous()
-    residual = None if residual is None else residual.contiguous()
+    factors = (whole(mean), whole(var), whole(weight), whole(bias))
     n, c = feats.shape
     out = torch.empty_like(feats)
     if n and c:
         tile = tile_of(c)
         _NORM_BY_MOMENTS(
             (-(-n // tile[1]), -(-c // tile[2]), 1),
-            (feats, mean, var, weight, bias, residual, out),
+            (feats, *factors, whole(residual), out),
             (n, c // tile[0]),
             (eps, relu, *tile),
             WARPS,

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcsparse.errors import DeviceError
+
 # what Triton looks for in an address: loads of this many bytes
 _ALIGNED = 16
+_MOVE = "move them to one device with .to()"
 
 
 class Launcher:
@@ -45,14 +48,21 @@ class Launcher:
             constants: the last ones, those that shape the code.
             warps: warps a program.
             stages: of the loads ahead.
+
+        Raises:
+            DeviceError: a tensor is on another device than the first.
         """
         first = tensors[0]
         assert first is not None
+        device = first.get_device()
+        for tensor in tensors:
+            # an address of another device would be a fault without a name
+            if tensor is not None and tensor.get_device() != device:
+                raise DeviceError(f"tensors of one kernel on {first.device} and on {tensor.device}; {_MOVE}")
         if not first.is_cuda:
             # Triton's interpreter
             self._start(grid, tensors, numbers, constants, warps, stages)
             return
-        device = first.get_device()
         if device != torch._C._cuda_getDevice():
             with torch.cuda.device(device):
                 self(grid, tensors, numbers, constants, warps, stages)

@@ -1,6 +1,7 @@
 """How a matrix of feature rows is cut into tiles: rows times a power of two of channels."""
 
 import torch
+from torch import Tensor
 
 _MOST_CHANNELS = 128
 # elements whose width a load of whole vectors asks for
@@ -19,6 +20,11 @@ def alignment(c: int) -> int:
     Kernels get `c` divided by it, and it as a constant, so that the compiler sees what rows are multiples of.
     """
     return min(_MOST_ALIGNED, c & -c)
+
+
+def whole(part: Tensor | None) -> Tensor | None:
+    """What a kernel reads without strides: the same, or a copy without gaps."""
+    return part if part is None or part.is_contiguous() else part.contiguous()
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pcsparse.kernels.gpu.launch import Launcher
-from pcsparse.kernels.gpu.row_tiles import alignment, channel_block, wide
+from pcsparse.kernels.gpu.row_tiles import alignment, channel_block, whole, wide
 
 # elements of a tile, and warps that share it: 16 elements a thread, so that enough loads are under way
 _TILE = 4096
@@ -86,10 +86,11 @@ def start_scale_shift(
 def scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
     feats = feats.contiguous()
     n, c = feats.shape
-    residual = None if residual is None else residual.contiguous()
     out = torch.empty_like(feats)
     if n and c:
-        start_scale_shift(feats, (scale, shift), (0, 0), residual, relu, out, tile_of(c))
+        # read without strides
+        factors = (scale.contiguous(), shift.contiguous())
+        start_scale_shift(feats, factors, (0, 0), whole(residual), relu, out, tile_of(c))
     return out
 
 
@@ -171,8 +172,8 @@ def scale_shift_sums(
     c = feats.shape[1]
     total, product = (torch.empty(c, dtype=wide(feats.dtype), device=feats.device) for _ in range(2))
     if c:
-        out = None if out is None else out.contiguous()
-        sums, runs = sums_of_runs(grad_out.contiguous(), feats.contiguous(), out, mean, 0)
+        rows = (grad_out.contiguous(), feats.contiguous(), whole(out))
+        sums, runs = sums_of_runs(*rows, mean.contiguous(), 0)
         grid = (-(-c // FEW_CHANNELS), 1, 1)
         _COMBINE_PRODUCTS(grid, (sums, total, product), (c, runs), (PARTIALS, FEW_CHANNELS), 4, 1)
     return total, product
@@ -236,10 +237,10 @@ def scale_shift_grad(
     with_gated: bool,
 ) -> tuple[Tensor, Tensor | None]:
     grad_out, feats = grad_out.contiguous(), feats.contiguous()
-    out = None if out is None else out.contiguous()
     grad = torch.empty_like(feats)
     gated = torch.empty_like(feats) if with_gated else None
     if feats.numel():
-        rows, factors = (grad_out, feats, out), (scale_grad, scale_feats, shift)
+        rows = (grad_out, feats, whole(out))
+        factors = (scale_grad.contiguous(), scale_feats.contiguous(), shift.contiguous())
         start_scale_shift_grad(rows, factors, (0, 0), grad, gated)
     return grad, gated

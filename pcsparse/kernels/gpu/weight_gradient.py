@@ -44,6 +44,8 @@ _PLACES = 1024
 _SUMS, _LEAST_SUMS, _AHEAD = 1024, 64, 8
 # bytes that one load takes at most
 _WIDEST_LOAD = 16
+# places of a table up to which the ends of shares, too, fit 32 bits
+_SHORT = 1 << 30
 
 
 def grad_weight_layout(table: Tensor) -> list[Tensor]:
@@ -51,12 +53,13 @@ def grad_weight_layout(table: Tensor) -> list[Tensor]:
     k, n_out = table.shape
     rows_in = torch.empty(k * n_out, dtype=torch.int32, device=table.device)
     rows_out = torch.empty_like(rows_in)
+    kind = torch.int32 if k * n_out <= _SHORT else torch.int64
     if k * n_out == 0:
         return [rows_in, rows_out, table.new_zeros(k + 1)]
     table, blocks = table.contiguous(), -(-n_out // _PLACES)
     counts = table.new_empty(k * blocks)
     _COUNT((blocks, k, 1), (table, counts), (n_out,), (_PLACES,))
-    ends, starts = counts.cumsum(0, dtype=torch.int32), table.new_empty(k + 1)
+    ends, starts = counts.cumsum(0, dtype=kind), table.new_empty(k + 1, dtype=kind)
     _PACK((blocks, k, 1), (table, counts, ends, rows_in, rows_out, starts), (n_out,), (_PLACES,))
     return [rows_in, rows_out, starts]
 

@@ -7,6 +7,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from pcsparse.errors import DeviceError
 from tests.emulation import gpu_kernels
 
 
@@ -113,3 +114,29 @@ def test_stages_are_as_many_as_shared_memory_has_room_for(kernel, monkeypatch):
     assert [fitting_stages(stages, 48 * 1024, 0) for stages in (2, 3, 5, 7)] == [2, 3, 4, 4]
     assert fitting_stages(7, 32 * 1024, 0) == 6
     fitting_stages.cache_clear()
+
+
+def test_a_tensor_of_another_device_is_refused(kernel):
+    launcher, elsewhere = _launcher(kernel), OnCuda(512)
+    launcher((1, 1, 1), (OnCuda(256), elsewhere), (), (64,))
+    elsewhere.device = 1
+    with pytest.raises(DeviceError, match=r"on 0 and on 1; move them to one device"):
+        launcher((1, 1, 1), (OnCuda(256), elsewhere), (), (64,))
+    assert kernel.direct == []
+
+
+def test_cuda_text_refuses_tensors_of_several_devices(monkeypatch):
+    gpu_kernels()
+    from pcsparse.kernels.gpu import cuda_text
+
+    monkeypatch.setattr(cuda_text, "_word", lambda: int)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
+    started = []
+    monkeypatch.setattr(cuda_text, "_launch_here", lambda device, *given: started.append(given))
+    here, elsewhere = torch.zeros(3), torch.zeros(3, device="meta")
+    cuda_text.launch("tables.cu", "transpose_table", 1, 1, here, 7, here)
+    assert len(started) == 1
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda tensor: -1 if tensor is here else 0)
+    with pytest.raises(DeviceError, match="transpose_table on cpu and on meta; move them to one device"):
+        cuda_text.launch("tables.cu", "transpose_table", 1, 1, here, 7, elsewhere)
+    assert len(started) == 1
