@@ -352,6 +352,14 @@ class KernelMap:
             return [header, born.rows_in, born.rows_out, born.starts]
         return [header, born]
 
+    def lasting_tensors(self) -> list[Tensor]:
+        """As `tensors()`, but they keep the map and its derived forms alive; a map must not keep them."""
+        header, *form = self.tensors()
+        lasting = header.detach()
+        # edits since the map was made still count
+        lasting.owner = Owner(self, header.owner.edits, keep=True)  # type: ignore[attr-defined]
+        return [lasting, *form]
+
     @staticmethod
     def from_tensors(tensors: list[Tensor]) -> "KernelMap":
         """The map whose `tensors()` these are: that very map while it lives, with its derived forms.

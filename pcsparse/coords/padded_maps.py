@@ -12,6 +12,8 @@ from pcsparse.coords.cache_plan import CachePlan, MapKey, Token
 from pcsparse.coords.kernel_map import NO_NEIGHBOUR, KernelMap
 from pcsparse.errors import UnsupportedError
 
+_FLAGS = ("symmetric", "reads_coarse", "monotone")
+
 
 class PaddedMaps:
     """Tables of the maps of a plan, with room for larger clouds than one; rows beyond a cloud have no pairs.
@@ -29,17 +31,20 @@ class PaddedMaps:
 
     def __init__(self, plan: CachePlan, cache: CoordCache, rooms: Sequence[int]) -> None:
         self.plan, self.rooms = plan, tuple(rooms)
-        self._examples = cache.maps()
-        if plan.corners or not all(kmap.of_table for kmap in self._examples.values()):
+        examples = cache.maps()
+        if plan.corners or not all(kmap.of_table for kmap in examples.values()):
             raise UnsupportedError(
                 "only maps that were made as tables can be padded, as convolutions on a GPU make them; this "
                 "network asks for others, too"
             )
-        self._tables = {key: self._room_for(key, kmap) for key, kmap in self._examples.items()}
+        # what is alike for every cloud; the examples themselves are large
+        self._flags = {key: {name: getattr(kmap, name) for name in _FLAGS} for key, kmap in examples.items()}
+        self._identities = {key for key, kmap in examples.items() if _is_identity(kmap)}
+        self._tables = {key: self._room_for(key, kmap) for key, kmap in examples.items()}
 
     def _room_for(self, key: MapKey, kmap: KernelMap) -> Tensor:
         n_out = self.rooms[key.coarse]
-        if _is_identity(kmap):
+        if key in self._identities:
             return torch.arange(n_out, dtype=torch.int32, device=kmap.device)[None]
         return torch.full((kmap.volume, n_out), NO_NEIGHBOUR, dtype=torch.int32, device=kmap.device)
 
@@ -59,7 +64,7 @@ class PaddedMaps:
         """
         wanted, tables = [], []
         for key, table in self._tables.items():
-            if _is_identity(self._examples[key]):
+            if key in self._identities:
                 continue
             deltas, *_ = map_deltas(key.relation, key.offsets, same_coords=False)
             fine, coarse = cache.sorted_keys(sets[key.fine]), cache.sorted_keys(sets[key.coarse])
@@ -81,10 +86,8 @@ class PaddedMaps:
                 self.rooms[key.fine],
                 self.rooms[key.coarse],
                 table=table,
-                symmetric=self._examples[key].symmetric,
-                reads_coarse=self._examples[key].reads_coarse,
-                monotone=self._examples[key].monotone,
                 checked=True,
+                **self._flags[key],
             )
         sets = [torch.empty(rows, 4, dtype=torch.int32, device="meta") for rows in self.rooms]
         return CoordCache.standing_in(self.plan, sets, maps)

@@ -215,7 +215,9 @@ def _known_conv(
 
 def _setup_known(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     feats, weight, bias, kmap, _, plan, residual, relu = inputs
-    _setup(ctx, (feats, weight, bias, kmap.tensors(), None, plan.encode(), residual, relu), output)
+    # the cloud may be gone before backward, and its maps are not to be read and laid out again
+    tensors = kmap.lasting_tensors()
+    _setup(ctx, (feats, weight, bias, tensors, None, plan.encode(), residual, relu), output)
 
 
 _known_conv_with_gradients = plain_function("pcsparse::sparse_conv", _known_conv, _backward, _setup_known)

@@ -1,5 +1,10 @@
 """A network recorded once and replayed for other clouds; without a GPU, a replay runs it again."""
 
+import contextlib
+import gc
+import itertools
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -114,6 +119,123 @@ class _LastLevel(nn.Module):
 
     def forward(self, x):
         return self.backbone.levels(x)[-1]
+
+
+@torch.no_grad()
+def test_clouds_of_two_kinds_are_recorded_once_each(device, recordings):
+    def compact():
+        coords = torch.tensor([(0, *p) for p in itertools.product(range(12), range(12), range(10))]).int()
+        return SparseTensor(torch.randn(len(coords), 4).to(device), coords.to(device), batch_size=1)
+
+    model = SparseConv3d(4, 2, 2, 2).to(device).eval()
+    forward = RecordedForward(model, compact())
+    for _ in range(2):
+        for x in (_cloud(700, 2, device=device), compact()):
+            torch.testing.assert_close(forward(x).feats, model(x).feats, rtol=1e-5, atol=1e-5)
+    assert len(recordings) == 2
+
+
+def test_a_recording_of_inference_mode_serves_outside_it(device, recordings):
+    model = _network(device)
+    with torch.inference_mode():
+        forward = RecordedForward(model, _cloud(100, 1, device=device))
+        forward(_cloud(900, 2, device=device))
+    x = _cloud(80, 3, device=device)
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(forward(x).feats, expected.feats, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_autocast_is_as_it_was_recorded(device, recordings):
+    model, x = SubmanifoldConv3d(4, 3).to(device).eval(), _cloud(60, 1, device=device)
+    caching = []
+    model.register_forward_hook(lambda *_: caching.append(torch.is_autocast_cache_enabled()))
+    half = torch.autocast(device.type, torch.bfloat16)
+    plain = RecordedForward(model, x)
+    with half:
+        with pytest.raises(UnsupportedError, match=r"autocast disabled, called with autocast to torch\.bfl"):
+            plain(x)
+        del caching[:]
+        forward = RecordedForward(model, x)
+        assert caching
+        assert not any(caching)
+        assert forward(x).feats.dtype == model(x).feats.dtype == torch.bfloat16
+    with pytest.raises(UnsupportedError, match="another network"):
+        forward(x)
+
+
+@torch.no_grad()
+def test_an_example_at_a_level_of_another_network(device, recordings):
+    down, model = SparseConv3d(4, 4, 3, 2).to(device).eval(), SubmanifoldConv3d(4, 3).to(device).eval()
+    forward = RecordedForward(model, down(_cloud(300, 1, device=device)))
+    x = down(_cloud(250, 2, device=device))
+    torch.testing.assert_close(forward(x).feats, model(x).feats, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_example_may_be_dropped(device, recordings):
+    x = _cloud(60, 1, device=device)
+    forward = RecordedForward(_network(device), x)
+    ghosts = [weakref.ref(x.cache), weakref.ref(x.coords), weakref.ref(x.feats)]
+    del x
+    gc.collect()
+    assert [ghost() for ghost in ghosts] == [None] * 3
+    assert len(forward(_cloud(50, 2, device=device))) > 0
+
+
+@torch.no_grad()
+def test_every_module_is_asked_for_its_mode(device, recordings):
+    model, x = nn.Sequential(SubmanifoldConv3d(4, 3)).to(device).eval(), _cloud(60, 1, device=device)
+    forward = RecordedForward(model, x)
+    model[0].train()
+    with pytest.raises(UnsupportedError, match=r"model\.eval"):
+        RecordedForward(model, x)
+    with pytest.raises(UnsupportedError, match=r"model\.eval"):
+        forward(_cloud(900, 2, device=device))
+    model.eval()
+    assert len(forward(_cloud(900, 2, device=device)))
+
+
+class _Waits(nn.Module):
+    def forward(self, x):
+        x.feats.sum().item()
+        if x.coords.is_meta:
+            # what a GPU says of the line before
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return x
+
+
+@torch.no_grad()
+def test_a_layer_that_waits_is_refused_and_the_process_goes_on(device, recordings):
+    conv, x = SubmanifoldConv3d(4, 3).to(device).eval(), _cloud(60, 1, device=device)
+    with pytest.raises(UnsupportedError, match="gather_scatter") as refused:
+        RecordedForward(nn.Sequential(conv, _Waits()).eval(), x)
+    assert "synchronizing" in str(refused.value.__cause__)
+    assert torch.randn(3, device=device).sum().isfinite()
+    torch.testing.assert_close(RecordedForward(conv, x)(x).feats, conv(x).feats, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_all_happens_on_the_device_of_the_cloud(device, recordings, monkeypatch):
+    inside, seen = [], []
+
+    @contextlib.contextmanager
+    def on(of):
+        inside.append(of)
+        yield
+        inside.pop()
+
+    monkeypatch.setattr(recorded, "_on", on)
+    model = SubmanifoldConv3d(4, 3).to(device).eval()
+    model.register_forward_hook(lambda *_: seen.append(list(inside)))
+    x = _cloud(60, 1, device=device)
+    forward = RecordedForward(model, x)
+    real = forward._replay
+    forward._replay = lambda: (seen.append(list(inside)), real())
+    forward(x)
+    assert len(seen) >= 3
+    assert all(one == [x.device] for one in seen)
 
 
 def test_what_reads_coordinates_is_refused(device, recordings):

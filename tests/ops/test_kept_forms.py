@@ -7,6 +7,7 @@ import weakref
 
 import torch
 
+from pcsparse.coords import kernel_map
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.ops.conv import sparse_conv
@@ -45,6 +46,24 @@ def test_forward_and_backward_leave_their_forms_on_the_map(rng):
     assert "transposed" in kmap._derived
     max_pool(feats, kmap).sum().backward()
     assert {"by_output", "by_input"} <= set(kmap._derived)
+
+
+def test_backward_reads_no_map_again_whose_cloud_is_gone(rng, monkeypatch):
+    read = []
+    monkeypatch.setattr(kernel_map, "check_map", lambda kmap: read.append(kmap))
+    gc.disable()
+    try:
+        cache, kmap = shuffled_map(rng)
+        feats = torch.randn(kmap.n_in, 3, generator=rng, requires_grad=True)
+        out = sparse_conv(feats, torch.randn(27, 3, 2, generator=rng), kmap)
+        ghost = weakref.ref(kmap)
+        del cache, kmap
+        out.sum().backward()
+        assert not read
+        # the result of a pass that is over keeps no map
+        assert ghost() is None
+    finally:
+        gc.enable()
 
 
 def test_a_dropped_map_leaves_no_cycle_behind(rng):
