@@ -129,18 +129,36 @@ def boxes(centres: Floats, sizes: Floats, surface: Surface) -> Mesh:
 
 def tube(start: Floats, end: Floats, radii: tuple[float, float], surface: Surface, sides: int = 8) -> Mesh:
     """A capped prism around the line from `start` (3,) to `end` (3,), with a radius at either end; metres."""
-    start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
-    axis = (end - start) / max(float(np.linalg.norm(end - start)), 1e-9)
-    helper = np.array([1.0, 0.0, 0.0]) if abs(axis[0]) < 0.9 else np.array([0.0, 1.0, 0.0])
+    return tubes(np.asarray([start]), np.asarray([end]), np.asarray([radii]), surface, sides)
+
+
+def tubes(starts: Floats, ends: Floats, radii: Floats, surface: Surface, sides: int = 8) -> Mesh:
+    """Capped prisms around lines, metres.
+
+    Args:
+        starts: (n, 3).
+        ends: (n, 3).
+        radii: (n, 2), at the start and at the end.
+        surface: of all of them.
+        sides: of each.
+    """
+    starts, ends = np.asarray(starts, np.float64), np.asarray(ends, np.float64)
+    radii = np.asarray(radii, np.float64)
+    axis = ends - starts
+    axis /= np.maximum(np.linalg.norm(axis, axis=1, keepdims=True), 1e-9)
+    helper = np.where(np.abs(axis[:, :1]) < 0.9, np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0]))
     side = np.cross(axis, helper)
-    side /= np.linalg.norm(side)
+    side /= np.linalg.norm(side, axis=1, keepdims=True)
+    up = np.cross(axis, side)
     angle = np.arange(sides) * (2 * np.pi / sides)
-    circle = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * np.cross(axis, side)
-    low, high = start + radii[0] * circle, end + radii[1] * circle
-    wall = quads(np.stack([low, np.roll(low, -1, 0), np.roll(high, -1, 0), high], axis=1), surface)
-    lid = np.stack([np.broadcast_to(end, high.shape), high, np.roll(high, -1, 0)], axis=1)
-    bottom = np.stack([np.broadcast_to(start, low.shape), np.roll(low, -1, 0), low], axis=1)
-    return join([wall, triangles(np.concatenate([lid, bottom]), surface)])
+    circle = np.cos(angle)[:, None] * side[:, None] + np.sin(angle)[:, None] * up[:, None]
+    low, high = starts[:, None] + radii[:, :1, None] * circle, ends[:, None] + radii[:, 1:, None] * circle
+    next_low, next_high = np.roll(low, -1, 1), np.roll(high, -1, 1)
+    wall = np.stack([low, next_low, next_high, high], axis=2)
+    lid = np.stack([np.broadcast_to(ends[:, None], high.shape), high, next_high], axis=2)
+    bottom = np.stack([np.broadcast_to(starts[:, None], low.shape), next_low, low], axis=2)
+    caps = np.concatenate([lid, bottom], axis=1)
+    return join([quads(wall.reshape(-1, 4, 3), surface), triangles(caps.reshape(-1, 3, 3), surface)])
 
 
 def blob(centre: Floats, radii: Floats, surface: Surface, sides: int = 8) -> Mesh:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from pcsparse.data.synthetic.sensor import sensor_named
 from pcsparse.errors import FormatError
 from pcsparse.whole_file import write_whole
 
-FORMAT = 1
+# raised whenever the makers draw other shapes from the same seed
+FORMAT = 2
 _ARRAYS = ("points", "intensity", "labels", "distance", "echoes")
 
 
@@ -63,9 +65,11 @@ def read_objects(path: Path | str) -> tuple[Objects, ObjectFacts]:
             arrays = {name: content[name] for name in _ARRAYS}
         found, classes = record.pop("format"), tuple(record.pop("classes"))
         facts = ObjectFacts(**record)
-    # AttributeError: one bare array, and no archive; the last two: of zipfile, where its headers are damaged
+    # AttributeError: one bare array, and no archive; the last four: of zipfile and of numpy, where headers
+    # are damaged
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile,
-            zlib.error, NotImplementedError, RuntimeError) as error:  # fmt: skip
+            zlib.error, NotImplementedError, RuntimeError, SyntaxError,
+            tokenize.TokenError) as error:  # fmt: skip
         raise FormatError(
             f"{path} holds no simulated objects ({error}); delete it and make it again"
         ) from error

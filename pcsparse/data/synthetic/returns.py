@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 
 from pcsparse.data.synthetic.arrays import Bools, Floats, Ints
-from pcsparse.data.synthetic.materials import BUMPS, MIRROR, SPREAD, Material
+from pcsparse.data.synthetic.materials import BUMPS, FUZZ, MIRROR, SPREAD
 from pcsparse.data.synthetic.mesh import Mesh
 from pcsparse.data.synthetic.sensor import Sensor
 
@@ -103,8 +103,8 @@ def bumped(
     x, y = points[rough, 0], points[rough, 1] + 0.7 * points[rough, 2]
     relief = 0.6 * value_noise(x, y, 1.1, seed) + 0.4 * value_noise(x, y, 0.23, seed + 1)
     height[rough] = relief * size[rough]
-    soil = material == Material.SOIL
-    height[soil] += rng.exponential(0.012, int(soil.sum()))
+    fuzzy = np.flatnonzero(FUZZ[material])
+    height[fuzzy] += FUZZ[material[fuzzy]] * rng.exponential(1.0, len(fuzzy))
     return distance - np.clip(height / np.maximum(cosine, 0.05), -_MOST_SHIFT, _MOST_SHIFT)
 
 
