@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pcsparse.data.datasets.semantic_kitti import Sweep
+from pcsparse.data.sweep_parts import joined, rows_of
 from pcsparse.errors import RangeError
 
 _TURN = 2.0 * math.pi
@@ -31,24 +32,8 @@ class Mix(Protocol):
         """A mixture of both."""
 
 
-def _rows(sweep: Sweep, rows: npt.NDArray[np.bool_]) -> Sweep:
-    targets = None if sweep.targets is None else sweep.targets[rows]
-    return replace(sweep, points=sweep.points[rows], intensity=sweep.intensity[rows], targets=targets)
-
-
-def _joined(first: Sweep, second: Sweep) -> Sweep:
-    if first.targets is None or second.targets is None:
-        missing = first.name if first.targets is None else second.name
-        raise RangeError(f"mixing needs labels on both sweeps, {missing} has none")
-    return replace(
-        first,
-        points=np.concatenate([first.points, second.points]),
-        intensity=np.concatenate([first.intensity, second.intensity]),
-        targets=np.concatenate([first.targets, second.targets]),
-    )
-
-
-def _share(name: str, value: float) -> None:
+def check_share(name: str, value: float) -> None:
+    """Refuse a setting `name` whose `value` is no share."""
     if not 0.0 <= value <= 1.0:
         raise RangeError(f"{name} must lie in 0 ... 1, got {value}")
 
@@ -75,8 +60,8 @@ class RandomFlip:
     y: float = 0.5
 
     def __post_init__(self) -> None:
-        _share("x", self.x)
-        _share("y", self.y)
+        check_share("x", self.x)
+        check_share("y", self.y)
 
     def __call__(self, sweep: Sweep, rng: np.random.Generator) -> Sweep:
         """The sweep, mirrored or not."""
@@ -132,12 +117,12 @@ class RandomDrop:
     limit: float = 0.2
 
     def __post_init__(self) -> None:
-        _share("limit", self.limit)
+        check_share("limit", self.limit)
 
     def __call__(self, sweep: Sweep, rng: np.random.Generator) -> Sweep:
         """The thinned sweep."""
         share = rng.uniform(0.0, self.limit)
-        return _rows(sweep, rng.random(len(sweep.points)) >= share)
+        return rows_of(sweep, rng.random(len(sweep.points)) >= share)
 
 
 @dataclass(frozen=True)
@@ -157,7 +142,7 @@ class IntensityJitter:
     drop: float = 0.1
 
     def __post_init__(self) -> None:
-        _share("drop", self.drop)
+        check_share("drop", self.drop)
 
     def __call__(self, sweep: Sweep, rng: np.random.Generator) -> Sweep:
         """The sweep with another intensity, within 0 ... 1."""
@@ -179,11 +164,11 @@ class ConcatMix:
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        _share("probability", self.probability)
+        check_share("probability", self.probability)
 
     def __call__(self, sweep: Sweep, other: Sweep, rng: np.random.Generator) -> Sweep:
         """All points of both, or `sweep` alone."""
-        return _joined(sweep, other) if rng.random() < self.probability else sweep
+        return joined(sweep, other) if rng.random() < self.probability else sweep
 
 
 @dataclass(frozen=True)
@@ -201,7 +186,7 @@ class SectorMix:
     width: float = math.pi
 
     def __post_init__(self) -> None:
-        _share("probability", self.probability)
+        check_share("probability", self.probability)
 
     def __call__(self, sweep: Sweep, other: Sweep, rng: np.random.Generator) -> Sweep:
         """`sweep` outside the sector and `other` inside it, or `sweep` alone."""
@@ -209,8 +194,8 @@ class SectorMix:
         start, width = rng.uniform(0.0, _TURN), rng.uniform(0.0, self.width)
         if not mixed:
             return sweep
-        return _joined(
-            _rows(sweep, ~_inside(sweep, start, width)), _rows(other, _inside(other, start, width))
+        return joined(
+            rows_of(sweep, ~_inside(sweep, start, width)), rows_of(other, _inside(other, start, width))
         )
 
 

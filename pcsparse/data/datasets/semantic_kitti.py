@@ -27,6 +27,8 @@ SEQUENCES: dict[str, tuple[str, ...]] = {
 
 _log = logging.getLogger(__name__)
 _COLUMNS = 4
+# the upper half of a label
+_INSTANCE_SHIFT = 16
 _SYNTHETIC_MARK = "synthetic.json"
 
 
@@ -40,12 +42,16 @@ class Sweep:
         intensity: (n,) float32, 0-1.
         targets: (n,) int64, 0 ... n_classes - 1 or -1; None without labels.
         name: sequence and frame, for example `08/000123`.
+        instances: (n,) int64, which object a point belongs to, 0 for none; None without labels.
+        beams: (n,) int64, which beam of the sensor measured it; None where the file does not say.
     """
 
     points: npt.NDArray[np.float32]
     intensity: npt.NDArray[np.float32]
     targets: npt.NDArray[np.int64] | None
     name: str
+    instances: npt.NDArray[np.int64] | None = None
+    beams: npt.NDArray[np.int64] | None = None
 
 
 class Frame(NamedTuple):
@@ -109,17 +115,18 @@ class SemanticKitti(Dataset[Sweep]):
         frame = self.frames[index]
         # rows are kept, so that labels and predictions stay aligned with the file
         cloud = read_points(frame.points, columns=_COLUMNS, invalid="keep", intensity_scale=1.0)
-        targets = None
+        targets = instances = None
         if frame.labels is not None:
             raw = read_labels(frame.labels, cloud.n_file)
             targets = self.label_map.to_target(raw, source=frame.labels)
+            instances = (raw >> _INSTANCE_SHIFT).astype(np.int64)
         intensity = np.zeros(0, np.float32) if cloud.intensity is None else cloud.intensity
         n_bad = int((~(np.isfinite(cloud.points).all(axis=1) & np.isfinite(intensity))).sum())
         if n_bad:
             warnings.warn(
                 f"{frame.points}: {n_bad} of {cloud.n_file} points are NaN or infinite", stacklevel=2
             )
-        return Sweep(cloud.points, intensity, targets, frame.name)
+        return Sweep(cloud.points, intensity, targets, frame.name, instances)
 
 
 def _sequences_folder(root: Path) -> Path:

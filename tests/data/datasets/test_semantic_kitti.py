@@ -44,6 +44,7 @@ def test_sweeps_of_a_split_in_order(root, below):
     np.testing.assert_array_equal(sweep.points, street(20, seed=1)[:, :3])
     np.testing.assert_array_equal(sweep.intensity, street(20, seed=1)[:, 3])
     np.testing.assert_array_equal(sweep.targets, np.resize(TARGETS, 20))
+    np.testing.assert_array_equal(sweep.instances, np.resize((0, 3, 0, 0, 0), 20))
     assert (sweep.points.dtype, sweep.intensity.dtype, sweep.targets.dtype) == (
         np.float32,
         np.float32,
