@@ -17,7 +17,7 @@ from pcsparse.data.synthetic.arrays import Bools, Floats, Ints
 from pcsparse.data.synthetic.caster import make_caster, resolve_caster
 from pcsparse.data.synthetic.materials import ROAD, SIDEWALK, TERRAIN
 from pcsparse.data.synthetic.mesh import Mesh, join, quads, yaw_rotation
-from pcsparse.data.synthetic.returns import echoes
+from pcsparse.data.synthetic.returns import contacts, echoes
 from pcsparse.data.synthetic.sensor import Sensor
 from pcsparse.errors import RangeError
 
@@ -204,7 +204,8 @@ def _measure(
     gain = float(np.exp(rng.normal(0.0, 0.1)))
     # stains and bumps belong to a place, and each object stands at its own
     place = int(rng.integers(1 << 30))
-    back = echoes(far, far[:, None] * ways + eye, ways, struck, sensor, gain, place, rng)
+    met = contacts(far, ways, struck, sensor)
+    back = echoes(met, far[:, None] * ways + eye, sensor, gain, place, rng)
     points = back.distance[:, None] * ways
     kept = back.kept & ((points >= low) & (points <= high)).all(1)
     own = int((hits.triangle[rows][kept] < len(mesh)).sum())

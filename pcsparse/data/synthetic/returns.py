@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 
 from pcsparse.data.synthetic.arrays import Bools, Floats, Ints
-from pcsparse.data.synthetic.materials import BUMPS, FUZZ, MIRROR, SPREAD
+from pcsparse.data.synthetic.materials import BUMPS, FUZZ, MIRROR, SPREAD, Material
 from pcsparse.data.synthetic.mesh import Mesh
 from pcsparse.data.synthetic.sensor import Sensor
 
@@ -34,6 +34,50 @@ def value_noise(x: Floats, y: Floats, cell: float, seed: int) -> Floats:
 
 
 @dataclass(frozen=True)
+class Contacts:
+    """What n pulses meet.
+
+    Args:
+        distance: (n,) float64, metres along the beam.
+        cosine: (n,) of the angle of incidence.
+        material: (n,) rows of the material table.
+        power: (n,) relative power received, see `received`.
+        light: (n,) what the intensity is made of, see `brightness`.
+    """
+
+    distance: Floats
+    cosine: Floats
+    material: Ints
+    power: Floats
+    light: Floats
+
+
+def contacts(distance: Floats, directions: Floats, struck: Mesh, sensor: Sensor) -> Contacts:
+    """Pulses of one ray each.
+
+    Args:
+        distance: (n,) metres along the ray.
+        directions: (n, 3) unit vectors of the rays.
+        struck: n triangles, the one that each ray met.
+        sensor: what measures.
+    """
+    cosine = np.abs((struck.normals() * directions).sum(1))
+    power = received(distance, cosine, struck.reflectivity, sensor)
+    return Contacts(distance, cosine, struck.material, power, brightness(cosine, struck.reflectivity))
+
+
+def received(distance: Floats, cosine: Floats, reflectivity: Floats, sensor: Sensor) -> Floats:
+    """Relative power of a return: reflectivity x cosine x exp(-2 haze distance) / distance², in 1 / m²."""
+    air = np.exp(-2.0 * sensor.haze * distance)
+    return np.maximum(reflectivity, 0.02) * np.maximum(cosine, 0.01) * air / np.maximum(distance, 0.1) ** 2
+
+
+def brightness(cosine: Floats, reflectivity: Floats) -> Floats:
+    """Intensity before grain and gain: compensated for range, but only in part for incidence."""
+    return reflectivity * (0.55 + 0.45 * cosine)
+
+
+@dataclass(frozen=True)
 class Echoes:
     """What the sensor makes of n hits.
 
@@ -49,36 +93,33 @@ class Echoes:
 
 
 def echoes(
-    distance: Floats,
+    met: Contacts,
     points: Floats,
-    directions: Floats,
-    struck: Mesh,
     sensor: Sensor,
     gain: float,
     seed: int,
     rng: Generator,
+    ring: Ints | None = None,
 ) -> Echoes:
     """Measure hits: bumps, range noise, the range's step, lost pulses and those out of range, intensity.
 
     Args:
-        distance: (n,) metres along the ray.
+        met: what n pulses met.
         points: (n, 3) world metres.
-        directions: (n, 3) unit vectors of the rays.
-        struck: n triangles, the one that each ray met.
         sensor: what measures.
         gain: of its intensity.
         seed: of the place.
         rng: of the sweep.
+        ring: (n,) of the laser, where its own response matters.
     """
-    cosine = np.abs(np.einsum("ij,ij->i", struck.normals(), directions))
-    exact = bumped(distance, points, cosine, struck.material, seed, rng)
-    exact = exact + rng.normal(0.0, sensor.range_noise, len(distance)) * (
+    exact = bumped(met.distance, points, met.cosine, met.material, seed, rng)
+    exact = exact + rng.normal(0.0, sensor.range_noise, len(exact)) * (
         0.5 + 0.5 * np.minimum(exact / 25.0, 1.5)
     )
     exact = np.round(exact / sensor.range_quantum) * sensor.range_quantum
-    kept = ~lost(distance, cosine, struck, sensor, rng)
+    kept = ~lost(met, sensor, rng)
     kept &= (exact >= sensor.min_range) & (exact <= sensor.max_range)
-    return Echoes(kept, exact, intensity(points, cosine, struck, gain, seed, rng))
+    return Echoes(kept, exact, intensity(met, points, sensor, gain, seed, rng, ring))
 
 
 def bumped(
@@ -108,33 +149,44 @@ def bumped(
     return distance - np.clip(height / np.maximum(cosine, 0.05), -_MOST_SHIFT, _MOST_SHIFT)
 
 
-def lost(distance: Floats, cosine: Floats, struck: Mesh, sensor: Sensor, rng: Generator) -> Bools:
+def lost(met: Contacts, sensor: Sensor, rng: Generator) -> Bools:
     """Which pulses never come back: too faint, mirrored away, or for no visible reason.
 
-    Power is reflectivity x cosine / distance²; where it is `sensor.faint`, half of the pulses are lost.
+    Where the power received is `sensor.faint`, half of the pulses are lost.
     """
-    material = struck.material
-    power = np.maximum(struck.reflectivity, 0.02) * np.maximum(cosine, 0.01) / distance**2
-    faint = 1.0 / (1.0 + np.exp((np.log(power) - np.log(sensor.faint)) / sensor.softness))
+    faint = 1.0 / (1.0 + np.exp((np.log(met.power) - np.log(sensor.faint)) / sensor.softness))
     # a mirror seen square on does answer
-    mirrored = MIRROR[material] * np.clip(1.6 - 1.6 * cosine**8, 0.0, 1.0)
+    mirrored = MIRROR[met.material] * np.clip(1.6 - 1.6 * met.cosine**8, 0.0, 1.0)
     kept = (1.0 - faint) * (1.0 - mirrored) * (1.0 - sensor.constant_drop)
-    return rng.random(len(distance)) >= kept
+    return rng.random(len(faint)) >= kept
 
 
-def intensity(points: Floats, cosine: Floats, struck: Mesh, gain: float, seed: int, rng: Generator) -> Floats:
-    """(n,) float32 in 0 … 1 at steps of 0.01: range-compensated, as the real sensor gives it.
+def intensity(
+    met: Contacts,
+    points: Floats,
+    sensor: Sensor,
+    gain: float,
+    seed: int,
+    rng: Generator,
+    ring: Ints | None = None,
+) -> Floats:
+    """(n,) float32 in 0 … 1 at the sensor's steps: range-compensated, as the real sensor gives it.
 
     Args:
+        met: what n pulses met.
         points: (n, 3) world metres; stains and repairs of some metres belong to the place.
-        cosine: (n,) of the angle of incidence.
-        struck: n triangles, the one that each pulse met.
-        gain: of this sensor.
+        sensor: what measures.
+        gain: of this one.
         seed: of the town.
         rng: of the sweep.
+        ring: (n,) of the laser; None: all answer alike.
     """
-    facing = 0.55 + 0.45 * cosine
-    grain = np.maximum(0.0, 1.0 + SPREAD[struck.material] * rng.normal(size=len(struck)))
+    grain = np.maximum(0.0, 1.0 + SPREAD[met.material] * rng.normal(size=len(met.light)))
     stains = 1.0 + 0.15 * value_noise(points[:, 0], points[:, 1] + 0.7 * points[:, 2], 3.1, seed + 2)
-    value = np.clip(gain * struck.reflectivity * facing * grain * stains, 0.0, 1.0)
-    return (np.round(value * 100.0) / 100.0).astype(np.float32)
+    value = gain * met.light * grain * stains
+    if ring is not None and sensor.ring_slope:
+        value = value * np.array(sensor.ring_slope)[ring] + np.array(sensor.ring_shift)[ring]
+    value = sensor.intensity_gain * np.maximum(value, 0.0) ** sensor.intensity_power
+    value = np.where(met.material == Material.RETRO, value * sensor.retro_gain, value)
+    steps = np.round(np.minimum(value, 1.0) / sensor.intensity_step)
+    return (steps * sensor.intensity_step).astype(np.float32)

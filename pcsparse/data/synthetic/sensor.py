@@ -1,28 +1,13 @@
-"""LiDAR models: where the beams point, and what one gets back from a surface."""
+"""LiDAR models: where the beams point, how wide they are, and what one gets back from a surface."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from pcsparse.data.synthetic import sensor_tables as tables
 from pcsparse.data.synthetic.arrays import Floats
 from pcsparse.errors import UnsupportedError
-
-# degrees, top to bottom, measured on a real HDL-64E sweep: 32 beams about 0.33 apart, 32 about 0.5 apart
-_HDL64E = (
-    2.43, 2.05, 1.78, 1.34, 1.07, 0.67, 0.42, 0.05, -0.29, -0.69, -0.99, -1.31, -1.70,
-    -2.02, -2.35, -2.71, -3.01, -3.39, -3.66, -4.02, -4.32, -4.63, -4.96, -5.30, -5.66, -5.98,
-    -6.30, -6.57, -6.95, -7.30, -7.51, -7.80, -8.38, -8.89, -9.35, -9.74, -10.19, -10.80, -11.30,
-    -11.74, -12.20, -12.64, -13.18, -13.72, -14.27, -14.68, -15.17, -15.55, -16.18, -16.71, -17.26, -17.72,
-    -18.22, -18.63, -19.06, -19.62, -20.12, -20.82, -21.29, -21.72, -22.14, -22.80, -23.25, -23.75,
-)  # fmt: skip
-
-# degrees per 10 degrees of azimuth: below it the recording car's own roof and rack hide the road; from the
-# rings that are missing in four real sweeps
-_ROOF = (
-    -20.5, -21.6, -23.0, -23.3, -23.5, -23.7, -23.7, -23.8, -23.8, -23.8, -23.8, -23.8,
-    -22.7, -21.7, -23.0, -19.9, -16.2, -16.6, -16.6, -16.3, -18.3, -23.0, -22.4, -22.2,
-    -23.8, -23.8, -23.8, -22.8, -17.5, -17.4, -22.0, -23.6, -22.9, -23.2, -21.8, -20.5,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,15 +21,31 @@ class Sensor:
         encoder_step: degrees; firings happen at its multiples, so steps of one and of two mix; 0: even steps.
         period: seconds a turn.
         height: metres above the road.
+        clockwise: whether it turns from left to right, seen from above.
+        start: degrees of azimuth, to the left of straight ahead, at which a turn starts and ends.
         min_range: metres; nearer returns are dropped.
         max_range: metres.
         range_noise: metres, one standard deviation.
         range_quantum: metres, the step of the range.
+        divergence: milliradians across and upright, the full angle in which all but 1/e² of the light leaves.
+        separation: metres; what lies closer together along a beam is one return.
+        reports: which return of a pulse.
         constant_drop: share of pulses lost for no visible reason.
-        faint: relative power at which half of the pulses are lost: reflectivity x cosine / range² (1 / m²).
+        faint: relative power at which half of the pulses are lost: reflectivity x cosine x air / range²
+            (1 / m²).
         softness: width of that transition, in units of ln(power).
+        haze: 1 / m, one-way loss in clear air: power falls by exp(-2 haze range).
+        intensity_step: of its 0 to 1.
+        intensity_gain: see `intensity_power`.
+        intensity_power: intensity is gain x value ** power, value being on the scale of the HDL-64E.
+        retro_gain: how much brighter than that a retroreflector looks.
+        ring_slope: a ring; each laser answers slope x intensity + shift. Empty: all alike.
+        ring_shift: a ring, as above.
         roof: degrees of elevation below which the own roof is in the way, for equal sectors of azimuth, from
             straight ahead and to the left round; empty if nothing is in the way.
+        roof_depth: metres of that roof below the sensor, where it answers; 0 where it is too near to.
+        fittings: what else of the own car answers now and then: x, y, z in metres of the sensor frame, the
+            spread in metres, and returns a turn.
     """
 
     name: str
@@ -53,14 +54,28 @@ class Sensor:
     encoder_step: float
     period: float
     height: float
+    clockwise: bool = False
+    start: float = 180.0
     min_range: float = 1.0
     max_range: float = 80.0
     range_noise: float = 0.02
     range_quantum: float = 0.002
+    divergence: tuple[float, float] = (2.0, 2.0)
+    separation: float = 0.75
+    reports: Literal["strongest", "first"] = "strongest"
     constant_drop: float = 0.02
     faint: float = 1.6e-6
     softness: float = 0.5
+    haze: float = 4e-4
+    intensity_step: float = 0.01
+    intensity_gain: float = 1.0
+    intensity_power: float = 1.0
+    retro_gain: float = 1.0
+    ring_slope: tuple[float, ...] = ()
+    ring_shift: tuple[float, ...] = ()
     roof: tuple[float, ...] = ()
+    roof_depth: float = 0.0
+    fittings: tuple[tuple[float, float, float, float, float], ...] = ()
 
     @property
     def rings(self) -> int:
@@ -76,6 +91,12 @@ class Sensor:
         tick = np.floor(np.arange(self.columns) * (ticks / self.columns))
         return (tick + phase) * (turn / ticks)
 
+    def phases(self, azimuth: Floats) -> Floats:
+        """When the sensor looks at `azimuth` (radians): -0.5 to 0.5 of a turn from the turn's middle."""
+        way = -1.0 if self.clockwise else 1.0
+        since = (way * (azimuth - np.radians(self.start))) % (2 * np.pi)
+        return since / (2 * np.pi) - 0.5
+
     def shaded(self, azimuth: Floats) -> Floats:
         """Elevation in radians below which the own vehicle hides the world, at `azimuth` in radians."""
         if not self.roof:
@@ -84,13 +105,117 @@ class Sensor:
         return np.interp(azimuth, knots, np.radians(self.roof), period=2 * np.pi)
 
 
+# the divergence of a Gaussian beam between the points of 1 / e², from that at half power
+_FROM_FWHM = 1.699
+
 SENSORS = {
-    # 2,160 firings a turn at steps of 0.179 and 0.09 degrees, and next to no loss on near road: measured
-    "hdl64e": Sensor("hdl64e", _HDL64E, 2160, 0.0895, 0.1, 1.73, constant_drop=0.006, roof=_ROOF),
-    "hdl32e": Sensor(
-        "hdl32e", tuple(np.linspace(10.67, -30.67, 32).tolist()), 1086, 0.0, 0.05, 1.84, 1.0, 70.0
+    # manual of the S2: 2 mrad, pulses of 5 ns (so 0.75 m), 0.9 m at least. 2,160 firings a turn at steps of
+    # 0.179 and 0.09 degrees, next to no loss on near road, nothing beyond 80 m, and the returns of the rack
+    # and the rails of KITTI's car: measured on four real sweeps
+    "hdl64e": Sensor(
+        "hdl64e",
+        tables.HDL64E,
+        2160,
+        0.0895,
+        0.1,
+        1.73,
+        constant_drop=0.006,
+        ring_slope=tables.HDL64E_SLOPE,
+        ring_shift=tables.HDL64E_SHIFT,
+        roof=tables.HDL64E_ROOF,
+        fittings=(
+            (-1.10, 1.18, -0.58, 0.10, 15.0),
+            (-0.75, -1.28, -0.60, 0.10, 13.0),
+            (1.50, -1.05, -0.75, 0.05, 2.5),
+            (2.50, 0.50, -0.91, 0.03, 0.7),
+            (2.55, -0.49, -0.92, 0.03, 0.7),
+        ),
     ),
-    "vlp16": Sensor("vlp16", tuple(np.linspace(15.0, -15.0, 16).tolist()), 1800, 0.0, 0.1, 1.73, 1.0, 80.0),
+    # manual: 2.79 mrad, 100 m, 2 mm. 1,084 columns, 20 turns a second clockwise from the left, the roof
+    # 0.35 m below: measured on a real nuScenes sweep
+    "hdl32e": Sensor(
+        "hdl32e",
+        tables.HDL32E,
+        1084,
+        0.0,
+        0.05,
+        1.84,
+        clockwise=True,
+        start=92.0,
+        min_range=0.35,
+        max_range=105.0,
+        divergence=(2.8, 2.8),
+        separation=1.0,
+        intensity_step=1 / 255,
+        roof=tables.HDL32E_ROOF,
+        roof_depth=0.35,
+    ),
+    # manual: 0.2 degrees at 10 turns a second, 3 cm, 100 m, returns 1 m apart, 3.0 x 1.2 mrad
+    "vlp16": Sensor(
+        "vlp16",
+        tables.VLP16,
+        1800,
+        0.0,
+        0.1,
+        1.73,
+        clockwise=True,
+        max_range=100.0,
+        divergence=(3.0, 1.2),
+        separation=1.0,
+        intensity_step=1 / 255,
+    ),
+    # manual: as the VLP-16, but 200 m at steps of 4 mm, 3.0 x 1.5 mrad
+    "vlp32c": Sensor(
+        "vlp32c",
+        tables.VLP32C,
+        1800,
+        0.0,
+        0.1,
+        1.73,
+        clockwise=True,
+        max_range=200.0,
+        range_quantum=0.004,
+        divergence=(3.0, 1.5),
+        separation=1.0,
+        intensity_step=1 / 255,
+        faint=4e-7,
+    ),
+    # data sheet of the first generation: 0.8 to 120 m, steps of 12 mm, 33.2 degrees of 64 or 45 of 128 beams,
+    # 0.13 or 0.18 degrees at half power, 1.5 to 10 cm of noise
+    "os1-64": Sensor(
+        "os1-64",
+        tables.even(16.6, 64),
+        1024,
+        0.0,
+        0.1,
+        1.73,
+        clockwise=True,
+        min_range=0.8,
+        max_range=120.0,
+        range_noise=0.025,
+        range_quantum=0.012,
+        divergence=(_FROM_FWHM * 2.27, _FROM_FWHM * 2.27),
+        separation=1.0,
+        intensity_step=1 / 255,
+        faint=3e-6,
+    ),
+    "os1-128": Sensor(
+        "os1-128",
+        tables.even(22.5, 128),
+        1024,
+        0.0,
+        0.1,
+        1.73,
+        clockwise=True,
+        min_range=0.8,
+        max_range=120.0,
+        range_noise=0.025,
+        range_quantum=0.012,
+        divergence=(_FROM_FWHM * 3.14, _FROM_FWHM * 3.14),
+        separation=1.0,
+        intensity_step=1 / 255,
+        faint=3e-6,
+    ),
 }
 
 

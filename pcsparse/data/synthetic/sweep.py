@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.random import Generator
 
 from pcsparse.data.synthetic.arrays import Floats, Ints
+from pcsparse.data.synthetic.beams import roll_shutter, send
 from pcsparse.data.synthetic.caster import Caster, make_caster
-from pcsparse.data.synthetic.mesh import Mesh, join, rotate, unit
+from pcsparse.data.synthetic.footprint import look
+from pcsparse.data.synthetic.mesh import Mesh, rotate, unit
+from pcsparse.data.synthetic.own import OUTLIER, own_returns
 from pcsparse.data.synthetic.returns import echoes
 from pcsparse.data.synthetic.scene import Town
 from pcsparse.data.synthetic.sensor import Sensor
+from pcsparse.data.synthetic.stage import Stage
 
 # metres of road that one static mesh serves
 _WINDOW = 20.0
@@ -26,6 +29,7 @@ class Sweep:
         semantic: (n,) uint16 raw SemanticKITTI ids.
         instance: (n,) uint16.
         ring: (n,) uint8, row of the sensor's elevations.
+        column: (n,) uint16, which firing of the turn, by azimuth; with `ring` the pulse.
         time: (n,) float32, seconds from the middle of the turn.
         pose: (4, 4) float64, sensor to world.
         stamp: seconds since the start of the sequence.
@@ -36,6 +40,7 @@ class Sweep:
     semantic: Ints
     instance: Ints
     ring: Ints
+    column: Ints
     time: Floats
     pose: Floats
     stamp: float
@@ -123,52 +128,42 @@ class Drive:
         rng = np.random.default_rng([self.town.seed, 3, index])
         ride = self._ride(index)
         pose, stamp = self.pose_of(index, stride)
-        azimuth, elevation, ring = _beams(sensor, rng)
-        # the turn starts and ends looking back, so that the middle of it looks ahead
-        phase = ((azimuth + np.pi) % (2 * np.pi)) / (2 * np.pi) - 0.5
-        local = np.stack(
-            [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], 1
-        )
+        pulses = send(sensor, rng)
+        phase = sensor.phases(pulses.azimuth)
         early, late = (self.pose(s + side * self.town.speed * sensor.period / 2, ride) for side in (-1, 1))
-        origins, directions = _roll_shutter(early, pose, late, phase, local)
-        rows, distance, struck = self._cast(s, stamp, pose, origins, directions)
+        origins, ways = roll_shutter(early, pose, late, phase, pulses.directions())
+        stage, origin = self._stage(s, stamp, pose)
+        rows, struck, met = look(stage, pulses, origins - origin, ways, sensor, pose[:3, :3])
 
-        hits = origins[rows] + distance[:, None] * directions[rows]
-        back = echoes(distance, hits, directions[rows], struck, sensor, self._gain, self.town.seed, rng)
-        keep, seen = back.kept, rows[back.kept]
-        world = origins[seen] + back.distance[keep, None] * directions[seen]
-        points = rotate(world - pose[:3, 3], pose[:3, :3].T)
+        hits = origins[rows] + met.distance[:, None] * ways[rows]
+        back = echoes(met, hits, sensor, self._gain, self.town.seed, rng, pulses.ring[rows])
+        own = own_returns(sensor, pulses, rng)
+        keep = back.kept & ~np.isin(rows, own.row)
+        # ring by ring, with the own car's returns where their pulses stand
+        row = np.concatenate([rows[keep], own.row])
+        order = np.argsort(row, kind="stable")
+        row = row[order]
+        distance = np.concatenate([back.distance[keep], own.distance])[order]
+        world = origins[row] + distance[:, None] * ways[row]
+        bare = np.zeros(len(own.row), np.uint16)
         return Sweep(
-            points.astype(np.float32),
-            back.intensity[keep],
-            struck.semantic[keep],
-            struck.instance[keep],
-            ring[seen].astype(np.uint8),
-            (phase[seen] * sensor.period).astype(np.float32),
+            rotate(world - pose[:3, 3], pose[:3, :3].T).astype(np.float32),
+            np.concatenate([back.intensity[keep], own.intensity])[order],
+            np.concatenate([stage.semantic[struck[keep]], bare + OUTLIER])[order],
+            np.concatenate([stage.instance[struck[keep]], bare])[order],
+            pulses.ring[row].astype(np.uint8),
+            pulses.column[row].astype(np.uint16),
+            (phase[row] * sensor.period).astype(np.float32),
             pose,
             stamp,
         )
 
-    def _cast(
-        self, s: float, stamp: float, pose: Floats, origins: Floats, directions: Floats
-    ) -> tuple[Ints, Floats, Mesh]:
-        """Rays that meet something within range, their distances, and the triangle that each of them met."""
+    def _stage(self, s: float, stamp: float, pose: Floats) -> tuple[Stage, Floats]:
+        """What may be seen from `s`, and the world point (3,) that is its origin."""
         still, caster, origin = self._static(s)
-        starts, ways = (origins - origin).astype(np.float32), directions.astype(np.float32)
-        hits = caster.cast(starts, ways)
         yaw = float(np.arctan2(pose[1, 0], pose[0, 0]))
         moving = self.town.moving_mesh(s, stamp, yaw, self.sensor.period)
-        moving = moving.with_corners(moving.corners - origin)
-        other = make_caster(self.caster, moving).cast(starts, ways)
-
-        nearer = other.distance < hits.distance
-        distance = np.where(nearer, other.distance, hits.distance)
-        rows = np.flatnonzero(distance < self.sensor.max_range + 1.0)
-        first, second = rows[~nearer[rows]], rows[nearer[rows]]
-        struck = join([still.select(hits.triangle[first]), moving.select(other.triangle[second])])
-        # back into the order of the rays
-        order = np.argsort(np.concatenate([first, second]), kind="stable")
-        return rows, distance[rows].astype(np.float64), struck.select(order)
+        return Stage(still, caster, moving.with_corners(moving.corners - origin), self.caster), origin
 
 
 def _tilt(roll: float, pitch: float, yaw: float) -> Floats:
@@ -181,28 +176,3 @@ def _tilt(roll: float, pitch: float, yaw: float) -> Floats:
             [-sp, cp * sr, cp * cr],
         ]
     )
-
-
-def _beams(sensor: Sensor, rng: Generator) -> tuple[Floats, Floats, Ints]:
-    """Azimuth and elevation in radians and ring of every pulse that leaves the car, ring by ring."""
-    azimuth = sensor.azimuths(float(rng.random()))
-    # the encoder's jitter, a hundredth of a degree
-    azimuth = np.tile(azimuth, sensor.rings) + rng.normal(0, 5e-5, sensor.rings * sensor.columns)
-    azimuth = np.clip(azimuth, 0.0, 2 * np.pi - 1e-9)
-    ring = np.repeat(np.arange(sensor.rings), sensor.columns)
-    elevation = np.radians(np.array(sensor.elevations))[ring]
-    free = elevation > sensor.shaded(azimuth)
-    return azimuth[free], elevation[free], ring[free]
-
-
-def _roll_shutter(
-    early: Floats, middle: Floats, late: Floats, phase: Floats, local: Floats
-) -> tuple[Floats, Floats]:
-    """World origins and unit directions of rays sent at `phase` (-0.5 to 0.5) of a turn."""
-    weight = np.abs(phase)[:, None] * 2.0
-    other = np.where(phase[:, None] < 0, early[:3, 3], late[:3, 3])
-    origins = middle[:3, 3] * (1 - weight) + other * weight
-    base = rotate(local, middle[:3, :3])
-    turned = np.where(phase[:, None] < 0, rotate(local, early[:3, :3]), rotate(local, late[:3, :3]))
-    directions = base * (1 - weight) + turned * weight
-    return origins, directions / np.linalg.norm(directions, axis=1, keepdims=True)

@@ -3,14 +3,19 @@
 import numpy as np
 import pytest
 
+from pcsparse.data.synthetic.beams import roll_shutter, send
 from pcsparse.data.synthetic.materials import BUILDING, ROAD, SIGN, WINDOW, Material
-from pcsparse.data.synthetic.mesh import join, quads
-from pcsparse.data.synthetic.returns import bumped, intensity, lost, value_noise
+from pcsparse.data.synthetic.returns import (
+    Contacts,
+    brightness,
+    bumped,
+    intensity,
+    lost,
+    received,
+    value_noise,
+)
 from pcsparse.data.synthetic.sensor import SENSORS, sensor_named
-from pcsparse.data.synthetic.sweep import _beams, _roll_shutter
 from pcsparse.errors import UnsupportedError
-
-SQUARE = np.array([[[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]])
 
 
 def test_hdl64e_has_the_measured_beams() -> None:
@@ -39,19 +44,20 @@ def test_hdl64e_steps_are_those_of_a_real_sweep() -> None:
 @pytest.mark.parametrize("name", SENSORS)
 def test_beams_leave_ring_by_ring_with_rising_azimuth(name: str) -> None:
     sensor = sensor_named(name)
-    azimuth, elevation, ring = _beams(sensor, np.random.default_rng(0))
-    assert (np.diff(ring) >= 0).all()
-    wraps = np.diff(azimuth) < -np.pi
+    sent = send(sensor, np.random.default_rng(0))
+    assert (np.diff(sent.ring) >= 0).all()
+    wraps = np.diff(sent.azimuth) < -np.pi
     assert wraps.sum() == sensor.rings - 1
-    np.testing.assert_array_equal(elevation, np.radians(np.array(sensor.elevations))[ring])
+    np.testing.assert_array_equal(sent.elevation, np.radians(np.array(sensor.elevations))[sent.ring])
+    np.testing.assert_array_equal(sent.column + sent.ring * sensor.columns, np.arange(len(sent.ring)))
 
 
 def test_the_own_roof_hides_the_steepest_rings_behind() -> None:
     sensor = sensor_named("hdl64e")
-    azimuth, _, ring = _beams(sensor, np.random.default_rng(0))
-    behind = np.abs(azimuth - np.pi) < 0.3
-    assert not (ring[behind] == 63).any()
-    assert (ring[np.abs(azimuth - np.pi / 2) < 0.2] == 63).any()
+    sent = send(sensor, np.random.default_rng(0))
+    last = sent.ring == 63
+    assert not sent.free[last & (np.abs(sent.azimuth - np.pi) < 0.3)].any()
+    assert sent.free[last & (np.abs(sent.azimuth - np.pi / 2) < 0.2)].any()
 
 
 def test_unknown_sensors_are_refused() -> None:
@@ -61,15 +67,14 @@ def test_unknown_sensors_are_refused() -> None:
 
 def _returned(surface, metres: float, cosine: float) -> float:
     n = 20000
-    struck = quads(SQUARE, surface).select(np.zeros(n, int))
-    gone = lost(
-        np.full(n, metres),
-        np.full(n, cosine),
-        struck,
-        sensor_named("hdl64e"),
-        np.random.default_rng(1),
-    )
-    return 1 - gone.mean()
+    met = _met(surface, np.full(n, metres), np.full(n, cosine))
+    return 1 - lost(met, sensor_named("hdl64e"), np.random.default_rng(1)).mean()
+
+
+def _met(surface, distance, cosine) -> Contacts:
+    power = received(distance, cosine, np.float64(surface.reflectivity), sensor_named("hdl64e"))
+    material = np.full(len(distance), int(surface.material))
+    return Contacts(distance, cosine, material, power, brightness(cosine, surface.reflectivity))
 
 
 def test_near_road_returns_and_far_grazing_road_does_not() -> None:
@@ -85,11 +90,11 @@ def test_windows_swallow_most_pulses() -> None:
 
 def test_intensity_is_quantised_and_follows_reflectivity() -> None:
     n, rng = 4000, np.random.default_rng(2)
-    mesh = join([quads(SQUARE, ROAD), quads(SQUARE, SIGN)])
     points = rng.uniform(-50, 50, (n, 3))
     means = []
-    for row in (0, 2):
-        value = intensity(points, np.full(n, 0.5), mesh.select(np.full(n, row)), 1.0, 5, rng)
+    for surface in (ROAD, SIGN):
+        met = _met(surface, np.full(n, 10.0), np.full(n, 0.5))
+        value = intensity(met, points, sensor_named("hdl64e"), 1.0, 5, rng)
         assert value.dtype == np.float32
         assert value.min() >= 0
         assert value.max() <= 1
@@ -128,7 +133,7 @@ def test_rays_leave_from_where_the_car_is_at_their_moment() -> None:
     late[:2, :2] = [[0, -1], [1, 0]]
     phase = np.array([-0.5, -0.25, 0.0, 0.25, 0.5])
     local = np.tile([1.0, 0.0, 0.0], (5, 1))
-    origins, directions = _roll_shutter(early, middle, late, phase, local)
+    origins, directions = roll_shutter(early, middle, late, phase, local)
     np.testing.assert_allclose(origins[:, 0], [-1.0, -0.5, 0.0, 0.5, 1.0])
     np.testing.assert_allclose(directions[:3], local[:3])
     np.testing.assert_allclose(directions[3], [0.5**0.5, 0.5**0.5, 0.0])

@@ -1,0 +1,65 @@
+"""Returns of the car that carries the sensor."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+
+from pcsparse.data.synthetic.arrays import Floats, Ints
+from pcsparse.data.synthetic.beams import Pulses
+from pcsparse.data.synthetic.sensor import Sensor
+
+# SemanticKITTI's "outlier", which training ignores
+OUTLIER = 1
+# share of the pulses onto the roof that come back, and the spread of its height in metres
+_ANSWERS = 0.95
+_ROUGH = 0.03
+
+
+@dataclass(frozen=True)
+class OwnReturns:
+    """Pulses that the own car sends back.
+
+    Args:
+        row: (m,) of the pulses, ascending.
+        distance: (m,) float64, metres.
+        intensity: (m,) float32, 0 to 1.
+    """
+
+    row: Ints
+    distance: Floats
+    intensity: Floats
+
+
+def own_returns(sensor: Sensor, pulses: Pulses, rng: Generator) -> OwnReturns:
+    """What roof, rack and rails of the own car answer in one turn."""
+    roof = np.flatnonzero(~pulses.free & (rng.random(len(pulses.free)) < _ANSWERS))
+    roof = roof[: len(roof) if sensor.roof_depth else 0]
+    depth = sensor.roof_depth + rng.normal(0.0, _ROUGH, len(roof))
+    far = depth / -np.sin(pulses.elevation[roof])
+    # dark paint in the sun: a few steps above nothing, with a long tail
+    grey = np.minimum(rng.exponential(0.09, len(roof)), 1.0)
+    rows, spots = _fittings(sensor, rng)
+    row = np.concatenate([roof, rows])
+    distance = np.concatenate([far, spots])
+    row, first = np.unique(row, return_index=True)
+    steps = np.round(np.concatenate([grey, np.zeros(len(rows))])[first] / sensor.intensity_step)
+    distance = np.round(distance[first] / sensor.range_quantum) * sensor.range_quantum
+    keep = distance >= sensor.min_range
+    light = (steps * sensor.intensity_step).astype(np.float32)
+    return OwnReturns(row[keep], distance[keep], light[keep])
+
+
+def _fittings(sensor: Sensor, rng: Generator) -> tuple[Ints, Floats]:
+    """Rows of pulses that meet what stands out, and how far away it is."""
+    rows, far = [np.zeros(0, np.int64)], [np.zeros(0)]
+    for x, y, z, spread, often in sensor.fittings:
+        spots = np.array([x, y, z]) + rng.normal(0.0, spread, (int(rng.poisson(often)), 3))
+        reach = np.sqrt((spots * spots).sum(1))
+        tilt = np.degrees(np.arcsin(spots[:, 2] / reach))
+        ring = np.abs(np.array(sensor.elevations) - tilt[:, None]).argmin(1)
+        turn = np.arctan2(spots[:, 1], spots[:, 0]) % (2 * np.pi)
+        column = (turn * (sensor.columns / (2 * np.pi))).astype(np.int64) % sensor.columns
+        rows.append(ring * sensor.columns + column)
+        far.append(reach)
+    return np.concatenate(rows), np.concatenate(far)
