@@ -244,6 +244,8 @@ def test_wheel_carries_configs_labels_and_weights(installed, tmp_path):
         print(resources.configs_dir() / "train.yaml")
         print(resources.labels_file("semantickitti"))
         print(next(resources.weights_dir().glob("*.safetensors"), "no weights"))
+        for name in ("page.html", "page.css", "page.js"):
+            print(Path(pcsparse.__file__).parent / "view" / name)
     """
     paths = [Path(line) for line in succeed(installed / "python", "-c", program, cwd=tmp_path).splitlines()]
 
