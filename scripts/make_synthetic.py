@@ -1,7 +1,8 @@
-"""Make synthetic LiDAR sweeps in SemanticKITTI's layout, or print figures of sweeps.
+"""Make synthetic LiDAR sweeps in SemanticKITTI's layout, print figures, or hold them against real ones.
 
 python scripts/make_synthetic.py OUT --towns 4 --sweeps 8 --seed 0 --caster auto --sensor hdl64e
 python scripts/make_synthetic.py stats ROOT_OR_SWEEP...
+python scripts/make_synthetic.py compare REAL... --sweeps 50 --jobs 2 --out report
 """
 
 import sys

@@ -13,6 +13,7 @@ from pcsparse.data.synthetic.sensor import SENSORS, sensor_named
 from pcsparse.data.synthetic.stats import PERCENTILES, VOXEL_SIZES, SweepStats, read_sweep, sweep_stats
 from pcsparse.data.synthetic.writer import write_towns
 from pcsparse.errors import FormatError, RangeError
+from pcsparse.programs import synth_compare
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,9 @@ def _line(name: str, stats: SweepStats, pulses: int) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse a command line and run it: `OUT [options]` makes sweeps, `stats SOURCE...` prints figures."""
+    """Parse a command line and run it: `OUT [options]`, `stats SOURCE...` or `compare REAL...`."""
+    if arguments and arguments[0] == "compare":
+        return synth_compare.main(arguments[1:])
     if arguments and arguments[0] == "stats":
         parser = argparse.ArgumentParser(
             prog="make_synthetic.py stats", description="Print figures of sweeps."

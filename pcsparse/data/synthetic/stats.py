@@ -60,28 +60,42 @@ class SweepStats:
     brightness: dict[str, float]
 
 
-def _cells(points: Floats, size: float) -> Ints:
-    """Sorted unique int64 keys of the occupied cells, with room between rows for a step of one either way."""
-    index = np.floor(points.astype(np.float64) / size).astype(np.int64)
-    index -= index.min(0) - 1
-    spans = index.max(0) + 2
-    keys: Ints = np.unique((index[:, 0] * spans[1] + index[:, 1]) * spans[2] + index[:, 2])
-    return keys
+def voxels(points: Floats, size: float) -> int:
+    """How many cells of `size` metres the points (n, 3) lie in."""
+    return len(_cells(points, size)[0])
 
 
-def _neighbours(points: Floats, size: float) -> float:
+def pairs_a_voxel(points: Floats, size: float) -> tuple[int, float]:
+    """Occupied cells of `size` metres, and the pairs that a 3x3x3 kernel map has for one of them on average.
+
+    These are the occupied cells among the 27 around an occupied one, itself included.
+
+    Args:
+        points: (n, 3) metres, n at least 1.
+        size: metres.
+    """
+    keys, step_x, step_y = _cells(points, size)
+    # a neighbour that way is a neighbour back: one half of the 26 is enough
+    half = [(0, 0, 1)] + [(0, 1, z) for z in (-1, 0, 1)]
+    half += [(1, y, z) for y in (-1, 0, 1) for z in (-1, 0, 1)]
+    found = 0
+    for x, y, z in half:
+        wanted = keys + (x * step_x + y * step_y + z)
+        at = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+        found += int((keys[at] == wanted).sum())
+    return len(keys), 1.0 + 2.0 * found / len(keys)
+
+
+def _cells(points: Floats, size: float) -> tuple[Ints, int, int]:
+    """Sorted unique int64 keys of the occupied cells, and what a step along x and along y adds to a key.
+
+    Between rows there is room for a step of one either way.
+    """
     index = np.floor(points.astype(np.float64) / size).astype(np.int64)
     index -= index.min(0) - 1
-    _, span_y, span_z = index.max(0) + 2
-    keys = _cells(points, size)
-    pairs = 0
-    for x in (-1, 0, 1):
-        for y in (-1, 0, 1):
-            for z in (-1, 0, 1):
-                wanted = keys + (x * span_y + y) * span_z + z
-                found = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-                pairs += int((keys[found] == wanted).sum())
-    return pairs / len(keys)
+    _, span_y, span_z = (int(span) for span in index.max(0) + 2)
+    keys: Ints = np.unique((index[:, 0] * span_y + index[:, 1]) * span_z + index[:, 2])
+    return keys, span_y * span_z, span_z
 
 
 def sweep_stats(points: Floats, intensity: Floats, semantic: Ints | None = None) -> SweepStats:
@@ -110,8 +124,8 @@ def sweep_stats(points: Floats, intensity: Floats, semantic: Ints | None = None)
         len(points),
         turns,
         tuple(float(value) for value in np.percentile(distance, PERCENTILES)),
-        tuple(len(_cells(points, size)) for size in VOXEL_SIZES),
-        _neighbours(points, VOXEL_SIZES[0]),
+        tuple(voxels(points, size) for size in VOXEL_SIZES),
+        pairs_a_voxel(points, VOXEL_SIZES[0])[1],
         (float(intensity.mean()), float(intensity.std())),
         shares,
         brightness,

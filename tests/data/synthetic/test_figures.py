@@ -1,0 +1,150 @@
+"""The figures of a sweep against loops over its points, and sweeps that are refused."""
+
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+
+from pcsparse.data.synthetic.figures import (
+    HEIGHTS,
+    LEVELS,
+    REACHES,
+    RINGS,
+    Turn,
+    heights,
+    make_turn,
+    measure,
+    ring_angles,
+)  # fmt: skip
+from pcsparse.data.synthetic.sensor import Sensor
+from pcsparse.data.synthetic.stats import pairs_a_voxel, voxels
+from pcsparse.errors import FormatError
+
+ANGLES = (6.0, 2.0, -1.0, -3.0, -6.0, -10.0, -14.0, -18.0)
+SENSOR = Sensor("test", ANGLES, 400, 0.0, 0.1, 1.7)
+
+
+def sweep(seed: int = 3, *, keep: float = 0.8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points of `SENSOR` ring by ring with rising azimuth, their intensity and rings, some pulses lost."""
+    rng = np.random.default_rng(seed)
+    azimuth = np.tile((np.arange(400) + 0.5) * (2 * np.pi / 400), 8)
+    ring = np.repeat(np.arange(8), 400)
+    tilt = np.radians(ANGLES)[ring]
+    flat = np.where(tilt < -0.03, 1.7 / np.tan(np.maximum(-tilt, 1e-3)), 75.0)
+    far = np.minimum(flat / np.cos(tilt), rng.uniform(2.0, 70.0, len(ring)))
+    rows = rng.random(len(ring)) < keep
+    points = np.stack([np.cos(tilt) * np.cos(azimuth), np.cos(tilt) * np.sin(azimuth), np.sin(tilt)], 1)
+    light = rng.integers(0, 100, len(ring)) / 100
+    return (points * far[:, None])[rows].astype(np.float32), light[rows].astype(np.float32), ring[rows]
+
+
+@pytest.fixture(scope="module")
+def turn() -> Turn:
+    points, light, _ = sweep()
+    return make_turn(points, light, None, SENSOR, "a sweep")
+
+
+@pytest.fixture(scope="module")
+def found(turn: Turn) -> dict[str, float]:
+    return {figure.name: value for figure, value in measure(turn, SENSOR)}
+
+
+def test_beams_are_found_by_the_turns_of_the_azimuth(turn: Turn, found: dict[str, float]) -> None:
+    points, _, ring = sweep()
+    np.testing.assert_array_equal(turn.ring, ring)
+    np.testing.assert_allclose(ring_angles(turn, SENSOR), ANGLES, atol=1e-4)
+    assert found["rings"] == 8
+    assert found["ring angles off the preset, 90 %"] == pytest.approx(0.0, abs=1e-4)
+    assert found["azimuth step, median"] == pytest.approx(0.9, abs=1e-3)
+    assert found["points"] == len(points)
+    assert found["missing share"] == pytest.approx(100 * (1 - len(points) / 3200))
+    assert found["returns of the fullest ring"] == max(np.sum(ring == k) for k in range(8))
+    counts = [np.sum(ring == k) for k in range(8)]
+    missing = [value for name, value in found.items() if name.startswith("missing from")]
+    np.testing.assert_allclose(missing, [100 * (1 - count / 400) for count in counts])
+
+
+def test_a_ring_column_may_count_from_below_and_firing_by_firing(turn: Turn) -> None:
+    points, light, ring = sweep()
+    order = np.random.default_rng(1).permutation(len(points))
+    other = make_turn(points[order], light[order], 7 - ring[order], SENSOR, "a sweep")
+    np.testing.assert_array_equal(other.ring, ring[order])
+    for (figure, ours), (_, theirs) in zip(measure(other, SENSOR), measure(turn, SENSOR), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5), figure.name
+
+
+def test_ranges_light_and_density_are_those_of_plain_loops(turn: Turn, found: dict[str, float]) -> None:
+    points, light = turn.points.astype(float), turn.intensity.astype(float)
+    far = np.sqrt((points**2).sum(1))
+    flat = np.sqrt((points[:, :2] ** 2).sum(1))
+    for p in (1, 5, 25, 50, 75, 95, 99):
+        # linear between the two points in question
+        at = p / 100 * (len(far) - 1)
+        low, high = np.sort(far)[[int(at), min(int(at) + 1, len(far) - 1)]]
+        assert found[f"range, {p} %"] == pytest.approx(low + (at - int(at)) * (high - low), rel=1e-4)
+    assert found["intensity, mean"] == pytest.approx(sum(light) / len(light), rel=1e-5)
+    spread = (sum((value - sum(light) / len(light)) ** 2 for value in light) / len(light)) ** 0.5
+    assert found["intensity, standard deviation"] == pytest.approx(spread, rel=1e-5)
+    assert found["intensity, share of zeros"] == pytest.approx(100 * sum(light == 0) / len(light))
+    for low, high in pairwise(REACHES):
+        here = [value for value, d in zip(light, far, strict=True) if low <= d < high]
+        assert found[f"intensity from {low:g} to {high:g} m"] == pytest.approx(
+            sum(here) / len(here), rel=1e-4
+        )
+    for low, high in pairwise(RINGS):
+        count = sum(low <= d < high for d in flat)
+        density = count / (np.pi * high**2 - np.pi * low**2)
+        assert found[f"density from {low:g} to {high:g} m"] == pytest.approx(density)
+
+
+def test_heights_are_those_over_the_lowest_cell_around(turn: Turn, found: dict[str, float]) -> None:
+    cells: dict[tuple[int, int], list[float]] = {}
+    for x, y, z in turn.points.tolist():
+        cells.setdefault((int(x // 2), int(y // 2)), []).append(z)
+    ground = {cell: sorted(zs)[int(0.05 * len(zs))] for cell, zs in cells.items()}
+    expected = []
+    for x, y, z in turn.points.tolist():
+        around = [(int(x // 2) + i, int(y // 2) + j) for i, j in product((-1, 0, 1), repeat=2)]
+        expected.append(z - min(ground[cell] for cell in around if cell in ground))
+    above = heights(turn.points)
+    np.testing.assert_allclose(above, expected, atol=1e-6)
+    shares = [value for name, value in found.items() if name.endswith("over ground")]
+    assert sum(shares) == pytest.approx(100.0)
+    inside = np.mean([HEIGHTS[4] <= value < HEIGHTS[5] for value in expected])
+    assert found["points 1 to 2 m over ground"] == pytest.approx(100 * inside)
+
+
+def test_pairs_are_counted_at_five_levels(turn: Turn, found: dict[str, float]) -> None:
+    for size in LEVELS:
+        cells = {tuple(int(np.floor(float(v) / size)) for v in point) for point in turn.points}
+        pairs = sum(
+            (x + i, y + j, z + k) in cells for x, y, z in cells for i, j, k in product((-1, 0, 1), repeat=3)
+        )
+        assert pairs_a_voxel(turn.points, size) == (len(cells), pytest.approx(pairs / len(cells)))
+        assert found[f"pairs a voxel at {100 * size:g} cm"] == pytest.approx(pairs / len(cells))
+        assert voxels(turn.points, size) == len(cells)
+    assert found["voxels of 20 cm"] == voxels(turn.points, 0.2)
+
+
+def test_points_nearer_than_the_sensor_measures_are_left_out(turn: Turn) -> None:
+    points, light, ring = sweep()
+    # nuScenes writes a pulse that never came back as a point beside the sensor
+    points = np.concatenate([points, np.full((50, 3), 0.2, np.float32)])
+    light, ring = np.append(light, np.ones(50, np.float32)), np.append(ring, np.zeros(50, int))
+    assert len(make_turn(points, light, ring, SENSOR, "a sweep")) == len(turn)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda p, i, r: (p * 0.001, i, r), "none of them 1 m away"),
+        (lambda p, i, r: (p[:0], i[:0], r[:0]), "0 points"),
+        (lambda p, i, r: (p[r < 5], i[r < 5], None), r"5 beams, test has 8: another sensor \(--sensor\)"),
+        (lambda p, i, r: (p[p[:, 0] > 0], i[p[:, 0] > 0], r[p[:, 0] > 0]), "179 degrees, no whole turn"),
+    ],
+    ids=["near", "empty", "beams", "crop"],
+)
+def test_what_is_no_sweep_of_the_sensor_is_refused(change, told: str) -> None:
+    with pytest.raises(FormatError, match=told) as caught:
+        make_turn(*change(*sweep()), SENSOR, "street.bin")
+    assert "street.bin" in str(caught.value)
