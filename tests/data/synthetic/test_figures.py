@@ -98,19 +98,17 @@ def test_ranges_light_and_density_are_those_of_plain_loops(turn: Turn, found: di
 
 
 def test_heights_are_those_over_the_lowest_cell_around(turn: Turn, found: dict[str, float]) -> None:
+    points = np.random.default_rng(2).uniform([-6, -6, -2], [6, 6, 3], (1500, 3)).astype(np.float32)
     cells: dict[tuple[int, int], list[float]] = {}
-    for x, y, z in turn.points.tolist():
+    for x, y, z in points.tolist():
         cells.setdefault((int(x // 2), int(y // 2)), []).append(z)
     ground = {cell: sorted(zs)[int(0.05 * len(zs))] for cell, zs in cells.items()}
-    expected = []
-    for x, y, z in turn.points.tolist():
+    for above, (x, y, z) in zip(heights(points), points.tolist(), strict=True):
         around = [(int(x // 2) + i, int(y // 2) + j) for i, j in product((-1, 0, 1), repeat=2)]
-        expected.append(z - min(ground[cell] for cell in around if cell in ground))
-    above = heights(turn.points)
-    np.testing.assert_allclose(above, expected, atol=1e-6)
+        assert above == pytest.approx(z - min(ground[cell] for cell in around if cell in ground), abs=1e-6)
     shares = [value for name, value in found.items() if name.endswith("over ground")]
     assert sum(shares) == pytest.approx(100.0)
-    inside = np.mean([HEIGHTS[4] <= value < HEIGHTS[5] for value in expected])
+    inside = np.mean([HEIGHTS[4] <= value < HEIGHTS[5] for value in heights(turn.points)])
     assert found["points 1 to 2 m over ground"] == pytest.approx(100 * inside)
 
 
