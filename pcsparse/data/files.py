@@ -1,9 +1,12 @@
-"""Point files of any known format: one call to read, one to list."""
+"""Point files of any known format: one call to read, one to list, one to write."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from pcsparse.data import files_array, files_bin, files_scan, files_survey
+from pcsparse.data import files_array, files_bin, files_e57, files_feather, files_las, files_pcd, files_ply
+from pcsparse.data.files_faults import refuse_empty, refuse_other_kind
+from pcsparse.data.files_write import write_classes as write_classes
+from pcsparse.data.files_write import write_points as write_points
 from pcsparse.data.label_files import read_labels as read_labels
 from pcsparse.data.label_files import write_labels as write_labels
 from pcsparse.data.point_cloud import InvalidPolicy, PointCloud, RawCloud, finish
@@ -12,12 +15,12 @@ from pcsparse.errors import FormatError
 _READERS: dict[str, Callable[[Path], RawCloud]] = {
     ".npy": files_array.read_npy,
     ".npz": files_array.read_npz,
-    ".pcd": files_scan.read_pcd,
-    ".ply": files_scan.read_ply,
-    ".feather": files_scan.read_feather,
-    ".las": files_survey.read_las,
-    ".laz": files_survey.read_las,
-    ".e57": files_survey.read_e57,
+    ".pcd": files_pcd.read_pcd,
+    ".ply": files_ply.read_ply,
+    ".feather": files_feather.read_feather,
+    ".las": files_las.read_las,
+    ".laz": files_las.read_las,
+    ".e57": files_e57.read_e57,
 }
 EXTENSIONS = (".bin", *_READERS)
 """Endings of the point files that can be read; `.pcd.bin` is nuScenes' own `.bin`."""
@@ -62,6 +65,9 @@ def read_points(
     if not path.is_file():
         raise FormatError(f"{path} does not exist (looked in {path.parent.resolve()})")
     suffix = path.suffix.lower()
+    if suffix in EXTENSIONS:
+        refuse_empty(path)
+        refuse_other_kind(path)
     if suffix == ".bin":
         raw = files_bin.read_bin(path, columns, dtype)
     elif suffix in _READERS:

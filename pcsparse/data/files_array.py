@@ -1,11 +1,14 @@
 """NumPy files: plain (n, 3 or more) arrays, structured arrays, archives of them. Never a pickle."""
 
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
+from pcsparse.data.files_table import Table, check_rows, columns_of, flat, joined, xyz_of
 from pcsparse.data.point_cloud import RawCloud, not_read
 from pcsparse.errors import FormatError
 
@@ -21,21 +24,51 @@ def read_npy(path: Path) -> RawCloud:
     return _of_array(path, path.name, _load(path))
 
 
+def npy_table(path: Path) -> Table:
+    """All columns of a `.npy`; those of a plain array are x, y, z, intensity, column_4, column_5 ..."""
+    array = _load(path)
+    # the same refusals as in reading
+    _of_array(path, path.name, array)
+    return _table_of_array(cast(npt.NDArray, array))
+
+
+def write_npy(path: Path, table: Table) -> tuple[str, ...]:
+    """A structured array."""
+    _save(path, table)
+    return ()
+
+
+def add_to_npy(path: Path, source: Path, added: Table) -> tuple[str, ...]:
+    """Another array with further fields; a plain one gets further columns, in floats that hold them."""
+    before = cast(npt.NDArray, _load(source))
+    if before.dtype.names is not None:
+        _save(path, joined(before.ravel(), added))
+        return ()
+    # float32 holds every class id; bytes and half floats do not
+    wanted = np.result_type(before.dtype, np.float32)
+    columns = flat(joined(table_of_rows(before), added))
+    _save(path, np.stack([values.astype(wanted) for values in columns.values()], axis=1))
+    return (numbered(columns),)
+
+
+def numbered(columns: Iterable[str]) -> str:
+    """The note on columns that have no names in the file."""
+    return f"columns (from 0): {', '.join(f'{i} {name}' for i, name in enumerate(columns))}"
+
+
+def _save(path: Path, array: npt.NDArray) -> None:
+    # by a handle: the name as it is
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
 def read_npz(path: Path) -> RawCloud:
     """Points of a `.npz`: its only array, or the one named points, pc, xyz, xyzi, cloud or data.
 
     Separate arrays named as intensity and ring are used too, where the cloud has as many rows.
     """
-    arrays = _load(path)
-    if not isinstance(arrays, dict):
-        raise FormatError(f"{path} is a .npy file with the ending .npz; rename it")
-    names = [key for key in _CLOUD_KEYS if key in arrays] or (list(arrays) if len(arrays) == 1 else [])
-    if not names:
-        raise FormatError(
-            f"{path} holds arrays {sorted(arrays)}; none is named {', '.join(_CLOUD_KEYS)}, so it is "
-            "not clear which are the points; rename one"
-        )
-    raw = _of_array(path, f"{path.name}[{names[0]}]", arrays[names[0]])
+    arrays, key = _load_archive(path)
+    raw = _of_array(path, f"{path.name}[{key}]", arrays[key])
     intensity, ring = raw.intensity, raw.ring
     for key, values in arrays.items():
         if values.shape != (len(raw.xyz),):
@@ -45,6 +78,70 @@ def read_npz(path: Path) -> RawCloud:
         if ring is None and key.lower() in RING_NAMES:
             ring = values
     return RawCloud(raw.xyz, intensity, ring=ring, notes=raw.notes)
+
+
+def npz_table(path: Path) -> Table:
+    """All columns of the points of a `.npz`, and its other arrays with a row a point."""
+    arrays, key = _load_archive(path)
+    _of_array(path, f"{path.name}[{key}]", arrays[key])
+    table = _table_of_array(arrays[key])
+    columns = {name: table[name] for name in table.dtype.names or ()}
+    for name, values in arrays.items():
+        if values.shape[:1] == (len(table),) and values.ndim <= 2 and values.dtype.kind in "fiub":
+            columns.setdefault(name, values)
+    columns.pop(key, None)
+    return columns_of(columns)
+
+
+def write_npz(path: Path, table: Table) -> tuple[str, ...]:
+    """`points` (n, 3) and an array for each other column."""
+    arrays = {name: table[name] for name in table.dtype.names or () if name not in ("x", "y", "z")}
+    _save_archive(path, {"points": xyz_of(table), **arrays})
+    return ()
+
+
+def add_to_npz(path: Path, source: Path, added: Table) -> tuple[str, ...]:
+    """Another archive with an array for each further column."""
+    arrays, key = _load_archive(source)
+    check_rows(len(arrays[key]), added)
+    _save_archive(path, {**arrays, **{name: added[name] for name in added.dtype.names or ()}})
+    return ()
+
+
+def _save_archive(path: Path, arrays: dict[str, npt.NDArray]) -> None:
+    # keys are the file's: savez would take one named `file` for its own argument
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(values), allow_pickle=False)
+
+
+def _load_archive(path: Path) -> tuple[dict[str, npt.NDArray], str]:
+    """The arrays of a `.npz` and the name of the one that holds the points."""
+    arrays = _load(path)
+    if not isinstance(arrays, dict):
+        raise FormatError(f"{path} is a .npy file with the ending .npz; rename it")
+    names = [key for key in _CLOUD_KEYS if key in arrays] or (list(arrays) if len(arrays) == 1 else [])
+    if not names:
+        raise FormatError(
+            f"{path} holds arrays {sorted(arrays)}; none is named {', '.join(_CLOUD_KEYS)}, so it is "
+            "not clear which are the points; rename one"
+        )
+    return arrays, names[0]
+
+
+def _table_of_array(array: npt.NDArray) -> Table:
+    if array.dtype.names is not None:
+        return array.ravel()
+    return table_of_rows(array)
+
+
+def table_of_rows(rows: npt.NDArray, ring: int | None = None) -> Table:
+    """A table of (n, 3 or more) numbers: x, y, z, intensity, column_4 ...; `ring` is the column of rings."""
+    names = ["x", "y", "z", "intensity", *(f"column_{i}" for i in range(4, rows.shape[1]))]
+    if ring is not None:
+        names[ring] = "ring"
+    return columns_of(dict(zip(names, rows.T, strict=False)))
 
 
 def _load(path: Path) -> npt.NDArray | dict[str, npt.NDArray]:

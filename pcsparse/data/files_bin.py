@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pcsparse.data.point_cloud import RawCloud, not_read
+from pcsparse.data.files_array import INTENSITY_NAMES, RING_NAMES, numbered, table_of_rows
+from pcsparse.data.files_faults import refuse_empty
+from pcsparse.data.files_table import CLASS_COLUMN, CONFIDENCE_COLUMN, Table, flat, joined, xyz_of
+from pcsparse.data.point_cloud import FAR_M, RawCloud, not_read
 from pcsparse.errors import FormatError
 
 _INFERRED_COLUMNS = (4, 5, 6)
@@ -21,6 +24,7 @@ _MAX_DENORMAL_SHARE = 1e-3
 # organised sweeps mark every missing return as NaN, but not most of their points
 _MAX_INVALID_SHARE = 0.5
 _NUSCENES_COLUMNS = 5
+_NUSCENES_ENDING = ".pcd.bin"
 
 
 @dataclass(frozen=True)
@@ -43,24 +47,95 @@ def read_bin(path: Path, columns: int | None, dtype: str | None) -> RawCloud:
     Raises:
         FormatError: no reading fits, or more than one; the text names the size, what was tried, what to give.
     """
+    rows, notes = _read_rows(path, columns, dtype)
+    nuscenes = columns is None and path.name.endswith(_NUSCENES_ENDING)
+    ring = _ring_column(rows)
+    used = min(rows.shape[1], 4) if ring is None else ring + 1
+    return RawCloud(
+        xyz=rows[:, :3],
+        intensity=rows[:, 3] if rows.shape[1] > 3 else None,
+        full_scale=255.0 if nuscenes else None,
+        ring=None if ring is None else rows[:, ring],
+        notes=(*notes, *not_read(f"column {i} (from 0)" for i in range(used, rows.shape[1]))),
+    )
+
+
+def bin_table(path: Path, columns: int | None, dtype: str | None) -> Table:
+    """All columns of a `.bin`: x, y, z, intensity, ring or column_4, column_5 ...; see `read_bin`."""
+    rows, _ = _read_rows(path, columns, dtype)
+    return table_of_rows(rows, _ring_column(rows))
+
+
+def write_bin(path: Path, table: Table) -> tuple[str, ...]:
+    """Rows of float32: x, y, z, intensity, ring if there is one, and the classes.
+
+    Raises:
+        FormatError: coordinates of the world, which float32 would round.
+    """
+    far = float(np.nanmax(np.abs(xyz_of(table)), initial=0.0))
+    if far > FAR_M:
+        raise FormatError(
+            f"{path}: coordinates reach {far:.0f} m, a .bin of float32 resolves "
+            f"{np.spacing(np.float32(far)):.3g} m there; write .npy, .ply, .pcd, .las or .feather"
+        )
+    columns, notes = _known_columns(flat(table))
+    return (*_save(path, columns, np.dtype("<f4")), *notes)
+
+
+def add_to_bin(
+    path: Path, source: Path, added: Table, columns: int | None = None, dtype: str | None = None
+) -> tuple[str, ...]:
+    """Another `.bin` with further columns; half floats become float32, which holds every class id."""
+    wanted = np.dtype("<f8" if dtype == "float64" else "<f4")
+    return _save(path, flat(joined(bin_table(source, columns, dtype), added)), wanted)
+
+
+def _save(path: Path, columns: dict[str, npt.NDArray], dtype: np.dtype) -> tuple[str, ...]:
+    np.stack([values.astype(dtype) for values in columns.values()], axis=1).tofile(path)
+    as_type = "" if dtype == np.float32 else f" --dtype {dtype.name}"
+    return (numbered(columns), f"read {path.suffix} with --columns {len(columns)}{as_type}")
+
+
+def _known_columns(columns: dict[str, npt.NDArray]) -> tuple[dict[str, npt.NDArray], tuple[str, ...]]:
+    """What has a place in a `.bin`: x, y, z, intensity, ring, classes."""
+    names = {name.lower(): name for name in columns}
+    intensity = next((names[name] for name in INTENSITY_NAMES if name in names), None)
+    ring = next((names[name] for name in RING_NAMES if name in names), None)
+    kept = {axis: columns[axis] for axis in "xyz"}
+    notes: tuple[str, ...] = ()
+    if intensity is None:
+        kept["intensity"] = np.zeros(len(columns["x"]), np.float32)
+        notes = ("there is no intensity: its column is 0",)
+    else:
+        kept["intensity"] = columns[intensity]
+    if ring is not None:
+        kept["ring"] = columns[ring]
+    kept.update({name: columns[name] for name in (CLASS_COLUMN, CONFIDENCE_COLUMN) if name in columns})
+    left = set(columns) - set(kept) - {intensity, ring}
+    return kept, (*notes, *(f"no place in a .bin for {name}" for name in sorted(left)))
+
+
+def _read_rows(
+    path: Path, columns: int | None, dtype: str | None
+) -> tuple[npt.NDArray[np.floating], tuple[str, ...]]:
+    """(n, columns) numbers of the file and how their width was found."""
+    refuse_empty(path)
     size = path.stat().st_size
-    if size == 0:
-        raise FormatError(f"{path} has 0 bytes: the copy or the download broke off; fetch it again")
     wanted = _known_dtype(path, dtype)
     if columns is not None and columns < 3:
         raise FormatError(f"{path}: columns must be at least 3 (x, y, z), got {columns}")
-    nuscenes = columns is None and path.name.endswith(".pcd.bin")
+    nuscenes = columns is None and path.name.endswith(_NUSCENES_ENDING)
     candidates = (columns,) if columns else ((_NUSCENES_COLUMNS,) if nuscenes else _INFERRED_COLUMNS)
     if not any(size % (wanted.itemsize * c) == 0 for c in candidates):
         raise FormatError(_width_message(path, size, wanted, candidates))
     values = np.fromfile(path, dtype=wanted)
     if columns is not None and dtype is not None:
-        return _columns(values, columns, nuscenes, ())
+        return values.reshape(-1, columns), ()
     readings = [_judge(values, c, given=columns is not None or nuscenes) for c in candidates]
     chosen, notes = _choose(path, size, values, readings)
     if columns is None and not nuscenes:
         notes = (f"read as {chosen} columns of {wanted.name}", *notes)
-    return _columns(values, chosen, nuscenes, notes)
+    return values.reshape(-1, chosen), notes
 
 
 def _known_dtype(path: Path, dtype: str | None) -> np.dtype:
@@ -79,19 +154,8 @@ def _width_message(path: Path, size: int, wanted: np.dtype, candidates: tuple[in
     )
 
 
-def _columns(values: npt.NDArray, columns: int, nuscenes: bool, notes: tuple[str, ...]) -> RawCloud:
-    table = values.reshape(-1, columns)
-    ring, used = None, min(columns, 4)
-    if columns == _NUSCENES_COLUMNS and _is_ring(table[:, 4]):
-        ring, used = table[:, 4], 5
-    notes = (*notes, *not_read(f"column {i} (from 0)" for i in range(used, columns)))
-    return RawCloud(
-        xyz=table[:, :3],
-        intensity=table[:, 3] if columns > 3 else None,
-        full_scale=255.0 if nuscenes else None,
-        ring=ring,
-        notes=notes,
-    )
+def _ring_column(rows: npt.NDArray[np.floating]) -> int | None:
+    return 4 if rows.shape[1] == _NUSCENES_COLUMNS and _is_ring(rows[:, 4]) else None
 
 
 def _is_ring(values: npt.NDArray) -> bool:

@@ -15,10 +15,11 @@ from pcsparse.errors import FormatError, RangeError
 InvalidPolicy = Literal["drop", "raise", "keep"]
 """What to do with points that have a NaN or infinite coordinate or intensity."""
 
+FAR_M = 8192.0
+"""Metres beyond which float32 resolves a millimetre at best; no sensor sees that far from itself."""
+
 _log = logging.getLogger(__name__)
 
-# beyond it float32 resolves a millimetre at best; no sensor sees that far from itself
-_FAR_M = 8192.0
 # up to twice full scale is a bright sign, beyond it the scale is wrong; no 0-255 sweep peaks at 2
 _SLACK = 2.0
 _SHOWN_COLUMNS = 6
@@ -170,11 +171,11 @@ def _origin(xyz: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], tup
     finite = xyz[np.isfinite(xyz).all(axis=1)]
     if len(finite) == 0:
         return origin, ()
-    if np.abs(finite).max() <= _FAR_M:
+    if np.abs(finite).max() <= FAR_M:
         return origin, ()
     # the median, not the middle: one stray return at (0, 0, 0) must not pull the origin half a world away
     median = np.median(finite, axis=0).astype(np.float64)
-    far = np.abs(median) > _FAR_M
+    far = np.abs(median) > FAR_M
     origin[far] = np.round(median[far])
     if not far.any():
         return origin, ()

@@ -1,0 +1,191 @@
+"""Points and predictions to files: what was read comes back, in every format and from one to another."""
+
+import numpy as np
+import pytest
+
+from pcsparse.data import files_write
+from pcsparse.data.files import EXTENSIONS, read_points, write_classes, write_points
+from pcsparse.data.files_table import CLASS_COLUMN, CONFIDENCE_COLUMN, PointClasses, columns_of
+from pcsparse.errors import DtypeError, FormatError, RangeError, ShapeError
+from tests.data.rows import street
+from tests.data.test_files import WRITERS
+
+N = 60
+ENDINGS = list(WRITERS)
+UTM = np.array([637_179.25, 5_849_498.75, 431.5])
+
+
+def classes_of(n=N, codes=True):
+    rng = np.random.default_rng(3)
+    return PointClasses(
+        rng.choice([10, 40, 50, 70, 259, 65535], n).astype(np.uint16),
+        rng.random(n).astype(np.float32),
+        rng.choice([1, 2, 6, 11], n).astype(np.uint8) if codes else None,
+    )
+
+
+def table_in(path, columns=None):
+    """All columns of a file by name."""
+    if path.suffix == ".bin":
+        from pcsparse.data.files_bin import bin_table
+
+        table = bin_table(path, columns, None)
+    else:
+        table = files_write._FORMATS[path.suffix].read(path)
+    return {name: table[name] for name in table.dtype.names}
+
+
+def check_classes(path, classes, columns=None):
+    found = table_in(path, columns)
+    # plain rows have no names
+    names = (CLASS_COLUMN, CONFIDENCE_COLUMN) if CLASS_COLUMN in found else list(found)[-2:]
+    np.testing.assert_array_equal(found[names[0]], classes.raw_ids)
+    np.testing.assert_array_equal(found[names[1]], classes.confidence)
+    return found
+
+
+@pytest.fixture
+def source(tmp_path):
+    def make(ending, n=N):
+        path = tmp_path / f"in.{ending}"
+        WRITERS[ending][0](path, street(n))
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_same_format_keeps_every_column_and_adds_two(tmp_path, source, ending):
+    path, out, classes = source(ending), tmp_path / "deep" / f"out.{ending}", classes_of()
+    before, cloud = table_in(path), read_points(path)
+    write_classes(out, path, classes)
+    found = check_classes(out, classes, 6)
+    for name, values in before.items():
+        if name != "classification":
+            assert found[name].dtype == values.dtype
+            np.testing.assert_array_equal(found[name], values, err_msg=name)
+    options = {"columns": 6} if ending == "bin" else {}
+    again = read_points(out, **options)
+    np.testing.assert_array_equal(again.points, cloud.points)
+    np.testing.assert_array_equal(again.intensity, cloud.intensity)
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("ending", [e for e in ENDINGS if e not in ("bin", "npy")])
+def test_classes_of_a_second_run_replace_the_first(tmp_path, source, ending):
+    first, second = tmp_path / f"first.{ending}", tmp_path / f"second.{ending}"
+    write_classes(first, source(ending), classes_of())
+    other = PointClasses(np.full(N, 44, np.uint16), np.full(N, 0.5, np.float32))
+    write_classes(second, first, other)
+    assert list(check_classes(second, other)) == list(table_in(first))
+
+
+@pytest.mark.parametrize("after", ENDINGS)
+@pytest.mark.parametrize("before", ["bin", "npz", "pcd", "las", "e57", "feather"])
+def test_from_one_format_to_another(tmp_path, source, before, after):
+    path, out, classes = source(before), tmp_path / f"out.{after}", classes_of()
+    cloud = read_points(path)
+    write_classes(out, path, classes)
+    check_classes(out, classes, 7 if before == "feather" and after == "bin" else 6)
+    options = {"columns": 7 if before == "feather" else 6} if after == "bin" else {}
+    again = read_points(out, **options)
+    atol = 5.1e-5 if after in ("las", "laz") and before not in ("las", "laz") else 0
+    np.testing.assert_allclose(again.world(), cloud.world(), rtol=0, atol=max(atol, 1e-6))
+    np.testing.assert_allclose(again.intensity, cloud.intensity, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", [e for e in ENDINGS if e != "bin"])
+def test_world_coordinates_are_not_rounded(tmp_path, ending):
+    xyz = street(N)[:, :3].astype(np.float64) + UTM
+    table = columns_of({axis: xyz[:, i] for i, axis in enumerate("xyz")})
+    np.save(tmp_path / "in.npy", table)
+    out = tmp_path / f"out.{ending}"
+    write_classes(out, tmp_path / "in.npy", classes_of())
+    found = check_classes(out, classes_of())
+    got = np.stack([found[axis] for axis in "xyz"], axis=1)
+    assert got.dtype == np.float64
+    # LAS stores tenths of a millimetre, the others the numbers themselves
+    np.testing.assert_allclose(got, xyz, rtol=0, atol=5.1e-5 if ending in ("las", "laz") else 0)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_cloud_is_written_and_read_again(tmp_path, source, ending):
+    cloud = read_points(source("npy"))
+    write_points(tmp_path / f"out.{ending}", cloud, classes_of())
+    options = {"columns": 6} if ending == "bin" else {}
+    again = read_points(tmp_path / f"out.{ending}", **options)
+    atol = 5.1e-5 if ending in ("las", "laz") else 0
+    np.testing.assert_allclose(again.points, cloud.points, rtol=0, atol=atol)
+    np.testing.assert_allclose(again.intensity, cloud.intensity, rtol=0, atol=1e-5)
+    write_points(tmp_path / f"bare.{ending}", cloud)
+    assert len(read_points(tmp_path / f"bare.{ending}")) == N
+
+
+def test_a_bin_takes_no_world_coordinates(tmp_path):
+    np.save(tmp_path / "in.npy", street(N)[:, :3].astype(np.float64) + UTM)
+    with pytest.raises(FormatError, match=r"reach 5849\d+ m, .* float32 resolves 0\.5 m there; write"):
+        write_classes(tmp_path / "out.bin", tmp_path / "in.npy", classes_of())
+    assert not (tmp_path / "out.bin").exists()
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz", "pcd", "ply", "las", "laz", "e57", "feather"])
+def test_no_points(tmp_path, ending):
+    np.save(tmp_path / "in.npy", street(0))
+    write_classes(tmp_path / f"out.{ending}", tmp_path / "in.npy", classes_of(0))
+    assert len(read_points(tmp_path / f"out.{ending}")) == 0
+
+
+@pytest.mark.parametrize("ending", ["bin", "npy", "npz", "pcd", "ply", "e57", "feather"])
+def test_points_that_are_not_finite_stay(tmp_path, ending):
+    rows = street(N)
+    rows[7, 0] = rows[30, 2] = np.nan
+    np.save(tmp_path / "in.npy", rows)
+    write_classes(tmp_path / f"out.{ending}", tmp_path / "in.npy", classes_of())
+    options = {"columns": 6} if ending == "bin" else {}
+    cloud = read_points(tmp_path / f"out.{ending}", invalid="keep", **options)
+    assert np.flatnonzero(~np.isfinite(cloud.points).all(axis=1)).tolist() == [7, 30]
+    check_classes(tmp_path / f"out.{ending}", classes_of(), 6)
+
+
+def test_las_says_what_it_cannot_hold(tmp_path):
+    pytest.importorskip("laspy")
+    rows = street(N)
+    rows[7, 0] = np.nan
+    np.save(tmp_path / "in.npy", rows)
+    notes = write_classes(tmp_path / "out.las", tmp_path / "in.npy", classes_of())
+    assert notes == ("1 of 60 points left out: LAS cannot hold NaN or infinite coordinates",)
+    assert len(read_points(tmp_path / "out.las")) == N - 1
+
+
+def test_classes_are_checked(tmp_path, source):
+    with pytest.raises(DtypeError, match="raw_ids must be uint16, got uint32"):
+        PointClasses(np.zeros(3, np.uint32))
+    with pytest.raises(ShapeError, match=r"confidence must have shape \(3,\), got \(4,\)"):
+        PointClasses(np.zeros(3, np.uint16), np.zeros(4, np.float32))
+    for ending in ENDINGS:
+        with pytest.raises(RangeError, match=r"59 rows of classes do not fit .* 60 points"):
+            write_classes(tmp_path / f"out.{ending}", source(ending), classes_of(N - 1))
+    with pytest.raises(RangeError, match=r"in\.npy would be overwritten by its own classes"):
+        write_classes(tmp_path / "in.npy", tmp_path / "in.npy", classes_of())
+    with pytest.raises(FormatError, match=r"unknown ending '\.txt'; known: \.bin"):
+        write_classes(tmp_path / "out.txt", tmp_path / "in.npy", classes_of())
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, source, monkeypatch, ending):
+    path, out = source(ending), tmp_path / "deep" / f"out.{ending}"
+    write_classes(out, path, classes_of())
+    old = out.read_bytes()
+
+    def fail(_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pcsparse.whole_file.os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_classes(out, path, classes_of(codes=False))
+    assert out.read_bytes() == old
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+def test_every_format_that_is_read_is_written():
+    assert set(files_write.WRITABLE) == set(EXTENSIONS)
