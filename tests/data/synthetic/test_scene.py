@@ -32,9 +32,9 @@ def test_solids_are_closed() -> None:
 
 
 OBJECTS = {
-    "car": (lambda r: vehicles.car(r)[0], {10}, 3.4, 6.2),
-    "truck": (lambda r: vehicles.truck(r)[0], {18}, 5.9, 10.2),
-    "bus": (lambda r: vehicles.bus(r)[0], {13}, 7.9, 12.2),
+    "car": (lambda r: vehicles.car(r)[0], {10}, 3.4, 6.3),
+    "truck": (lambda r: vehicles.truck(r)[0], {18}, 5.4, 16.8),
+    "bus": (lambda r: vehicles.bus(r)[0], {13}, 7.9, 18.4),
     "trailer": (lambda r: vehicles.trailer(r)[0], {20}, 2.9, 8.1),
     "person": (people.person, {30}, 0.2, 1.1),
     "bicycle": (people.bicycle, {11}, 1.5, 2.0),
