@@ -22,7 +22,7 @@ MAKERS = {
 
 
 def beside(mesh: Mesh, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Triangles that rays meet which start beside the vehicle at places x and heights z and cross it along y."""
+    """Triangles that rays meet which cross the vehicle along y at places x and heights z."""
     origins = np.stack([x, np.full(len(x), -4.0), z], 1).astype(np.float32)
     return make_caster("bvh", mesh).cast(origins, np.tile(np.float32([0, 1, 0]), (len(x), 1))).triangle
 
