@@ -21,12 +21,14 @@ class Prediction:
 
     Attributes:
         targets: (n,) int64, one a point, in input order; -1 for points that were left out.
+        confidence: (n,) float32, 0-1: the network's share (softmax) of that class; 0 for points left out.
         n_left_out: points that are not finite or outside the crop.
         n_voxels: voxels that the network saw.
         voxelize_s, network_s: seconds.
     """
 
     targets: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float32]
     n_left_out: int
     n_voxels: int
     voxelize_s: float
@@ -75,9 +77,13 @@ class Predictor:
                     f"{name}: the network returned values that are not finite; are intensities 0-1?"
                 )
             classes = logits.argmax(dim=1).cpu()
+            shares = logits.float().softmax(dim=1).amax(dim=1).cpu()
         targets = batch.to_points(classes)[0].numpy()
+        confidence = np.zeros(len(points), dtype=np.float32)
+        confidence[batch.kept.numpy()] = shares[batch.inverse].numpy()
         return Prediction(
             targets=targets,
+            confidence=confidence,
             n_left_out=int((targets == IGNORE).sum()),
             n_voxels=len(batch.coords),
             voxelize_s=voxelized - began,

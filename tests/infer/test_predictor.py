@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pcsparse.data.collate import VoxelSettings
+from pcsparse.data.collate import VoxelSettings, voxel_batch
+from pcsparse.data.datasets.semantic_kitti import Sweep
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.infer.predictor import Predictor
 from tests.streets import tiny_model, tiny_street
@@ -63,9 +64,26 @@ def test_broken_and_cropped_points_have_no_class(predictor):
     assert prediction.n_left_out == outside.sum() > 1
 
 
+def test_confidence_is_the_share_of_the_class(predictor):
+    sweep = tiny_street(2)
+    points = sweep.points.copy()
+    points[10] = np.nan
+    prediction = predictor(points, sweep.intensity)
+    batch = voxel_batch(Sweep(points, sweep.intensity, None, "cloud"), predictor.voxels)
+    shares = predictor.model(batch.tensor("cpu")).feats.detach().double().softmax(dim=1).numpy()
+    rows = shares[batch.inverse.numpy()]
+    finite = np.arange(600) != 10
+    expected = rows[np.arange(599), prediction.targets[finite]]
+    assert prediction.confidence.dtype == np.float32
+    np.testing.assert_allclose(prediction.confidence[finite], expected, rtol=1e-5)
+    assert prediction.confidence[10] == 0
+    assert 1 / 19 < prediction.confidence[finite].min() < prediction.confidence.max() < 1
+
+
 def test_the_empty_cloud(predictor):
     prediction = predictor(np.zeros((0, 3), np.float32), None)
     assert prediction.targets.shape == (0,)
+    assert prediction.confidence.shape == (0,)
     assert prediction.n_voxels == 0
 
 
