@@ -46,7 +46,7 @@ def send(sensor: Sensor, rng: Generator) -> Pulses:
     azimuth = np.clip(azimuth, 0.0, 2 * np.pi - 1e-9)
     ring = np.repeat(np.arange(sensor.rings), sensor.columns)
     elevation = np.radians(np.array(sensor.elevations))[ring]
-    free = elevation > np.tile(sensor.shaded(columns), sensor.rings)
+    free = sensor.free(columns).ravel()
     return Pulses(azimuth, elevation, ring, np.tile(np.arange(sensor.columns), sensor.rings), free)
 
 

@@ -31,10 +31,10 @@ class Material(IntEnum):
 # bumps and shortening so that second differences of the range along a ring do: median 0.015 m on facades,
 # 0.04 to 0.1 m on hedges and bushes, 0.1 to 0.4 m in crowns (four real sweeps).
 _TABLE: dict[Material, tuple[float, float, float, float]] = {
-    Material.ASPHALT: (0.004, 0.30, 0.0, 0.0),
-    Material.PAVING: (0.006, 0.22, 0.0, 0.0),
-    Material.SOIL: (0.035, 0.22, 0.0, 0.012),
-    Material.PLASTER: (0.004, 0.25, 0.0, 0.0),
+    Material.ASPHALT: (0.004, 0.14, 0.0, 0.0),
+    Material.PAVING: (0.006, 0.13, 0.0, 0.0),
+    Material.SOIL: (0.035, 0.15, 0.0, 0.012),
+    Material.PLASTER: (0.004, 0.15, 0.0, 0.0),
     Material.GLASS: (0.0, 0.6, 0.75, 0.0),
     Material.PAINT: (0.0, 0.5, 0.12, 0.0),
     Material.LEAF: (0.04, 0.28, 0.0, 0.025),

@@ -222,7 +222,7 @@ def _beams_at(rng: Generator, low: Floats, high: Floats, sensor: Sensor) -> Floa
     near = _within(ahead, low, high)
     azimuth = np.tile(ahead[near], sensor.rings)
     elevation = np.repeat(np.radians(np.array(sensor.elevations)), int(near.sum()))
-    free = elevation > np.tile(sensor.shaded(around[near]), sensor.rings)
+    free = sensor.free(around[near]).ravel()
     azimuth, elevation = azimuth[free], elevation[free]
     return np.stack(
         [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], 1

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from pcsparse.data.synthetic import sensor_tables as tables
-from pcsparse.data.synthetic.arrays import Floats
+from pcsparse.data.synthetic.arrays import Bools, Floats
 from pcsparse.errors import UnsupportedError
 
 
@@ -41,9 +41,9 @@ class Sensor:
         retro_gain: how much brighter than that a retroreflector looks.
         ring_slope: a ring; each laser answers slope x intensity + shift. Empty: all alike.
         ring_shift: a ring, as above.
-        roof: degrees of elevation below which the own roof is in the way, for equal sectors of azimuth, from
-            straight ahead and to the left round; empty if nothing is in the way.
-        roof_depth: metres of that roof below the sensor, where it answers; 0 where it is too near to.
+        blocked: ring and two azimuths in degrees, from straight ahead to the left round, between which the
+            own car is in the way.
+        roof_depth: metres from the sensor down to what is in the way; 0: that does not answer.
         fittings: what else of the own car answers now and then: x, y, z in metres of the sensor frame, the
             spread in metres, and returns a turn.
     """
@@ -73,7 +73,7 @@ class Sensor:
     retro_gain: float = 1.0
     ring_slope: tuple[float, ...] = ()
     ring_shift: tuple[float, ...] = ()
-    roof: tuple[float, ...] = ()
+    blocked: tuple[tuple[int, int, int], ...] = ()
     roof_depth: float = 0.0
     fittings: tuple[tuple[float, float, float, float, float], ...] = ()
 
@@ -97,12 +97,15 @@ class Sensor:
         since = (way * (azimuth - np.radians(self.start))) % (2 * np.pi)
         return since / (2 * np.pi) - 0.5
 
-    def shaded(self, azimuth: Floats) -> Floats:
-        """Elevation in radians below which the own vehicle hides the world, at `azimuth` in radians."""
-        if not self.roof:
-            return np.full(np.shape(azimuth), -np.pi)
-        knots = np.radians(np.arange(len(self.roof)) * (360.0 / len(self.roof)) + 180.0 / len(self.roof))
-        return np.interp(azimuth, knots, np.radians(self.roof), period=2 * np.pi)
+    def free(self, azimuth: Floats) -> Bools:
+        """(rings, n) whether the own vehicle lets the beams pass at the azimuths (n,), in radians."""
+        passed = np.ones((self.rings, len(azimuth)), np.bool_)
+        degrees = np.degrees(azimuth) % 360.0
+        for ring, first, last in self.blocked:
+            # a model with fewer beams keeps those of its own that are in the way
+            if ring < self.rings:
+                passed[ring] &= (degrees - first) % 360.0 >= (last - first) % 360.0
+        return passed
 
 
 # the divergence of a Gaussian beam between the points of 1 / e², from that at half power
@@ -122,7 +125,7 @@ SENSORS = {
         constant_drop=0.006,
         ring_slope=tables.HDL64E_SLOPE,
         ring_shift=tables.HDL64E_SHIFT,
-        roof=tables.HDL64E_ROOF,
+        blocked=tables.HDL64E_BLOCKED,
         fittings=(
             (-1.10, 1.18, -0.58, 0.10, 15.0),
             (-0.75, -1.28, -0.60, 0.10, 13.0),
@@ -147,7 +150,7 @@ SENSORS = {
         divergence=(2.8, 2.8),
         separation=1.0,
         intensity_step=1 / 255,
-        roof=tables.HDL32E_ROOF,
+        blocked=tables.HDL32E_BLOCKED,
         roof_depth=0.35,
     ),
     # manual: 0.2 degrees at 10 turns a second, 3 cm, 100 m, returns 1 m apart, 3.0 x 1.2 mrad

@@ -1,7 +1,7 @@
 """Numbers of real LiDARs, measured on their sweeps or from their manuals; `sensor` says what they mean.
 
-Elevations are in degrees, in the order of the output rings. Roofs are degrees of elevation, for equal sectors
-of azimuth from straight ahead and to the left round, below which the recording car hides the road.
+Elevations are in degrees, in the order of the output rings. What is blocked is a ring and two azimuths in
+degrees, counted from straight ahead to the left, between which the recording car is in the way.
 """
 
 # measured on a real HDL-64E sweep, top to bottom: 32 beams about 0.33 apart, 32 about 0.5 apart
@@ -13,11 +13,23 @@ HDL64E = (
     -18.22, -18.63, -19.06, -19.62, -20.12, -20.82, -21.29, -21.72, -22.14, -22.80, -23.25, -23.75,
 )  # fmt: skip
 
-# from the rings that are missing in four real HDL-64E sweeps
-HDL64E_ROOF = (
-    -20.5, -21.6, -23.0, -23.3, -23.5, -23.7, -23.7, -23.8, -23.8, -23.8, -23.8, -23.8,
-    -22.7, -21.7, -23.0, -19.9, -16.2, -16.6, -16.6, -16.3, -18.3, -23.0, -22.4, -22.2,
-    -23.8, -23.8, -23.8, -22.8, -17.5, -17.4, -22.0, -23.6, -22.9, -23.2, -21.8, -20.5,
+# azimuths at which no ring of four real HDL-64E sweeps has a return: KITTI's car, its rack and its rails
+HDL64E_BLOCKED = (
+    (42, 159, 165), (42, 199, 206), (43, 156, 163), (43, 196, 204), (44, 158, 166), (44, 198, 207),
+    (45, 156, 163), (45, 196, 204), (46, 159, 164), (46, 199, 205), (47, 156, 161), (47, 198, 202),
+    (47, 287, 295), (48, 161, 165), (48, 200, 204), (48, 286, 301), (49, 159, 163), (49, 197, 201),
+    (49, 281, 297), (50, 162, 165), (50, 199, 203), (50, 285, 303), (51, 160, 163), (51, 197, 200),
+    (51, 279, 298), (52, 162, 165), (52, 170, 193), (52, 199, 202), (52, 283, 303), (53, 158, 201),
+    (53, 278, 298), (54, 161, 205), (54, 285, 305), (55, 158, 202), (55, 281, 299), (56, 132, 135),
+    (56, 160, 205), (56, 234, 236), (56, 285, 304), (57, 128, 133), (57, 156, 204), (57, 228, 233),
+    (57, 281, 297), (57, 350, 10), (58, 3, 15), (58, 131, 136), (58, 157, 208), (58, 231, 237),
+    (58, 285, 303), (58, 346, 2), (59, 127, 134), (59, 154, 206), (59, 227, 234), (59, 280, 294),
+    (59, 347, 16), (60, 131, 138), (60, 156, 210), (60, 232, 238), (60, 286, 297), (60, 332, 335),
+    (60, 344, 18), (61, 26, 30), (61, 34, 37), (61, 128, 134), (61, 153, 208), (61, 229, 235),
+    (61, 282, 288), (61, 321, 325), (61, 328, 332), (61, 342, 18), (62, 29, 33), (62, 36, 40),
+    (62, 131, 137), (62, 142, 145), (62, 154, 212), (62, 232, 238), (62, 287, 292), (62, 324, 329),
+    (62, 331, 335), (62, 342, 20), (63, 25, 29), (63, 32, 37), (63, 128, 142), (63, 147, 212),
+    (63, 218, 222), (63, 226, 234), (63, 281, 283), (63, 321, 332), (63, 340, 20),
 )  # fmt: skip
 
 # each laser of the HDL-64E answers the same surface with its own line, slope x intensity + shift: what makes
@@ -40,11 +52,12 @@ HDL64E_SHIFT = (
 # measured medians on a real nuScenes sweep differ by 0.01 at most
 HDL32E = tuple(round(-30.67 + index * 41.34 / 31, 2) for index in range(32))
 
-# from the firings of one real nuScenes sweep that end on the car's own roof
-HDL32E_ROOF = (
-    -22.0, -23.3, -24.7, -22.0, -22.0, -27.3, -30.0, -28.7, -30.0, -31.5, -31.5, -31.5,
-    -30.0, -27.3, -24.7, -22.0, -20.7, -18.0, -18.0, -20.7, -20.7, -24.7, -27.3, -30.0,
-    -31.5, -31.5, -31.5, -30.0, -28.7, -30.0, -27.3, -22.0, -22.0, -24.7, -22.0, -22.0,
+# azimuths at which the firings of a real nuScenes sweep end on the car's own roof
+HDL32E_BLOCKED = (
+    (0, 118, 242), (0, 272, 88), (1, 74, 82), (1, 126, 234), (1, 276, 288), (1, 296, 64), (2, 132, 228),
+    (2, 282, 286), (2, 302, 58), (3, 138, 224), (3, 308, 52), (4, 142, 218), (4, 312, 48), (5, 34, 48),
+    (5, 146, 214), (5, 312, 326), (5, 338, 20), (6, 10, 14), (6, 36, 46), (6, 150, 210), (6, 314, 326),
+    (6, 344, 350), (6, 352, 6), (7, 156, 206), (7, 320, 324), (8, 174, 186), (9, 174, 186), (10, 176, 184),
 )  # fmt: skip
 
 # VLP-16 manual: 2 degrees apart

@@ -68,7 +68,9 @@ def test_unknown_sensors_are_refused() -> None:
 def _returned(surface, metres: float, cosine: float) -> float:
     n = 20000
     met = _met(surface, np.full(n, metres), np.full(n, cosine))
-    return 1 - lost(met, sensor_named("hdl64e"), np.random.default_rng(1)).mean()
+    rng = np.random.default_rng(1)
+    points = rng.uniform(-40, 40, (n, 3))
+    return 1 - lost(met, points, sensor_named("hdl64e"), 5, rng).mean()
 
 
 def _met(surface, distance, cosine) -> Contacts:
