@@ -33,6 +33,7 @@ class TrainState:
         model, optimizer: state dicts.
         average: state dict of the averaged model; empty without averaging.
         rng: states of torch's generators, by device.
+        seconds: that the run has taken, which a time limit counts.
     """
 
     step: int
@@ -43,6 +44,7 @@ class TrainState:
     optimizer: dict[str, Any]
     average: dict[str, Any]
     rng: dict[str, Tensor]
+    seconds: float = 0.0
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
@@ -64,6 +66,8 @@ def run_facts(settings: FitSettings, **others: object) -> dict[str, str]:
     """What shapes a run's numbers, as text: the settings that matter, and `others` such as the set's size."""
     # the fields of FitSettings only: a subclass adds names and paths, which may change
     names = [field.name for field in fields(FitSettings) if field.name not in _NEUTRAL]
+    # no entry where there is no limit, so that older runs go on
+    names = [name for name in names if name != "time_limit" or settings.time_limit]
     facts = {name: repr(getattr(settings, name)) for name in names}
     return facts | {key: repr(value) for key, value in others.items()}
 
@@ -91,6 +95,8 @@ def load_state(path: Path, facts: Mapping[str, str], device: torch.device) -> Tr
         content = torch.load(path, map_location=device, weights_only=True)
         if content["format"] != STATE_FORMAT:
             raise FormatError(f"{path} has format {content['format']}, this version reads {STATE_FORMAT}")
+        # older states know no seconds
+        content.setdefault("seconds", 0.0)
         state = TrainState(**{field.name: content[field.name] for field in fields(TrainState)})
     except (
         OSError,

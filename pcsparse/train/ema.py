@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class ExponentialAverage:
@@ -25,7 +25,10 @@ class ExponentialAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights of `model` after optimiser step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for average, current in zip(self.model.parameters(), model.parameters(), strict=True):
-            average.lerp_(current, 1.0 - decay)
-        for kept, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            kept.copy_(buffer)
+        # one call for all of them: a GPU waits for the host here
+        averages: list[Tensor] = list(self.model.parameters())
+        currents: list[Tensor] = list(model.parameters())
+        torch._foreach_lerp_(averages, currents, 1.0 - decay)
+        kept, buffers = list(self.model.buffers()), list(model.buffers())
+        if kept:
+            torch._foreach_copy_(kept, buffers)

@@ -6,12 +6,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pcsparse.data.collate import SweepSource, TrainSamples, VoxelBatch
-from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.transforms import Augmentation
 from pcsparse.errors import FormatError
@@ -27,6 +25,7 @@ from pcsparse.train.progress import Progress, Throughput, open_progress
 from pcsparse.train.run_log import CsvLog
 from pcsparse.train.settings import FitSettings
 from pcsparse.train.stepper import ExtraLoss, StepFacts, Stepper
+from pcsparse.train.survey import survey_of
 from pcsparse.train.tensorboard import EventLog, open_event_log
 from pcsparse.whole_file import write_whole
 
@@ -35,9 +34,6 @@ LOG_COLUMNS = (
     "voxels_per_s",
 )  # fmt: skip
 VAL_COLUMNS = ("step", "epoch", "miou", "miou_present", "accuracy")
-
-# sweeps looked at for class shares and for the input spec, evenly spread over the set
-_N_SURVEYED = 32
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,7 @@ class FitResult:
         best_miou: highest validation mIoU; None where there was no validation.
         n_skipped: network passes left out because nothing in them was labelled.
         stopped_by: number of the signal that ended the run early; None if it is complete.
+        timed_out: whether the time limit ended it before its last step; it is complete then too.
     """
 
     step: int
@@ -57,26 +54,7 @@ class FitResult:
     best_miou: float | None
     n_skipped: int
     stopped_by: int | None
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """What a look at the training set gives before the first step."""
-
-    counts: Tensor
-    input_spec: InputSpec
-
-
-def _survey(source: SweepSource, n_classes: int) -> _Survey:
-    counts = np.zeros(n_classes, dtype=np.int64)
-    clouds = []
-    for index in np.unique(np.linspace(0, len(source) - 1, min(_N_SURVEYED, len(source))).astype(int)):
-        sweep = source[int(index)]
-        if sweep.targets is None:
-            raise FormatError(f"{sweep.name} has no labels, and training needs them; is it a test split?")
-        counts += np.bincount(sweep.targets[sweep.targets >= 0], minlength=n_classes)
-        clouds.append(CloudFacts.of(sweep.points, sweep.intensity))
-    return _Survey(torch.from_numpy(counts), InputSpec.of(clouds))
+    timed_out: bool = False
 
 
 def fit(
@@ -124,7 +102,7 @@ def fit(
     )
     augmentation = augmentation or Augmentation()
     resuming = _resumes(folder, settings.resume)
-    survey = _survey(train_set, labels.n_classes)
+    survey = survey_of(train_set, labels.n_classes)
     card = ModelCard(
         arch=arch_of(model, labels.n_classes),
         label_set=labels.label_set,
@@ -168,6 +146,7 @@ def fit(
         best_miou=stepper.best_miou if stepper.best_miou >= 0 else None,
         n_skipped=stepper.n_skipped,
         stopped_by=stop.signal_number if stepper.step < order.n_steps else None,
+        timed_out=stop.signal_number is None and stepper.step < order.n_steps,
     )
 
 
@@ -238,7 +217,8 @@ def _loop(
 ) -> None:
     settings = stepper.settings
     throughput = Throughput(order.n_steps)
-    while stepper.step < order.n_steps and stop.signal_number is None:
+    timed_out = stepper.clock.share >= 1.0
+    while stepper.step < order.n_steps and stop.signal_number is None and not timed_out:
         began = time.perf_counter()
         epoch = stepper.step // order.steps_per_epoch
         passes = len(order.step_batches(stepper.step))
@@ -247,9 +227,11 @@ def _loop(
         throughput.update(seconds, done.n_sweeps, done.n_voxels)
         outputs.record(stepper.step, epoch, done, seconds, settings.log_every)
         outputs.progress.step(stepper.step, epoch, done.loss, throughput)
-        ends_epoch = stepper.step % order.steps_per_epoch == 0
+        timed_out = stepper.clock.share >= 1.0
+        ends_epoch = stepper.step % order.steps_per_epoch == 0 or timed_out
         if ends_epoch:
-            _end_epoch(stepper, epoch, val_set, outputs)
+            is_last = timed_out or stepper.step == order.n_steps
+            _end_epoch(stepper, epoch, val_set, outputs, is_last=is_last)
         every = settings.checkpoint_every
         if ends_epoch or stop.signal_number is not None or (every and stepper.step % every == 0):
             save_state(outputs.folder / "last.pt", stepper.state(outputs.facts))
@@ -257,10 +239,11 @@ def _loop(
         outputs.progress.note(f"stopped by signal {stop.signal_number}; step {stepper.step} is stored")
 
 
-def _end_epoch(stepper: Stepper, epoch: int, val_set: SweepSource | None, outputs: _Outputs) -> None:
+def _end_epoch(
+    stepper: Stepper, epoch: int, val_set: SweepSource | None, outputs: _Outputs, *, is_last: bool
+) -> None:
     """Validate where it is due, and store the model where it is the one to keep."""
     settings = stepper.settings
-    is_last = epoch + 1 == settings.epochs
     validates = val_set is not None and settings.validate_every > 0
     due = validates and (is_last or (epoch + 1) % settings.validate_every == 0)
     metrics: dict[str, float] = {}

@@ -37,7 +37,12 @@ def cross_entropy(
     Returns:
         () float32; 0, with zero gradients, where no row counts.
     """
-    logits, targets = _labelled(logits, targets)
+    return _cross_entropy(*_labelled(logits, targets), class_weights, label_smoothing)
+
+
+def _cross_entropy(
+    logits: Tensor, targets: Tensor, class_weights: Tensor | None, label_smoothing: float
+) -> Tensor:
     if not targets.numel():
         return logits.sum()
     return F.cross_entropy(logits, targets, weight=class_weights, label_smoothing=label_smoothing)
@@ -58,7 +63,10 @@ def lovasz_softmax(logits: Tensor, targets: Tensor) -> Tensor:
 
     Source: M. Berman, A. Rannen Triki, M. Blaschko, The Lovasz-Softmax loss, CVPR 2018, algorithm 1.
     """
-    logits, targets = _labelled(logits, targets)
+    return _lovasz_softmax(*_labelled(logits, targets))
+
+
+def _lovasz_softmax(logits: Tensor, targets: Tensor) -> Tensor:
     if not targets.numel():
         return logits.sum()
     present = torch.unique(targets)
@@ -79,9 +87,11 @@ def segmentation_loss(
     logits: Tensor, targets: Tensor, settings: LossSettings, class_weights: Tensor | None
 ) -> Tensor:
     """The training loss of one network pass: () float32, finite for every finite `logits`, empty ones too."""
-    loss = cross_entropy(logits, targets, class_weights, settings.label_smoothing)
+    # once for both terms: a GPU is waited for here
+    rows, wanted = _labelled(logits, targets)
+    loss = _cross_entropy(rows, wanted, class_weights, settings.label_smoothing)
     if settings.lovasz:
-        loss = loss + settings.lovasz * lovasz_softmax(logits, targets)
+        loss = loss + settings.lovasz * _lovasz_softmax(rows, wanted)
     return loss
 
 

@@ -12,11 +12,11 @@ def _cosine(start: float, stop: float, share: float) -> float:
     return stop + 0.5 * (start - stop) * (1.0 + math.cos(math.pi * share))
 
 
-def lr_factor(step: int, n_steps: int, settings: ScheduleSettings) -> float:
+def lr_factor(step: float, n_steps: int, settings: ScheduleSettings) -> float:
     """Factor of the peak learning rate that optimiser step `step` uses.
 
     Args:
-        step: 0 ... n_steps - 1.
+        step: 0 ... n_steps - 1; not whole where a clock moves the run along.
         n_steps: optimiser steps of the whole run.
         settings: shape of the schedule.
 

@@ -115,6 +115,9 @@ class FitSettings:
         device: where the network runs, such as cpu or cuda:0.
         progress: auto (bar on a terminal, else lines), rich, plain or none.
         tensorboard: write event files too; needs the extra `train`.
+        time_limit: seconds from the start of `fit`, those of a resumed run counted, after which the run ends
+            with its rate annealed: the schedule then follows the clock wherever that is ahead of the steps.
+            0 for no limit. Such a run depends on the speed of the machine.
     """
 
     epochs: int = 15
@@ -138,6 +141,7 @@ class FitSettings:
     device: str = "cpu"
     progress: str = "auto"
     tensorboard: bool = False
+    time_limit: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, ("float32", "bfloat16"))
@@ -147,7 +151,7 @@ class FitSettings:
         for name in ("epochs", "batch_size", "accumulate", "log_every", "prefetch"):
             if getattr(self, name) < 1:
                 raise RangeError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("workers", "checkpoint_every", "validate_every", "grad_clip", "seed"):
+        for name in ("workers", "checkpoint_every", "validate_every", "grad_clip", "seed", "time_limit"):
             if getattr(self, name) < 0:
                 raise RangeError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0.0 <= self.ema_decay < 1.0:

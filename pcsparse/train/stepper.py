@@ -12,6 +12,7 @@ from pcsparse.data.collate import VoxelBatch
 from pcsparse.errors import RangeError
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.train.checkpoint import TrainState, rng_state, set_rng_state
+from pcsparse.train.clock import RunClock
 from pcsparse.train.ema import ExponentialAverage
 from pcsparse.train.losses import segmentation_loss
 from pcsparse.train.schedule import build_optimizer, lr_factor, set_lr
@@ -57,6 +58,7 @@ class Stepper:
         step: optimiser steps done.
         best_miou: highest validation mIoU so far, kept here because it is stored; -1 before the first.
         n_skipped: network passes left out so far because nothing in them was labelled.
+        clock: of the run's time limit; it runs from the start of the Stepper.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Stepper:
         self.average = ExponentialAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         self.weights = None if weights is None else weights.to(self.device)
         self.extra_loss = extra_loss
+        self.clock = RunClock(settings.time_limit)
         self.step = 0
         self.best_miou = -1.0
         self.n_skipped = 0
@@ -95,6 +98,7 @@ class Stepper:
             optimizer=self.optimizer.state_dict(),
             average={} if self.average is None else self.average.model.state_dict(),
             rng=rng_state(self.device),
+            seconds=self.clock.seconds,
         )
 
     def restore(self, state: TrainState) -> None:
@@ -103,6 +107,7 @@ class Stepper:
         self.optimizer.load_state_dict(state.optimizer)
         if self.average is not None:
             self.average.model.load_state_dict(state.average)
+        self.clock.go_on(state.seconds)
         self.step, self.best_miou, self.n_skipped = state.step, state.best_miou, state.n_skipped
         set_rng_state(state.rng, self.device)
 
@@ -114,16 +119,18 @@ class Stepper:
         """
         useful = [batch for batch in batches if batch.n_labelled]
         n_skipped = len(batches) - len(useful)
-        lr = self.settings.optim.lr * lr_factor(self.step, self.n_steps, self.settings.schedule)
+        # a clock that is ahead of the steps moves the schedule along
+        place = max(self.step, self.clock.share * (self.n_steps - 1))
+        lr = self.settings.optim.lr * lr_factor(place, self.n_steps, self.settings.schedule)
         set_lr(self.optimizer, lr)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss_sum = 0.0
+        losses = []
         for batch in useful:
             loss = self._loss(batch) / len(useful)
             loss.backward()
-            loss_sum += loss.item()
-        grad_norm = self._update() if useful and np.isfinite(loss_sum) else 0.0
+            losses.append(loss.detach())
+        loss_sum, grad_norm = self._update(losses) if useful else (0.0, 0.0)
         if not (np.isfinite(loss_sum) and np.isfinite(grad_norm)):
             raise RangeError(
                 f"step {self.step}: loss {loss_sum}, gradient norm {grad_norm}; the weights were left as "
@@ -158,10 +165,14 @@ class Stepper:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def _update(self) -> float:
+    def _update(self, losses: list[Tensor]) -> tuple[float, float]:
+        """Change the weights; returns the sum of the losses, and the norm of the gradients."""
         limit = self.settings.grad_clip or float("inf")
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        # one wait for the device for all of them
+        *values, grad_norm = torch.stack([*losses, norm]).tolist()
+        loss_sum = sum(values)
         # a step with such gradients would destroy the weights
-        if np.isfinite(norm):
+        if np.isfinite(loss_sum) and np.isfinite(grad_norm):
             self.optimizer.step()
-        return norm
+        return loss_sum, grad_norm

@@ -212,6 +212,47 @@ def test_the_model_that_is_kept(tmp_path, monkeypatch, keep, kept):
     assert column(tmp_path, "miou", "val.csv") == ["0.25", "0.5", "0.375"]
 
 
+class Slow(TinyStreets):
+    """Each sweep takes a second of the clock that `monkeypatch` put in place."""
+
+    def __init__(self, n, monkeypatch):
+        super().__init__(n, points=60)
+        self.now, self.left = 100.0, -1
+        monkeypatch.setattr("pcsparse.train.clock.time.monotonic", lambda: self.now)
+
+    def __getitem__(self, index):
+        self.now += 1.0
+        self.left -= 1
+        if not self.left:
+            kill()
+        return super().__getitem__(index)
+
+
+def test_a_time_limit_ends_the_run_with_its_rate_annealed(tmp_path, monkeypatch):
+    settings = replace(SETTINGS, epochs=500, time_limit=22.0, validate_every=0, checkpoint_every=3)
+    arguments = {"settings": settings, "augmentation": Augmentation()}
+    source = Slow(6, monkeypatch)
+    result = run(tmp_path / "whole", train_set=source, **arguments)
+    # two sweeps a step
+    assert (result.step, result.timed_out, result.stopped_by) == (11, True, None)
+    rates = [float(v) for v in column(tmp_path / "whole", "lr")]
+    assert rates.index(max(rates)) <= 2
+    assert max(rates) > 0.9 * settings.optim.lr
+    assert rates[-1] < 0.03 * settings.optim.lr
+    assert load_model(tmp_path / "whole")[1].metrics["step"] == 11.0
+    assert run(tmp_path / "whole", train_set=source, **arguments).step == 11
+    # the seconds before a kill count: 6 of them are in the checkpoint of step 3
+    cut = Slow(6, monkeypatch)
+    # six looks at the set come first, then three steps and a sweep of the fourth
+    cut.left = 14
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", train_set=cut, **arguments)
+    cut.now += 1000.0
+    again = run(tmp_path / "cut", train_set=cut, **arguments)
+    assert (again.step, again.timed_out) == (11, True)
+    assert column(tmp_path / "cut", "loss")[:3] == column(tmp_path / "whole", "loss")[:3]
+
+
 def test_a_finished_run_is_left_alone(tmp_path):
     run(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
