@@ -4,6 +4,7 @@ pcsparse train data=synthetic data.root=DIR        (Hydra: any key of TrainSetti
 pcsparse compress data.root=DIR budget.share=0.5   (Hydra: any key of CompressSettings)
 pcsparse evaluate data.root=DIR checkpoint=runs/x  (Hydra: any key of EvaluateSettings)
 pcsparse infer FILE|DIR --out out
+pcsparse inspect FILE|DIR
 pcsparse synth OUT
 pcsparse tune --model RUN --out tuned.json
 """
@@ -104,16 +105,10 @@ def _infer(arguments: list[str]) -> int:
     parser.add_argument(
         "--checkpoint", help="folder of a run, or a .safetensors file (default: the one that pcsparse brings)"
     )
-    parser.add_argument("--columns", type=int, help="numbers a point in .bin files (default: inferred)")
-    parser.add_argument(
-        "--dtype", help="type of the numbers in .bin files, such as float16 (default: float32)"
-    )
+    _add_reading(parser)
     parser.add_argument(
         "--invalid", choices=("drop", "raise", "keep"), default="drop", help="what to do with NaN points"
     )
-    parser.add_argument("--intensity-scale", type=float, help="what intensity 1.0 is in the files")
-    parser.add_argument("--voxel-size", type=float, help="metres (default: the model's own)")
-    parser.add_argument("--z-offset", type=float, default=0.0, help="metres added to every z")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--tuned", help="table of `pcsparse tune` to take the plans from (default: the rules)"
@@ -124,6 +119,53 @@ def _infer(arguments: list[str]) -> int:
     )
     given = vars(parser.parse_args(arguments))
     return infer.run(InferSettings(**{**given, "sources": tuple(given["sources"])}))
+
+
+def _inspect(arguments: list[str]) -> int:
+    from pcsparse.config import InspectSettings
+    from pcsparse.programs import inspect
+
+    parser = argparse.ArgumentParser(
+        prog="pcsparse inspect",
+        description="Say what a point file holds, why a model would see nothing in it, and which flag of "
+        "`pcsparse infer` mends that. Exit status: 0 fine, 1 something is wrong, 2 a file cannot be read.",
+    )
+    parser.add_argument("sources", nargs="+", help="files, folders or patterns")
+    parser.add_argument(
+        "--checkpoint", "--model", help="the model to compare with, as for infer (default: likewise)"
+    )
+    _add_reading(parser)
+    parser.add_argument("--json", action="store_true", help="print a JSON list, one object a file")
+    given = vars(parser.parse_args(arguments))
+    return inspect.run(InspectSettings(**{**given, "sources": tuple(given["sources"])}))
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """Options on how files are read and placed, which `infer` and `inspect` share."""
+    parser.add_argument("--columns", type=int, help="numbers a point in .bin files (default: inferred)")
+    parser.add_argument(
+        "--dtype", help="type of the numbers in .bin files, such as float16 (default: float32)"
+    )
+    parser.add_argument("--intensity-scale", type=float, help="what intensity 1.0 is in the files")
+    parser.add_argument("--voxel-size", type=float, help="metres (default: the model's own)")
+    parser.add_argument("--scale", type=float, default=1.0, help="metres a unit: 0.001 for millimetres")
+    parser.add_argument(
+        "--up", default="z", help="what points up: z, y, x, -z, -y, -x, or a direction; write --up=-y"
+    )
+    parser.add_argument(
+        "--origin",
+        type=_vector,
+        default=(0.0, 0.0, 0.0),
+        help="X,Y,Z in metres that becomes 0,0,0; write --origin=-3,4,0",
+    )
+    parser.add_argument("--min-range", type=float, default=0.0, help="metres; nearer points get no class")
+    parser.add_argument("--max-range", type=float, help="metres; farther points get no class")
+    parser.add_argument("--z-offset", type=float, default=0.0, help="metres added to every z")
+
+
+def _vector(text: str) -> tuple[float, float, float]:
+    x, y, z = (float(part) for part in text.split(","))
+    return x, y, z
 
 
 def _synth(arguments: list[str]) -> int:
@@ -149,6 +191,7 @@ _VERBS = {
     "compress": _compress,
     "evaluate": _evaluate,
     "infer": _infer,
+    "inspect": _inspect,
     "synth": _synth,
     "train": _train,
     "tune": _tune,

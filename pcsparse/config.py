@@ -207,6 +207,7 @@ class InferSettings:
         intensity_scale: what 1.0 is in the files; None to infer it.
         voxel_size: metres; None for the model's own.
         z_offset: metres added to every z, to bring the ground to the height the model knows.
+        scale, up, origin, min_range, max_range: as in `data.placement.Placement`.
         device: where the network runs.
         tuned: as in `TrainSettings`.
         picture: draw a PNG beside each label file.
@@ -222,10 +223,42 @@ class InferSettings:
     intensity_scale: float | None = None
     voxel_size: float | None = None
     z_offset: float = 0.0
+    scale: float = 1.0
+    up: str = "z"
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    min_range: float = 0.0
+    max_range: float | None = None
     device: str = "cpu"
     tuned: str | None = None
     picture: bool = True
     skip_existing: bool = False
+
+
+@dataclass(frozen=True)
+class InspectSettings:
+    """`pcsparse inspect`.
+
+    Attributes:
+        sources: files, folders or patterns.
+        checkpoint: the model to compare with; None for the default one.
+        columns, dtype, intensity_scale, voxel_size, z_offset, scale, up, origin, min_range, max_range: as in
+            `InferSettings`.
+        json: print one JSON list instead of a report to read.
+    """
+
+    sources: tuple[str | Path, ...]
+    checkpoint: str | None = None
+    columns: int | None = None
+    dtype: str | None = None
+    intensity_scale: float | None = None
+    voxel_size: float | None = None
+    z_offset: float = 0.0
+    scale: float = 1.0
+    up: str = "z"
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    min_range: float = 0.0
+    max_range: float | None = None
+    json: bool = False
 
 
 def register() -> None:

@@ -1,4 +1,4 @@
-"""What clouds a model was trained on, and how another differs: the warning before a useless prediction."""
+"""What clouds a model was trained on; `infer.faults` says how another differs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,17 @@ import numpy.typing as npt
 
 from pcsparse.errors import RangeError
 
-_NEAR_M = 20.0
+NEAR_M = 20.0
+"""Metres from the origin within which ground and density are measured."""
+MIN_POINTS = 200
+"""A share of fewer points says nothing."""
+GROUND_TOLERANCE_M = 0.5
+"""Trained with a shift of up to 0.2 m; half a metre puts road where pavement or a car's bonnet was."""
+DENSITY_FACTOR = 4.0
+"""A cloud of a quarter of the density has whole rings missing."""
+
 _GROUND_CELL_M = 1.0
 _DENSITY_CELL_M = 0.5
-# below it a share of cells or points says nothing
-_MIN_POINTS = 200
-# trained with a shift of up to 0.2 m; half a metre puts road where pavement or a car's bonnet was
-_GROUND_TOLERANCE_M = 0.5
-# a cloud of a quarter of the density has whole rings missing
-_DENSITY_FACTOR = 4.0
-_INTENSITY_FLAT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class CloudFacts:
         finite = np.isfinite(points).all(axis=1)
         points = points[finite]
         distance = np.hypot(points[:, 0], points[:, 1])
-        near = points[distance < _NEAR_M]
-        enough = len(near) >= _MIN_POINTS
+        near = points[distance < NEAR_M]
+        enough = len(near) >= MIN_POINTS
         high = None
         if intensity is not None and len(points):
             high = float(np.percentile(np.nan_to_num(intensity[finite]), 99))
@@ -111,41 +112,3 @@ class InputSpec:
             intensity_high=median([c.intensity_high for c in clouds]) or 0.0,
             n_points=int(np.median([c.n_points for c in clouds])),
         )
-
-    def differences(self, cloud: CloudFacts) -> list[str]:
-        """Sentences on how a cloud differs from what the model knows; empty where it does not."""
-        if not cloud.n_points:
-            return []
-        found = []
-        if cloud.ground_height is None:
-            found.append(
-                f"fewer than {_MIN_POINTS} points within {_NEAR_M:g} m of the origin: is it in the sensor's "
-                "frame?"
-            )
-        elif (
-            self.ground_height is not None
-            and abs(cloud.ground_height - self.ground_height) > _GROUND_TOLERANCE_M
-        ):
-            found.append(
-                f"the ground lies at z = {cloud.ground_height:.2f} m, the model knows "
-                f"{self.ground_height:.2f} m; "
-                f"--z-offset {self.ground_height - cloud.ground_height:.2f} would move it there"
-            )
-        if cloud.near_density is not None and self.near_density is not None:
-            factor = cloud.near_density / self.near_density
-            if not 1 / _DENSITY_FACTOR <= factor <= _DENSITY_FACTOR:
-                found.append(
-                    f"{cloud.near_density:.1f} points in a ground cell of {_DENSITY_CELL_M:g} m near the "
-                    f"origin, the model knows {self.near_density:.1f}"
-                )
-        found.extend(self._intensity_differences(cloud.intensity_high))
-        return found
-
-    def _intensity_differences(self, high: float | None) -> list[str]:
-        if high is None:
-            return ["the file has no intensity: 0 is used for every point"]
-        if high > 1.0:
-            return [f"intensity reaches {high:g} (99th percentile), the model takes 0 ... 1"]
-        if abs(high) < _INTENSITY_FLAT < self.intensity_high:
-            return ["the intensity is 0 throughout; the model was trained with it"]
-        return []

@@ -40,6 +40,7 @@ class PointCloud:
         n_file: points in the file, dropped ones included.
         source: the file.
         notes: what was inferred or left out, one sentence each: for a log or a user.
+        intensity_scale: what the file's intensity was divided by.
     """
 
     points: npt.NDArray[np.float32]
@@ -50,6 +51,7 @@ class PointCloud:
     n_file: int
     source: Path
     notes: tuple[str, ...] = ()
+    intensity_scale: float = 1.0
 
     def __len__(self) -> int:
         return len(self.points)
@@ -129,7 +131,7 @@ def finish(
     origin, origin_notes = _origin(xyz)
     # float64 until the origin is gone: float32 resolves 6 cm at 849 km
     points = xyz if not origin.any() else xyz.astype(np.float64, copy=False) - origin
-    scaled, scale_notes = _unit_intensity(intensity, intensity_scale or raw.full_scale, source)
+    scaled, scale, scale_notes = _unit_intensity(intensity, intensity_scale or raw.full_scale, source)
     cloud = PointCloud(
         points=np.ascontiguousarray(points, dtype=np.float32),
         origin=origin,
@@ -139,6 +141,7 @@ def finish(
         n_file=n_file,
         source=source,
         notes=(*raw.notes, *notes, *origin_notes, *scale_notes),
+        intensity_scale=scale,
     )
     for note in cloud.notes:
         _log.info("%s: %s", source, note)
@@ -188,14 +191,14 @@ def _origin(xyz: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], tup
 
 def _unit_intensity(
     intensity: npt.NDArray | None, full_scale: float | None, source: Path
-) -> tuple[npt.NDArray[np.float32] | None, tuple[str, ...]]:
-    """Intensity on 0-1: divided by the known full scale, or by the one that its values suggest."""
+) -> tuple[npt.NDArray[np.float32] | None, float, tuple[str, ...]]:
+    """Intensity on 0-1: divided by the known full scale, or by the one that its values suggest; and that."""
     if intensity is None:
-        return None, ("the file has no intensity",)
+        return None, 1.0, ("the file has no intensity",)
     values = intensity.astype(np.float64)
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
-        return values.astype(np.float32), ()
+        return values.astype(np.float32), 1.0, ()
     low, high = float(finite.min()), float(finite.max())
     scale = full_scale if full_scale is not None else _full_scale(intensity.dtype, low, high, source)
     if low < 0:
@@ -213,7 +216,7 @@ def _unit_intensity(
         notes.append(f"{int((finite > scale).sum())} intensities above {scale:g} clipped to 1")
     if high == 0:
         notes.append("intensity is 0 throughout")
-    return np.clip(values / scale, 0.0, 1.0).astype(np.float32), tuple(notes)
+    return np.clip(values / scale, 0.0, 1.0).astype(np.float32), scale, tuple(notes)
 
 
 def _full_scale(dtype: np.dtype, low: float, high: float, source: Path) -> float:

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pcsparse.allocation import keep_freed_memory
-from pcsparse.config import InferSettings
+from pcsparse.config import InferSettings, InspectSettings
 from pcsparse.data.files import list_point_files, read_points, write_labels
-from pcsparse.data.input_spec import CloudFacts
 from pcsparse.data.label_map import IGNORE, LabelMap
+from pcsparse.data.placement import Placement
 from pcsparse.data.point_cloud import InvalidPolicy, PointCloud
 from pcsparse.engine.tune_cache import load_table
 from pcsparse.errors import PcsparseError, RangeError
+from pcsparse.infer.diagnosis import diagnose
 from pcsparse.infer.predictor import Prediction, Predictor
 from pcsparse.nn.tuning import use_tuning
 from pcsparse.programs.default_model import checkpoint_or_default
@@ -55,6 +56,7 @@ def run(settings: InferSettings) -> int:
     keep_freed_memory()
     if settings.invalid not in _POLICIES:
         raise RangeError(f"invalid must be one of {', '.join(_POLICIES)}, got {settings.invalid!r}")
+    placement = placement_of(settings)
     jobs = _jobs(settings)
     checkpoint = checkpoint_or_default(settings.checkpoint)
     model, card = load_model(checkpoint)
@@ -75,7 +77,7 @@ def run(settings: InferSettings) -> int:
             print(f"{job.source}: skipped, {job.labels} is there")
             continue
         try:
-            _process(job, settings, predictor, card, labels)
+            _process(job, settings, placement, predictor, card, labels)
         except (PcsparseError, OSError) as error:
             failed.append(job.source)
             print(f"error: {error}")
@@ -101,8 +103,29 @@ def _jobs(settings: InferSettings) -> list[_Job]:
     ]
 
 
+def placement_of(settings: InferSettings | InspectSettings) -> Placement:
+    """The placement that the settings ask for.
+
+    Raises:
+        RangeError: a value has no meaning.
+    """
+    return Placement(
+        scale=settings.scale,
+        up=settings.up,
+        origin=settings.origin,
+        min_range=settings.min_range,
+        max_range=settings.max_range,
+        z_offset=settings.z_offset,
+    )
+
+
 def _process(
-    job: _Job, settings: InferSettings, predictor: Predictor, card: ModelCard, labels: LabelMap
+    job: _Job,
+    settings: InferSettings,
+    placement: Placement,
+    predictor: Predictor,
+    card: ModelCard,
+    labels: LabelMap,
 ) -> None:
     began = time.perf_counter()
     cloud = _read(job.source, settings)
@@ -110,15 +133,17 @@ def _process(
     print(f"{job.source}: {cloud.n_file} points")
     for note in cloud.notes:
         print(f"  note: {note}")
-    for difference in card.input_spec.differences(CloudFacts.of(cloud.points, cloud.intensity)):
-        print(f"  warning: {difference}")
-    prediction = predictor(cloud.points, cloud.intensity, str(job.source))
+    for fault in diagnose(cloud, card.input_spec, predictor.voxels, placement).faults:
+        if fault.grave:
+            print(f"  warning: {fault}")
+    points = placement(cloud)
+    prediction = predictor(points, cloud.intensity, str(job.source))
     began = time.perf_counter()
     write_labels(job.labels, cloud.to_file_rows(labels.to_raw(prediction.targets), labels.ignore_raw))
     write_s = time.perf_counter() - began
     began = time.perf_counter()
     if job.picture is not None:
-        _draw(job.picture, cloud, prediction.targets, labels)
+        _draw(job.picture, points, cloud.source.name, prediction.targets, labels)
     draw_s = time.perf_counter() - began
     _report(job, cloud, prediction, labels)
     print(
@@ -133,17 +158,13 @@ def _read(source: Path, settings: InferSettings) -> PointCloud:
     with warnings.catch_warnings():
         # what was dropped is among the notes of the cloud, which are printed
         warnings.simplefilter("ignore", UserWarning)
-        cloud = read_points(
+        return read_points(
             source,
             columns=settings.columns if of_bin else None,
             dtype=settings.dtype if of_bin else None,
             invalid=cast(InvalidPolicy, settings.invalid),
             intensity_scale=settings.intensity_scale,
         )
-    if settings.z_offset:
-        shift = np.array([0.0, 0.0, settings.z_offset], dtype=np.float32)
-        cloud = replace(cloud, points=cloud.points + shift)
-    return cloud
 
 
 def _report(job: _Job, cloud: PointCloud, prediction: Prediction, labels: LabelMap) -> None:
@@ -160,11 +181,14 @@ def _report(job: _Job, cloud: PointCloud, prediction: Prediction, labels: LabelM
     n_none = cloud.n_file - int(counts.sum())
     if n_none:
         print(
-            f"  {'(unlabelled)':<16} {n_none:>9} {100 * n_none / cloud.n_file:6.2f} %  not finite or cropped"
+            f"  {'(unlabelled)':<16} {n_none:>9} {100 * n_none / cloud.n_file:6.2f} %  "
+            "not finite, cropped or out of range"
         )
     print(f"  wrote {outputs}")
 
 
-def _draw(path: Path, cloud: PointCloud, targets: npt.NDArray[np.int64], labels: LabelMap) -> None:
-    image = draw_classes(cloud.points, targets, labels.names, labels.colors, title=cloud.source.name)
+def _draw(
+    path: Path, points: npt.NDArray[np.float32], title: str, targets: npt.NDArray[np.int64], labels: LabelMap
+) -> None:
+    image = draw_classes(points, targets, labels.names, labels.colors, title=title)
     save_png(path, image)
