@@ -1,34 +1,58 @@
 """One side of one block while it is being built: how things get their place, and rows of green and fence."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.random import Generator
 
 from pcsparse.data.synthetic import furniture, plants
-from pcsparse.data.synthetic.ground import Block
-from pcsparse.data.synthetic.mesh import Mesh, yaw_rotation
-from pcsparse.data.synthetic.street import Street
+from pcsparse.data.synthetic.arrays import Bools, Floats
+from pcsparse.data.synthetic.land import Land, Spots
+from pcsparse.data.synthetic.mesh import Mesh
+from pcsparse.data.synthetic.route import Route
+from pcsparse.data.synthetic.section import Block
+from pcsparse.data.synthetic.street import Street, stand
+from pcsparse.data.synthetic.tiles import Pad
+
+# metres: what stands on private ground keeps off the pavement by this much, and all things off the ego's way
+_OFF, _WAY = 0.05, 1.25
 
 
 @dataclass
 class Lot:
     """One side of one block while it is being built.
 
+    `s` is metres along the street, `t` metres from the middle of the road on this side; where the road is
+    wider than its block says (an island, a turning place), what stands beside it moves out. What would stand
+    nearer to another street than to this one, or on somebody's road, is left out.
+
     Args:
-        street, block: where it lies.
+        land: streets and heights.
+        number: of the street in the land.
+        block: which stretch.
         sign: +1 left, -1 right.
         rng: the block's random numbers.
         instance: the next free instance id.
+        route: the ego's way, which nothing may block.
         meshes: what has been placed, in world metres.
+        pads: pieces of ground with a surface of their own.
     """
 
-    street: Street
+    land: Land
+    number: int
     block: Block
     sign: int
     rng: Generator
     instance: int
+    route: Route
     meshes: list[Mesh] = field(default_factory=list)
+    pads: list[Pad] = field(default_factory=list)
+
+    @property
+    def street(self) -> Street:
+        """The street it belongs to."""
+        return self.land.streets[self.number]
 
     @property
     def front(self) -> float:
@@ -48,57 +72,155 @@ class Lot:
         """True in that share of cases."""
         return bool(self.rng.random() < share)
 
-    def _fits(self, s: float, t: float) -> bool:
-        inside = self.street.first + 1 < s < self.street.last - 1
-        return inside and t < float(self.street.limit(s, self.sign)) - 1.0
+    def pick(self, codes: list[int]) -> int:
+        """One of `codes`."""
+        return codes[int(self.rng.integers(len(codes)))]
 
-    def put(self, mesh: Mesh, s: float, t: float, yaw: float = 0.0, *, tilted: bool = False) -> None:
-        """Stand `mesh` at `s` along and `t` metres from the middle; yaw 0 faces along the street."""
-        if self._fits(s, t):
-            z = float(self.block.height(self.street, s, self.sign * t))
-            self.meshes.append(self.street.rigid(mesh, s, self.sign * t, z, yaw, tilted=tilted))
+    def place(self, s: Floats | float, t: Floats | float) -> tuple[Floats, Floats]:
+        """World x and y, metres."""
+        wider = self.street.half_at(s) - self.block.half
+        return self.street.world(s, self.sign * (np.asarray(t) + wider))
 
-    def thing(self, mesh: Mesh, s: float, t: float, yaw: float = 0.0) -> None:
-        """Stand `mesh` as one instance."""
-        self.put(mesh.with_instance(self.instance), s, t, yaw, tilted=True)
+    def look(self, s: Floats | float, t: Floats | float) -> tuple[Floats, Floats, Spots, Bools]:
+        """World x and y (n,) of places, what is there, and whether it is this side's to build on."""
+        s, t = np.broadcast_arrays(np.atleast_1d(np.asarray(s, np.float64)), np.asarray(t, np.float64))
+        x, y = self.place(s, t)
+        spots = self.land.at(x, y)
+        wider = self.street.half_at(s) - self.block.half
+        # on the inner side of a bend another stretch of the same street may be nearer
+        mine = (spots.street == self.number) & (np.abs(self.sign * spots.across - t - wider) < 0.7)
+        private = t >= self.front - 0.3
+        clear = np.where(private, spots.front > _OFF - 0.3, spots.kerb > 0.15)
+        return x, y, spots, mine & clear & (spots.isle < -0.5)
+
+    def gap(self, s: float, t: float) -> float:
+        """Metres from the ego's way."""
+        x, y = self.place(s, t)
+        return self.route.gap(float(x), float(y))
+
+    def put(self, mesh: Mesh, s: float, t: float, yaw: float = 0.0, *, tilted: bool = False) -> bool:
+        """Stand `mesh` at (s, t) off the carriageway; yaw 0 faces along the street. False: no room."""
+        x, y, spots, free = self.look(s, t)
+        if not free[0]:
+            return False
+        self._stand(mesh, float(x[0]), float(y[0]), float(spots.z[0]), s, yaw, tilted)
+        return True
+
+    def _stand(self, mesh: Mesh, x: float, y: float, z: float, s: float, yaw: float, tilted: bool) -> None:
+        slope = self.land.slope(x, y) if tilted else (0.0, 0.0)
+        turn = float(self.street.heading_at(s)) + yaw
+        self.meshes.append(stand(mesh, x, y, z, turn, slope))
+
+    def thing(self, mesh: Mesh, s: float, t: float, yaw: float = 0.0, *, road: bool = False) -> bool:
+        """Stand `mesh` as one instance; `road`: it may stand on the carriageway, away from junctions."""
+        x, y, spots, free = self.look(s, t)
+        if road:
+            free = (spots.street == self.number) & (spots.other > 5.0) & (spots.isle < -0.5)
+        if not free[0] or self._blocks_way(mesh, float(x[0]), float(y[0]), s, yaw):
+            return False
+        named = mesh.with_instance(self.instance)
+        self._stand(named, float(x[0]), float(y[0]), float(spots.z[0]), s, yaw, True)
         self.instance += 1
+        return True
 
-    def drape(self, mesh: Mesh, s: float, t: float) -> None:
-        """Lay `mesh` along the street (its x along, its y away from the road), following bend and ground."""
-        along = s + mesh.corners[..., 0]
-        across = t + mesh.corners[..., 1]
-        reach = float(np.min(self.street.limit(along, self.sign)))
-        if across.max() > reach - 0.5 or along.min() < self.street.first or along.max() > self.street.last:
+    def stand_on_island(self, mesh: Mesh, s: float) -> None:
+        """Stand `mesh` on a traffic island or a central strip in the middle of the road."""
+        x, y = self.street.world(s, 0.0)
+        spots = self.land.at(x, y)
+        if spots.isle[0] > 0.4 and self.route.gap(float(x), float(y)) > _WAY + 0.5:
+            self._stand(mesh, float(x), float(y), float(spots.z[0]), s, 0.0, False)
+
+    def scatter(self, make: Callable[[Generator, float], Mesh], s: Floats, t: Floats) -> None:
+        """Stand one `make(rng, detail)` at each of the places (n,) that is free, turned at random."""
+        if not len(s):
             return
-        x, y = self.street.world(along, self.sign * across)
-        z = self.block.height(self.street, along, self.sign * across) + mesh.corners[..., 2]
-        self.meshes.append(mesh.with_corners(np.stack([x, y, z], -1)))
+        x, y, spots, free = self.look(s, t)
+        for i in np.flatnonzero(free):
+            fine = detail(self.route.gap(float(x[i]), float(y[i])))
+            mesh = make(self.rng, fine)
+            self._stand(mesh, float(x[i]), float(y[i]), float(spots.z[i]), 0.0, self.uniform(0, 6.3), False)
+
+    def _blocks_way(self, mesh: Mesh, x: float, y: float, s: float, yaw: float) -> bool:
+        """Whether `mesh`, stood at (x, y), would reach into the ego's way."""
+        near = self.route.gap(x, y)
+        flat = mesh.corners[..., :2].reshape(-1, 2)
+        low, high = flat.min(0), flat.max(0)
+        if near > _WAY + float(np.hypot(*np.maximum(-low, high))):
+            return False
+        turn = float(self.street.heading_at(s)) + yaw
+        c, i = np.cos(turn), np.sin(turn)
+        rim = [(u, v) for u in np.linspace(low[0], high[0], 5) for v in (low[1], 0.0, high[1])]
+        return min(self.route.gap(x + c * u - i * v, y + i * u + c * v) for u, v in rim) < _WAY
+
+    def drape(self, mesh: Mesh, s: float, t: float) -> bool:
+        """Lay `mesh` along the street (its x along, its y away from the road), following bend and ground."""
+        if not len(mesh):
+            return False
+        flat = mesh.corners.reshape(-1, 3)
+        low, high = flat.min(0), flat.max(0)
+        ends = np.linspace(low[0], high[0], max(3, int((high[0] - low[0]) / 1.5)))
+        _, _, _, free = self.look(s + np.tile(ends, 2), t + np.repeat([low[1], high[1]], len(ends)))
+        if not free.all():
+            return False
+        # the ground under it on a grid: every corner would cost more than it is worth
+        across = np.linspace(low[1], high[1], max(2, int(high[1] - low[1]) + 1))
+        x, y = self.place(s + flat[:, 0], t + flat[:, 1])
+        grid_s, grid_t = np.meshgrid(ends, across, indexing="ij")
+        grid = self.land.at(*self.place(s + grid_s.ravel(), t + grid_t.ravel())).z.reshape(grid_s.shape)
+        z = _bilinear(grid, ends, across, flat[:, 0], flat[:, 1]) + flat[:, 2]
+        self.meshes.append(mesh.with_corners(np.stack([x, y, z], -1).reshape(-1, 3, 3)))
+        return True
 
     def build(self, mesh: Mesh, s: float, t: float, width: float, depth: float) -> bool:
         """Put a building with its facade at `t` from s to s + width; False where it does not fit."""
-        if (
-            not self._fits(s + width / 2, t + depth)
-            or not self._fits(s, t + depth)
-            or not self._fits(s + width, t)
-        ):
-            return False
-        along = np.array([s, s + width, s, s + width])
-        z = float(self.block.height(self.street, along, self.sign * np.array([t, t, t + 4, t + 4])).min())
+        along = s + width * np.array([0.0, 0.5, 1.0, 0.0, 1.0, 0.0, 0.5, 1.0, 0.5])
+        across = t + depth * np.array([0.0, 0.0, 0.0, 0.5, 0.5, 1.0, 1.0, 1.0, 0.5])
+        # a straight house on a bend: its corners lie off the bent lines
         middle = s + width / 2
-        x, y = self.street.world(middle, self.sign * t)
         turn = float(self.street.heading_at(middle))
-        corners = mesh.corners - np.array([width / 2, 0, 0])
-        corners = corners * np.array([1.0, float(self.sign), 1.0])
-        placed = mesh.with_corners(corners)
-        self.meshes.append(placed.moved(yaw_rotation(turn), np.array([float(x), float(y), z])))
+        x, y = self.place(middle, t)
+        u, v = along - middle, self.sign * (across - t)
+        world = (
+            float(x) + u * np.cos(turn) - v * np.sin(turn),
+            float(y) + u * np.sin(turn) + v * np.cos(turn),
+        )
+        spots = self.land.at(*world)
+        if not ((spots.street == self.number) & (spots.front > _OFF)).all():
+            return False
+        z = float(spots.z[[0, 1, 2]].min())
+        corners = (mesh.corners - np.array([width / 2, 0, 0])) * np.array([1.0, float(self.sign), 1.0])
+        self.meshes.append(stand(mesh.with_corners(corners), float(x), float(y), z, turn))
         return True
+
+    def pave(self, s: tuple[float, float], t: tuple[float, float], code: int) -> None:
+        """Give the private ground between `s` and `t` another surface, a row of `section.SURFACES`."""
+        middle = 0.5 * (s[0] + s[1])
+        x, y = self.place(middle, 0.5 * (t[0] + t[1]))
+        turn = float(self.street.heading_at(middle))
+        self.pads.append(Pad(float(x), float(y), turn, (s[1] - s[0], t[1] - t[0]), code))
+
+
+def _bilinear(grid: Floats, u: Floats, v: Floats, at_u: Floats, at_v: Floats) -> Floats:
+    """`grid` (len(u), len(v)) over evenly spaced u and v, at places (n,)."""
+
+    def split(knots: Floats, at: Floats) -> tuple[Floats, Floats]:
+        span = max(float(knots[-1] - knots[0]), 1e-9)
+        place = np.clip((at - knots[0]) / span, 0.0, 1.0) * (len(knots) - 1)
+        low = np.minimum(place.astype(np.int64), len(knots) - 2)
+        return low, place - low
+
+    i, a = split(u, at_u)
+    j, b = split(v, at_v)
+    low = grid[i, j] * (1 - b) + grid[i, j + 1] * b
+    high = grid[i + 1, j] * (1 - b) + grid[i + 1, j + 1] * b
+    return low * (1 - a) + high * a
 
 
 def boundary(lot: Lot, start: float, end: float, t: float) -> None:
     """A hedge, shrubs, a wall or a fence along the street, in pieces with gates between them."""
     kinds, shares = (
         ["hedge", "shrubs", "wall", "picket", "mesh", "none"],
-        [0.30, 0.24, 0.18, 0.12, 0.07, 0.09],
+        [0.30, 0.22, 0.19, 0.13, 0.07, 0.09],
     )
     kind = str(lot.rng.choice(kinds, p=shares))
     height = lot.uniform(0.7, 2.3)
@@ -141,15 +263,20 @@ def greenery(
         bushes: how many per 100 square metres.
     """
     area = max(0.0, end - start) * max(0.0, far - near) / 100.0
-    for _ in range(int(lot.rng.poisson(min(trees * area, 40)))):
-        t = lot.uniform(near, far)
-        lot.put(plants.tree(lot.rng, detail(t)), lot.uniform(start, end), t, lot.uniform(0, 6.3))
-    for _ in range(int(lot.rng.poisson(min(bushes * area, 60)))):
-        t = lot.uniform(near, far)
-        mesh = plants.bush(lot.rng, lot.uniform(0.5, 2.6), detail(t))
-        lot.put(mesh, lot.uniform(start, end), t, lot.uniform(0, 6.3))
+    grown = lot.rng.poisson([min(trees * area, 40), min(bushes * area, 60)])
+    for count, make in zip(grown.tolist(), (_tree, _bush), strict=True):
+        s, t = lot.rng.uniform(start, end, count), lot.rng.uniform(near, max(near, far), count)
+        lot.scatter(make, s, t)
 
 
-def detail(t: float) -> float:
-    """How finely a plant `t` metres from the road is drawn: 1 up to 12 m, then less, since beams spread."""
-    return float(np.clip(12.0 / max(t, 1.0), 0.22, 1.0))
+def _tree(rng: Generator, fine: float) -> Mesh:
+    return plants.tree(rng, fine)
+
+
+def _bush(rng: Generator, fine: float) -> Mesh:
+    return plants.bush(rng, float(rng.uniform(0.5, 2.6)), fine)
+
+
+def detail(gap: float) -> float:
+    """How finely a plant `gap` metres from the ego's way is drawn: 1 up to 12 m, less beyond."""
+    return float(np.clip(12.0 / max(gap, 1.0), 0.22, 1.0))

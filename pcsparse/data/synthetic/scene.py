@@ -1,52 +1,37 @@
-"""A town: a street, its blocks, and what moves on it. Everything follows from one seed."""
+"""A town: streets, what stands along them, and what moves on them. Everything follows from one seed.
+
+`Town.route` is the ego's way: `route.world(s, t)` gives world x and y at s metres along it and t to its left;
+`Town.height(x, y)` the ground there. The streets are `Town.network.streets`, the ground is `Town.land`.
+"""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.random import Generator
 
-from pcsparse.data.synthetic import people, vehicles
-from pcsparse.data.synthetic.blocks import Plan, plan_blocks
+from pcsparse.data.synthetic.arrays import Floats
+from pcsparse.data.synthetic.districts import DISTRICTS, SHARES, pick
 from pcsparse.data.synthetic.frontage import KINDS
-from pcsparse.data.synthetic.ground import ground
 from pcsparse.data.synthetic.kerbside import kerbside
+from pcsparse.data.synthetic.land import Land
 from pcsparse.data.synthetic.lot import Lot
 from pcsparse.data.synthetic.mesh import EMPTY, Mesh, join
-from pcsparse.data.synthetic.street import Street, make_street
+from pcsparse.data.synthetic.network import LEAD, Network, make_network
+from pcsparse.data.synthetic.paint import painted
+from pcsparse.data.synthetic.route import Route, make_route
+from pcsparse.data.synthetic.street import make_relief, stand
+from pcsparse.data.synthetic.survey import Lines
+from pcsparse.data.synthetic.tiles import TILE, Pad, tile_mesh
+from pcsparse.data.synthetic.traffic import MOVING as MOVING
+from pcsparse.data.synthetic.traffic import Mover, make_movers
 
-# instance ids: each block owns a range, movers come above them all; a label holds 16 bits
-_PER_BLOCK = 220
-_MOVERS = 60000
+# instance ids: each block owns a range, which far blocks share; movers come above them all
+_PER_BLOCK, _RANGES = 220, 270
 # metres: beyond the sensor's 80 m nothing is seen
 SIGHT = 84.0
-# raw ids of what moves (SemanticKITTI)
-MOVING = {10: 252, 31: 253, 30: 254, 32: 255, 13: 257, 18: 258, 20: 259}
-
-
-@dataclass(frozen=True)
-class Mover:
-    """Something on its way along the street.
-
-    Args:
-        mesh: local frame, x forward; moving raw ids and its instance id.
-        start: metres along the street at time 0 of its encounter.
-        time: seconds: when it is at `start`.
-        speed: metres a second along the street, negative against it.
-        across: metres from the middle of the road, positive to the left.
-        length: metres that it needs along its lane.
-    """
-
-    mesh: Mesh
-    start: float
-    time: float
-    speed: float
-    across: float
-    length: float
-
-    def place(self, when: float) -> float:
-        """Metres along the street at `when` seconds."""
-        return self.start + self.speed * (when - self.time)
+# metres: how far from its stretch of street a block may matter, and a piece of ground of its own reach
+_DEEP, _PAD = 24.0, 46.0
+_HALF_TILE = TILE * 0.7072
 
 
 @dataclass
@@ -54,165 +39,174 @@ class Town:
     """The world of one sequence.
 
     Args:
-        street: where it lies.
-        plans: its blocks.
+        network: its streets.
+        land: the ground they lie on.
+        route: the ego's way, s = 0 where a drive begins.
         movers: what moves.
         speed: of the ego vehicle, metres a second.
         seed: from which all of it follows.
     """
 
-    street: Street
-    plans: list[Plan]
+    network: Network
+    land: Land
+    route: Route
     movers: list[Mover]
     speed: float
     seed: int
-    _built: OrderedDict[int, Mesh] = field(default_factory=OrderedDict)
+    _blocks: OrderedDict[int, tuple[Mesh, list[Pad]]] = field(default_factory=OrderedDict)
+    _tiles: OrderedDict[tuple[int, int], Mesh] = field(default_factory=OrderedDict)
+    _spots: Floats = field(default_factory=lambda: np.zeros((0, 3)))
 
-    def plan_at(self, s: float) -> Plan:
-        """The block at `s` metres along the street."""
-        for plan in self.plans:
-            if s < plan.block.end:
-                return plan
-        return self.plans[-1]
+    def __post_init__(self) -> None:
+        """Note where the blocks lie: (n, 3) rows of block number, x, y, a few metres apart."""
+        rows = []
+        for i, (number, j) in enumerate(self._numbers()):
+            block = self.network.streets[number].blocks[j]
+            s = np.linspace(block.start, block.end, 2 + int((block.end - block.start) / 6.0))
+            x, y = self.network.streets[number].world(s, 0.0)
+            rows.append(np.stack([np.full(len(s), float(i)), x, y], 1))
+        self._spots = np.concatenate(rows)
 
-    def lane(self, s: float) -> float:
-        """Metres from the middle of the road at which one drives (negative, on the right)."""
-        spots = s + np.array([-12.0, -6.0, 0.0, 6.0, 12.0])
-        return -float(np.mean([self.plan_at(float(spot)).block.half / 2 for spot in spots]))
+    def _numbers(self) -> list[tuple[int, int]]:
+        """(street, block of the street) of every block of the town."""
+        return [(i, j) for i, street in enumerate(self.network.streets) for j in range(len(street.blocks))]
+
+    def height(self, x: Floats | float, y: Floats | float) -> Floats:
+        """World z (n,) of the ground at world x and y, metres."""
+        return self.land.height(x, y)
 
     def road_height(self, s: float, t: float) -> float:
-        """World z of the road, metres."""
-        x, y = self.street.world(s, t)
-        return float(self.street.relief.height(x, y))
+        """World z of the ground at `s` metres along the ego's way and `t` to its left."""
+        return float(self.land.height(*self.route.world(s, t))[0])
 
-    def _block(self, index: int) -> Mesh:
-        if index not in self._built:
-            self._built[index] = _build_block(self.street, self.plans[index], index, self.seed)
-        self._built.move_to_end(index)
-        # a window of sight spans about ten blocks
-        while len(self._built) > 24:
-            self._built.popitem(last=False)
-        return self._built[index]
+    def _near(self, x: float, y: float, reach: float) -> list[int]:
+        """Numbers of the blocks within `reach` metres, ascending."""
+        close = np.hypot(self._spots[:, 1] - x, self._spots[:, 2] - y) < reach
+        return np.unique(self._spots[close, 0]).astype(int).tolist()
+
+    def _block(self, index: int) -> tuple[Mesh, list[Pad]]:
+        if index not in self._blocks:
+            self._blocks[index] = self._build_block(index)
+        self._blocks.move_to_end(index)
+        # a window of sight spans some forty blocks
+        while len(self._blocks) > 120:
+            self._blocks.popitem(last=False)
+        return self._blocks[index]
+
+    def _build_block(self, index: int) -> tuple[Mesh, list[Pad]]:
+        number, row = self._numbers()[index]
+        block = self.network.streets[number].blocks[row]
+        rng = np.random.default_rng([self.seed, 1, index])
+        parts, pads = [painted(self.land, number, block)], []
+        instance = 1 + (index % _RANGES) * _PER_BLOCK
+        for sign, kind in zip((1, -1), block.kinds, strict=True):
+            if not block.built:
+                continue
+            lot = Lot(self.land, number, block, sign, rng, instance, self.route)
+            KINDS[kind](lot)
+            if not self.network.streets[number].ring:
+                kerbside(lot)
+            parts += lot.meshes
+            pads += lot.pads
+            instance = lot.instance
+        return join(parts), pads
+
+    def _tile(self, column: int, row: int) -> Mesh:
+        key = column, row
+        if key not in self._tiles:
+            x, y = (column + 0.5) * TILE, (row + 0.5) * TILE
+            near = self._near(x, y, _HALF_TILE + _PAD)
+            pads = [pad for index in near for pad in self._block(index)[1]]
+            reach = [_HALF_TILE + 0.5 * float(np.hypot(*pad.size)) for pad in pads]
+            pads = [pad for pad, far in zip(pads, reach, strict=True) if np.hypot(pad.x - x, pad.y - y) < far]
+            self._tiles[key] = tile_mesh(self.land, column, row, pads)
+        self._tiles.move_to_end(key)
+        while len(self._tiles) > 160:
+            self._tiles.popitem(last=False)
+        return self._tiles[key]
 
     def static_mesh(self, s: float, slack: float) -> Mesh:
-        """Everything that stands still and may be seen from `s` to `s + slack` metres along the street.
+        """Everything that stands still and may be seen from `s` to `s + slack` metres along the ego's way.
 
         Returns:
             the mesh in world metres.
         """
-        low, high = s - SIGHT, s + slack + SIGHT
-        near = [i for i, plan in enumerate(self.plans) if plan.block.end > low and plan.block.start < high]
-        whole = join([self._block(i) for i in near])
-        stops = np.stack(self.street.world(np.array([s, s + slack / 2, s + slack]), np.zeros(3)), 1)
+        stops = np.stack(self.route.world(np.array([s, s + slack / 2, s + slack])), 1)
+        reach = SIGHT + slack / 4
+        low, high = ((edge / TILE).astype(int) for edge in (stops.min(0) - reach, stops.max(0) + reach))
+        tiles = [
+            (column, row)
+            for column in range(low[0] - 1, high[0] + 1)
+            for row in range(low[1] - 1, high[1] + 1)
+            if np.hypot(*((np.array([column, row]) + 0.5) * TILE - stops).T).min() < reach + _HALF_TILE
+        ]
+        blocks = sorted({index for x, y in stops.tolist() for index in self._near(x, y, reach + _DEEP)})
+        whole = join([self._tile(*tile) for tile in tiles] + [self._block(index)[0] for index in blocks])
         middle = whole.middles()
         gaps = [(middle[:, 0] - x) ** 2 + (middle[:, 1] - y) ** 2 for x, y in stops]
-        return whole.select(np.minimum.reduce(gaps) < (SIGHT + slack / 4) ** 2)
+        return whole.select(np.minimum.reduce(gaps) < reach**2)
 
     def moving_mesh(self, s: float, when: float, ego_yaw: float, period: float) -> Mesh:
         """What moves within sight, each posed at the moment at which the turning sensor looks at it.
 
         Args:
-            s: metres along the street, of the ego vehicle.
+            s: metres along the ego's way, of the ego vehicle.
             when: seconds, in the middle of the sweep.
             ego_yaw: world heading of the sensor, radians.
             period: seconds a sweep takes.
         """
-        t_ego = self.lane(s)
-        x_ego, y_ego = self.street.world(s, t_ego)
-        taken: list[tuple[float, float, float]] = [(s, t_ego, 7.0)]
+        x_ego, y_ego = (float(v) for v in self.route.world(s))
+        taken = [(x_ego, y_ego, float(self.route.heading_at(s)), 7.0, 2.2)]
         parts = []
         for mover in self.movers:
-            place = mover.place(when)
-            clear = all(
-                abs(place - other) > (mover.length + room) / 2 + 1.5 or abs(mover.across - across) > 1.6
-                for other, across, room in taken
-            )
-            in_town = self.street.first + 2 < place < self.street.last - 2
-            if not clear or not in_town or abs(place - s) > SIGHT or abs(when - mover.time) > 25:
+            if abs(when - mover.time) > 25 or not mover.underway(when):
                 continue
-            taken.append((place, mover.across, mover.length))
-            x, y = self.street.world(place, mover.across)
+            x, y, yaw = mover.pose(when)
+            mine = (x, y, yaw, *mover.size)
+            if np.hypot(x - x_ego, y - y_ego) > SIGHT or any(_clash(mine, other) for other in taken):
+                continue
+            taken.append(mine)
             bearing = np.arctan2(y - y_ego, x - x_ego) - ego_yaw
             # the sensor starts and ends a turn looking back, and looks ahead in the middle of it
             delay = float((bearing + np.pi) % (2 * np.pi) / (2 * np.pi) - 0.5) * period
-            place = mover.place(when + delay)
-            z = self.road_height(place, mover.across)
-            half = self.plan_at(place).block.half
-            if abs(mover.across) > half:
-                z = float(self.plan_at(place).block.height(self.street, place, mover.across))
-            yaw = np.pi if mover.speed < 0 else 0.0
-            parts.append(self.street.rigid(mover.mesh, place, mover.across, z, yaw, tilted=True))
+            x, y, yaw = mover.pose(when + delay)
+            z = float(self.land.height(x, y)[0])
+            parts.append(stand(mover.mesh, x, y, z, yaw, self.land.slope(x, y)))
         return join(parts) if parts else EMPTY
 
 
-def _build_block(street: Street, plan: Plan, index: int, seed: int) -> Mesh:
-    rng = np.random.default_rng([seed, 1, index])
-    parts = [ground(street, plan.block)]
-    instance = 1 + index * _PER_BLOCK
-    for row, sign in enumerate((1, -1)):
-        lot = Lot(street, plan.block, sign, rng, instance)
-        KINDS[plan.kinds[row]](lot)
-        if plan.block.arm == 0:
-            kerbside(lot, plan.parking[row], plan.walks[row])
-        parts += lot.meshes
-        instance = lot.instance
-    return join(parts)
-
-
-def _mover(rng: Generator, kind: str, town: "Town", when: float, instance: int) -> Mover:
-    start = town.speed * when + float(rng.uniform(-55, 65))
-    plan = town.plan_at(start)
-    half = plan.block.half
-    forward = bool(rng.random() < 0.5)
-    side = -1.0 if forward else 1.0
-    length, speed, across = 1.0, float(rng.uniform(3, 14)), side * half * (0.5 if forward else 0.58)
-    match kind:
-        case "car" | "truck" | "bus" | "trailer":
-            make = {
-                "car": vehicles.car,
-                "truck": vehicles.truck,
-                "bus": vehicles.bus,
-                "trailer": vehicles.trailer,
-            }
-            mesh, (length, _) = make[kind](rng)
-        case "bicyclist":
-            mesh, speed, across = people.bicyclist(rng), float(rng.uniform(2, 7)), side * (half - 0.6)
-        case "motorcyclist":
-            mesh, across = people.motorcyclist(rng), side * half / 2
-        case _:
-            near, far = plan.walks[0 if side > 0 else 1]
-            mesh, speed = people.person(rng), float(rng.uniform(0.6, 1.8))
-            across = side * float(rng.uniform(near + 0.3, far - 0.2))
-    raw = int(mesh.semantic[0])
-    speed = speed if forward else -speed
-    return Mover(mesh.with_semantic(MOVING[raw]).with_instance(instance), start, when, speed, across, length)
+def _clash(
+    mine: tuple[float, float, float, float, float], other: tuple[float, float, float, float, float]
+) -> bool:
+    """Whether two boxes (x, y, heading, length, width) come closer than traffic does."""
+    turn = mine[2] - other[2]
+    c, s = abs(np.cos(turn)), abs(np.sin(turn))
+    dx, dy = mine[0] - other[0], mine[1] - other[1]
+    along = abs(dx * np.cos(other[2]) + dy * np.sin(other[2]))
+    across = abs(dy * np.cos(other[2]) - dx * np.sin(other[2]))
+    return bool(
+        along < 0.5 * (other[3] + mine[3] * c + mine[4] * s) + 1.2
+        and across < 0.5 * (other[4] + mine[3] * s + mine[4] * c) + 0.25
+    )
 
 
 def make_town(seed: int, length: float) -> Town:
-    """A town whose street is `length` metres long.
+    """A town through which the ego vehicle drives `length` metres.
 
     Args:
         seed: at least 0; the same seed and length give the same town.
         length: metres that the ego vehicle drives.
     """
     rng = np.random.default_rng([seed, 0])
-    hilliness = float(rng.choice([0.008, 0.025, 0.05], p=[0.4, 0.4, 0.2]))
-    street = make_street(rng, length, hilliness)
-    plans = plan_blocks(rng, street.first, street.last)
-    town = Town(street, plans, [], float(rng.uniform(6.0, 13.0)), seed)
-    duration = length / town.speed
-    density = float(rng.uniform(0.4, 1.6))
-    shares = {
-        "car": 0.42,
-        "person": 0.22,
-        "bicyclist": 0.14,
-        "motorcyclist": 0.06,
-        "truck": 0.07,
-        "bus": 0.05,
-    }
-    kinds = [*shares, "trailer"]
-    count = int(duration / 2.2 * density) + 2
-    for i in range(count):
-        kind = str(rng.choice(kinds, p=[*shares.values(), 1 - sum(shares.values())]))
-        town.movers.append(_mover(rng, kind, town, float(rng.uniform(0, duration)), _MOVERS + i % 5000))
-    return town
+    name = pick(rng, SHARES)
+    district = DISTRICTS[name]
+    slope = float(rng.choice(district.slopes))
+    network = make_network(rng, length, name)
+    relief = make_relief(rng, slope, 90.0, 600.0)
+    bumps = make_relief(rng, float(rng.uniform(0.02, 0.09)), 4.0, 40.0, 8)
+    land = Land(network.streets, Lines.of(network.streets), relief, bumps)
+    route = make_route(network.streets, network.legs, -float(LEAD))
+    speed = float(rng.uniform(*district.speed))
+    busy = district.traffic * float(rng.uniform(0.4, 1.6))
+    movers = make_movers(rng, network, land, route, (length, speed, busy))
+    return Town(network, land, route, movers, speed, seed)

@@ -1,15 +1,16 @@
-"""The line a street follows, the land it lies on, and the way from (along, across) to world metres."""
+"""The line a street follows, how wide it is along it, and the way from (along, across) to world metres."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 
-from pcsparse.data.synthetic.arrays import Floats
+from pcsparse.data.synthetic.arrays import Floats, Ints
 from pcsparse.data.synthetic.mesh import Mesh, rotate, yaw_rotation
+from pcsparse.data.synthetic.section import Block
 
-# metres: how far the land reaches to either side; beyond the sensor's 80 m nothing is seen
-REACH = 86.0
+# clothoids instead of sudden bends: metres over which curvature comes and goes
+_EASE = np.hanning(15)[1:-1] / np.hanning(15).sum()
 
 
 @dataclass(frozen=True)
@@ -42,111 +43,144 @@ def make_relief(rng: Generator, slope: float, shortest: float, longest: float, c
 
 
 @dataclass(frozen=True)
-class Street:
-    """A centre line with land around it.
-
-    `s` is metres along the line, `t` metres across it, positive to the left.
+class Node:
+    """Where another street meets this one.
 
     Args:
-        line: (n, 2) float64 world positions at s = first + 0, 1, 2 … metres.
+        s: metres along this street.
+        half: half the other street's width, metres.
+        zebra: whether pedestrians' crossings are painted around it.
+    """
+
+    s: float
+    half: float
+    zebra: bool
+
+
+@dataclass(frozen=True)
+class Street:
+    """A centre line with a cross-section along it.
+
+    `s` is metres along the line from its first row, `t` metres across it, positive to the left.
+
+    Args:
+        line: (n, 2) float64 world positions at s = 0, 1, 2 … metres.
         heading: (n,) float64 radians at the same places, unwrapped.
-        limits: (2, n) float64: how far the land to the left (row 0) and right reaches before it meets itself.
-        first: s of the first row.
-        relief: the lie of the land, road included.
-        bumps: what is added where nobody has levelled the ground.
+        half: (n,) float64 metres from the middle to the edge of the carriageway.
+        median: (n,) float64 half the width of a traffic island or a central strip; negative where none is.
+        island: what such an island is made of: row of `section.SURFACES`.
+        island_lift: its height above the road, metres.
+        table: (n, 2, 9) float64, columns of `section.COLUMNS`; row 0 is the left side, 1 the right.
+        codes: (n, 2, 4) uint8 rows of `section.SURFACES`: bay, verge, walk, front.
+        shades: (n, 3) float64 brightness of road, paved and unpaved ground relative to their surfaces.
+        caps: (first, last) s of the carriageway.
+        corner: metres: radius of the kerbs where it meets another street.
+        blocks: stretches with one cross-section each.
+        nodes: where other streets meet it.
+        ring: whether it closes: a roundabout, driven anticlockwise.
+        dash: whether a line is painted along the middle.
     """
 
     line: Floats
     heading: Floats
-    limits: Floats
-    first: float
-    relief: Relief
-    bumps: Relief
+    half: Floats
+    median: Floats
+    island: int
+    island_lift: float
+    table: Floats
+    codes: Ints
+    shades: Floats
+    caps: tuple[float, float]
+    corner: float
+    blocks: tuple[Block, ...]
+    nodes: tuple[Node, ...]
+    ring: bool
+    dash: bool
 
     @property
     def last(self) -> float:
         """Metres along the street of the last row."""
-        return self.first + len(self.line) - 1
+        return float(len(self.line) - 1)
+
+    def _along(self, column: Floats, s: Floats | float) -> Floats:
+        return np.interp(np.asarray(s, np.float64), np.arange(len(column)), column)
 
     def heading_at(self, s: Floats | float) -> Floats:
         """Radians."""
-        return np.interp(np.asarray(s) - self.first, np.arange(len(self.line)), self.heading)
+        return self._along(self.heading, s)
 
-    def limit(self, s: Floats | float, side: int) -> Floats:
-        """Metres that the land reaches on `side` (+1 left, -1 right)."""
-        row = self.limits[0 if side > 0 else 1]
-        return np.interp(np.asarray(s) - self.first, np.arange(len(self.line)), row)
+    def half_at(self, s: Floats | float) -> Floats:
+        """Metres from the middle to the edge of the carriageway."""
+        return self._along(self.half, s)
+
+    def lane_at(self, s: Floats | float) -> Floats:
+        """Metres from the middle at which one drives, on the right in one's own direction."""
+        if self.ring:
+            return np.zeros(np.shape(s))
+        inner = np.maximum(self._along(self.median, s), 0.0)
+        half = self.half_at(s)
+        # on wide roads one keeps to a lane, not to the middle of all lanes
+        return inner + np.minimum(0.5 * (half - inner), 2.6)
 
     def world(self, s: Floats | float, t: Floats | float) -> tuple[Floats, Floats]:
-        """World x and y, metres, of points at `s` along and `t` across."""
-        rows = np.arange(len(self.line))
-        u = np.asarray(s, np.float64) - self.first
-        x, y, h = (np.interp(u, rows, column) for column in (self.line[:, 0], self.line[:, 1], self.heading))
-        return x - np.asarray(t) * np.sin(h), y + np.asarray(t) * np.cos(h)
+        """World x and y, metres, of points at `s` along and `t` across; straight on beyond the ends."""
+        u = np.asarray(s, np.float64)
+        x, y, h = (
+            self._along(self.line[:, 0], u),
+            self._along(self.line[:, 1], u),
+            self.heading_at(u),
+        )
+        over = u - np.clip(u, 0.0, self.last)
+        t = np.asarray(t)
+        return x + over * np.cos(h) - t * np.sin(h), y + over * np.sin(h) + t * np.cos(h)
 
-    def rigid(
-        self, mesh: Mesh, s: float, t: float, z: float, yaw: float = 0.0, *, tilted: bool = False
-    ) -> Mesh:
-        """`mesh` at (s, t) and height z, turned by `yaw` from the street; `tilted`: sheared to the slope."""
-        x, y = self.world(s, t)
-        turn = float(self.heading_at(s)) + yaw
-        corners = rotate(mesh.corners, yaw_rotation(turn))
-        if tilted:
-            gx = (self.relief.height(x + 1.0, y) - self.relief.height(x - 1.0, y)) / 2
-            gy = (self.relief.height(x, y + 1.0) - self.relief.height(x, y - 1.0)) / 2
-            corners[..., 2] += gx * corners[..., 0] + gy * corners[..., 1]
-        return mesh.with_corners(corners + np.array([float(x), float(y), z]))
-
-
-def _limits(line: Floats, heading: Floats) -> Floats:
-    """How far one can walk away from each point of the line, left and right, and still be nearest to it."""
-    reach = np.arange(2.0, REACH + 2.0, 2.0)
-    n = len(line)
-    out = np.empty((2, n))
-    # a point 86 m away can only be nearer to something within 172 m
-    window = np.arange(-180, 181, 3)
-    for row, side in enumerate((1.0, -1.0)):
-        normal = side * np.stack([-np.sin(heading), np.cos(heading)], 1)
-        for start in range(0, n, 256):
-            here = np.arange(start, min(start + 256, n))
-            spots = line[here, None] + reach[None, :, None] * normal[here, None]
-            others = line[np.clip(here[:, None] + window[None], 0, n - 1)]
-            gap = ((spots[:, :, None] - others[:, None]) ** 2).sum(-1).min(-1)
-            bad = np.sqrt(gap) < reach[None] - 0.7
-            first = np.where(bad.any(1), bad.argmax(1), len(reach) - 1)
-            out[row, here] = np.minimum(reach[first], REACH)
-    return out
+    def node_gap(self, s: Floats | float) -> Floats:
+        """Metres from `s` to the nearest carriageway of another street at a node; 1e3 without nodes."""
+        s = np.asarray(s, np.float64)
+        gap = np.full(s.shape, 1e3)
+        for node in self.nodes:
+            gap = np.minimum(gap, np.abs(s - node.s) - node.half)
+        return gap
 
 
-def make_street(rng: Generator, length: float, hilliness: float) -> Street:
-    """A street of `length` metres (and 100 more at either end) that bends, but never back onto itself.
+def stand(mesh: Mesh, x: float, y: float, z: float, yaw: float, slope: tuple[float, float] = (0, 0)) -> Mesh:
+    """`mesh` at (x, y, z), turned by `yaw` radians and sheared to a `slope` of dz/dx and dz/dy."""
+    corners = rotate(mesh.corners, yaw_rotation(yaw))
+    corners[..., 2] += slope[0] * corners[..., 0] + slope[1] * corners[..., 1]
+    return mesh.with_corners(corners + np.array([x, y, z]))
+
+
+def trace(start: Floats, heading: float, curvature: Floats) -> tuple[Floats, Floats]:
+    """Positions (n, 2) and headings (n,) a metre apart, from `start` on, under a curvature (n,) in 1 / m."""
+    angle = heading + np.cumsum(curvature) - curvature[0]
+    middle = angle[:-1] + 0.5 * np.diff(angle)
+    steps = np.stack([np.cos(middle), np.sin(middle)], 1)
+    line = np.concatenate([np.zeros((1, 2)), np.cumsum(steps, 0)]) + start
+    return line, angle
+
+
+def wander(rng: Generator, n: int, heading: float, lean: float, bends: tuple[float, float, float]) -> Floats:
+    """Curvature (n,), 1 / m, of a line that bends now and then and turns back towards the heading `lean`.
 
     Args:
-        rng: the town's random numbers.
-        length: metres.
-        hilliness: rms slope of the land, rise over run (0.03 is a rolling town).
+        rng: random numbers.
+        n: metres.
+        heading: radians at the start.
+        lean: radians: the heading it tends to.
+        bends: metres between bends at most, least and largest radius in metres.
     """
-    margin = 100
-    n = int(length) + 2 * margin + 1
-    curvature = np.zeros(n)
-    at, heading = 0, 0.0
+    spacing, tight, wide = bends
+    curvature = np.zeros(n + 1)
+    at = 0
     while at < n:
-        at += int(rng.uniform(30, 160))
-        # bend back towards the main direction, by 10 to 70 degrees, on a radius of 18 to 150 m
-        turn = float(rng.uniform(0.15, 1.2)) * (
-            -np.sign(heading) if rng.random() < 0.75 and heading else rng.choice([-1, 1])
-        )
-        turn = float(np.clip(heading + turn, -1.2, 1.2) - heading)
-        radius = float(np.exp(rng.uniform(np.log(18), np.log(150))))
+        at += int(rng.uniform(0.2, 1.0) * spacing)
+        off = heading - lean
+        back = -np.sign(off) if abs(off) > 0.15 and rng.random() < 0.75 else rng.choice([-1, 1])
+        turn = float(rng.uniform(0.1, 1.0)) * float(back)
+        turn = float(np.clip(off + turn, -0.9, 0.9)) - off
+        radius = float(np.exp(rng.uniform(np.log(tight), np.log(wide))))
         span = max(3, int(abs(turn) * radius))
-        curvature[at : at + span] = turn / span
+        curvature[at : at + span] += turn / span
         heading += turn
         at += span
-    # clothoids instead of sudden bends
-    kernel = np.hanning(15)[1:-1]
-    curvature = np.convolve(curvature, kernel / kernel.sum(), mode="same")
-    angle = np.cumsum(curvature)
-    line = np.cumsum(np.stack([np.cos(angle), np.sin(angle)], 1), 0)
-    relief = make_relief(rng, hilliness, 90.0, 600.0)
-    bumps = make_relief(rng, float(rng.uniform(0.02, 0.09)), 4.0, 40.0, 8)
-    return Street(line, angle, _limits(line, angle), -float(margin), relief, bumps)
+    return np.convolve(curvature, _EASE, mode="same")

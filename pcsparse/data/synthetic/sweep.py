@@ -81,30 +81,20 @@ class Drive:
         if self._window is None or self._window[0] != start:
             mesh = self.town.static_mesh(start, _WINDOW)
             # world coordinates reach kilometres; float32 rays want an origin nearby
-            origin = np.append(
-                np.stack(self.town.street.world(start, 0.0)), self.town.road_height(start, 0.0)
-            )
+            origin = np.append(np.stack(self.town.route.world(start)), self.town.road_height(start, 0.0))
             mesh = mesh.with_corners(mesh.corners - origin)
             self._window = (start, mesh, make_caster(self.caster, mesh), origin)
         return self._window[1:]
 
     def pose(self, s: float, ride: _Ride) -> Floats:
-        """(4, 4) sensor to world at `s` metres along the street."""
-        ahead, behind, here = s + 1.4, s - 1.4, self.town.lane(s)
-        front = np.append(np.stack(self.town.street.world(ahead, self.town.lane(ahead))), 0.0)
-        back = np.append(np.stack(self.town.street.world(behind, self.town.lane(behind))), 0.0)
-        front[2] = self.town.road_height(ahead, self.town.lane(ahead))
-        back[2] = self.town.road_height(behind, self.town.lane(behind))
-        x = unit(front - back)
-        left = np.append(
-            np.stack(self.town.street.world(s, here + 0.8)), self.town.road_height(s, here + 0.8)
-        )
-        right = np.append(
-            np.stack(self.town.street.world(s, here - 0.8)), self.town.road_height(s, here - 0.8)
-        )
-        z = unit(np.cross(x, left - right))
-        frame = np.stack([x, np.cross(z, x), z], 1)
-        place = np.append(np.stack(self.town.street.world(s, here)), self.town.road_height(s, here))
+        """(4, 4) sensor to world at `s` metres along the ego's way."""
+        # four wheels, and the place between them
+        along = s + np.array([1.4, -1.4, 0.0, 0.0, 0.0])
+        x, y = self.town.route.world(along, np.array([0.0, 0.0, 0.8, -0.8, 0.0]))
+        front, back, left, right, place = np.stack([x, y, self.town.height(x, y)], 1)
+        x_axis = unit(front - back)
+        z = unit(np.cross(x_axis, left - right))
+        frame = np.stack([x_axis, np.cross(z, x_axis), z], 1)
         pose = np.eye(4)
         tilt = _tilt(self._mount.roll + ride.roll, self._mount.pitch + ride.pitch, self._mount.yaw + ride.yaw)
         pose[:3, :3] = rotate(tilt.T, frame).T
@@ -120,7 +110,7 @@ class Drive:
         return self.pose(index * stride, self._ride(index)), index * stride / self.town.speed
 
     def sweep(self, index: int, stride: float) -> Sweep:
-        """The sweep taken `index` * `stride` metres along the street.
+        """The sweep taken `index` * `stride` metres along the ego's way.
 
         It depends on the town, the sensor, the caster, index and stride alone, not on the sweeps before it.
         """
