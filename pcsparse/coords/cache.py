@@ -90,6 +90,8 @@ class CoordCache:
     # coordinate sets and their versions, by token
     _sets: list[tuple[Tensor, int]] = field(default_factory=list)
     _claims: Claims = field(default_factory=Claims)
+    # how many rows of a set count, where it has room for more
+    _real: dict[Token, Tensor] = field(default_factory=dict)
     # maps by the identity of all that a layer asks with
     _asked: dict[tuple[int, int, int, int], _Asked] = field(default_factory=dict)
 
@@ -132,7 +134,10 @@ class CoordCache:
 
     @staticmethod
     def standing_in(
-        plan: CachePlan, sets: Sequence[Tensor], maps: Mapping[MapKey, KernelMap]
+        plan: CachePlan,
+        sets: Sequence[Tensor],
+        maps: Mapping[MapKey, KernelMap],
+        real: Mapping[Token, Tensor],
     ) -> "CoordCache":
         """A cache that answers as those of a plan do, with other coordinates and maps.
 
@@ -140,14 +145,19 @@ class CoordCache:
             plan: without corners.
             sets: coordinates (n, 4) int32 of every number; nobody needs to be able to read them.
             maps: of every key of the plan.
+            real: how many first rows of a set count, () int64 by number; all where it has none.
         """
-        cache = CoordCache(_maps={key: maps[key] for key in plan.maps})
+        cache = CoordCache(_maps={key: maps[key] for key in plan.maps}, _real=dict(real))
         cache._sets = [(coords, _version(coords)) for coords in sets]
         for key, token in plan.levels:
             cache._levels[key] = sets[token]
             if key.coverage != EXPANDED:
                 cache._finer[token, key.relation] = sets[key.source]
         return cache
+
+    def real_rows(self, coords: Tensor) -> Tensor | None:
+        """How many first rows of these coordinates count, () int64 on their device; None: all do."""
+        return self._real.get(self._token(coords)) if self._real else None
 
     def _token(self, coords: Tensor) -> Token:
         tracing = torch.compiler.is_compiling()

@@ -41,6 +41,9 @@ class PaddedMaps:
         self._flags = {key: {name: getattr(kmap, name) for name in _FLAGS} for key, kmap in examples.items()}
         self._identities = {key for key, kmap in examples.items() if _is_identity(kmap)}
         self._tables = {key: self._room_for(key, kmap) for key, kmap in examples.items()}
+        device = next(iter(examples.values())).device if examples else torch.device("cpu")
+        # a column alone would have addresses that no kernel loads at once
+        self._real = torch.zeros(plan.n_sets, 2, dtype=torch.int64, device=device)
 
     def _room_for(self, key: MapKey, kmap: KernelMap) -> Tensor:
         n_out = self.rooms[key.coarse]
@@ -72,6 +75,11 @@ class PaddedMaps:
             tables.append(table)
         if wanted:
             search_into(wanted, tables)
+        counts = torch.tensor([sets[token].shape[0] for token in range(self.plan.n_sets)])
+        if self._real.is_cuda:
+            # memory that the host may forget at once: its allocator waits for the copy
+            counts = counts.pin_memory()
+        self._real[:, 0].copy_(counts, non_blocking=True)
 
     def cache(self) -> CoordCache:
         """A cache of the padded maps, with nothing derived from them yet.
@@ -90,7 +98,7 @@ class PaddedMaps:
                 **self._flags[key],
             )
         sets = [torch.empty(rows, 4, dtype=torch.int32, device="meta") for rows in self.rooms]
-        return CoordCache.standing_in(self.plan, sets, maps)
+        return CoordCache.standing_in(self.plan, sets, maps, dict(enumerate(self._real[:, 0])))
 
 
 def _is_identity(kmap: KernelMap) -> bool:

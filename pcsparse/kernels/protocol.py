@@ -775,6 +775,7 @@ class Backend(Protocol):
         relu: bool,
         eps: float,
         running: Running | None,
+        real: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Out = act((feats - mean) / sqrt(var + eps) * weight + bias + residual), rounded once.
 
@@ -787,6 +788,8 @@ class Backend(Protocol):
             eps: added to the variance.
             running: contiguous, of one dtype; moved towards these moments, for which n must be at least 2.
                 None: none.
+            real: () int64, on the device of `feats`, 1 to n: only so many first rows count, in place of n;
+                those behind them become zero, whatever they hold. None: all do.
 
         Returns:
             (n, c), dtype of `feats`; mean and biased variance, (2, c) float32, or float64 for float64.
@@ -863,6 +866,7 @@ class Backend(Protocol):
         moments: Tensor,
         eps: float,
         with_gated: bool,
+        real: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Gradients of `batch_norm`.
 
@@ -878,6 +882,7 @@ class Backend(Protocol):
             moments: (2, c), of `batch_norm`.
             eps: added to the variance.
             with_gated: whether the second result is wanted.
+            real: as `batch_norm` had it; rows behind the real ones are zero in both results.
 
         Returns:
             grad_feats (n, c), dtype of `feats`; `grad_out` with its zeros, or None; grad_weight and

@@ -25,6 +25,7 @@ from pcsparse.nn.pool import GlobalMaxPool as GlobalMaxPool
 from pcsparse.nn.pool import MaxPool3d as MaxPool3d
 from pcsparse.nn.prepare import prepare as prepare
 from pcsparse.nn.recorded import RecordedForward as RecordedForward
+from pcsparse.nn.recorded_training import RecordedTraining as RecordedTraining
 from pcsparse.nn.semi_structured_linear import SemiStructuredLinear as SemiStructuredLinear
 from pcsparse.nn.to_bev import ToBEV as ToBEV
 from pcsparse.nn.tuning import use_tuning as use_tuning

@@ -33,10 +33,24 @@ class BatchNorm(nn.BatchNorm1d):
         """
         if residual is not None:
             check_same_coords((x, residual))
-        return x.replace(self.of_rows(x.feats, None if residual is None else residual.feats, relu=relu))
+        extra, real = None if residual is None else residual.feats, x.cache.real_rows(x.coords)
+        return x.replace(self.of_rows(x.feats, extra, relu=relu, real=real))
 
-    def of_rows(self, feats: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    def of_rows(
+        self,
+        feats: Tensor,
+        residual: Tensor | None = None,
+        *,
+        relu: bool = False,
+        real: Tensor | None = None,
+    ) -> Tensor:
         """The same for rows that are no voxels: act(norm(feats) + residual), (n, c).
+
+        Args:
+            feats: (n, c).
+            residual: (n, c) to add; None for none.
+            relu: whether negative values become zero.
+            real: () int64, how many of the rows count in training; all if None.
 
         Raises:
             ShapeError: `feats` has not `num_features` channels.
@@ -47,11 +61,15 @@ class BatchNorm(nn.BatchNorm1d):
         known = mean is not None and var is not None
         if feats.shape[0] >= 2 and (self.training or not known):
             given = feats, self.weight, self.bias
-            if not self.training or mean is None or var is None:
+            running = None
+            if self.training and mean is not None and var is not None:
+                assert self.num_batches_tracked is not None
+                running = Running(mean, var, self.num_batches_tracked, self.momentum)
+            elif real is None:
                 return batch_norm(*given, eps=self.eps, residual=residual, relu=relu)[0]
-            assert self.num_batches_tracked is not None
-            running = Running(mean, var, self.num_batches_tracked, self.momentum)
-            return batch_norm_following(*given, running, eps=self.eps, residual=residual, relu=relu)
+            return batch_norm_following(
+                *given, running, eps=self.eps, residual=residual, relu=relu, real=real
+            )
         if mean is not None and var is not None:
             return norm_by_moments(
                 feats, mean, var, self.weight, self.bias, eps=self.eps, residual=residual, relu=relu

@@ -91,7 +91,7 @@ def _batch_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, .
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(moments)
     ctx.has = (weight is not None, bias is not None, residual is not None)
-    ctx.eps = eps
+    ctx.eps, ctx.real = eps, None
 
 
 def _batch_norm_backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -102,9 +102,11 @@ def _batch_norm_backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[An
     with_gated = has_residual and out is not None
     given = (grad_out, feats, weight, out, moments, ctx.eps, with_gated)
     # past the operator, which returns rows even where none are wanted
-    plain = runs_plainly(*given) and not wants_gradients(*given)
-    run = backend_of(feats).batch_norm_grad if plain else _batch_norm_grad
-    grad_feats, gated, grad_weight, grad_bias = run(*given)
+    if ctx.real is not None or (runs_plainly(*given) and not wants_gradients(*given)):
+        grads = backend_of(feats).batch_norm_grad(*given, ctx.real)
+    else:
+        grads = _batch_norm_grad(*given)
+    grad_feats, gated, grad_weight, grad_bias = grads
     return (
         grad_feats,
         grad_weight if has_weight else None,
@@ -125,16 +127,23 @@ def _and_follow(
     residual: Tensor | None,
     relu: bool,
     eps: float,
-    running: Running,
+    running: Running | None,
+    real: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    return backend_of(feats).batch_norm(feats, weight, bias, residual, relu, eps, running)
+    return backend_of(feats).batch_norm(feats, weight, bias, residual, relu, eps, running, real)
+
+
+def _and_follow_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _batch_norm_setup(ctx, inputs, output)
+    # a number of rows, which backward reads when its turn comes
+    ctx.real = inputs[-1]
 
 
 def _and_follow_backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-    return *_batch_norm_backward(ctx, *grads), None
+    return *_batch_norm_backward(ctx, *grads), None, None
 
 
-_with_gradients = plain_function("pcsparse::batch_norm", _and_follow, _and_follow_backward, _batch_norm_setup)
+_with_gradients = plain_function("pcsparse::batch_norm", _and_follow, _and_follow_backward, _and_follow_setup)
 
 
 def batch_norm(
@@ -177,11 +186,12 @@ def batch_norm_following(
     feats: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    running: Running,
+    running: Running | None,
     *,
     eps: float = 1e-5,
     residual: Tensor | None = None,
     relu: bool = False,
+    real: Tensor | None = None,
 ) -> Tensor:
     """`batch_norm`, after which running moments are nearer those of these rows.
 
@@ -189,10 +199,12 @@ def batch_norm_following(
         feats: (n, c) float, n at least 2.
         weight: (c,) float, or None for one.
         bias: (c,) float, or None for zero.
-        running: of `c` channels; changed in place.
+        running: of `c` channels; changed in place. None for none.
         eps: added to the variance.
         residual: (n, c) to add, or None.
         relu: whether negative values become zero.
+        real: () int64 on the device of `feats`, 2 to n: only so many first rows count, and those behind them
+            become zero, and torch.compile and torch.export do not see an operator. None: all do.
 
     Returns:
         (n, c), dtype of `feats`.
@@ -204,17 +216,20 @@ def batch_norm_following(
         RangeError: fewer than two rows, which have no variance.
     """
     given = _operands(feats, weight, bias, residual, relu, eps)
-    mean, var, batches, _ = running
-    check_rows(feats, None, running_mean=mean, running_var=var)
-    check_same_device(feats=feats, batches=batches)
-    tensors = (feats, weight, bias, residual, mean, var, batches)
-    if runs_plainly(*tensors) and mean.is_contiguous() and var.is_contiguous():
+    statistics: tuple[Tensor, ...] = () if running is None else running[:3]
+    if running is not None:
+        check_rows(feats, None, running_mean=running.mean, running_var=running.var)
+        check_same_device(feats=feats, batches=running.batches)
+    tensors = (feats, weight, bias, residual, *statistics)
+    # the operators know of no rows that do not count
+    if real is not None or (runs_plainly(*tensors) and all(part.is_contiguous() for part in statistics)):
         run = _with_gradients if wants_gradients(*tensors) else _and_follow
-        out: Tensor = run(*given, running)[0]
+        out: Tensor = run(*given, running, real)[0]
         return out
     out, moments = _batch_norm(*given)
-    with torch.no_grad():
-        running.follow(moments[0], moments[1], feats.shape[0])
+    if running is not None:
+        with torch.no_grad():
+            running.follow(moments[0], moments[1], feats.shape[0])
     return out
 
 

@@ -26,8 +26,8 @@ from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.programs.default_model import checkpoint_or_default
 from pcsparse.train.fit import fit
 from pcsparse.train.model_file import load_model
+from pcsparse.train.passes import ExtraLoss
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
-from pcsparse.train.stepper import ExtraLoss
 from pcsparse.whole_file import write_whole
 
 IN_CHANNELS = 4

@@ -15,7 +15,7 @@ from pcsparse.programs.compress_job import Job
 from pcsparse.programs.compress_models import card_of, file_type
 from pcsparse.train.fit import fit
 from pcsparse.train.model_file import load_model, save_model
-from pcsparse.train.stepper import ExtraLoss
+from pcsparse.train.passes import ExtraLoss
 
 
 class Stopped(PcsparseError):

@@ -18,7 +18,16 @@ from pcsparse.whole_file import write_whole
 STATE_FORMAT = 1
 
 # a resumed run may differ in these: they change neither samples nor rules (another device rounds differently)
-_NEUTRAL = {"device", "workers", "prefetch", "checkpoint_every", "resume", "progress", "tensorboard"}
+_NEUTRAL = {
+    "device",
+    "record",
+    "workers",
+    "prefetch",
+    "checkpoint_every",
+    "resume",
+    "progress",
+    "tensorboard",
+}
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from pcsparse.train.losses import class_weights
 from pcsparse.train.metrics import SemanticKittiMetrics
 from pcsparse.train.model_file import ModelCard, arch_of, save_model
 from pcsparse.train.order import BatchesFrom, SampleOrder
+from pcsparse.train.passes import ExtraLoss
 from pcsparse.train.progress import Progress, Throughput, open_progress
 from pcsparse.train.run_log import CsvLog
 from pcsparse.train.settings import FitSettings
-from pcsparse.train.stepper import ExtraLoss, StepFacts, Stepper
+from pcsparse.train.stepper import StepFacts, Stepper
 from pcsparse.train.survey import survey_of
 from pcsparse.train.tensorboard import EventLog, open_event_log
 from pcsparse.whole_file import write_whole

@@ -102,6 +102,8 @@ class FitSettings:
         voxels: how points become voxels.
         optim, schedule, loss: see there.
         precision: float32, or bfloat16 for autocast with float32 weights.
+        record: auto (on a CUDA device, network passes are recorded as one graph where the model can be, see
+            `nn.RecordedTraining`), always (an error where it cannot) or never.
         grad_clip: largest norm of all gradients together; 0 for no limit.
         ema_decay: decay a step of the averaged weights that are evaluated and stored; 0 for none.
         keep: which weights `model.safetensors` holds: best (highest validation mIoU) or last.
@@ -128,6 +130,7 @@ class FitSettings:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     precision: str = "float32"
+    record: str = "auto"
     grad_clip: float = 10.0
     ema_decay: float = 0.0
     keep: str = "best"
@@ -145,6 +148,7 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, ("float32", "bfloat16"))
+        _one_of("record", self.record, ("auto", "always", "never"))
         _one_of("keep", self.keep, ("best", "last"))
         _one_of("resume", self.resume, ("auto", "never", "overwrite"))
         _one_of("progress", self.progress, ("auto", "rich", "plain", "none"))

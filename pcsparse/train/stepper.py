@@ -1,7 +1,5 @@
-"""One optimiser step: precision, accumulation, clipping, averaging; and the state they leave behind."""
+"""One optimiser step: accumulation, clipping, averaging; and the state they leave behind."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,18 +8,12 @@ from torch import Tensor, nn
 
 from pcsparse.data.collate import VoxelBatch
 from pcsparse.errors import RangeError
-from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.train.checkpoint import TrainState, rng_state, set_rng_state
 from pcsparse.train.clock import RunClock
 from pcsparse.train.ema import ExponentialAverage
-from pcsparse.train.losses import segmentation_loss
+from pcsparse.train.passes import ExtraLoss, Passes
 from pcsparse.train.schedule import build_optimizer, lr_factor, set_lr
 from pcsparse.train.settings import FitSettings
-
-ExtraLoss = Callable[[SparseTensor, Tensor], Tensor]
-"""A term beside the loss of the labels: the network's input and its logits (m, n_classes) to a scalar. Its
-`repr` says what it is, so that a run goes on with the same one only."""
-
 
 @dataclass(frozen=True)
 class StepFacts:
@@ -75,8 +67,8 @@ class Stepper:
         self.model = model.to(self.device)
         self.optimizer = build_optimizer(self.model, settings.optim)
         self.average = ExponentialAverage(self.model, settings.ema_decay) if settings.ema_decay else None
-        self.weights = None if weights is None else weights.to(self.device)
-        self.extra_loss = extra_loss
+        weights = None if weights is None else weights.to(self.device)
+        self._passes = Passes(self.model, settings, weights, extra_loss)
         self.clock = RunClock(settings.time_limit)
         self.step = 0
         self.best_miou = -1.0
@@ -125,11 +117,7 @@ class Stepper:
         set_lr(self.optimizer, lr)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for batch in useful:
-            loss = self._loss(batch) / len(useful)
-            loss.backward()
-            losses.append(loss.detach())
+        losses = [self._passes.run(batch, 1 / len(useful)) for batch in useful]
         loss_sum, grad_norm = self._update(losses) if useful else (0.0, 0.0)
         if not (np.isfinite(loss_sum) and np.isfinite(grad_norm)):
             raise RangeError(
@@ -149,21 +137,6 @@ class Stepper:
             n_labelled=sum(batch.n_labelled for batch in useful),
             n_skipped=n_skipped,
         )
-
-    def _loss(self, batch: VoxelBatch) -> Tensor:
-        # a batch without labels has been left out
-        assert batch.targets is not None
-        x = batch.tensor(self.device)
-        with self._autocast():
-            logits = self.model(x).feats
-        loss = segmentation_loss(logits, batch.targets.to(self.device), self.settings.loss, self.weights)
-        # the same input: what it computes there finds its maps built
-        return loss if self.extra_loss is None else loss + self.extra_loss(x, logits)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.settings.precision == "bfloat16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
 
     def _update(self, losses: list[Tensor]) -> tuple[float, float]:
         """Change the weights; returns the sum of the losses, and the norm of the gradients."""

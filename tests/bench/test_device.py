@@ -121,7 +121,7 @@ def test_a_recorded_network_is_checked_and_timed(device, monkeypatch):
             return out, lambda: out.feats.copy_(run().feats)
 
         monkeypatch.setattr(cpu, "TABLES", True)
-        monkeypatch.setattr(recorded, "_check_device", lambda x: None)
+        monkeypatch.setattr(recorded, "check_device", lambda x: None)
         monkeypatch.setattr(recorded, "record", record)
     for spec, scene in ((UNET, unet_scene(device)), (SECOND, second_scene(device))):
         ours = nets.run_net(DeviceNet("n", spec, "recorded", FP32), scene, [], **ONCE).ours

@@ -344,3 +344,49 @@ def test_batch_norm_takes_factors_of_any_stride(device, rng, columns):
         assert (left is None) == (right is None)
         if left is not None:
             torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+# rows that count in the first tile, at its edge, none in the last run, and all of them
+REAL = [(257, 33, 2), (300, 8, 256), (1100, 5, 300), (40, 3, 40)]
+
+
+def _with_waste(rows, real):
+    """What lies behind the rows that count must not be read as a number."""
+    if rows is not None:
+        rows = rows.clone()
+        rows[real:] = float("nan")
+    return rows
+
+
+@pytest.mark.parametrize(("n", "c", "real"), REAL)
+def test_rows_behind_the_real_ones_count_nowhere(device, rng, monkeypatch, n, c, real):
+    for backend in (reference, backend_of(torch.empty(0, device=device))):
+        # several runs, some without a row
+        monkeypatch.setattr(sys.modules[backend.scale_shift_sums.__module__], "_RUNS", 4, raising=False)
+        x, g, residual = (_with_waste(_draw(rng, n, c, torch.float32), real) for _ in range(3))
+        weight, bias = _factors(rng, c, torch.float32, 2)
+        mine = [None if part is None else part.to(device) for part in (x, weight, bias, residual)]
+        statistics = Running(torch.zeros(c), torch.ones(c), torch.tensor(0), 0.5)
+        running = Running(*(part.to(device) for part in statistics[:3]), 0.5)
+        count = torch.tensor(real, device=device)
+        out, moments = backend.batch_norm(*mine, True, 0.25, running, count)
+        expected, exact = reference.batch_norm(
+            x[:real], weight, bias, residual[:real], True, 0.25, statistics, None
+        )
+        torch.testing.assert_close(moments.cpu(), exact, **_column(torch.float32, real))
+        torch.testing.assert_close(out[:real].cpu(), expected, **tolerance(torch.float32, real, factor=64))
+        for ours, theirs in zip(running[:3], statistics[:3], strict=True):
+            torch.testing.assert_close(ours.cpu(), theirs, **tolerance(torch.float32, real, factor=64))
+        assert not out[real:].any()
+
+        gate = _with_waste(_draw(rng, n, c, torch.float32), real)
+        moved = [part.to(device) for part in (g, x, weight, gate, exact)]
+        rows, passed, *sums = backend.batch_norm_grad(*moved, 0.25, True, count)
+        arguments = (g[:real], x[:real], weight, gate[:real], exact, 0.25, True)
+        wanted, gated, *totals = reference.batch_norm_grad(*arguments)
+        torch.testing.assert_close(rows[:real].cpu(), wanted, **tolerance(torch.float32, real, factor=64))
+        assert torch.equal(passed[:real].cpu(), gated)
+        for ours, theirs in zip(sums, totals, strict=True):
+            torch.testing.assert_close(ours.cpu(), theirs, **_column(torch.float32, real))
+        assert not rows[real:].any()
+        assert not passed[real:].any()

@@ -38,7 +38,7 @@ def recordings(device, monkeypatch):
         return out, lambda: out.feats.copy_(run().feats)
 
     monkeypatch.setattr(cpu, "TABLES", True)
-    monkeypatch.setattr(recorded, "_check_device", lambda x: None)
+    monkeypatch.setattr(recorded, "check_device", lambda x: None)
     monkeypatch.setattr(recorded, "record", record)
     return counted
 
@@ -226,7 +226,7 @@ def test_all_happens_on_the_device_of_the_cloud(device, recordings, monkeypatch)
         yield
         inside.pop()
 
-    monkeypatch.setattr(recorded, "_on", on)
+    monkeypatch.setattr(recorded, "on_device", on)
     model = SubmanifoldConv3d(4, 3).to(device).eval()
     model.register_forward_hook(lambda *_: seen.append(list(inside)))
     x = _cloud(60, 1, device=device)

@@ -120,6 +120,12 @@ def _batch_moments(feats: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(mean).to(wide), torch.from_numpy(total / n).to(wide)
 
 
+def _filled(rows: Tensor, n: int) -> Tensor:
+    whole = aligned((n, rows.shape[1]), rows.dtype)
+    whole[: len(rows)], whole[len(rows) :] = rows, 0
+    return whole
+
+
 def batch_norm(
     feats: Tensor,
     weight: Tensor | None,
@@ -128,7 +134,13 @@ def batch_norm(
     relu: bool,
     eps: float,
     running: Running | None,
+    real: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
+    if real is not None:
+        n = int(real)
+        rows = None if residual is None else residual[:n]
+        first, moments = batch_norm(feats[:n], weight, bias, rows, relu, eps, running)
+        return _filled(first, len(feats)), moments
     mean, var = _batch_moments(feats)
     if running is not None:
         running.follow(mean, var, len(feats))
@@ -209,7 +221,15 @@ def batch_norm_grad(
     moments: Tensor,
     eps: float,
     with_gated: bool,
+    real: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    if real is not None:
+        n, whole = int(real), len(feats)
+        gate = None if out is None else out[:n]
+        rows, passed, *grads = batch_norm_grad(
+            grad_out[:n], feats[:n], weight, gate, moments, eps, with_gated
+        )
+        return _filled(rows, whole), None if passed is None else _filled(passed, whole), grads[0], grads[1]
     mean, inverse = moments[0], torch.rsqrt(moments[1] + eps)
     total, product = scale_shift_sums(grad_out, feats, out, mean)
     scale = inverse if weight is None else inverse * weight.detach()

@@ -21,6 +21,7 @@ from pcsparse.kernels.gpu.scale_shift import (
     FEW_CHANNELS,
     PARTIALS,
     WARPS,
+    rows_that_count,
     runs_of,
     start_scale_shift,
     start_scale_shift_grad,
@@ -32,9 +33,10 @@ from pcsparse.kernels.running import Running
 
 
 @triton.jit(do_not_specialize=["n", "c", "run"])
-def _moments(feats, sums, n, c, run, ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+def _moments(feats, sums, real, n, c, run, ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
     """Of one run: the mean of its first rows, and the sums of x - mean and of (x - mean)^2."""
     c *= ALIGN
+    n = rows_that_count(n, real)
     wide_type: tl.constexpr = sums.dtype.element_ty
     first = tl.program_id(0).to(tl.int64) * run
     rows = tl.minimum(n - first, run).to(tl.int32)
@@ -45,7 +47,7 @@ def _moments(feats, sums, n, c, run, ALIGN: tl.constexpr, ROWS: tl.constexpr, BL
     inside = (tl.arange(0, ROWS) < rows)[:, None] & (cols < c)[None, :]
     value = tl.load(feats + place, mask=inside, other=0).to(wide_type)
     # a value near the mean keeps the squares small; it need not be the mean
-    near = tl.sum(value, 0) / tl.minimum(rows, ROWS).to(wide_type)
+    near = tl.sum(value, 0) / tl.maximum(tl.minimum(rows, ROWS), 1).to(wide_type)
     about = tl.where(inside, value - near[None, :], 0)
     total, square = about, about * about
     for begin in range(ROWS, rows, ROWS):
@@ -65,10 +67,11 @@ def _moments(feats, sums, n, c, run, ALIGN: tl.constexpr, ROWS: tl.constexpr, BL
 
 @triton.jit(do_not_specialize=["n", "c", "run", "runs", "low", "high"])
 def _combine_moments(
-    sums, weight, bias, moments, running_mean, running_var, batches, n, c, run, runs, low, high,
+    sums, weight, bias, moments, running_mean, running_var, batches, real, n, c, run, runs, low, high,
     EPS: tl.constexpr, AVERAGES: tl.constexpr, PARTIALS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Moments of all runs, the factors they make, and the statistics that follow; in float64 until stored."""
+    n = rows_that_count(n, real)
     cols = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     plane = runs * c
     centre = tl.load(sums + cols, mask=cols < c, other=0).to(tl.float64)
@@ -77,7 +80,8 @@ def _combine_moments(
     within = tl.zeros((PARTIALS, BLOCK_C), tl.float64)
     for begin in range(0, runs, PARTIALS):
         part = begin + tl.arange(0, PARTIALS)
-        inside = (part < runs)[:, None] & (cols < c)[None, :]
+        # a run without a row that counts has no sums
+        inside = (part < tl.minimum(runs, tl.cdiv(n, run)))[:, None] & (cols < c)[None, :]
         at = part[:, None] * c + cols[None, :]
         near = tl.load(sums + at, mask=inside, other=0).to(tl.float64)
         first = tl.load(sums + plane + at, mask=inside, other=0).to(tl.float64)
@@ -147,6 +151,7 @@ def batch_norm(
     relu: bool,
     eps: float,
     running: Running | None,
+    real: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     feats = feats.contiguous()
     n, c = feats.shape
@@ -157,7 +162,7 @@ def batch_norm(
         # planes of sums, and the two rows of factors
         sums = torch.empty((3 * runs + 2, c), dtype=dtype, device=feats.device)
         grid = (runs, -(-c // tile[2]), 1)
-        _MOMENTS(grid, (feats, sums), (n, c // tile[0], run), tile, WARPS, 1)
+        _MOMENTS(grid, (feats, sums, real), (n, c // tile[0], run), tile, WARPS, 1)
         mean, var, batches, momentum = (None, None, None, 0.0) if running is None else running
         statistics = (whole(mean), whole(var))
         if running is not None and momentum is None:
@@ -165,7 +170,7 @@ def batch_norm(
             running.batches.add_(1)
         _COMBINE_MOMENTS(
             (-(-c // FEW_CHANNELS), 1, 1),
-            (sums, whole(weight), whole(bias), moments, *statistics, batches),
+            (sums, whole(weight), whole(bias), moments, *statistics, batches, real),
             (n, c, run, runs, *_halves(momentum or 0.0)),
             (eps, momentum is None, PARTIALS, FEW_CHANNELS),
             4,
@@ -178,13 +183,13 @@ def batch_norm(
                     place.copy_(written)
             # autograd, and who keeps what is made of them, see that they changed
             increment_version((running.mean, running.var, running.batches))
-        start_scale_shift(feats, (sums, sums), (3 * runs, 1), whole(residual), relu, out, tile)
+        start_scale_shift(feats, (sums, sums), (3 * runs, 1), whole(residual), relu, out, tile, real)
     return out, moments
 
 
 @triton.jit(do_not_specialize=["n", "c", "runs"])
 def _combine_gradients(
-    sums, moments, weight, grad_weight, grad_bias, n, c, runs,
+    sums, moments, weight, grad_weight, grad_bias, real, n, c, runs,
     EPS: tl.constexpr, PARTIALS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the parameters, and the factors of the rows; in float64 until stored."""
@@ -196,7 +201,7 @@ def _combine_gradients(
     scale = inverse
     if weight is not None:
         scale *= tl.load(weight + cols, mask=cols < c, other=0).to(tl.float64)
-    size = n.to(tl.float64)
+    size = rows_that_count(n, real).to(tl.float64)
     scale_feats = -scale * inverse * inverse * product / size
     store_wide(grad_weight + cols, product * inverse, cols < c)
     store_wide(grad_bias + cols, total, cols < c)
@@ -218,6 +223,7 @@ def batch_norm_grad(
     moments: Tensor,
     eps: float,
     with_gated: bool,
+    real: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     grad_out, feats = grad_out.contiguous(), feats.contiguous()
     out, moments = whole(out), moments.contiguous()
@@ -227,15 +233,15 @@ def batch_norm_grad(
     grad_weight = torch.empty(c, dtype=moments.dtype, device=feats.device)
     grad_bias = torch.empty_like(grad_weight)
     if c:
-        sums, runs = sums_of_runs(grad_out, feats, out, moments, 3)
+        sums, runs = sums_of_runs(grad_out, feats, out, moments, 3, real)
         _COMBINE_GRADIENTS(
             (-(-c // FEW_CHANNELS), 1, 1),
-            (sums, moments, whole(weight), grad_weight, grad_bias),
+            (sums, moments, whole(weight), grad_weight, grad_bias, real),
             (n, c, runs),
             (eps, PARTIALS, FEW_CHANNELS),
             4,
             1,
         )
         rows = (grad_out, feats, out)
-        start_scale_shift_grad(rows, (sums, sums, sums), (2 * runs, 1), grad, gated)
+        start_scale_shift_grad(rows, (sums, sums, sums), (2 * runs, 1), grad, gated, real)
     return grad, gated, grad_weight, grad_bias

@@ -35,9 +35,18 @@ def runs_of(n: int, c: int) -> tuple[int, int, tuple[int, int, int]]:
     return run, -(-n // run), tile
 
 
+@triton.jit
+def real_of(room, first, real, ROWS: tl.constexpr):
+    """Of a tile (rows, channels) that begins with row `first`: what is in a row that counts."""
+    inside = room
+    if real is not None:
+        inside = room & (tl.arange(0, ROWS) < tl.load(real) - first)[:, None]
+    return inside
+
+
 @triton.jit(do_not_specialize=["n", "c", "row", "step"])
 def _scale_shift(
-    feats, scale, shift, residual, out, n, c, row, step,
+    feats, scale, shift, residual, out, real, n, c, row, step,
     RELU: tl.constexpr, ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The factors stand in a row of `scale`, and in one `step` further on of `shift`."""
@@ -45,7 +54,8 @@ def _scale_shift(
     wide_type: tl.constexpr = scale.dtype.element_ty
     first = tl.program_id(0).to(tl.int64) * ROWS
     cols = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = (tl.arange(0, ROWS) < n - first)[:, None] & (cols < c)[None, :]
+    room = (tl.arange(0, ROWS) < n - first)[:, None] & (cols < c)[None, :]
+    inside = real_of(room, first, real, ROWS)
     # only the start of a tile is beyond 2^31 elements
     start = first * c
     place = tl.arange(0, ROWS)[:, None] * c + cols[None, :]
@@ -57,7 +67,9 @@ def _scale_shift(
     if RELU:
         # not a maximum: a NaN stays
         value = tl.where(value < 0, 0, value)
-    tl.store(out + start + place, value.to(out.dtype.element_ty), mask=inside)
+    if real is not None:
+        value = tl.where(inside, value, 0)
+    tl.store(out + start + place, value.to(out.dtype.element_ty), mask=room)
 
 
 _SCALE_SHIFT = Launcher(_scale_shift)
@@ -71,11 +83,12 @@ def start_scale_shift(
     relu: bool,
     out: Tensor,
     tile: tuple[int, int, int],
+    real: Tensor | None = None,
 ) -> None:
     n, c = feats.shape
     _SCALE_SHIFT(
         (-(-n // tile[1]), -(-c // tile[2]), 1),
-        (feats, *factors, residual, out),
+        (feats, *factors, residual, out, real),
         (n, c // tile[0], *rows),
         (relu, *tile),
         WARPS,
@@ -99,13 +112,22 @@ def store_wide(place, value, mask):
     tl.store(place, value.to(place.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def rows_that_count(n, real):
+    count = n.to(tl.int64)
+    if real is not None:
+        count = tl.minimum(count, tl.load(real))
+    return count
+
+
 @triton.jit(do_not_specialize=["n", "c", "run"])
 def _products(
-    grad_out, feats, out, mean, sums, n, c, run,
+    grad_out, feats, out, mean, sums, real, n, c, run,
     ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Of one run: the sums of the gradient that passes, and of it times x - mean."""
     c *= ALIGN
+    n = rows_that_count(n, real)
     wide_type: tl.constexpr = sums.dtype.element_ty
     first = tl.program_id(0).to(tl.int64) * run
     rows = tl.minimum(n - first, run).to(tl.int32)
@@ -154,7 +176,12 @@ _PRODUCTS, _COMBINE_PRODUCTS = Launcher(_products), Launcher(_combine_products)
 
 
 def sums_of_runs(
-    grad_out: Tensor, feats: Tensor, out: Tensor | None, mean: Tensor, room: int
+    grad_out: Tensor,
+    feats: Tensor,
+    out: Tensor | None,
+    mean: Tensor,
+    room: int,
+    real: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """Both sums of each run, (2 * runs + room, c) with rows that are not written, and how many runs."""
     n, c = feats.shape
@@ -162,7 +189,7 @@ def sums_of_runs(
     sums = torch.empty((2 * runs + room, c), dtype=wide(feats.dtype), device=feats.device)
     if runs:
         grid = (runs, -(-c // tile[2]), 1)
-        _PRODUCTS(grid, (grad_out, feats, out, mean, sums), (n, c // tile[0], run), tile, WARPS, 1)
+        _PRODUCTS(grid, (grad_out, feats, out, mean, sums, real), (n, c // tile[0], run), tile, WARPS, 1)
     return sums, runs
 
 
@@ -181,7 +208,7 @@ def scale_shift_sums(
 
 @triton.jit(do_not_specialize=["n", "c", "row", "step"])
 def _scale_shift_grad(
-    grad_out, feats, out, scale_grad, scale_feats, shift, grad, gated, n, c, row, step,
+    grad_out, feats, out, scale_grad, scale_feats, shift, grad, gated, real, n, c, row, step,
     ALIGN: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The factors stand in a row of `scale_grad`, and in ones one and two `step` further on of the others."""
@@ -189,7 +216,8 @@ def _scale_shift_grad(
     wide_type: tl.constexpr = scale_grad.dtype.element_ty
     first = tl.program_id(0).to(tl.int64) * ROWS
     cols = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = (tl.arange(0, ROWS) < n - first)[:, None] & (cols < c)[None, :]
+    room = (tl.arange(0, ROWS) < n - first)[:, None] & (cols < c)[None, :]
+    inside = real_of(room, first, real, ROWS)
     start = first * c
     place = tl.arange(0, ROWS)[:, None] * c + cols[None, :]
     passed = tl.load(grad_out + start + place, mask=inside, other=0).to(wide_type)
@@ -197,12 +225,14 @@ def _scale_shift_grad(
         gate = tl.load(out + start + place, mask=inside, other=0).to(wide_type)
         passed = tl.where(gate > 0, passed, 0)
     if gated is not None:
-        tl.store(gated + start + place, passed.to(gated.dtype.element_ty), mask=inside)
+        tl.store(gated + start + place, passed.to(gated.dtype.element_ty), mask=room)
     value = tl.load(feats + start + place, mask=inside, other=0).to(wide_type)
     value *= tl.load(scale_feats + (row + step) * c + cols, mask=cols < c, other=0)[None, :]
     value += passed * tl.load(scale_grad + row * c + cols, mask=cols < c, other=0)[None, :]
     value += tl.load(shift + (row + 2 * step) * c + cols, mask=cols < c, other=0)[None, :]
-    tl.store(grad + start + place, value.to(grad.dtype.element_ty), mask=inside)
+    if real is not None:
+        value = tl.where(inside, value, 0)
+    tl.store(grad + start + place, value.to(grad.dtype.element_ty), mask=room)
 
 
 _SCALE_SHIFT_GRAD = Launcher(_scale_shift_grad)
@@ -214,12 +244,13 @@ def start_scale_shift_grad(
     rows: tuple[int, int],
     grad: Tensor,
     gated: Tensor | None,
+    real: Tensor | None = None,
 ) -> None:
     n, c = grad.shape
     tile = tile_of(c)
     _SCALE_SHIFT_GRAD(
         (-(-n // tile[1]), -(-c // tile[2]), 1),
-        (*given, *factors, grad, gated),
+        (*given, *factors, grad, gated, real),
         (n, c // tile[0], *rows),
         tile,
         WARPS,

@@ -15,6 +15,10 @@ def _gated(grad_out: Tensor, out: Tensor | None) -> Tensor:
     return wide if out is None else torch.where(out > 0, wide, 0)
 
 
+def _filled(rows: Tensor, n: int) -> Tensor:
+    return torch.cat([rows, rows.new_zeros(n - len(rows), rows.shape[1])])
+
+
 def batch_norm(
     feats: Tensor,
     weight: Tensor | None,
@@ -23,7 +27,12 @@ def batch_norm(
     relu: bool,
     eps: float,
     running: Running | None,
+    real: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
+    if real is not None:
+        n, residual = int(real), None if residual is None else residual[: int(real)]
+        out, moments = batch_norm(feats[:n], weight, bias, residual, relu, eps, running)
+        return _filled(out, len(feats)), moments
     var, mean = torch.var_mean(feats.double(), dim=0, correction=0)
     if running is not None:
         running.batches.add_(1)
@@ -77,7 +86,13 @@ def batch_norm_grad(
     moments: Tensor,
     eps: float,
     with_gated: bool,
+    real: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    if real is not None:
+        n, whole = int(real), len(feats)
+        out = None if out is None else out[:n]
+        grad, passed, *grads = batch_norm_grad(grad_out[:n], feats[:n], weight, out, moments, eps, with_gated)
+        return _filled(grad, whole), None if passed is None else _filled(passed, whole), grads[0], grads[1]
     gated, wide = _gated(grad_out, out).double(), _accumulator(feats.dtype)
     mean, var = moments.double()
     grad_bias, product = gated.sum(dim=0), (gated * (feats.double() - mean)).sum(dim=0)
