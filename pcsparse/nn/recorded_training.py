@@ -55,6 +55,7 @@ class RecordedTraining:
         targets: (n, ...) of the rows that the network returns for the example.
         ignore: the target of rows beyond a cloud.
         room: rows to have room for, over those of the example, at least 1.
+        check: called with every cloud, before it is replayed; see `RecordedForward`.
 
     Raises:
         UnsupportedError: the network needs more of a cloud than tables, makes the host wait, or has a batch
@@ -75,12 +76,13 @@ class RecordedTraining:
         *,
         ignore: float = -1,
         room: float = 1.25,
+        check: Callable[[SparseTensor], None] | None = None,
     ) -> None:
         check_room(room)
         check_device(example)
         _check_modules(model)
         self._model, self._loss, self._ignore, self._room = model, loss, ignore, room
-        self._likeness = Likeness.of(example)
+        self._check_cloud, self._likeness = check, Likeness.of(example)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._maps: PaddedMaps | None = None
         with on_device(example.device):
@@ -102,6 +104,8 @@ class RecordedTraining:
         check_device(x)
         self._likeness.check(x)
         with on_device(x.device), torch.no_grad():
+            if self._check_cloud is not None:
+                self._check_cloud(x)
             maps = self._maps
             assert maps is not None
             sets = maps.plan.fill_levels(x.cache, {maps.plan.given[0]: x.coords})

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from pcsparse.bench.clouds import small_cloud
-from pcsparse.bench.device import layers, nets
+from pcsparse.bench.device import layers, nets, steps
 from pcsparse.bench.device.cases import LAYERS, MAPS, NETS, STEPS, DeviceLayer, DeviceNet
 from pcsparse.bench.device.clock import Times, time_candidates
 from pcsparse.bench.device.grid_conv import GridConv
@@ -30,7 +30,7 @@ from pcsparse.coords.relation import Relation
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.kernels import cpu
 from pcsparse.models import MinkUNet, MinkUNetSpec, SecondSpec
-from pcsparse.nn import fuse, recorded
+from pcsparse.nn import fuse, recorded, recorded_training
 from pcsparse.programs import bench_device
 from pcsparse.timing import Timing, environment
 
@@ -127,6 +127,35 @@ def test_a_recorded_network_is_checked_and_timed(device, monkeypatch):
         ours = nets.run_net(DeviceNet("n", spec, "recorded", FP32), scene, [], **ONCE).ours
         assert ours.times is not None, ours
         assert [check.what for check in ours.checks] == ["output"]
+
+
+@pytest.mark.parametrize("kind", ["unet", "second"])
+def test_a_recorded_training_step_is_checked_and_timed(device, monkeypatch, kind):
+    if device.type == "cpu":
+
+        def record(run):
+            loss, grads = run()
+
+            def replay():
+                with torch.enable_grad():
+                    again, others = run()
+                for kept, new in zip((loss, *grads), (again, *others), strict=True):
+                    kept.copy_(new)
+
+            return (loss, grads), replay
+
+        monkeypatch.setattr(cpu, "TABLES", True)
+        monkeypatch.setattr(recorded_training, "check_device", lambda x: None)
+        monkeypatch.setattr(recorded_training, "record", record)
+    spec, scene = (UNET, unet_scene(device, 2, 400)) if kind == "unet" else (SECOND, second_scene(device))
+    ours = nets.run_net(DeviceNet("n", spec, "recorded training", FP32), scene, [], **ONCE).ours
+    assert ours.times is not None, ours
+    names = [check.what for check in ours.checks]
+    assert names[0] == "loss"
+    assert len(names) > 10
+    monkeypatch.setattr(steps, "LOSS_SCALE", 512.0)
+    ours = nets.run_net(DeviceNet("n", spec, "recorded training", FP32), scene, [], **ONCE).ours
+    assert ours.times is None, "gradients of half the size got a time"
 
 
 def _convolutions(spec):
@@ -324,7 +353,7 @@ def test_cases_have_names_of_their_own():
     for cases in (LAYERS, NETS, STEPS):
         names = [(case.name, case.precision.name) for case in cases]
         assert len(set(names)) == len(names)
-    assert all(case.form == "training" for case in STEPS)
+    assert all(case.trains for case in STEPS)
     assert replace(LAYERS[0], tags=()).name
 
 

@@ -12,7 +12,7 @@ from pcsparse.models import MinkUNetSpec, SecondSpec
 
 Tag = Literal["quick", "paper"]
 Kind = Literal["submanifold", "strided", "inverse", "generative"]
-Form = Literal["fused", "recorded", "eager", "training"]
+Form = Literal["fused", "recorded", "eager", "training", "recorded training"]
 
 CUBE_SIDE = 37
 """A cube of about 50,000 voxels, the size of spconv-triton's benchmark."""
@@ -65,7 +65,8 @@ class DeviceNet:
         name: unique among all cases, but for the precision.
         spec: every width.
         form: "fused" (batch norm and ReLU folded), "recorded" (the same, replayed as a CUDA graph by the
-            package; peers run it fused), "eager", or "training" (16 bits by autocast).
+            package; peers run it fused), "eager", "training" (16 bits by autocast), or "recorded
+            training" (the same, replayed as a CUDA graph by the package; peers run it launch by launch).
         precision: of features and weights.
         batch: clouds.
         tags: who runs it.
@@ -77,6 +78,11 @@ class DeviceNet:
     precision: Precision
     batch: int = 1
     tags: tuple[Tag, ...] = ("paper",)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a training step."""
+        return self.form in ("training", "recorded training")
 
 
 def _cube(channels: int, precision: Precision, *tags: Tag, backward: bool = False) -> DeviceLayer:
@@ -157,8 +163,11 @@ NETS = (
 )
 STEPS = (
     DeviceNet("MinkUNet-18 x1.0 training step", _UNET, "training", FP16, 2, ("quick", "paper")),
+    DeviceNet("MinkUNet-18 x1.0 recorded training step", _UNET, "recorded training", FP16, 2, _ALWAYS),
     DeviceNet("MinkUNet-18 x0.5 training step", _HALF, "training", FP16, 2),
+    DeviceNet("MinkUNet-18 x0.5 recorded training step", _HALF, "recorded training", FP16, 2),
     DeviceNet("CenterPoint backbone training step", _SECOND, "training", FP16, 2),
+    DeviceNet("CenterPoint backbone recorded training step", _SECOND, "recorded training", FP16, 2),
     DeviceNet("MinkUNet-18 x1.0 training step", _UNET, "training", BF16, 2),
     DeviceNet("MinkUNet-18 x1.0 training step", _UNET, "training", TF32, 2),
 )
