@@ -52,7 +52,7 @@ class Passes:
         return None
 
     def run(self, batch: VoxelBatch, share: float) -> Tensor:
-        """The loss () of one pass, on its device, times `share`; its gradients are added to those of the parameters.
+        """The loss () of one pass times `share`, on its device; gradients are added to the parameters'.
 
         Args:
             batch: with labels.

@@ -15,6 +15,7 @@ from pcsparse.train.passes import ExtraLoss, Passes
 from pcsparse.train.schedule import build_optimizer, lr_factor, set_lr
 from pcsparse.train.settings import FitSettings
 
+
 @dataclass(frozen=True)
 class StepFacts:
     """What one step did.
