@@ -103,6 +103,13 @@ def _infer(arguments: list[str]) -> int:
     parser.add_argument("sources", nargs="+", help="files, folders or patterns")
     parser.add_argument("--out", default="out", help="folder for NAME.label (raw ids) and NAME.png")
     parser.add_argument(
+        "--format",
+        dest="formats",
+        default="label",
+        help="what to write, one or more with commas: label (default), same (the input with class and "
+        "confidence as columns), or such a file as bin, npy, npz, pcd, ply, las, laz, e57, feather",
+    )
+    parser.add_argument(
         "--checkpoint", help="folder of a run, or a .safetensors file (default: the one that pcsparse brings)"
     )
     _add_reading(parser)
@@ -118,7 +125,8 @@ def _infer(arguments: list[str]) -> int:
         "--skip-existing", action="store_true", help="leave files alone whose outputs are there"
     )
     given = vars(parser.parse_args(arguments))
-    return infer.run(InferSettings(**{**given, "sources": tuple(given["sources"])}))
+    given["sources"], given["formats"] = tuple(given["sources"]), tuple(given["formats"].split(","))
+    return infer.run(InferSettings(**given))
 
 
 def _inspect(arguments: list[str]) -> int:

@@ -199,7 +199,9 @@ class InferSettings:
 
     Attributes:
         sources: files, folders or patterns.
-        out: folder for labels and pictures.
+        out: folder for outputs and pictures.
+        formats: what to write: label (raw ids), same (the input with classes as columns), or endings to
+            write it with: `programs.infer_outputs.FORMATS`.
         checkpoint: folder of a run or a .safetensors file; None for the default model.
         columns: numbers a point in .bin files; None to infer them.
         dtype: type of the numbers in .bin files; None for float32.
@@ -216,6 +218,7 @@ class InferSettings:
 
     sources: tuple[str | Path, ...]
     out: str | Path = "out"
+    formats: tuple[str, ...] = ("label",)
     checkpoint: str | None = None
     columns: int | None = None
     dtype: str | None = None

@@ -10,7 +10,7 @@ from pcsparse.data.files_array import INTENSITY_NAMES, RING_NAMES, numbered, tab
 from pcsparse.data.files_faults import refuse_empty
 from pcsparse.data.files_table import CLASS_COLUMN, CONFIDENCE_COLUMN, Table, flat, joined, xyz_of
 from pcsparse.data.point_cloud import FAR_M, RawCloud, not_read
-from pcsparse.errors import FormatError
+from pcsparse.errors import FormatError, UnsupportedError
 
 _INFERRED_COLUMNS = (4, 5, 6)
 _DTYPES = ("float32", "float64", "float16")
@@ -70,12 +70,12 @@ def write_bin(path: Path, table: Table) -> tuple[str, ...]:
     """Rows of float32: x, y, z, intensity, ring if there is one, and the classes.
 
     Raises:
-        FormatError: coordinates of the world, which float32 would round.
+        UnsupportedError: coordinates of the world, which float32 would round.
     """
     far = float(np.nanmax(np.abs(xyz_of(table)), initial=0.0))
     if far > FAR_M:
-        raise FormatError(
-            f"{path}: coordinates reach {far:.0f} m, a .bin of float32 resolves "
+        raise UnsupportedError(
+            f"coordinates reach {far:.0f} m, a .bin of float32 resolves "
             f"{np.spacing(np.float32(far)):.3g} m there; write .npy, .ply, .pcd, .las or .feather"
         )
     columns, notes = _known_columns(flat(table))

@@ -12,7 +12,7 @@ from pcsparse.data.files_array import INTENSITY_NAMES
 from pcsparse.data.files_faults import broken, refuse_empty, refuse_fewer
 from pcsparse.data.files_table import LAS_CLASS, Table, check_rows, columns_of, flat, xyz_of
 from pcsparse.data.point_cloud import RawCloud, not_read
-from pcsparse.errors import FormatError
+from pcsparse.errors import FormatError, UnsupportedError
 
 LAS_CLASS_BEFORE = "classification_before"
 """Extra bytes that keep what `classification` was before a prediction replaced it."""
@@ -108,7 +108,7 @@ def write_las(path: Path, table: Table) -> tuple[str, ...]:
         xyz, columns = xyz[valid], {name: values[valid] for name, values in columns.items()}
     standard, extra = _placed({name: v for name, v in columns.items() if name not in ("x", "y", "z")})
     header = laspy.LasHeader(point_format=7 if set(_COLOURS) <= set(standard) else 6, version="1.4")
-    header.offsets, header.scales = _frame(path, xyz)
+    header.offsets, header.scales = _frame(xyz)
     header.add_extra_dims([laspy.ExtraBytesParams(name, values.dtype) for name, values in extra.items()])
     record = laspy.ScaleAwarePointRecord.zeros(len(xyz), header=header)
     for i, name in enumerate(_STORED):
@@ -125,9 +125,7 @@ def _is_laz(path: Path) -> bool:
     return path.suffix.lower() == ".laz"
 
 
-def _frame(
-    path: Path, xyz: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _frame(xyz: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Offset and scale with which every coordinate fits 32 bits."""
     if len(xyz) == 0:
         return np.zeros(3), np.full(3, _SCALES[0])
@@ -137,7 +135,7 @@ def _frame(
     for scale in _SCALES:
         if extent / scale <= _MAX_STORED:
             return offset, np.full(3, scale)
-    raise FormatError(f"{path}: an extent of {2 * extent:.3g} m does not fit a LAS file; are these metres?")
+    raise UnsupportedError(f"an extent of {2 * extent:.3g} m does not fit a LAS file; are these metres?")
 
 
 def _placed(

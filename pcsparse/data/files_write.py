@@ -17,7 +17,7 @@ from pcsparse.data import (
 from pcsparse.data.files_faults import refuse_empty, refuse_other_kind
 from pcsparse.data.files_table import PointClasses, Table, joined, table_of
 from pcsparse.data.point_cloud import PointCloud
-from pcsparse.errors import FormatError, PcsparseError, RangeError
+from pcsparse.errors import FormatError, PcsparseError, RangeError, UnsupportedError
 from pcsparse.whole_file import whole_file
 
 _Notes = tuple[str, ...]
@@ -63,9 +63,9 @@ def write_points(path: str | Path, cloud: PointCloud, classes: PointClasses | No
         What a user should know of the file, one sentence each.
 
     Raises:
-        FormatError: an unknown ending, or the format cannot hold these points.
+        FormatError: an unknown ending, or a broken source.
         RangeError: another number of classes than points.
-        UnsupportedError: the format needs the extra `io`.
+        UnsupportedError: the format cannot hold these points, or needs the extra `io`.
     """
     table = table_of(cloud)
     return _write_new(Path(path), table, classes)
@@ -95,9 +95,9 @@ def write_classes(
         What a user should know of the file, one sentence each.
 
     Raises:
-        FormatError: an unknown ending, or the format cannot hold these points.
+        FormatError: an unknown ending, or a broken source.
         RangeError: another number of classes than rows; the source would be overwritten.
-        UnsupportedError: the format needs the extra `io`.
+        UnsupportedError: the format cannot hold these points, or needs the extra `io`.
     """
     path, source = Path(path), Path(source)
     if path.exists() and path.samefile(source):
@@ -131,6 +131,8 @@ def _whole(path: Path, write: Callable[[Path], _Notes]) -> _Notes:
     with whole_file(path) as temporary:
         try:
             return write(temporary)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{path}: {error}") from error
         except (PcsparseError, OSError, MemoryError):
             raise
         except Exception as error:

@@ -17,6 +17,9 @@ IGNORE = -1
 
 _UNKNOWN = -2
 _SEMANTIC_MASK = 0xFFFF
+# Source: ASPRS, LAS specification 1.4 R15, table 17
+_LAS_NEVER_CLASSIFIED = 0
+_LAS_UNCLASSIFIED = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,7 @@ class LabelMap:
         colors: (n_classes, 3) uint8, RGB, by target.
         raw_ids: (n_classes,) uint32, the raw id that a prediction leaves as, by target.
         ignore_raw: the raw id that `IGNORE` leaves as.
+        las_codes: (n_classes,) uint8, the class code of the LAS standard by target; 1 where it has none.
     """
 
     label_set: str
@@ -39,6 +43,7 @@ class LabelMap:
     colors: npt.NDArray[np.uint8]
     raw_ids: npt.NDArray[np.uint32]
     ignore_raw: int
+    las_codes: npt.NDArray[np.uint8]
     # (65536,) int16: target of every raw id, _UNKNOWN where the set has none
     _table: npt.NDArray[np.int16] = field(repr=False)
 
@@ -108,6 +113,7 @@ class LabelMap:
             colors=colors,
             raw_ids=np.array([row["raw"] for row in classes[1:]], dtype=np.uint32),
             ignore_raw=int(classes[0]["raw"]),
+            las_codes=np.array([row.get("las", _LAS_UNCLASSIFIED) for row in classes[1:]], dtype=np.uint8),
             _table=table,
         )
 
@@ -166,3 +172,12 @@ class LabelMap:
         # IGNORE = -1 takes the last entry
         outgoing = np.append(self.raw_ids, np.uint32(self.ignore_raw))
         return outgoing[values.astype(np.intp)]
+
+    def to_las(self, targets: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        """Class codes of the LAS standard for targets, 0 (never classified) for `IGNORE`.
+
+        Args:
+            targets: (n,) integers, 0 ... n_classes - 1 or `IGNORE`.
+        """
+        # IGNORE = -1 takes the last entry
+        return np.append(self.las_codes, np.uint8(_LAS_NEVER_CLASSIFIED))[targets.astype(np.intp)]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pcsparse.allocation import keep_freed_memory
 from pcsparse.config import InferSettings, InspectSettings
-from pcsparse.data.files import list_point_files, read_points, write_labels
+from pcsparse.data.files import list_point_files, read_points
 from pcsparse.data.label_map import IGNORE, LabelMap
 from pcsparse.data.placement import Placement
 from pcsparse.data.point_cloud import InvalidPolicy, PointCloud
@@ -22,6 +22,7 @@ from pcsparse.infer.diagnosis import diagnose
 from pcsparse.infer.predictor import Prediction, Predictor
 from pcsparse.nn.tuning import use_tuning
 from pcsparse.programs.default_model import checkpoint_or_default
+from pcsparse.programs.infer_outputs import output_paths, write_outputs
 from pcsparse.train.model_file import ModelCard, load_model
 from pcsparse.view.raster import draw_classes, save_png
 
@@ -33,16 +34,20 @@ class _Job:
     """One file and where its outputs go."""
 
     source: Path
-    labels: Path
+    outputs: tuple[Path, ...]
     picture: Path | None
 
     @property
     def done(self) -> bool:
-        return self.labels.is_file() and (self.picture is None or self.picture.is_file())
+        return all(path.is_file() for path in (*self.outputs, self.picture) if path is not None)
+
+    @property
+    def listed(self) -> str:
+        return ", ".join(str(path) for path in (*self.outputs, self.picture) if path is not None)
 
 
 def run(settings: InferSettings) -> int:
-    """Write a label file, and a picture unless declined, for every input.
+    """Write a label file or what else is asked for, and a picture unless declined, for every input.
 
     A file that cannot be read does not stop the others; it is named, and named again at the end.
 
@@ -74,7 +79,7 @@ def run(settings: InferSettings) -> int:
     failed = []
     for job in jobs:
         if settings.skip_existing and job.done:
-            print(f"{job.source}: skipped, {job.labels} is there")
+            print(f"{job.source}: skipped, {job.listed} is there")
             continue
         try:
             _process(job, settings, placement, predictor, card, labels)
@@ -91,16 +96,17 @@ def _jobs(settings: InferSettings) -> list[_Job]:
     sources = list(dict.fromkeys(path for given in settings.sources for path in list_point_files(given)))
     stems = Counter(path.stem for path in sources)
     names = [path.stem if stems[path.stem] == 1 else path.name for path in sources]
-    doubled = sorted(name for name, n in Counter(names).items() if n > 1)
-    if doubled:
-        raise RangeError(
-            f"several inputs would write {doubled[0]}.label; give them to separate runs with other --out"
-        )
     out = Path(settings.out)
-    return [
-        _Job(source, out / f"{name}.label", out / f"{name}.png" if settings.picture else None)
+    jobs = [
+        _Job(source, output_paths(source, name, settings), out / f"{name}.png" if settings.picture else None)
         for source, name in zip(sources, names, strict=True)
     ]
+    doubled = sorted(path for path, n in Counter(p for job in jobs for p in job.outputs).items() if n > 1)
+    if doubled:
+        raise RangeError(
+            f"several inputs would write {doubled[0]}; give them to separate runs with other --out"
+        )
+    return jobs
 
 
 def placement_of(settings: InferSettings | InspectSettings) -> Placement:
@@ -139,13 +145,15 @@ def _process(
     points = placement(cloud)
     prediction = predictor(points, cloud.intensity, str(job.source))
     began = time.perf_counter()
-    write_labels(job.labels, cloud.to_file_rows(labels.to_raw(prediction.targets), labels.ignore_raw))
+    notes = write_outputs(job.outputs, cloud, prediction, labels, settings)
     write_s = time.perf_counter() - began
     began = time.perf_counter()
     if job.picture is not None:
         _draw(job.picture, points, cloud.source.name, prediction.targets, labels)
     draw_s = time.perf_counter() - began
     _report(job, cloud, prediction, labels)
+    for note in notes:
+        print(f"  note: {note}")
     print(
         f"  read {read_s:.2f} s, voxelise {prediction.voxelize_s:.2f} s, network {prediction.network_s:.2f} s"
         f" ({prediction.n_voxels} voxels), write {write_s:.2f} s, draw {draw_s:.2f} s"
@@ -169,9 +177,8 @@ def _read(source: Path, settings: InferSettings) -> PointCloud:
 
 def _report(job: _Job, cloud: PointCloud, prediction: Prediction, labels: LabelMap) -> None:
     """The share of each class, and what got none."""
-    outputs = f"{job.labels}" if job.picture is None else f"{job.labels}, {job.picture}"
     if not cloud.n_file:
-        print(f"  the file has no points: {outputs} hold none either")
+        print(f"  the file has no points: {job.listed} hold none either")
         return
     counts = np.bincount(prediction.targets[prediction.targets != IGNORE], minlength=labels.n_classes)
     for target in np.argsort(-counts, kind="stable"):
@@ -184,7 +191,7 @@ def _report(job: _Job, cloud: PointCloud, prediction: Prediction, labels: LabelM
             f"  {'(unlabelled)':<16} {n_none:>9} {100 * n_none / cloud.n_file:6.2f} %  "
             "not finite, cropped or out of range"
         )
-    print(f"  wrote {outputs}")
+    print(f"  wrote {job.listed}")
 
 
 def _draw(

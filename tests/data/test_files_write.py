@@ -6,7 +6,7 @@ import pytest
 from pcsparse.data import files_write
 from pcsparse.data.files import EXTENSIONS, read_points, write_classes, write_points
 from pcsparse.data.files_table import CLASS_COLUMN, CONFIDENCE_COLUMN, PointClasses, columns_of
-from pcsparse.errors import DtypeError, FormatError, RangeError, ShapeError
+from pcsparse.errors import DtypeError, FormatError, RangeError, ShapeError, UnsupportedError
 from tests.data.rows import street
 from tests.data.test_files import WRITERS
 
@@ -123,7 +123,10 @@ def test_a_cloud_is_written_and_read_again(tmp_path, source, ending):
 
 def test_a_bin_takes_no_world_coordinates(tmp_path):
     np.save(tmp_path / "in.npy", street(N)[:, :3].astype(np.float64) + UTM)
-    with pytest.raises(FormatError, match=r"reach 5849\d+ m, .* float32 resolves 0\.5 m there; write"):
+    with pytest.raises(
+        UnsupportedError,
+        match=r"out\.bin: coordinates reach 5849\d+ m, .* float32 resolves 0\.5 m there; write",
+    ):
         write_classes(tmp_path / "out.bin", tmp_path / "in.npy", classes_of())
     assert not (tmp_path / "out.bin").exists()
 

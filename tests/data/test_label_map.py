@@ -159,3 +159,12 @@ def test_broken_label_maps(tmp_path, old, new, said):
 def test_missing_label_map(tmp_path):
     with pytest.raises(FormatError, match=r"labels\.toml is not a label map"):
         LabelMap.from_toml(tmp_path / "labels.toml")
+
+
+def test_codes_of_the_las_standard():
+    labels = LabelMap.load("semantickitti")
+    codes = dict(zip(labels.names, labels.las_codes.tolist(), strict=True))
+    assert [codes[name] for name in ("road", "sidewalk", "building", "vegetation", "car")] == [11, 2, 6, 5, 1]
+    road = labels.names.index("road")
+    assert labels.to_las(np.array([road, IGNORE, 0])).tolist() == [11, 0, 1]
+    assert labels.to_las(np.zeros(0, np.int64)).dtype == np.uint8
