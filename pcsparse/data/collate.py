@@ -1,7 +1,7 @@
 """From sweeps to batches of voxels: crop, voxelisation, network input, targets, the loader's data sets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -106,6 +106,12 @@ class VoxelBatch:
         """The network input."""
         return SparseTensor(self.feats.to(device), self.coords.to(device), batch_size=len(self.names))
 
+    def voxels_only(self) -> "VoxelBatch":
+        """The same for training, which asks for no point: less to hand from process to process."""
+        none = torch.zeros(0, dtype=torch.int64)
+        n_points = (0,) * len(self.n_points)
+        return replace(self, inverse=none, kept=none.bool(), point_targets=None, n_points=n_points)
+
     def to_points(self, voxel_targets: Tensor) -> tuple[Tensor, ...]:
         """Targets of voxels, (m,) int64 on the CPU, to targets of all points, one (n_i,) tensor a sweep.
 
@@ -184,7 +190,7 @@ def collate(batches: Sequence[VoxelBatch]) -> VoxelBatch:
         kept=torch.cat([b.kept for b in batches]),
         point_targets=(
             None
-            if unlabelled
+            if unlabelled or any(b.point_targets is None for b in batches)
             else torch.cat([b.point_targets for b in batches if b.point_targets is not None])
         ),
         n_points=tuple(n for b in batches for n in b.n_points),
@@ -219,7 +225,7 @@ class TrainSamples(Dataset[VoxelBatch]):
         if sweep.targets is None:
             raise FormatError(f"{sweep.name} has no labels, and training needs them; is it a test split?")
         augmented = self.augmentation(sweep, rng, lambda: self.source[int(rng.integers(len(self.source)))])
-        return voxel_batch(augmented, self.settings)
+        return voxel_batch(augmented, self.settings).voxels_only()
 
 
 class PlainSamples(Dataset[VoxelBatch]):

@@ -205,6 +205,37 @@ def _inside(sweep: Sweep, start: float, width: float) -> npt.NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
+class OneOf:
+    """One of several mixtures, or none, each with its probability.
+
+    Attributes:
+        mixes: to choose from.
+        probabilities: of each; what is missing to 1 is the probability of none.
+    """
+
+    mixes: tuple[Mix, ...]
+    probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mixes) != len(self.probabilities) or min(self.probabilities, default=0.0) < 0:
+            raise RangeError(
+                f"{len(self.mixes)} mixtures need as many probabilities of at least 0, "
+                f"got {self.probabilities}"
+            )
+        check_share("the sum of the probabilities", round(sum(self.probabilities), 9))
+
+    def draw(self, rng: np.random.Generator) -> Mix | None:
+        """The mixture that is drawn; None for none."""
+        drawn = int(np.searchsorted(np.cumsum(self.probabilities), rng.random(), side="right"))
+        return self.mixes[drawn] if drawn < len(self.mixes) else None
+
+    def __call__(self, sweep: Sweep, other: Sweep, rng: np.random.Generator) -> Sweep:
+        """The mixture that was drawn, or `sweep` alone."""
+        mix = self.draw(rng)
+        return sweep if mix is None else mix(sweep, other, rng)
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """What happens to a training sample: steps in order, then perhaps a mix with another sample.
 
@@ -220,9 +251,11 @@ class Augmentation:
         """The augmented sweep; `other` is called only where there is a mix."""
         for step in self.steps:
             sweep = step(sweep, rng)
-        if self.mix is None:
+        # a partner costs as much as the sweep itself: not where none is wanted
+        mix = self.mix.draw(rng) if isinstance(self.mix, OneOf) else self.mix
+        if mix is None:
             return sweep
         partner = other()
         for step in self.steps:
             partner = step(partner, rng)
-        return self.mix(sweep, partner, rng)
+        return mix(sweep, partner, rng)

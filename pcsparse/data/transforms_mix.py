@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from pcsparse.data.datasets.semantic_kitti import Sweep
 from pcsparse.data.sweep_parts import joined, rows_of
-from pcsparse.data.transforms import Mix, check_share
+from pcsparse.data.transforms import check_share
 from pcsparse.data.transforms_sensor import elevations_of, ranges_of
 from pcsparse.errors import RangeError
 
@@ -145,29 +145,3 @@ def _view(points: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.N
     across = np.floor(np.arctan2(points[:, 1], points[:, 0]) / np.float32(_VIEW_CELL)).astype(np.int64)
     up = np.floor(elevations_of(points) / np.float32(_VIEW_CELL)).astype(np.int64)
     return across * 4096 + up, ranges_of(points)
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """One of several mixtures, or none, each with its probability.
-
-    Attributes:
-        mixes: to choose from.
-        probabilities: of each; what is missing to 1 is the probability of none.
-    """
-
-    mixes: tuple[Mix, ...]
-    probabilities: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.mixes) != len(self.probabilities) or min(self.probabilities, default=0.0) < 0:
-            raise RangeError(
-                f"{len(self.mixes)} mixtures need as many probabilities of at least 0, "
-                f"got {self.probabilities}"
-            )
-        check_share("the sum of the probabilities", round(sum(self.probabilities), 9))
-
-    def __call__(self, sweep: Sweep, other: Sweep, rng: np.random.Generator) -> Sweep:
-        """The mixture that was drawn, or `sweep` alone."""
-        drawn = int(np.searchsorted(np.cumsum(self.probabilities), rng.random(), side="right"))
-        return self.mixes[drawn](sweep, other, rng) if drawn < len(self.mixes) else sweep

@@ -45,14 +45,16 @@ class BeamDrop:
     """Leave out whole beams: with a probability all but every n-th, and else a random few.
 
     Attributes:
-        probability: of keeping every n-th beam only.
+        probability: of keeping every n-th beam only, where the sweep has `fewest` beams at least.
         every: the n to draw from; 2 makes 32 beams of 64.
         limit: otherwise a share of the beams is lost that is drawn from 0 ... limit.
+        fewest: see `probability`.
     """
 
     probability: float = 0.3
     every: tuple[int, ...] = (2, 3, 4)
     limit: float = 0.2
+    fewest: int = 0
 
     def __post_init__(self) -> None:
         check_share("probability", self.probability)
@@ -63,7 +65,7 @@ class BeamDrop:
     def __call__(self, sweep: Sweep, rng: np.random.Generator) -> Sweep:
         """The sweep of the beams that are left."""
         beams = beams_of(sweep)
-        if rng.random() < self.probability:
+        if rng.random() < self.probability and beams.max(initial=0) >= self.fewest - 1:
             step = int(rng.choice(self.every))
             return rows_of(sweep, (beams + int(rng.integers(step))) % step == 0)
         lost = rng.random(int(beams.max(initial=0)) + 1) < rng.uniform(0.0, self.limit)
@@ -211,15 +213,14 @@ class Undulation:
             return sweep
         # a stray point, far off or not finite, must not make the lattice huge
         place = np.nan_to_num(sweep.points[:, :2] / np.float32(self.cell)).clip(-_MOST_CELLS, _MOST_CELLS)
-        low = np.floor(place).astype(np.int64)
-        first = low.min(axis=0)
-        size = low.max(axis=0) - first + 2
+        place -= np.floor(place.min(axis=0))
+        i, j = place.T.astype(np.int32)
+        u, v = (place - np.floor(place)).T
+        size = int(i.max()) + 2, int(j.max()) + 2
         nodes = rng.standard_normal(size, dtype=np.float32) * np.float32(rng.uniform(0.0, self.limit))
-        u, v = (place - low).T
-        i, j = (low - first).T
-        lift = (nodes[i, j] * (1 - v) + nodes[i, j + 1] * v) * (1 - u) + (
-            nodes[i + 1, j] * (1 - v) + nodes[i + 1, j + 1] * v
-        ) * u
+        flat, at = nodes.ravel(), i * size[1] + j
+        near = flat[at] + (flat[at + 1] - flat[at]) * v
+        far = flat[at + size[1]] + (flat[at + size[1] + 1] - flat[at + size[1]]) * v
         points = sweep.points.copy()
-        points[:, 2] += lift
+        points[:, 2] += near + (far - near) * u
         return replace(sweep, points=points)

@@ -1,21 +1,54 @@
 """Loader processes: how they are started, shielded from signals, and ended."""
 
+import os
+import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pcsparse.data.collate import VoxelBatch, collate
 from pcsparse.train.order import BatchesFrom
+
+_SHARED = Path("/dev/shm")
+# bytes: some loaders' batches in flight
+_ENOUGH = 2 << 30
 
 
 def _leave_signals_to_parent(worker: int) -> None:
     """A signal to the whole process group must not kill the batch that the parent waits for."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _shared_memory_is_small() -> bool:
+    """Whether batches could not be handed on in shared memory: containers have 64 MiB of it by default."""
+    if not _SHARED.is_dir():
+        return False
+    space = os.statvfs(_SHARED)
+    return space.f_bavail * space.f_frsize < _ENOUGH
+
+
+def _piped(batches: Sequence[VoxelBatch]) -> bytes:
+    """One batch as bytes, which travel through a pipe instead."""
+    batch = vars(collate(batches))
+    content = {name: part.numpy() if isinstance(part, Tensor) else part for name, part in batch.items()}
+    return pickle.dumps(content, protocol=5)
+
+
+def _unpiped(content: bytes) -> VoxelBatch:
+    # written by a process of our own
+    parts: dict[str, Any] = pickle.loads(content)
+    for name, part in parts.items():
+        if isinstance(part, np.ndarray):
+            parts[name] = torch.from_numpy(part)
+    return VoxelBatch(**parts)
 
 
 @contextmanager
@@ -33,11 +66,12 @@ def open_loader(
     Yields:
         An iterator; its processes end when the context is left, by an error too.
     """
+    piped = workers > 0 and _shared_memory_is_small()
     iterator: Any = iter(
         DataLoader(
             samples,
             batch_sampler=batches if batches is not None else [[i] for i in range(len(samples))],  # type: ignore[arg-type]
-            collate_fn=collate,
+            collate_fn=_piped if piped else collate,
             num_workers=workers,
             prefetch_factor=prefetch if workers else None,
             worker_init_fn=_leave_signals_to_parent,
@@ -46,7 +80,7 @@ def open_loader(
         )
     )
     try:
-        yield iterator
+        yield map(_unpiped, iterator) if piped else iterator
     finally:
         # not left to the garbage collector: a traceback keeps the iterator alive, and at exit Python would
         # wait for workers that ignore its SIGTERM

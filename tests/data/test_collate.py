@@ -152,6 +152,18 @@ def test_loader_processes_give_the_bytes_of_this_one():
         assert_same(one, two)
 
 
+def test_a_training_sample_holds_no_points():
+    samples = TrainSamples(TinyStreets(2), VoxelSettings(0.3), Augmentation(), 7)
+    whole = voxel_batch(TinyStreets(2)[1], VoxelSettings(0.3))
+    for batch in (samples[SampleId(0, 1)], collate([samples[SampleId(0, 1)], whole])):
+        assert batch.point_targets is None
+    lean = samples[SampleId(0, 1)]
+    assert len(lean.inverse) == len(lean.kept) == lean.n_points[0] == 0
+    for name in ("coords", "feats", "targets"):
+        assert torch.equal(getattr(lean, name), getattr(whole, name))
+    assert [len(part) for part in lean.to_points(torch.zeros(len(lean.coords), dtype=torch.int64))] == [0]
+
+
 def test_training_needs_labels():
     class Bare(TinyStreets):
         def __getitem__(self, index):

@@ -7,8 +7,8 @@ import pytest
 
 from pcsparse.data.datasets.semantic_kitti import Sweep
 from pcsparse.data.sweep_parts import joined, rows_of
-from pcsparse.data.transforms import ConcatMix
-from pcsparse.data.transforms_mix import InclinationMix, ObjectPaste, OneOf
+from pcsparse.data.transforms import Augmentation, ConcatMix, OneOf
+from pcsparse.data.transforms_mix import InclinationMix, ObjectPaste
 from pcsparse.data.transforms_sensor import elevations_of
 from pcsparse.errors import RangeError
 from tests.streets import CAR, ROAD, tiny_street
@@ -108,6 +108,19 @@ def test_one_mixture_is_drawn_by_its_probability():
     doubled = [len(choice(first, second, rng(seed)).points) == 70 for seed in range(400)]
     assert np.mean(doubled) == pytest.approx(0.5, abs=0.08)
     assert OneOf((), ())(first, second, rng()) is first
+
+
+def test_no_partner_is_read_where_no_mixture_is_drawn():
+    first, asked = tiny_street(1, 40), []
+
+    def partner():
+        asked.append(None)
+        return tiny_street(2, 30)
+
+    augmentation = Augmentation((), OneOf((ConcatMix(1.0),), (0.5,)))
+    sizes = [len(augmentation(first, rng(seed), partner).points) for seed in range(60)]
+    assert sizes.count(70) == len(asked)
+    assert 15 < len(asked) < 45
 
 
 @pytest.mark.parametrize(

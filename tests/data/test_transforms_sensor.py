@@ -89,6 +89,9 @@ def test_every_second_beam_is_left_and_either_half_can_be_it():
         halves |= phases
         assert len(left.points) == int((sweep.beams % 2 == phases.pop()).sum())
     assert halves == {0, 1}
+    few = BeamDrop(probability=1.0, every=(2,), limit=0.0, fewest=65)(sweep, rng(1))
+    assert len(few.points) == len(sweep.points)
+    assert len(BeamDrop(probability=1.0, every=(2,), fewest=64)(sweep, rng(1)).points) < 1200
 
 
 def test_lost_beams_are_lost_whole_and_stay_below_the_limit():

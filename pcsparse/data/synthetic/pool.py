@@ -1,0 +1,178 @@
+"""Simulated sweeps in a folder that grows while a training already reads from it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pcsparse.data.datasets.semantic_kitti import Sweep
+from pcsparse.data.label_map import LabelMap
+from pcsparse.data.synthetic import sweep as simulated
+from pcsparse.data.synthetic.scene import make_town
+from pcsparse.data.synthetic.sensor import sensor_named
+from pcsparse.errors import FormatError, RangeError
+
+# 11 bytes a point; 4 mm are a fifth of the range noise, and 131 m lie beyond every sensor's reach
+_ROW = np.dtype(
+    [("place", "<i2", 3), ("intensity", "u1"), ("target", "i1"), ("instance", "<u2"), ("beam", "u1")]
+)
+_STEP = 0.004
+_BRIGHT = 255.0
+_ENDING = ".npy"
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """Which sweeps a pool holds when it is complete, in the order of towns.
+
+    Attributes:
+        sensors: names of presets; town k carries sensors[k % number of sensors].
+        towns: how many.
+        sweeps: of each town.
+        seed: of the first town; town k has seed + k.
+        stride: metres between two sweeps.
+    """
+
+    sensors: tuple[str, ...]
+    towns: int
+    sweeps: int
+    seed: int
+    stride: float
+
+    def __post_init__(self) -> None:
+        for name in self.sensors:
+            sensor_named(name)
+        if not self.sensors or min(self.towns, self.sweeps) < 1 or self.stride <= 0 or self.seed < 0:
+            raise RangeError(
+                f"a pool needs a sensor, a town, a sweep, a seed of 0 or more, a stride above 0, got {self}"
+            )
+
+    def __len__(self) -> int:
+        return self.towns * self.sweeps
+
+    def path(self, folder: Path, index: int) -> Path:
+        """Where sweep `index` lies: its name says the town's seed, the sweep of the town, and the sensor."""
+        town, sweep = divmod(index, self.sweeps)
+        return folder / f"{self.seed + town:06d}-{sweep:04d}-{self.sensor(town)}{_ENDING}"
+
+    def sensor(self, town: int) -> str:
+        """The preset of town `town`, from 0."""
+        return self.sensors[town % len(self.sensors)]
+
+
+def render(plan: PoolPlan, folder: Path, part: int = 0, parts: int = 1) -> int:
+    """Simulate the towns part, part + parts, ... of a pool, sweeps that are there left out.
+
+    It may be killed at any moment: a sweep is there as a whole or not at all.
+
+    Args:
+        plan: of the pool.
+        folder: where the sweeps go; made where it is missing.
+        part: first town that is rendered here.
+        parts: step to the next one: as many processes share the work.
+
+    Returns:
+        sweeps written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    labels, written = LabelMap.load("synthetic"), 0
+    for town in range(part, plan.towns, parts):
+        indices = range(town * plan.sweeps, (town + 1) * plan.sweeps)
+        missing = [index for index in indices if not plan.path(folder, index).is_file()]
+        if not missing:
+            continue
+        world = make_town(plan.seed + town, plan.sweeps * plan.stride)
+        drive = simulated.Drive(world, sensor_named(plan.sensor(town)), "bvh")
+        for index in missing:
+            rows = _packed(drive.sweep(index % plan.sweeps, plan.stride), labels)
+            _store(plan.path(folder, index), rows)
+            written += 1
+    return written
+
+
+def _packed(sweep: simulated.Sweep, labels: LabelMap) -> npt.NDArray[np.void]:
+    rows = np.zeros(len(sweep.points), _ROW)
+    rows["place"] = np.round(sweep.points / _STEP)
+    rows["intensity"] = np.round(sweep.intensity * _BRIGHT)
+    rows["target"] = labels.to_target(sweep.semantic.astype(np.uint32))
+    rows["instance"] = sweep.instance
+    rows["beam"] = sweep.ring
+    return rows
+
+
+def _store(path: Path, rows: npt.NDArray[np.void]) -> None:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with unfinished.open("wb") as file:
+        np.save(file, rows)
+    unfinished.replace(path)
+
+
+class RenderedSweeps:
+    """The sweeps of a pool, a `SweepSource` that can be trained on before the pool is complete.
+
+    A sweep that is not there yet is stood in for by one that is. So a training that starts early sees the
+    first ones more often, and what it sees depends on the speed of the rendering; of a complete pool every
+    sweep has its own place, and the same bytes.
+
+    Args:
+        plan: of the pool.
+        folder: where `render` writes it.
+
+    Attributes:
+        label_map: what the targets mean.
+    """
+
+    def __init__(self, plan: PoolPlan, folder: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.label_map = LabelMap.load("synthetic")
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    @property
+    def present(self) -> list[str]:
+        """Names of the files that are there, in order."""
+        if not self.folder.is_dir():
+            return []
+        # no Path a file: this is asked for every sweep that is missing
+        with os.scandir(self.folder) as entries:
+            return sorted(entry.name for entry in entries if entry.name.endswith(_ENDING))
+
+    def __getitem__(self, index: int) -> Sweep:
+        """Sweep `index`, or a stand-in.
+
+        Raises:
+            FormatError: no sweep is there at all.
+        """
+        path = self.plan.path(self.folder, index)
+        if not path.is_file():
+            present = self.present
+            if not present:
+                raise FormatError(f"{self.folder} holds no sweep yet; wait for the rendering, or start it")
+            path = self.folder / present[index % len(present)]
+        return read_rendered(path)
+
+
+def read_rendered(path: Path) -> Sweep:
+    """Read a sweep that `render` wrote.
+
+    Raises:
+        FormatError: the file is no such sweep.
+    """
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise FormatError(f"{path} is no rendered sweep ({error}); remove it and render again") from error
+    if rows.dtype != _ROW:
+        raise FormatError(f"{path} holds {rows.dtype}, not a rendered sweep; remove it and render again")
+    return Sweep(
+        points=rows["place"] * np.float32(_STEP),
+        intensity=rows["intensity"] * np.float32(1 / _BRIGHT),
+        targets=rows["target"].astype(np.int64),
+        name=path.stem,
+        instances=rows["instance"].astype(np.int64),
+        beams=rows["beam"].astype(np.int64),
+    )

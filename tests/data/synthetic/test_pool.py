@@ -1,0 +1,81 @@
+"""A pool of simulated sweeps: it holds what was simulated, and can be read before it is complete."""
+
+import numpy as np
+import pytest
+
+from pcsparse.data.label_map import LabelMap
+from pcsparse.data.synthetic.pool import PoolPlan, RenderedSweeps, render
+from pcsparse.data.synthetic.scene import make_town
+from pcsparse.data.synthetic.sensor import sensor_named
+from pcsparse.data.synthetic.sweep import Drive
+from pcsparse.errors import FormatError, RangeError
+
+PLAN = PoolPlan(sensors=("vlp16",), towns=2, sweeps=2, seed=40, stride=10.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The first town of the plan, rendered."""
+    place = tmp_path_factory.mktemp("pool") / "sweeps"
+    assert render(PLAN, place, part=0, parts=2) == 2
+    return place
+
+
+def test_a_stored_sweep_is_the_simulated_one_to_four_millimetres(folder):
+    source = RenderedSweeps(PLAN, folder)
+    assert len(source) == 4
+    simulated = Drive(make_town(40, 20.0), sensor_named("vlp16"), "bvh").sweep(1, 10.0)
+    stored = source[1]
+    assert stored.name == "000040-0001-vlp16"
+    np.testing.assert_allclose(stored.points, simulated.points, atol=0.0021)
+    np.testing.assert_allclose(stored.intensity, simulated.intensity, atol=0.002)
+    targets = LabelMap.load("synthetic").to_target(simulated.semantic.astype(np.uint32))
+    np.testing.assert_array_equal(stored.targets, targets)
+    np.testing.assert_array_equal(stored.instances, simulated.instance)
+    np.testing.assert_array_equal(stored.beams, simulated.ring)
+    assert (stored.points.dtype, stored.intensity.dtype) == (np.float32, np.float32)
+    assert stored.targets.dtype == stored.instances.dtype == stored.beams.dtype == np.int64
+
+
+def test_a_sweep_that_is_missing_is_stood_in_for_until_it_is_there(folder, tmp_path):
+    source = RenderedSweeps(PLAN, folder)
+    assert source.present == ["000040-0000-vlp16.npy", "000040-0001-vlp16.npy"]
+    assert [source[index].name for index in (2, 3)] == ["000040-0000-vlp16", "000040-0001-vlp16"]
+    with pytest.raises(FormatError, match="holds no sweep yet"):
+        RenderedSweeps(PLAN, tmp_path / "none")[0]
+
+
+def test_what_is_there_is_not_rendered_again(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "000040-0001-vlp16.npy").unlink()
+    before = (tmp_path / "000040-0000-vlp16.npy").stat().st_mtime_ns
+    assert render(PLAN, tmp_path, part=0, parts=2) == 1
+    assert (tmp_path / "000040-0000-vlp16.npy").stat().st_mtime_ns == before
+    # the same town, sweep and sensor give the same bytes, in another process order too
+    one, two = (place / "000040-0001-vlp16.npy" for place in (folder, tmp_path))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_towns_carry_the_sensors_in_turn(tmp_path):
+    plan = PoolPlan(("hdl64e", "vlp16"), towns=3, sweeps=2, seed=7, stride=5.0)
+    names = [plan.path(tmp_path, index).name for index in range(len(plan))]
+    assert names[::2] == ["000007-0000-hdl64e.npy", "000008-0000-vlp16.npy", "000009-0000-hdl64e.npy"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", None], ids=["empty", "text", "other"])
+def test_a_broken_file_is_named(tmp_path, content):
+    path = PLAN.path(tmp_path, 0)
+    if content is None:
+        np.save(path, np.zeros((3, 4), np.float32))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(FormatError, match=path.name):
+        RenderedSweeps(PLAN, tmp_path)[0]
+
+
+def test_senseless_plans_are_refused():
+    for change in ({"sensors": ()}, {"towns": 0}, {"sweeps": 0}, {"stride": 0.0}, {"seed": -1}):
+        settings = {"sensors": ("vlp16",), "towns": 1, "sweeps": 1, "seed": 0, "stride": 1.0, **change}
+        with pytest.raises(RangeError):
+            PoolPlan(**settings)
