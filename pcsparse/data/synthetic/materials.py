@@ -23,6 +23,7 @@ class Material(IntEnum):
     RETRO = 9
     CLOTH = 10
     RUBBER = 11
+    STONE = 12
 
 
 # per material: (height of small bumps in metres, relative spread of the intensity from pulse to pulse, share
@@ -34,7 +35,7 @@ _TABLE: dict[Material, tuple[float, float, float, float]] = {
     Material.ASPHALT: (0.004, 0.14, 0.0, 0.0),
     Material.PAVING: (0.006, 0.13, 0.0, 0.0),
     Material.SOIL: (0.035, 0.15, 0.0, 0.012),
-    Material.PLASTER: (0.004, 0.15, 0.0, 0.0),
+    Material.PLASTER: (0.003, 0.15, 0.0, 0.0),
     Material.GLASS: (0.0, 0.6, 0.75, 0.0),
     Material.PAINT: (0.0, 0.5, 0.12, 0.0),
     Material.LEAF: (0.04, 0.28, 0.0, 0.025),
@@ -43,6 +44,7 @@ _TABLE: dict[Material, tuple[float, float, float, float]] = {
     Material.RETRO: (0.0, 0.30, 0.0, 0.0),
     Material.CLOTH: (0.008, 0.30, 0.0, 0.0),
     Material.RUBBER: (0.0, 0.5, 0.0, 0.0),
+    Material.STONE: (0.025, 0.2, 0.0, 0.0),
 }
 
 
@@ -85,7 +87,7 @@ PARKING = Surface(44, Material.PAVING, 0.40)
 SIDEWALK = Surface(48, Material.PAVING, 0.45)
 OTHER_GROUND = Surface(49, Material.PAVING, 0.42)
 TERRAIN = Surface(72, Material.SOIL, 0.52)
-BUILDING = Surface(50, Material.PLASTER, 0.28)
+BUILDING = Surface(50, Material.PLASTER, 0.36)
 WINDOW = Surface(50, Material.GLASS, 0.10)
 FENCE = Surface(51, Material.PLASTER, 0.32)
 RAIL = Surface(51, Material.METAL, 0.35)

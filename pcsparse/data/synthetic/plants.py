@@ -33,7 +33,7 @@ def bush(rng: Generator, size: float, detail: float = 1.0) -> Mesh:
     surface = _shade(rng)
     # some are thin enough to look through
     dense = rng.random(count) < float(rng.choice([0.95, 0.6, 0.2], p=[0.55, 0.25, 0.2]))
-    n_leaves = int(np.clip(220 * size**1.5, 80, 700) * detail)
+    n_leaves = int(np.clip(180 * size**1.5, 70, 550) * detail)
     span = (0.07 + 0.035 * size) / float(np.sqrt(detail))
     places = skin(rng, hearts, lumps, n_leaves, 0.25)
     mesh = join([cores(rng, hearts[dense], 0.85 * lumps[dense], surface), leaves(rng, places, span, surface)])
@@ -86,7 +86,7 @@ def hedge(rng: Generator, length: float, height: float, depth: float) -> Mesh:
 def thicket(rng: Generator, length: float, depth: float, height: float) -> Mesh:
     """Undergrowth: ragged shrubs along x and `depth` metres away from y = 0, rising towards the back."""
     area = length * depth
-    hills = int(np.clip(2.2 * area / (0.4 + 0.25 * height) ** 2, 6, 90))
+    hills = int(np.clip(2.2 * area / (0.4 + 0.25 * height) ** 2, 6, 64))
     back = rng.random(hills)
     tall = height * np.clip(rng.normal(1.0, 0.35, hills), 0.25, 1.6) * (0.3 + 0.7 * np.sqrt(back))
     wide = np.clip(0.45 * tall * rng.uniform(0.7, 1.4, hills), 0.18, 0.9)
@@ -97,7 +97,7 @@ def thicket(rng: Generator, length: float, depth: float, height: float) -> Mesh:
     hearts, radii = np.concatenate([tops, feet]), np.tile(wide[:, None], (2, 3))
     surface = _shade(rng)
     dense = rng.random(len(hearts)) < float(rng.uniform(0.45, 0.95))
-    count = int(min(26 * area * np.sqrt(height), 1800))
+    count = int(min(20 * area * np.sqrt(height), 1300))
     places = skin(rng, hearts, radii, count, 0.3)
     span = float(rng.uniform(0.11, 0.17))
     mesh = join([cores(rng, hearts[dense], 0.85 * radii[dense], surface), leaves(rng, places, span, surface)])

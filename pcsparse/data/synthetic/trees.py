@@ -55,13 +55,17 @@ def _crown(
 ) -> Mesh:
     """Lumps of leaves in the skin of an ellipsoid; `density` 0 (gaps everywhere) to 1 (closed)."""
     volume = float(np.prod(radii))
-    count = int(np.clip((10 + 22 * density) * volume ** (1 / 3), 8, 60))
+    count = int(np.clip((10 + 22 * density) * volume ** (1 / 3), 8, 54) * (0.5 + 0.5 * detail))
     hearts = middle + in_ball(rng, count, 0.6) * radii * 0.85
-    size = float(np.cbrt(volume)) * rng.uniform(0.16, 0.34, (count, 1)) * rng.uniform(0.8, 1.2, (count, 3))
+    size = (
+        float(np.cbrt(volume / (0.5 + 0.5 * detail)))
+        * rng.uniform(0.16, 0.34, (count, 1))
+        * rng.uniform(0.8, 1.2, (count, 3))
+    )
     # a crown without any opaque lump is as wrong as one of nothing else
     dense = rng.random(count) < 0.35 + 0.6 * density
-    n_leaves = int(np.clip(170 * volume ** (2 / 3), 120, 1100) * detail)
-    span = float(np.clip(np.sqrt(40 * volume ** (2 / 3) / n_leaves), 0.13, 0.6)) * 0.45
+    n_leaves = int(np.clip(130 * volume ** (2 / 3), 100, 800) * detail)
+    span = float(np.clip(np.sqrt(32 * volume ** (2 / 3) / n_leaves), 0.13, 0.6)) * 0.45
     places = skin(rng, hearts, size, n_leaves, 0.22)
     return join([cores(rng, hearts[dense], 0.86 * size[dense], surface), leaves(rng, places, span, surface)])
 
