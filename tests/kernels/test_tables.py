@@ -278,6 +278,20 @@ def test_reached_levels_matches_twin(device, rng, n, geometries, names):
             assert all(map(torch.equal, got, want))
 
 
+def test_levels_of_a_solid_block(device):
+    # more cells for one block of threads than it lists at once; where each marks itself alone, all are seen
+    itself = [((1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0))] * 2
+    sides = [range(-9, 9), range(-9, 10), range(-8, 9)]
+    cells = torch.tensor(list(itertools.product([0], *sides)), dtype=torch.int32, device=device)
+    keys = reference.pack_rows(cells)[0]
+    for geometries in ([*itself, *STEPS["halves"]], [*STEPS["one"], *STEPS["cubes"]]):
+        steps = _steps(geometries, ("all",))
+        expected = reference.reached_levels(keys, steps)
+        assert len(expected[0][0]) > 4096
+        for got, want in zip(backend_of(keys).reached_levels(keys, steps), expected, strict=True):
+            assert all(map(torch.equal, got, want))
+
+
 def test_more_levels_than_a_letter_has_words(device, monkeypatch, rng):
     from tests.emulation import gpu_kernels
 

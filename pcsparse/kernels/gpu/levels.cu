@@ -176,6 +176,36 @@ __device__ static int sum_before(int mine, int *total) {
     return mine_too + before - mine;
 }
 
+// cells of a block that are marked together; a block looks at no more than fit 16 bits, 256 threads at 128 each
+#define LISTED 2048
+
+// Of each cell whose bit is set, mark the cells that it touches on the next level. Cells lie close together, so that
+// a thread with many of them would keep its block waiting: they are listed, and shared out with their slots.
+// `mine`: four words of this thread, `found` bits, `before` it in the block, `total` in all of it.
+__device__ static void mark_next(
+    uint4 mine, int found, int before, int total, Grid grid, const i64 *axes, unsigned *next, Grid coarser, i64 cells) {
+    __shared__ unsigned short list[LISTED];
+    unsigned four[4] = {mine.x, mine.y, mine.z, mine.w}, slots = (unsigned)(axes[8] * axes[17] * axes[26]);
+    i64 first = (i64)blockIdx.x * blockDim.x * 128;
+    for (int begin = 0; begin < total; begin += LISTED) {
+        int rank = before - begin;
+        if (rank < LISTED && rank + found > 0)
+            for (int w = 0; w < 4; w++)
+                for (unsigned left = four[w]; left; left &= left - 1, rank++)
+                    if (rank >= 0 && rank < LISTED)
+                        list[rank] = (unsigned short)((4 * threadIdx.x + w) * 32 + __ffs((int)left) - 1);
+        __syncthreads();
+        unsigned size = (unsigned)min(LISTED, total - begin) * slots;
+        for (unsigned i = threadIdx.x; i < size; i += blockDim.x) {
+            unsigned listed = i / slots;
+            int offset;
+            i64 cell = touched_cell(cell_at(first + list[listed], grid), axes, i - listed * slots, &offset);
+            if (cell >= 0) mark(next, bit_of(cell, coarser), cells);
+        }
+        __syncthreads();
+    }
+}
+
 // How many bits are set: after the words, those up to the end of each block, which reads four words a thread;
 // and all of them, sent to the host (see mailbox.py). Of each cell that is set, the cells that it touches on
 // the next level are marked, if there is a next one; its words begin at `next_at`. counters: 0 before and after.
@@ -188,22 +218,10 @@ extern "C" __global__ void count_cells(
     i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     uint4 mine = ((const uint4 *)words)[place];
     int found = __popc(mine.x) + __popc(mine.y) + __popc(mine.z) + __popc(mine.w), total;
-    if (axes && found) {
-        unsigned four[4] = {mine.x, mine.y, mine.z, mine.w};
-        unsigned slots = (unsigned)(axes[8] * axes[17] * axes[26]);
-        for (int w = 0; w < 4; w++)
-            for (unsigned left = four[w]; left; left &= left - 1) {
-                i64 key = cell_at((4 * place + w) * 32 + __ffs((int)left) - 1, grid);
-                for (unsigned slot = 0; slot < slots; slot++) {
-                    int offset;
-                    i64 cell = touched_cell(key, axes, slot, &offset);
-                    if (cell >= 0) mark(next, bit_of(cell, coarser), next_cells);
-                }
-            }
-    }
+    int earlier = sum_before(found, &total);
+    if (axes) mark_next(mine, found, earlier, total, grid, axes, next, coarser, next_cells);
     __shared__ unsigned ticket;
     volatile int *ends = (volatile int *)(words + 4 * (i64)gridDim.x * blockDim.x);
-    sum_before(found, &total);
     if (threadIdx.x == 0) {
         ends[blockIdx.x] = total;
         __threadfence();
