@@ -116,6 +116,12 @@ def _infer(arguments: list[str]) -> int:
     parser.add_argument(
         "--invalid", choices=("drop", "raise", "keep"), default="drop", help="what to do with NaN points"
     )
+    parser.add_argument(
+        "--tile",
+        type=float,
+        help="metres: predict in squares of this size, each on its own ground (default: 60 for .las and .laz "
+        "of more than 4 million points; 0: never)",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--tuned", help="table of `pcsparse tune` to take the plans from (default: the rules)"

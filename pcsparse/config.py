@@ -201,7 +201,7 @@ class InferSettings:
         sources: files, folders or patterns.
         out: folder for outputs and pictures.
         formats: what to write: label (raw ids), same (the input with classes as columns), or endings to
-            write it with: `programs.infer_outputs.FORMATS`.
+            write it with: `programs.infer_files.FORMATS`.
         checkpoint: folder of a run or a .safetensors file; None for the default model.
         columns: numbers a point in .bin files; None to infer them.
         dtype: type of the numbers in .bin files; None for float32.
@@ -210,6 +210,8 @@ class InferSettings:
         voxel_size: metres; None for the model's own.
         z_offset: metres added to every z, to bring the ground to the height the model knows.
         scale, up, origin, min_range, max_range: as in `data.placement.Placement`.
+        tile: metres; predict a large cloud in squares of this size; 0 for never, None for LAS and LAZ files
+            of more than 4 million points, in squares of 60 m.
         device: where the network runs.
         tuned: as in `TrainSettings`.
         picture: draw a PNG beside each label file.
@@ -231,6 +233,7 @@ class InferSettings:
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     min_range: float = 0.0
     max_range: float | None = None
+    tile: float | None = None
     device: str = "cpu"
     tuned: str | None = None
     picture: bool = True

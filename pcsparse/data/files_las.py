@@ -67,6 +67,21 @@ def las_records(path: Path, size: int = _CHUNK) -> Iterator[Any]:
     refuse_fewer(path, promised, there)
 
 
+def las_point_count(path: Path) -> int:
+    """Points that the header of a LAS or LAZ promises.
+
+    Raises:
+        FormatError: the header is broken.
+    """
+    laspy = require_extra("laspy", "io")
+    refuse_empty(path)
+    try:
+        with laspy.open(path) as reader:
+            return int(reader.header.point_count)
+    except Exception as error:
+        raise broken(path, "LAS", error) from error
+
+
 def record_xyz(record: Any) -> npt.NDArray[np.float64]:
     """(n, 3) float64, metres in the world, of one of laspy's records."""
     return np.stack([np.asarray(getattr(record, axis), dtype=np.float64) for axis in "xyz"], axis=1)

@@ -131,7 +131,7 @@ def finish(
     origin, origin_notes = _origin(xyz)
     # float64 until the origin is gone: float32 resolves 6 cm at 849 km
     points = xyz if not origin.any() else xyz.astype(np.float64, copy=False) - origin
-    scaled, scale, scale_notes = _unit_intensity(intensity, intensity_scale or raw.full_scale, source)
+    scaled, scale, scale_notes = unit_intensity(intensity, intensity_scale or raw.full_scale, source)
     cloud = PointCloud(
         points=np.ascontiguousarray(points, dtype=np.float32),
         origin=origin,
@@ -189,10 +189,22 @@ def _origin(xyz: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], tup
     return origin, tuple(notes)
 
 
-def _unit_intensity(
+def unit_intensity(
     intensity: npt.NDArray | None, full_scale: float | None, source: Path
 ) -> tuple[npt.NDArray[np.float32] | None, float, tuple[str, ...]]:
-    """Intensity on 0-1: divided by the known full scale, or by the one that its values suggest; and that."""
+    """Intensity on 0-1: divided by the known full scale, or by the one that its values suggest; and that.
+
+    Args:
+        intensity: (n,) any real dtype, or None.
+        full_scale: what 1.0 is; None to infer it.
+        source: the file, for messages.
+
+    Returns:
+        (n,) float32 or None; the scale; notes.
+
+    Raises:
+        FormatError: negative values, or on no known scale.
+    """
     if intensity is None:
         return None, 1.0, ("the file has no intensity",)
     values = intensity.astype(np.float64)

@@ -1,5 +1,7 @@
 """`pcsparse infer --format`: the files themselves with classes as columns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from pcsparse.data.files_table import CLASS_COLUMN, CONFIDENCE_COLUMN
 from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.data.label_map import LabelMap
 from pcsparse.errors import RangeError
-from pcsparse.programs.infer_outputs import output_paths
+from pcsparse.programs.infer_files import output_paths
+from pcsparse.programs.infer_tiled import tile_size
 from pcsparse.train.model_file import ModelCard, arch_of, save_model
 from tests.streets import tiny_model, tiny_street
 
@@ -152,3 +155,39 @@ def test_names_of_outputs(tmp_path):
     assert named(tmp_path / "a.las", ("same", "npz"), "a.las") == ["a.las", "a.las.npz"]
     with pytest.raises(RangeError, match="got None"):
         named(nuscenes, ())
+
+
+def test_tiles_give_every_row_a_class_and_a_picture(model_file, tmp_path, capsys):
+    laspy = pytest.importorskip("laspy")
+    survey(tmp_path / "town.las")
+    np.save(tmp_path / "same.npy", street_rows().astype(np.float64) + [637_179.25, 849_498.75, 431.5, 0])
+    arguments = [
+        "infer",
+        str(tmp_path / "town.las"),
+        str(tmp_path / "same.npy"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    arguments += ["--checkpoint", str(model_file), "--format", "label,las"]
+    assert main([*arguments, "--tile", "20"]) == 0
+    said = capsys.readouterr().out
+    assert "town.las: 400 points, " in said
+    assert " tiles of 20 m" in said
+    for name in ("town", "same"):
+        labels = read_labels(tmp_path / f"out/{name}.label", N)
+        assert (labels != 0).all()
+        assert (tmp_path / f"out/{name}.png").read_bytes()[:4] == b"\x89PNG"
+        las = laspy.read(tmp_path / f"out/{name}.las")
+        np.testing.assert_array_equal(las[CLASS_COLUMN], labels)
+    assert main([*arguments, "--tile", "20", "--max-range", "50"]) == 1
+    assert "--max-range 50 cannot go with tiles" in capsys.readouterr().out
+
+
+def test_large_surveys_are_tiled_unasked(model_file, tmp_path, monkeypatch):
+    survey(tmp_path / "town.las")
+    settings = InferSettings((), checkpoint=str(model_file))
+    assert tile_size(tmp_path / "town.las", settings) is None
+    monkeypatch.setattr("pcsparse.programs.infer_tiled._MANY_POINTS", N - 1)
+    assert tile_size(tmp_path / "town.las", settings) == 60.0
+    assert tile_size(tmp_path / "town.las", replace(settings, tile=0.0)) is None
+    assert tile_size(tmp_path / "town.npy", settings) is None

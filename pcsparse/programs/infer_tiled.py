@@ -1,0 +1,115 @@
+"""`pcsparse infer` on a cloud too large for one pass: square by square, a LAS file never whole."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pcsparse.config import InferSettings
+from pcsparse.data.files_las import las_point_count
+from pcsparse.data.files_tiles import Tile, Tiles, cloud_tiles, las_tiles
+from pcsparse.data.label_map import LabelMap
+from pcsparse.data.placement import Placement
+from pcsparse.errors import RangeError
+from pcsparse.infer.predictor import Predictor
+from pcsparse.infer.tiling import Levelling, predict_tiles
+from pcsparse.programs.infer_files import Job, read_source, report_shares, write_outputs
+from pcsparse.train.model_file import ModelCard
+from pcsparse.view.raster import draw_classes, save_png
+
+_LAS = (".las", ".laz")
+_MANY_POINTS = 4_000_000
+# within what a model knows of a sweep: its points lie some 50 m from the sensor
+_SIZE_M = 60.0
+# what a network sees around a point
+_MARGIN_M = 10.0
+_DRAWN_POINTS = 400_000
+
+
+def tile_size(source: Path, settings: InferSettings) -> float | None:
+    """Metres of the squares in which a file is predicted; None for one pass.
+
+    Raises:
+        FormatError: a LAS file with a broken header.
+        RangeError: a placement that squares cannot have.
+    """
+    size = settings.tile
+    if size is None:
+        is_las = source.suffix.lower() in _LAS
+        size = _SIZE_M if is_las and las_point_count(source) > _MANY_POINTS else 0.0
+    if size == 0:
+        return None
+    placement = Placement(
+        settings.scale, settings.up, settings.origin, settings.min_range, settings.max_range
+    )
+    if placement != Placement():
+        flags = ", ".join(placement.flags())
+        raise RangeError(f"{source}: {flags} cannot go with tiles, which have places of their own; --tile 0")
+    return size
+
+
+def infer_tiled(
+    job: Job, size: float, settings: InferSettings, predictor: Predictor, card: ModelCard, labels: LabelMap
+) -> None:
+    """Predict one file in squares of `size` metres and write its outputs."""
+    began = time.perf_counter()
+    level = Levelling(card.input_spec, settings.z_offset)
+    picture = _Picture()
+    with _tiles(job.source, size, settings) as tiles:
+        print(f"{job.source}: {tiles.n_points} points, {tiles.n_tiles} tiles of {size:g} m")
+        for note in tiles.notes:
+            print(f"  note: {note}")
+        picture.every = -(-tiles.n_points // _DRAWN_POINTS)
+        spread_s = time.perf_counter() - began
+        prediction = predict_tiles(predictor, tiles, level, picture.add)
+    began = time.perf_counter()
+    notes = write_outputs(
+        job.outputs, job.source, prediction.targets, prediction.confidence, labels, settings
+    )
+    write_s = time.perf_counter() - began
+    if job.picture is not None:
+        picture.save(job.picture, job.source.name, labels)
+    report_shares(prediction.targets, labels, job.listed)
+    for note in notes:
+        print(f"  note: {note}")
+    print(
+        f"  sort into tiles {spread_s:.2f} s, voxelise {prediction.voxelize_s:.2f} s, "
+        f"network {prediction.network_s:.2f} s ({prediction.n_voxels} voxels, largest tile "
+        f"{prediction.largest} points), write {write_s:.2f} s"
+    )
+
+
+@contextmanager
+def _tiles(source: Path, size: float, settings: InferSettings) -> Iterator[Tiles]:
+    margin = min(_MARGIN_M, size)
+    if source.suffix.lower() in _LAS:
+        with las_tiles(source, size, margin, intensity_scale=settings.intensity_scale) as tiles:
+            yield tiles
+    else:
+        yield cloud_tiles(read_source(source, settings), size, margin)
+
+
+class _Picture:
+    """Some of the points of all tiles, to be drawn."""
+
+    def __init__(self) -> None:
+        self.every = 1
+        self._points: list[npt.NDArray[np.float64]] = [np.empty((0, 3))]
+        self._targets: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+
+    def add(self, tile: Tile, targets: npt.NDArray[np.int64]) -> None:
+        """Take every n-th row of the file that is inside the tile."""
+        some = tile.inside & (tile.rows % self.every == 0)
+        self._points.append(tile.points[some] + tile.origin)
+        self._targets.append(targets[some])
+
+    def save(self, path: Path, title: str, labels: LabelMap) -> None:
+        """Draw them, the middle of the cloud at the middle of the picture."""
+        points, targets = np.concatenate(self._points), np.concatenate(self._targets)
+        if len(points):
+            points = points - np.median(points, axis=0)
+        image = draw_classes(points.astype(np.float32), targets, labels.names, labels.colors, title=title)
+        save_png(path, image)
