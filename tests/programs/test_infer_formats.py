@@ -160,7 +160,7 @@ def test_names_of_outputs(tmp_path):
 def test_tiles_give_every_row_a_class_and_a_picture(model_file, tmp_path, capsys):
     laspy = pytest.importorskip("laspy")
     survey(tmp_path / "town.las")
-    np.save(tmp_path / "same.npy", street_rows().astype(np.float64) + [637_179.25, 849_498.75, 431.5, 0])
+    np.save(tmp_path / "same.npy", street_rows() + np.array([637_179.25, 849_498.75, 431.5, 0]))
     arguments = [
         "infer",
         str(tmp_path / "town.las"),
