@@ -11,15 +11,15 @@ from pcsparse.data.synthetic.materials import CAR_GLASS, PAINT, PLATE, TYRE, Mat
 from pcsparse.data.synthetic.mesh import Mesh, boxes, join, quads, tubes
 
 RIM = Surface(10, Material.METAL, 0.25)
-SEAT = Surface(10, Material.CLOTH, 0.07)
+SEAT = Surface(10, Material.CLOTH, 0.04)
 LAMP = Surface(10, Material.RETRO, 0.45)
 TAIL_LAMP = Surface(10, Material.RETRO, 0.8)
-PLASTIC = Surface(10, Material.RUBBER, 0.02)
+PLASTIC = Surface(10, Material.RUBBER, 0.001)
 
 
 def paint(rng: Generator) -> Surface:
     """Paint of a car: half of them return next to nothing, white ones as much as a wall."""
-    low, high = ((0.001, 0.004), (0.02, 0.10), (0.10, 0.22), (0.22, 0.42))[
+    low, high = ((0.0, 0.001), (0.02, 0.10), (0.10, 0.22), (0.22, 0.42))[
         int(rng.choice(4, p=[0.45, 0.24, 0.17, 0.14]))
     ]
     return Surface(PAINT.semantic, Material.PAINT, float(rng.uniform(low, high)))

@@ -38,11 +38,11 @@ _TABLE: dict[Material, tuple[float, float, float, float]] = {
     Material.PLASTER: (0.003, 0.15, 0.0, 0.0),
     Material.GLASS: (0.0, 0.6, 0.75, 0.0),
     Material.PAINT: (0.0, 0.5, 0.12, 0.0),
-    Material.LEAF: (0.04, 0.28, 0.0, 0.025),
-    Material.BARK: (0.012, 0.30, 0.0, 0.0),
+    Material.LEAF: (0.04, 0.22, 0.0, 0.025),
+    Material.BARK: (0.012, 0.22, 0.0, 0.0),
     Material.METAL: (0.0, 0.5, 0.08, 0.0),
     Material.RETRO: (0.0, 0.30, 0.0, 0.0),
-    Material.CLOTH: (0.008, 0.30, 0.0, 0.0),
+    Material.CLOTH: (0.008, 0.22, 0.0, 0.0),
     Material.RUBBER: (0.0, 0.5, 0.0, 0.0),
     Material.STONE: (0.025, 0.2, 0.0, 0.0),
 }
@@ -87,7 +87,7 @@ PARKING = Surface(44, Material.PAVING, 0.40)
 SIDEWALK = Surface(48, Material.PAVING, 0.45)
 OTHER_GROUND = Surface(49, Material.PAVING, 0.42)
 TERRAIN = Surface(72, Material.SOIL, 0.52)
-BUILDING = Surface(50, Material.PLASTER, 0.36)
+BUILDING = Surface(50, Material.PLASTER, 0.33)
 WINDOW = Surface(50, Material.GLASS, 0.10)
 FENCE = Surface(51, Material.PLASTER, 0.32)
 RAIL = Surface(51, Material.METAL, 0.35)
@@ -97,9 +97,9 @@ POLE = Surface(80, Material.METAL, 0.25)
 SIGN = Surface(81, Material.RETRO, 0.9)
 SIGN_BACK = Surface(81, Material.METAL, 0.20)
 OBJECT = Surface(99, Material.METAL, 0.30)
-SKIN = Surface(30, Material.CLOTH, 0.42)
+SKIN = Surface(30, Material.CLOTH, 0.38)
 PAINT = Surface(10, Material.PAINT, 0.10)
-CAR_GLASS = Surface(10, Material.GLASS, 0.05)
-TYRE = Surface(10, Material.RUBBER, 0.06)
+CAR_GLASS = Surface(10, Material.GLASS, 0.01)
+TYRE = Surface(10, Material.RUBBER, 0.012)
 PLATE = Surface(10, Material.RETRO, 1.2)
 FRAME = Surface(11, Material.METAL, 0.30)

@@ -1,117 +1,105 @@
-"""Persons, bicycles, motorcycles and their riders. Local frame: x forward, z = 0 ground."""
+"""Persons on foot and seated; those who ride come from `two_wheelers`.
+
+Local frame: x forward, z = 0 ground.
+"""
 
 import numpy as np
 from numpy.random import Generator
 
-from pcsparse.data.synthetic.arrays import Floats
-from pcsparse.data.synthetic.materials import FRAME, SKIN, TYRE, Surface
-from pcsparse.data.synthetic.mesh import Mesh, blob, box, join, quads, tube
+from pcsparse.data.synthetic.body import Dress, draw_dress, figure, sitting, vec, walking
+from pcsparse.data.synthetic.materials import FRAME, TYRE
+from pcsparse.data.synthetic.mesh import Mesh, boxes, join, tubes
+from pcsparse.data.synthetic.two_wheelers import bicycle as bicycle
+from pcsparse.data.synthetic.two_wheelers import bicyclist as bicyclist
+from pcsparse.data.synthetic.two_wheelers import motorcycle as motorcycle
+from pcsparse.data.synthetic.two_wheelers import motorcyclist as motorcyclist
 
-PERSON, BICYCLIST, MOTORCYCLIST = 30, 31, 32
-BICYCLE, MOTORCYCLE = 11, 15
+PERSON = 30
 
 
-def _vec(*values: float) -> Floats:
-    return np.array(values, np.float64)
+def _size(rng: Generator) -> float:
+    """Height relative to 1.75 m: grown-ups of 1.5 to 1.95 m, one in eight a child of 1.0 to 1.45 m."""
+    if rng.random() < 0.12:
+        return float(rng.uniform(1.0, 1.45)) / 1.75
+    return float(np.clip(rng.normal(1.72, 0.09), 1.5, 1.95)) / 1.75
 
 
-def person(rng: Generator) -> Mesh:
-    """A standing or walking person of 1.1 to 1.95 m, raw class 30."""
-    height = float(rng.uniform(1.55, 1.95)) if rng.random() < 0.9 else float(rng.uniform(1.1, 1.4))
-    s = height / 1.75
-    stride = float(rng.uniform(0.0, 0.32))
-    swing = float(rng.uniform(-0.1, 0.25))
-    trousers = SKIN.tinted(float(rng.uniform(0.4, 1.2)))
-    coat = SKIN.tinted(float(rng.uniform(0.4, 1.5)))
-    parts = [tube(_vec(0, 0, 0.82), _vec(0, 0, 1.45), (0.15, 0.19), coat)]
-    for side in (-1.0, 1.0):
-        hip, foot = _vec(0, side * 0.09, 0.85), _vec(side * stride, side * 0.11, 0.05)
-        parts.append(tube(foot, hip, (0.06, 0.09), trousers, sides=6))
-        parts.append(box((side * stride + 0.05, side * 0.11, 0.04), (0.26, 0.1, 0.08), trousers))
-        hand = _vec(-side * swing, side * 0.28, 0.85)
-        parts.append(tube(hand, _vec(0, side * 0.21, 1.42), (0.04, 0.06), coat, sides=6))
-    parts.append(blob(_vec(0, 0, 1.62), _vec(0.10, 0.09, 0.13), SKIN))
-    if rng.random() < 0.3:
-        parts.append(box((-0.22, 0, 1.2), (0.16, 0.28, 0.42), coat))
+def person(rng: Generator, phase: float | None = None) -> Mesh:
+    """A standing or walking person of 1.0 to 1.95 m, raw class 30.
+
+    Args:
+        rng: random numbers.
+        phase: of the step, 0 to 1, so that one who walks may be posed anew at any time; random if None.
+    """
+    stride = 0.0 if rng.random() < 0.3 else float(rng.uniform(0.5, 1.1))
+    joints = walking(float(rng.random()) if phase is None else phase, stride)
+    dress = draw_dress(rng)
+    parts = [figure(joints, dress), _carried(rng, dress)]
     mesh = join(parts)
-    return mesh.with_corners(mesh.corners * s)
+    return mesh.with_corners(mesh.corners * _size(rng)).with_semantic(PERSON)
 
 
-def _ring(centre: Floats, radius: float, surface: Surface, width: float = 0.03) -> Mesh:
-    """A wheel's tyre as a flat ring in the x-z plane and a hoop across it."""
-    angle = np.linspace(0, 2 * np.pi, 17)
-    rim = np.stack([np.cos(angle), np.zeros(17), np.sin(angle)], 1)
-    outer, inner = centre + rim * radius, centre + rim * (radius - 0.045)
-    across = _vec(0, width / 2, 0)
-    flat = np.stack([outer[:-1], outer[1:], inner[1:], inner[:-1]], 1)
-    hoop = np.stack([outer[:-1] - across, outer[1:] - across, outer[1:] + across, outer[:-1] + across], 1)
-    return quads(np.concatenate([flat, hoop]), surface)
+def _carried(rng: Generator, dress: Dress) -> Mesh:
+    """A rucksack, a bag, an umbrella, a pram, a suitcase, or nothing."""
+    match str(
+        rng.choice(
+            ["none", "rucksack", "bag", "umbrella", "pram", "case"], p=[0.5, 0.17, 0.17, 0.05, 0.06, 0.05]
+        )
+    ):
+        case "rucksack":
+            return boxes(vec(-0.22, 0, 1.2)[None], vec(0.17, 0.3, 0.44)[None], dress.coat.tinted(0.7))
+        case "bag":
+            side = float(rng.choice([-1, 1]))
+            return boxes(vec(0.03, side * 0.3, 0.62)[None], vec(0.32, 0.12, 0.3)[None], dress.trousers)
+        case "umbrella":
+            top, stick = vec(0.12, 0.1, 2.1), vec(0.12, 0.1, 1.15)
+            pole = tubes(stick[None], top[None], np.array([[0.012, 0.012]]), dress.coat, sides=4)
+            return join(
+                [
+                    pole,
+                    tubes(
+                        (top - vec(0, 0, 0.22))[None],
+                        top[None],
+                        np.array([[0.52, 0.04]]),
+                        dress.coat,
+                        sides=9,
+                    ),
+                ]
+            )
+        case "pram":
+            hubs = np.array([[x, y, 0.13] for x in (0.65, 1.15) for y in (-0.24, 0.24)])
+            return join(
+                [
+                    boxes(
+                        np.array([[0.92, 0, 0.68], [1.02, 0, 0.95]]),
+                        np.array([[0.75, 0.4, 0.3], [0.4, 0.42, 0.3]]),
+                        dress.coat,
+                    ),
+                    tubes(
+                        hubs - vec(0, 0.03, 0), hubs + vec(0, 0.03, 0), np.full((4, 2), 0.13), TYRE, sides=8
+                    ),
+                    tubes(
+                        hubs,
+                        hubs * np.array([0.4, 1, 0]) + np.array([0.55, 0, 0.6]),
+                        np.full((4, 2), 0.015),
+                        FRAME,
+                        sides=4,
+                    ),
+                    tubes(
+                        np.array([[0.6, -0.2, 0.75], [0.6, 0.2, 0.75]]),
+                        np.array([[0.3, -0.2, 1.0], [0.3, 0.2, 1.0]]),
+                        np.full((2, 2), 0.015),
+                        FRAME,
+                        sides=4,
+                    ),
+                ]
+            )
+        case "case":
+            return boxes(vec(-0.3, 0.3, 0.35)[None], vec(0.25, 0.42, 0.6)[None], dress.trousers)
+        case _:
+            return join([])
 
 
-def bicycle(rng: Generator) -> Mesh:
-    """A bicycle of about 1.75 m, raw class 11."""
-    s = float(rng.uniform(0.92, 1.05))
-    metal, rubber = FRAME, TYRE.of(BICYCLE)
-    rear, front = _vec(-0.52, 0, 0.34), _vec(0.55, 0, 0.34)
-    saddle, head, crank = _vec(-0.22, 0, 0.82), _vec(0.36, 0, 0.86), _vec(-0.08, 0, 0.32)
-    lines = [(rear, crank), (crank, head), (crank, saddle), (saddle, head), (rear, saddle), (front, head)]
-    parts = [tube(a, b, (0.022, 0.022), metal, sides=5) for a, b in lines]
-    parts += [_ring(rear, 0.34, rubber), _ring(front, 0.34, rubber)]
-    parts.append(box((-0.24, 0, 0.92), (0.26, 0.14, 0.07), rubber))
-    parts.append(tube(saddle, saddle + _vec(-0.02, 0, 0.1), (0.02, 0.02), metal, sides=5))
-    parts.append(tube(_vec(0.32, -0.29, 1.02), _vec(0.32, 0.29, 1.02), (0.02, 0.02), metal, sides=5))
-    parts.append(tube(head, _vec(0.33, 0, 1.03), (0.02, 0.02), metal, sides=5))
-    if rng.random() < 0.4:
-        parts.append(box((0.52, 0, 0.9), (0.3, 0.34, 0.24), metal))
-    mesh = join(parts).with_semantic(BICYCLE)
-    return mesh.with_corners(mesh.corners * s)
-
-
-def motorcycle(rng: Generator) -> Mesh:
-    """A motorcycle or a scooter of about 2 m, raw class 15."""
-    paint = FRAME.tinted(float(rng.uniform(0.2, 2.0)))
-    parts = [
-        tube(_vec(x, -0.07, 0.31), _vec(x, 0.07, 0.31), (0.31, 0.31), TYRE, sides=12) for x in (-0.68, 0.70)
-    ]
-    parts += [
-        box((0.0, 0, 0.50), (0.75, 0.30, 0.36), paint),
-        box((0.18, 0, 0.80), (0.50, 0.30, 0.26), paint),
-        box((-0.42, 0, 0.80), (0.75, 0.28, 0.12), TYRE),
-        box((-0.80, 0, 0.72), (0.30, 0.20, 0.14), paint),
-        tube(_vec(0.70, 0, 0.31), _vec(0.46, 0, 1.0), (0.05, 0.05), paint, sides=6),
-        tube(_vec(0.42, -0.36, 1.04), _vec(0.42, 0.36, 1.04), (0.025, 0.025), paint, sides=5),
-        box((0.60, 0, 0.92), (0.16, 0.30, 0.34), paint),
-    ]
-    if rng.random() < 0.4:
-        parts.append(box((-0.85, 0, 1.0), (0.36, 0.4, 0.32), paint))
-    return join(parts).with_semantic(MOTORCYCLE)
-
-
-def _rider(rng: Generator, lean: float, seat: float, foot: float) -> Mesh:
-    coat, trousers = SKIN.tinted(float(rng.uniform(0.4, 1.5))), SKIN.tinted(float(rng.uniform(0.4, 1.2)))
-    hip, neck = _vec(-0.25, 0, seat), _vec(-0.25 + lean, 0, seat + 0.56)
-    parts = [
-        tube(hip, neck, (0.16, 0.19), coat),
-        blob(neck + _vec(0.06, 0, 0.2), _vec(0.13, 0.11, 0.14), SKIN),
-    ]
-    for side in (-1.0, 1.0):
-        knee = _vec(0.16, side * 0.14, seat - 0.22 + side * 0.1)
-        parts.append(tube(_vec(-0.25, side * 0.1, seat), knee, (0.09, 0.07), trousers, sides=6))
-        parts.append(tube(knee, _vec(-0.02, side * 0.14, foot + side * 0.1), (0.06, 0.05), trousers, sides=6))
-        grip = _vec(0.34, side * 0.27, 1.03)
-        parts.append(tube(neck + _vec(0, side * 0.18, -0.06), grip, (0.06, 0.04), coat, sides=6))
-    return join(parts)
-
-
-def bicyclist(rng: Generator) -> Mesh:
-    """A person on a bicycle, both raw class 31, as SemanticKITTI labels them."""
-    return join([bicycle(rng), _rider(rng, float(rng.uniform(0.12, 0.38)), 0.95, 0.2)]).with_semantic(
-        BICYCLIST
-    )
-
-
-def motorcyclist(rng: Generator) -> Mesh:
-    """A person on a motorcycle, both raw class 32."""
-    return join([motorcycle(rng), _rider(rng, float(rng.uniform(0.1, 0.3)), 0.88, 0.35)]).with_semantic(
-        MOTORCYCLIST
-    )
+def sitter(rng: Generator, seat: float = 0.42) -> Mesh:
+    """A person who sits at x = 0 on a seat `seat` metres high, raw class 30."""
+    return figure(sitting(seat), draw_dress(rng)).with_semantic(PERSON)
