@@ -1,4 +1,7 @@
-"""Human figures from joints: limbs of two links that reach where they must. Metres, x forward, z = 0 ground."""
+"""Human figures from joints: limbs of two links that reach where they must.
+
+Local frame: metres, x forward, z = 0 ground.
+"""
 
 from dataclasses import dataclass
 
