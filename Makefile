@@ -36,6 +36,7 @@ test: $(STAMP) ## the tests that need neither a GPU nor patience
 
 test-slow: $(STAMP) ## the tests that take longer than 10 s each
 	@echo "== test-slow: only what is marked slow"
+	@.ci/browser
 	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 test-gpu: $(STAMP) ## the same tests on a CUDA device, and those that need one

@@ -58,6 +58,17 @@ class Machine:
     def commands(self, word: str) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if word in line]
 
+    def find_browser(self) -> str:
+        done = subprocess.run(
+            [ROOT / ".ci/browser"],
+            env={"PATH": str(self.folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
@@ -169,3 +180,38 @@ def test_an_environment_of_no_use_is_refused_with_its_mend(machine, version, sai
     assert done.returncode != 0
     assert said in done.stderr
     assert not machine.commands("pip install")
+
+
+# ---- the browser of the slow tests
+
+INSTALL_BROWSER = "apt-get install -y --no-install-recommends chromium"
+
+
+def test_a_browser_that_is_there_is_left_alone(machine):
+    machine.stand_in("chromium-browser", "true")
+
+    assert machine.find_browser() == ""
+    assert not machine.commands("apt-get")
+
+
+def test_root_gets_a_browser_and_stale_lists_are_fetched_once(machine):
+    machine.find_browser()
+    assert machine.commands("apt-get") == [INSTALL_BROWSER]
+
+    machine.log.write_text("")
+    lists = machine.folder / "lists"
+    fetches = f'case "$1" in update) : >{lists} ;; esac'
+    machine.stand_in("apt-get", f'echo "apt-get $1" >>{machine.log}\n{fetches}\n[ -e {lists} ]')
+    machine.find_browser()
+    assert machine.commands("apt-get") == ["apt-get install", "apt-get update", "apt-get install"]
+
+
+def test_without_a_browser_the_way_to_one_is_said(machine):
+    machine.stand_in("apt-get", "exit 100")
+    assert f"apt-get update && {INSTALL_BROWSER}" in machine.find_browser()
+
+    machine.stand_in("id", "echo 1000")
+    assert f"sudo apt-get update && sudo {INSTALL_BROWSER}" in machine.find_browser()
+
+    (machine.folder / "apt-get").unlink()
+    assert "there is no Chromium here" in machine.find_browser()

@@ -134,7 +134,7 @@
   function setMode(mode) {
     state.mode = mode;
     showMode(mode);
-    const ranges = { confidence: [[0, 1], "confidence"], intensity: [content.intensity, "intensity"], height: [content.height, "height (m)"] };
+    const ranges = { confidence: [[1, 0], "confidence"], intensity: [content.intensity, "intensity"], height: [content.height, "height (m)"] };
     showBar(ramp, ...(ranges[mode] ?? [null, ""]));
     showLegend();
     changed();
@@ -313,6 +313,8 @@
   const first = ["prediction", "labels", "intensity", "height"].find((mode) => modes.includes(mode));
   setMode(first);
   setTheme(content.theme);
+  resize();
+  camera.reset();
   await showSweep(0);
 })().catch(failed);
 

@@ -4,13 +4,14 @@ const HALF_ANGLE = (35 * Math.PI) / 180;
 const STEEPEST = Math.PI / 2;
 
 function createCamera(center, reach) {
-  const camera = {};
+  const camera = { width: 1, height: 1 };
   camera.reset = () => {
-    // behind and above the sensor, looking forward, as the PNG does
-    camera.target = [center[0] + 0.33 * reach, center[1], center[2]];
+    // behind and above the sensor, looking forward, as the PNG does; steeper where the view is tall
+    const tall = camera.height > camera.width;
+    camera.target = [center[0] + (tall ? 0.25 : 0.33) * reach, center[1], center[2]];
     camera.yaw = 0;
-    camera.pitch = Math.atan2(0.27, 0.67);
-    camera.distance = 0.72 * reach;
+    camera.pitch = tall ? 0.75 : Math.atan2(0.27, 0.67);
+    camera.distance = (tall ? 1.05 : 0.72) * reach;
     camera.flat = false;
   };
   camera.top = () => {
@@ -20,7 +21,6 @@ function createCamera(center, reach) {
     camera.distance = 1.05 * reach * (camera.focal(camera.width, camera.height) / (0.5 * Math.min(camera.width, camera.height)));
     camera.flat = true;
   };
-  camera.width = camera.height = 1;
   camera.focal = (width, height) => (0.5 * Math.max(width, 0.75 * height)) / Math.tan(HALF_ANGLE);
   // metres a pixel at the target
   camera.scale = () => camera.distance / camera.focal(camera.width, camera.height);

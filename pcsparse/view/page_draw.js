@@ -41,7 +41,7 @@ void main() {
   if (mode == 0) shade = entry(bytes.x, 0);
   else if (mode == 1) shade = entry(bytes.y, 0);
   else if (mode == 2) { shade = entry(verdict, 2); shown = min(shown, shade.a); }
-  else if (mode == 3) shade = bytes.y == 255u ? entry(255u, 0) : ramp(float(bytes.z) / 255.0);
+  else if (mode == 3) shade = bytes.y == 255u ? entry(255u, 0) : ramp(1.0 - float(bytes.z) / 255.0);
   else if (mode == 4) shade = ramp((float(bytes.w) / 255.0 - brightness.x) / max(brightness.y - brightness.x, 1e-6));
   else if (mode == 5) shade = ramp((xyz.z - heights.x) / max(heights.y - heights.x, 1e-6));
   else shade = hashed(cell.w);
@@ -192,7 +192,7 @@ function createRenderer(canvas) {
     gl.uniform1i(u.mode, MODES.indexOf(view.mode));
     gl.uniform1i(u.byPrediction, view.byPrediction ? 1 : 0);
     gl.uniform2fv(u.heights, view.heights);
-    gl.uniform1f(u.sizeAtOne, view.camera.flat ? view.size * 1.4 * view.ratio : view.size * view.metres * view.focal);
+    gl.uniform1f(u.sizeAtOne, view.camera.flat ? view.size * 2 * view.ratio : view.size * view.metres * view.focal);
     gl.uniform1f(u.largest, Math.min(largest, 8 * view.ratio * Math.max(1, view.size)));
     for (const sweep of view.sweeps) {
       const { low, step, intensityScale } = sweep.facts;

@@ -22,7 +22,6 @@ function listen(canvas, camera, actions) {
 
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    canvas.focus({ preventScroll: true });
     const [x, y] = middle(event);
     pointers.set(event.pointerId, { x, y });
     pressed = pointers.size === 1 ? { x, y, at: event.timeStamp, button: event.button } : null;

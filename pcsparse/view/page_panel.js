@@ -99,7 +99,7 @@ function showPicked(point, classes, extra, close) {
   const nameOf = (number) => (number === NONE ? classes.at(-1).name : classes[number].name);
   "xyz".split("").forEach((axis, i) => add(axis, `${point.world[i].toFixed(3)} m`));
   add("range", `${Math.hypot(...point.xyz).toFixed(3)} m`);
-  if (point.intensity !== null) add("intensity", point.intensity.toFixed(3));
+  if (point.intensity !== null) add("intensity", point.intensity.toFixed(2));
   if (point.label !== null) add("class", nameOf(point.label));
   if (point.prediction !== null) add("prediction", nameOf(point.prediction));
   if (point.confidence !== null && point.prediction !== NONE) add("confidence", percent(point.confidence, 1));
