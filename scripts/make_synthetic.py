@@ -1,6 +1,7 @@
-"""Make synthetic LiDAR sweeps in SemanticKITTI's layout, print figures, or hold them against real ones.
+"""Make synthetic LiDAR sweeps, print figures of sweeps, or hold simulated ones against real ones.
 
 python scripts/make_synthetic.py OUT --towns 4 --sweeps 8 --seed 0 --caster auto --sensor hdl64e
+python scripts/make_synthetic.py OUT --layout kitti   (boxes; or nuscenes)
 python scripts/make_synthetic.py stats ROOT_OR_SWEEP...
 python scripts/make_synthetic.py compare REAL... --sweeps 50 --jobs 2 --out report
 """

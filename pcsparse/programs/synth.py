@@ -11,7 +11,7 @@ import numpy as np
 from pcsparse.data.synthetic.caster import CASTERS
 from pcsparse.data.synthetic.sensor import SENSORS, sensor_named
 from pcsparse.data.synthetic.stats import PERCENTILES, VOXEL_SIZES, SweepStats, read_sweep, sweep_stats
-from pcsparse.data.synthetic.writer import write_towns
+from pcsparse.data.synthetic.writer import LAYOUTS, write_towns
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.programs import synth_compare
 
@@ -21,15 +21,16 @@ class SynthSettings:
     """What to make.
 
     Args:
-        out: the folder that will hold `sequences/`.
+        out: the folder that will hold the layout's own.
         towns: how many sequences, one town each.
         sweeps: sweeps a town.
         seed: of the first town; town k has seed + k.
         caster: "auto", "embree" or "bvh".
-        sensor: name of a preset.
+        sensor: name of a preset; None: what the layout's data set has, hdl32e for nuScenes, else hdl64e.
         stride_metres: metres between two sweeps.
         sequences: names of the sequences; 00, 01, … if empty.
         existing: "refuse", "resume" or "replace" a folder that is not empty.
+        layout: one of `writer.LAYOUTS`.
     """
 
     out: Path
@@ -37,10 +38,11 @@ class SynthSettings:
     sweeps: int = 8
     seed: int = 0
     caster: str = "auto"
-    sensor: str = "hdl64e"
+    sensor: str | None = None
     stride_metres: float = 10.0
     sequences: tuple[str, ...] = ()
     existing: Literal["refuse", "resume", "replace"] = "refuse"
+    layout: str = "semantickitti"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def run(settings: SynthSettings) -> int:
             f"{settings.towns} towns need as many different sequence names, got {names}; set --towns"
         )
     seeds = {name: settings.seed + town for town, name in enumerate(names)}
-    sensor = sensor_named(settings.sensor)
+    sensor = sensor_named(settings.sensor or ("hdl32e" if settings.layout == "nuscenes" else "hdl64e"))
     write_towns(
         settings.out,
         seeds,
@@ -78,6 +80,7 @@ def run(settings: SynthSettings) -> int:
         settings.stride_metres,
         settings.existing,
         print,
+        settings.layout,
     )
     print(f"{settings.out}: {len(names)} sequences of {settings.sweeps} {sensor.name} sweeps")
     return 0
@@ -168,15 +171,18 @@ def main(arguments: Sequence[str]) -> int:
         return run_stats(StatsSettings(tuple(given.sources), given.sensor))
     parser = argparse.ArgumentParser(prog="make_synthetic.py", description="Make synthetic LiDAR sweeps.")
     parser.add_argument(
-        "out", type=Path, help="folder that will hold sequences/ ('stats' prints figures instead)"
+        "out", type=Path, help="folder to write to ('stats' and 'compare' tell figures instead)"
     )
     parser.add_argument(
         "--towns", type=int, help="number of sequences (default: as many as --sequences, or 4)"
     )
     parser.add_argument("--sweeps", type=int, default=8, help="sweeps a town")
     parser.add_argument("--seed", type=int, default=0, help="of the first town; town k has seed + k")
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, default="semantickitti", help="kitti and nuscenes have boxes"
+    )
     parser.add_argument("--caster", choices=("auto", *CASTERS), default="auto")
-    parser.add_argument("--sensor", choices=SENSORS, default="hdl64e")
+    parser.add_argument("--sensor", choices=SENSORS, help="default: hdl32e for nuscenes, else hdl64e")
     parser.add_argument("--stride-metres", type=float, default=10.0, help="metres between two sweeps")
     parser.add_argument(
         "--sequences", nargs="+", default=[], help="names, e.g. 00 01 08 (default: 00, 01, ...)"
@@ -197,5 +203,6 @@ def main(arguments: Sequence[str]) -> int:
             given.stride_metres,
             tuple(given.sequences),
             given.existing,
+            given.layout,
         )
     )

@@ -13,8 +13,8 @@ WIDENED = 0.1
 """By this share of its own value each end of the band is moved outwards."""
 LEAST_SHARE = 0.6
 """Of the simulated sweeps that must lie inside."""
-ANGLE_TOLERANCE = 0.05
-"""Degrees: what the car's motion during a turn moves the median of nine beams of ten; 0.03 was seen."""
+ANGLE_TOLERANCE = 0.01
+"""Degrees, of nine beams of ten: a turn's own jitter; 0.0015 was seen."""
 
 
 @dataclass(frozen=True)

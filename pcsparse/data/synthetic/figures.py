@@ -31,8 +31,8 @@ _GROUND_CELL = 2.0
 _BURIED = 0.05
 # a sweep that is no whole turn has been cropped
 _WHOLE_TURN_DEGREES = 350.0
-# straight ahead and abeam, degrees either way; the share of a turn's pulses that a beam must return there
-_STILL_DEGREES, _ENOUGH = 6.0, 0.02
+# straight ahead, degrees either way; the share of a turn's pulses that a beam must return there
+_STILL_DEGREES, _ENOUGH = 6.0, 0.01
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,13 @@ def _turns(azimuth: Floats) -> Ints:
 
 
 def ring_angles(turn: Turn, sensor: Sensor) -> Floats:
-    """(rings,) degrees: the median elevation of each beam's points straight ahead and abeam, NaN of too few.
+    """(rings,) degrees: the median elevation of each beam's points straight ahead, NaN of too few.
 
     A sweep is compensated to the moment at which the sensor looks ahead. Elsewhere the car's motion tilts a
-    near point's line of sight by up to two degrees; abeam that is of second order, but in bends.
+    near point's line of sight by up to two degrees.
     """
     tilt = np.degrees(np.arcsin(turn.points[:, 2] / np.linalg.norm(turn.points, axis=1)))
-    aside = np.abs(np.degrees(np.arctan2(turn.points[:, 1], turn.points[:, 0])))
-    still = (aside < _STILL_DEGREES) | (np.abs(aside - 90.0) < _STILL_DEGREES)
+    still = np.abs(np.degrees(np.arctan2(turn.points[:, 1], turn.points[:, 0]))) < _STILL_DEGREES
     angles = np.full(sensor.rings, np.nan)
     for ring in range(sensor.rings):
         mine = tilt[(turn.ring == ring) & still]

@@ -37,6 +37,7 @@ class Lot:
         route: the ego's way, which nothing may block.
         meshes: what has been placed, in world metres.
         pads: pieces of ground with a surface of their own.
+        headings: world radians of each thing, by its instance id.
     """
 
     land: Land
@@ -48,6 +49,7 @@ class Lot:
     route: Route
     meshes: list[Mesh] = field(default_factory=list)
     pads: list[Pad] = field(default_factory=list)
+    headings: dict[int, float] = field(default_factory=dict)
 
     @property
     def street(self) -> Street:
@@ -120,6 +122,7 @@ class Lot:
             return False
         named = mesh.with_instance(self.instance)
         self._stand(named, float(x[0]), float(y[0]), float(spots.z[0]), s, yaw, True)
+        self.headings[self.instance] = float(self.street.heading_at(s)) + yaw
         self.instance += 1
         return True
 

@@ -53,7 +53,7 @@ class Town:
     movers: list[Mover]
     speed: float
     seed: int
-    _blocks: OrderedDict[int, tuple[Mesh, list[Pad]]] = field(default_factory=OrderedDict)
+    _blocks: OrderedDict[int, tuple[Mesh, list[Pad], dict[int, float]]] = field(default_factory=OrderedDict)
     _tiles: OrderedDict[tuple[int, int], Mesh] = field(default_factory=OrderedDict)
     _spots: Floats = field(default_factory=lambda: np.zeros((0, 3)))
 
@@ -84,7 +84,7 @@ class Town:
         close = np.hypot(self._spots[:, 1] - x, self._spots[:, 2] - y) < reach
         return np.unique(self._spots[close, 0]).astype(int).tolist()
 
-    def _block(self, index: int) -> tuple[Mesh, list[Pad]]:
+    def _block(self, index: int) -> tuple[Mesh, list[Pad], dict[int, float]]:
         if index not in self._blocks:
             self._blocks[index] = self._build_block(index)
         self._blocks.move_to_end(index)
@@ -93,11 +93,12 @@ class Town:
             self._blocks.popitem(last=False)
         return self._blocks[index]
 
-    def _build_block(self, index: int) -> tuple[Mesh, list[Pad]]:
+    def _build_block(self, index: int) -> tuple[Mesh, list[Pad], dict[int, float]]:
         number, row = self._numbers()[index]
         block = self.network.streets[number].blocks[row]
         rng = np.random.default_rng([self.seed, 1, index])
         parts, pads = [painted(self.land, number, block)], []
+        headings: dict[int, float] = {}
         instance = 1 + (index % _RANGES) * _PER_BLOCK
         for sign, kind in zip((1, -1), block.kinds, strict=True):
             if not block.built:
@@ -108,8 +109,9 @@ class Town:
                 kerbside(lot)
             parts += lot.meshes
             pads += lot.pads
+            headings |= lot.headings
             instance = lot.instance
-        return join(parts), pads
+        return join(parts), pads, headings
 
     def _tile(self, column: int, row: int) -> Mesh:
         key = column, row
@@ -145,6 +147,17 @@ class Town:
         middle = whole.middles()
         gaps = [(middle[:, 0] - x) ** 2 + (middle[:, 1] - y) ** 2 for x, y in stops]
         return whole.select(np.minimum.reduce(gaps) < reach**2)
+
+    def headings(self, s: float, when: float) -> dict[int, float]:
+        """World radians of what can be counted and may be seen from `s` at `when`, by instance id."""
+        x, y = (float(v) for v in self.route.world(s))
+        found: dict[int, float] = {}
+        for index in self._near(x, y, SIGHT + _DEEP):
+            found |= self._block(index)[2]
+        for mover in self.movers:
+            if abs(when - mover.time) <= 25 and mover.underway(when):
+                found[int(mover.mesh.instance[0])] = mover.pose(when)[2]
+        return found
 
     def moving_mesh(self, s: float, when: float, ego_yaw: float, period: float) -> Mesh:
         """What moves within sight, each posed at the moment at which the turning sensor looks at it.

@@ -148,6 +148,20 @@ class Drive:
             stamp,
         )
 
+    def frozen(self, index: int, stride: float) -> tuple[Mesh, Mesh, Stage, Floats]:
+        """What stands and what moves around the sweep `index`, all of it as at the middle of its turn.
+
+        Returns:
+            what stands still and what moves, in metres from an origin; the stage of both; the origin (3,) in
+            the world.
+        """
+        s = index * stride
+        still, caster, origin = self._static(s)
+        pose, stamp = self.pose_of(index, stride)
+        moving = self.town.moving_mesh(s, stamp, float(np.arctan2(pose[1, 0], pose[0, 0])), 0.0)
+        moving = moving.with_corners(moving.corners - origin)
+        return still, moving, Stage(still, caster, moving, self.caster), origin
+
     def _stage(self, s: float, stamp: float, pose: Floats) -> tuple[Stage, Floats]:
         """What may be seen from `s`, and the world point (3,) that is its origin."""
         still, caster, origin = self._static(s)

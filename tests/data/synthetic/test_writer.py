@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pcsparse.data.synthetic.camera import camera_poses
 from pcsparse.data.synthetic.sensor import sensor_named
 from pcsparse.data.synthetic.stats import GROUPS, read_sweep, sweep_stats
-from pcsparse.data.synthetic.writer import RECORD, camera_poses, write_towns
+from pcsparse.data.synthetic.writer import RECORD, write_towns
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.programs.synth import main
 
