@@ -46,7 +46,7 @@ def test_the_mean_and_three_fifths_of_the_sweeps_must_lie_inside(
 def test_beams_must_be_exact_whatever_real_sweeps_say() -> None:
     angles = Figure("ring angles off the preset, 90 %", "deg", 3, "beams")
     assert verdict([0.6, 0.2], [0.001, 0.002], angles).holds
-    off = verdict([0.6, 0.2], [0.001, ANGLE_TOLERANCE + 0.01], angles)
+    off = verdict([0.6, 0.2], [0.001, ANGLE_TOLERANCE + 0.001], angles)
     assert not off.holds
     assert off.reason == "too few sweeps"
     assert verdict([64.0], [64.0, 64.0], Figure("rings", "", 0, "beams")).holds
