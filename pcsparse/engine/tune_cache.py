@@ -18,9 +18,11 @@ import torch
 
 from pcsparse.engine.choice import PASSES, Choice, Pass
 from pcsparse.engine.problem import ConvProblem
+from pcsparse.engine.sorted_implicit_gemm import product_precision
 from pcsparse.errors import FormatError
 
-SCHEMA = 1
+# 2: buckets say how products of float32 are rounded; a table of 1 may hold choices for tf32 under float32
+SCHEMA = 2
 _PACKAGES = ("pcsparse", "torch", "numba")
 # where there is a GPU; what cupy compiles is CUDA's, and comes with torch
 _GPU_PACKAGES = ("triton",)
@@ -40,6 +42,8 @@ class Bucket:
     Attributes:
         device: type of the device.
         dtype: of features and weights, such as "float32".
+        precision: of products, "ieee" or "tf32", as torch allows it on a GPU; "torch" while a graph is
+            compiled, which serves both and finds no tuning.
         k: kernel offsets.
         c_in: input channels.
         c_out: output channels.
@@ -51,6 +55,7 @@ class Bucket:
 
     device: str
     dtype: str
+    precision: str
     k: int
     c_in: int
     c_out: int
@@ -65,6 +70,8 @@ class Bucket:
         return Bucket(
             device=problem.device,
             dtype=str(problem.dtype).removeprefix("torch."),
+            # a CPU knows no tf32, whatever torch allows
+            precision=product_precision(problem.dtype) if problem.device == "cuda" else "ieee",
             k=problem.k,
             c_in=problem.c_in,
             c_out=problem.c_out,

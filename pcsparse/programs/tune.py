@@ -14,7 +14,7 @@ from pcsparse.bench.clouds import file_cloud, simulated_cloud
 from pcsparse.engine.autotune import Tuning, table_of, tune
 from pcsparse.engine.choice import PASSES, Pass
 from pcsparse.engine.tune_cache import device_key, store_table
-from pcsparse.errors import RangeError
+from pcsparse.errors import DeviceError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNetSpec
 from pcsparse.models.minkunet import MinkUNet
 from pcsparse.nn.tuning import ConvCall, conv_calls
@@ -27,7 +27,7 @@ SPECS = {
     "minkunet18": MinkUNetSpec.minkunet18,
     "minkunet34": MinkUNetSpec.minkunet34,
 }
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _VOXEL_SIZE = 0.05
 
 
@@ -40,6 +40,9 @@ class TuneSettings:
         cloud: a point file; a simulated HDL-64E sweep if None.
         voxel_size: metres; the model's own if None, 0.05 for a name.
         dtype: of features and weights, a name of `DTYPES`.
+        device: where the convolutions run, such as cpu or cuda.
+        tf32: whether products of float32 may be rounded to tf32, which a GPU's tensor cores take. A tuning is
+            for one or the other.
         passes: "forward" alone is enough for inference.
         runs: of each choice that is not hopeless.
         threads: torch's and the kernels'; torch's choice if None. A tuning is for one number of threads.
@@ -50,6 +53,8 @@ class TuneSettings:
     cloud: Path | None = None
     voxel_size: float | None = None
     dtype: str = "float32"
+    device: str = "cpu"
+    tf32: bool = False
     passes: tuple[Pass, ...] = PASSES
     runs: int = 10
     threads: int | None = None
@@ -73,25 +78,45 @@ def run(settings: TuneSettings) -> int:
             f"need dtype of {', '.join(DTYPES)}, runs >= 1 and threads >= 1, got dtype={settings.dtype!r}, "
             f"runs={settings.runs}, threads={settings.threads}"
         )
-    before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads or before)
+    device = _device(settings)
+    before = torch.get_num_threads(), torch.backends.cuda.matmul.fp32_precision
+    torch.set_num_threads(settings.threads or before[0])
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if settings.tf32 else "ieee"
     try:
-        _tune(settings)
+        _tune(settings, device)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        torch.backends.cuda.matmul.fp32_precision = before[1]
     return 0
 
 
-def _tune(settings: TuneSettings) -> None:
+def _device(settings: TuneSettings) -> torch.device:
+    """Where to tune, before any work is lost."""
+    try:
+        device = torch.device(settings.device)
+    except RuntimeError as error:
+        raise RangeError(f"device={settings.device!r} is none: {error}; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("device=cuda, but torch sees no CUDA device here; tune with device=cpu")
+    if device.type == "cpu" and (settings.tf32 or settings.dtype == "float16"):
+        what = "tf32" if settings.tf32 else "dtype=float16"
+        raise UnsupportedError(
+            f"{what} is for GPUs: a CPU has no such products (float16 is widened to float32); tune with "
+            "--device cuda, or leave it out"
+        )
+    return device
+
+
+def _tune(settings: TuneSettings, device: torch.device) -> None:
     print(environment().header())
     model, voxel_size = _model(settings)
     cloud = simulated_cloud() if settings.cloud is None else file_cloud(settings.cloud)
-    x, _ = SparseTensor.from_points(cloud.points, cloud.feats, voxel_size)
+    x, _ = SparseTensor.from_points(cloud.points.to(device), cloud.feats.to(device), voxel_size)
     calls = conv_calls(model, x, DTYPES[settings.dtype])
     n_convs = sum(len(call.names) for call in calls)
     print(
         f"{settings.model} on {cloud.name}: {len(x):,} voxels of {voxel_size:g} m, {n_convs} convolutions, "
-        f"{len(calls)} different, {settings.dtype}\n"
+        f"{len(calls)} different, {settings.dtype}{' as tf32' if settings.tf32 else ''} on {device}\n"
     )
     print(_row("problem", "pass", "rule, ms", "tuned, ms", "gain", "choice"))
     found: list[tuple[ConvCall, Tuning]] = []
@@ -164,6 +189,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--cloud", type=Path, help="point file (default: a simulated HDL-64E sweep)")
     parser.add_argument("--voxel-size", type=float, help="metres (default: the model's own, else 0.05)")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default=default.dtype)
+    parser.add_argument("--device", default=default.device, help="cpu, cuda or cuda:N")
+    parser.add_argument("--tf32", action="store_true", help="products of float32 in tf32, on a GPU")
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
     parser.add_argument("--runs", type=int, default=default.runs)
     parser.add_argument("--threads", type=int, help="default: torch's choice")

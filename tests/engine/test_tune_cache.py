@@ -140,15 +140,29 @@ def test_what_the_kernels_are_compiled_for_is_part_of_the_device(monkeypatch, tm
     assert device_key() == f"{here}; {name}=x86-64"
 
 
+def test_products_that_round_otherwise_have_a_bucket_of_their_own():
+    on_gpu, before = replace(PROBLEM, device="cuda"), torch.backends.cuda.matmul.fp32_precision
+    problems = (on_gpu, replace(on_gpu, dtype=torch.float16), PROBLEM)
+    found = {}
+    try:
+        for precision in ("ieee", "tf32"):
+            torch.backends.cuda.matmul.fp32_precision = precision
+            found[precision] = [Bucket.of(problem) for problem in problems]
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert [found[name][0].precision for name in found] == ["ieee", "tf32"]
+    assert found["ieee"][1:] == found["tf32"][1:]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "is not a table of tunings"),
         ("[]", "is not a table of tunings"),
         ("{}", "is not a table of tunings"),
-        ('{"schema": 2, "sections": []}', "has schema 2, this version reads 1"),
-        ('{"schema": 1, "sections": [{}]}', "is not a table of tunings"),
-        ('{"schema": 1, "sections": 5}', "is not a table of tunings"),
+        ('{"schema": 1, "sections": []}', "has schema 1, this version reads 2"),
+        ('{"schema": 2, "sections": [{}]}', "is not a table of tunings"),
+        ('{"schema": 2, "sections": 5}', "is not a table of tunings"),
     ],
 )
 def test_a_foreign_file_is_named_and_left_alone(tmp_path, text, said):
