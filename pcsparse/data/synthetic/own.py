@@ -43,10 +43,10 @@ def own_returns(sensor: Sensor, pulses: Pulses, rng: Generator) -> OwnReturns:
     row = np.concatenate([roof, rows])
     distance = np.concatenate([far, spots])
     row, first = np.unique(row, return_index=True)
-    steps = np.round(np.concatenate([grey, np.zeros(len(rows))])[first] / sensor.intensity_step)
+    grey = np.concatenate([grey, np.zeros(len(rows))])[first]
     distance = np.round(distance[first] / sensor.range_quantum) * sensor.range_quantum
     keep = distance >= sensor.min_range
-    light = (steps * sensor.intensity_step).astype(np.float32)
+    light = (np.round(grey / sensor.scale.step) * sensor.scale.step).astype(np.float32)
     return OwnReturns(row[keep], distance[keep], light[keep])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 
 from pcsparse.data.synthetic.arrays import Bools, Floats, Ints
-from pcsparse.data.synthetic.materials import BUMPS, FUZZ, MIRROR, SPREAD, Material
+from pcsparse.data.synthetic.materials import BUMPS, FUZZ, MIRROR, SPREAD
 from pcsparse.data.synthetic.mesh import Mesh
 from pcsparse.data.synthetic.sensor import Sensor
 
@@ -205,11 +205,4 @@ def intensity(
     """
     grain = np.maximum(0.0, 1.0 + SPREAD[met.material] * rng.normal(size=len(met.light)))
     value = gain * met.light * grain * stains(points, seed)
-    if ring is not None and sensor.ring_slope:
-        # dark surfaces stay dark: real rings differ by a sixth of their shift where others see nothing
-        shift = np.array(sensor.ring_shift)[ring] * np.clip(0.15 + 4.2 * value, 0.15, 1.0)
-        value = value * np.array(sensor.ring_slope)[ring] + shift
-    value = sensor.intensity_gain * np.maximum(value, 0.0) ** sensor.intensity_power
-    value = np.where(met.material == Material.RETRO, value * sensor.retro_gain, value)
-    steps = np.round(np.minimum(value, 1.0) / sensor.intensity_step)
-    return (steps * sensor.intensity_step).astype(np.float32)
+    return sensor.scale.report(value, ring)

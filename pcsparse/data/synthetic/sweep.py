@@ -15,8 +15,8 @@ from pcsparse.data.synthetic.scene import Town
 from pcsparse.data.synthetic.sensor import Sensor
 from pcsparse.data.synthetic.stage import Stage
 
-# metres of road that one static mesh serves
-_WINDOW = 20.0
+# metres of road that one static mesh serves: building its caster costs as much as casting a sweep
+_WINDOW = 40.0
 
 
 @dataclass(frozen=True)
