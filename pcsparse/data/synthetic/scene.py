@@ -19,6 +19,7 @@ from pcsparse.data.synthetic.mesh import EMPTY, Mesh, join
 from pcsparse.data.synthetic.network import LEAD, Network, make_network
 from pcsparse.data.synthetic.paint import painted
 from pcsparse.data.synthetic.route import Route, make_route
+from pcsparse.data.synthetic.shutter import Shutter
 from pcsparse.data.synthetic.street import make_relief, stand
 from pcsparse.data.synthetic.survey import Lines
 from pcsparse.data.synthetic.tiles import TILE, Pad, tile_mesh
@@ -31,6 +32,8 @@ _PER_BLOCK, _RANGES = 220, 270
 SIGHT = 84.0
 # metres: how far from its stretch of street a block may matter, and a piece of ground of its own reach
 _DEEP, _PAD = 24.0, 46.0
+# seconds over which a mover's speed is taken: a turn of the sensor
+_MOMENT = 0.1
 _HALF_TILE = TILE * 0.7072
 
 
@@ -159,14 +162,13 @@ class Town:
                 found[int(mover.mesh.instance[0])] = mover.pose(when)[2]
         return found
 
-    def moving_mesh(self, s: float, when: float, ego_yaw: float, period: float) -> Mesh:
-        """What moves within sight, each posed at the moment at which the turning sensor looks at it.
+    def moving_mesh(self, s: float, when: float, shutter: Shutter | None) -> Mesh:
+        """What moves within sight, each part where it is when the turning sensor looks at it.
 
         Args:
             s: metres along the ego's way, of the ego vehicle.
             when: seconds, in the middle of the sweep.
-            ego_yaw: world heading of the sensor, radians.
-            period: seconds a sweep takes.
+            shutter: the sensor's turn; None: all where it is at `when`.
         """
         x_ego, y_ego = (float(v) for v in self.route.world(s))
         taken = [(x_ego, y_ego, float(self.route.heading_at(s)), 7.0, 2.2)]
@@ -179,13 +181,15 @@ class Town:
             if np.hypot(x - x_ego, y - y_ego) > SIGHT or any(_clash(mine, other) for other in taken):
                 continue
             taken.append(mine)
-            bearing = np.arctan2(y - y_ego, x - x_ego) - ego_yaw
-            # the sensor starts and ends a turn looking back, and looks ahead in the middle of it
-            delay = float((bearing + np.pi) % (2 * np.pi) / (2 * np.pi) - 0.5) * period
-            x, y, yaw = mover.pose(when + delay)
-            z = float(self.land.height(x, y)[0])
-            parts.append(stand(mover.mesh, x, y, z, yaw, self.land.slope(x, y)))
+            standing = stand(mover.mesh, x, y, float(self.land.height(x, y)[0]), yaw, self.land.slope(x, y))
+            parts.append(shutter.seen(standing, self._velocity(mover, when)) if shutter else standing)
         return join(parts) if parts else EMPTY
+
+    def _velocity(self, mover: Mover, when: float) -> Floats:
+        """(3,) metres a second at `when`, on the ground as it rises and falls."""
+        early, late = (mover.pose(when + side * _MOMENT)[:2] for side in (-0.5, 0.5))
+        rise = float(self.land.height(*late)[0]) - float(self.land.height(*early)[0])
+        return np.append(np.subtract(late, early), rise) / _MOMENT
 
 
 def _clash(

@@ -13,6 +13,7 @@ from pcsparse.data.synthetic.own import OUTLIER, own_returns
 from pcsparse.data.synthetic.returns import echoes
 from pcsparse.data.synthetic.scene import Town
 from pcsparse.data.synthetic.sensor import Sensor
+from pcsparse.data.synthetic.shutter import Shutter
 from pcsparse.data.synthetic.stage import Stage
 
 # metres of road that one static mesh serves: building its caster costs as much as casting a sweep
@@ -122,7 +123,7 @@ class Drive:
         phase = sensor.phases(pulses.azimuth)
         early, late = (self.pose(s + side * self.town.speed * sensor.period / 2, ride) for side in (-1, 1))
         origins, ways = roll_shutter(early, pose, late, phase, pulses.directions())
-        stage, origin = self._stage(s, stamp, pose)
+        stage, origin = self._stage(s, stamp, early, pose, late)
         rows, struck, met = look(stage, pulses, origins - origin, ways, sensor, pose[:3, :3])
 
         hits = origins[rows] + met.distance[:, None] * ways[rows]
@@ -157,16 +158,19 @@ class Drive:
         """
         s = index * stride
         still, caster, origin = self._static(s)
-        pose, stamp = self.pose_of(index, stride)
-        moving = self.town.moving_mesh(s, stamp, float(np.arctan2(pose[1, 0], pose[0, 0])), 0.0)
+        _, stamp = self.pose_of(index, stride)
+        moving = self.town.moving_mesh(s, stamp, None)
         moving = moving.with_corners(moving.corners - origin)
         return still, moving, Stage(still, caster, moving, self.caster), origin
 
-    def _stage(self, s: float, stamp: float, pose: Floats) -> tuple[Stage, Floats]:
+    def _stage(
+        self, s: float, stamp: float, early: Floats, pose: Floats, late: Floats
+    ) -> tuple[Stage, Floats]:
         """What may be seen from `s`, and the world point (3,) that is its origin."""
         still, caster, origin = self._static(s)
-        yaw = float(np.arctan2(pose[1, 0], pose[0, 0]))
-        moving = self.town.moving_mesh(s, stamp, yaw, self.sensor.period)
+        drift = (late[:2, 3] - early[:2, 3]) / self.sensor.period
+        shutter = Shutter(self.sensor, pose[:2, 3], drift, float(np.arctan2(pose[1, 0], pose[0, 0])))
+        moving = self.town.moving_mesh(s, stamp, shutter)
         return Stage(still, caster, moving.with_corners(moving.corners - origin), self.caster), origin
 
 

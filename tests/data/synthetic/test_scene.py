@@ -7,6 +7,8 @@ from pcsparse.data.synthetic import buildings, furniture, people, plants, vehicl
 from pcsparse.data.synthetic.materials import POLE
 from pcsparse.data.synthetic.mesh import Mesh, blob, boxes, tube
 from pcsparse.data.synthetic.scene import MOVING, Town, make_town
+from pcsparse.data.synthetic.sensor import sensor_named
+from pcsparse.data.synthetic.shutter import Shutter
 from pcsparse.data.synthetic.stats import GROUPS
 
 KNOWN = {raw for ids in GROUPS.values() for raw in ids}
@@ -132,7 +134,9 @@ def test_movers_move_and_what_waits_does_not() -> None:
     moved = 0
     for s in np.arange(0.0, 400.0, 20.0):
         when = s / town.speed
-        before, after = (town.moving_mesh(s, when + dt, 0.0, 0.1) for dt in (0.0, 0.5))
+        eye = np.stack(town.route.world(s))
+        shutter = Shutter(sensor_named("hdl64e"), eye, np.zeros(2), 0.0)
+        before, after = (town.moving_mesh(s, when + dt, shutter) for dt in (0.0, 0.5))
         assert set(np.unique(before.semantic).tolist()) <= {10, *MOVING.values()}
         for instance in np.intersect1d(before.instance, after.instance):
             mine, later = before.instance == instance, after.instance == instance

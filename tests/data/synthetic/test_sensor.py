@@ -1,10 +1,13 @@
 """The sensor's beams against what was measured on real sweeps, and what surfaces return."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from pcsparse.data.synthetic.beams import roll_shutter, send
 from pcsparse.data.synthetic.materials import BUILDING, ROAD, SIGN, WINDOW, Material
+from pcsparse.data.synthetic.own import own_returns
 from pcsparse.data.synthetic.returns import (
     Contacts,
     brightness,
@@ -58,6 +61,117 @@ def test_the_own_roof_hides_the_steepest_rings_behind() -> None:
     last = sent.ring == 63
     assert not sent.free[last & (np.abs(sent.azimuth - np.pi) < 0.3)].any()
     assert sent.free[last & (np.abs(sent.azimuth - np.pi / 2) < 0.2)].any()
+
+
+# rings, highest and lowest beam, rays a turn: what the makers say
+PUBLISHED = {
+    "hdl64e": (64, 2.43, -23.75, 138_240),
+    "hdl32e": (32, 10.67, -30.67, 34_688),
+    "vlp16": (16, 15.0, -15.0, 28_800),
+    "vlp32c": (32, 15.0, -25.0, 57_600),
+    "os1-64": (64, 16.6, -16.6, 65_536),
+    "os1-128": (128, 22.5, -22.5, 131_072),
+}
+
+
+@pytest.mark.parametrize("name", SENSORS)
+def test_presets_are_what_the_makers_say(name: str) -> None:
+    sensor = sensor_named(name)
+    rings, top, bottom, pulses = PUBLISHED[name]
+    assert sensor.name == name
+    assert (sensor.rings, max(sensor.elevations), min(sensor.elevations)) == (rings, top, bottom)
+    assert sensor.rings * sensor.columns == pulses
+    assert abs(np.sign(np.diff(sensor.elevations)).sum()) == rings - 1
+
+
+def test_vlp32c_is_denser_near_the_horizon() -> None:
+    gaps = -np.diff(sensor_named("vlp32c").elevations)
+    assert gaps.max() == pytest.approx(9.361)
+    np.testing.assert_allclose(gaps[(gaps < 0.34)], 1 / 3, atol=2e-3)
+    assert (gaps < 0.34).sum() == 17
+
+
+def test_turns_run_their_way_round() -> None:
+    left, ahead, right = np.pi / 2, 0.0, 3 * np.pi / 2
+    # from behind to the left: the right side first
+    phase = sensor_named("hdl64e").phases(np.array([right, ahead, left]))
+    np.testing.assert_allclose(phase, [-0.25, 0.0, 0.25], atol=1e-12)
+    # from the left clockwise: ahead after a quarter
+    phase = sensor_named("hdl32e").phases(np.array([left, ahead, right]))
+    np.testing.assert_allclose(phase, [-0.5 + 2 / 360, -0.25 + 2 / 360, 2 / 360], atol=1e-12)
+
+
+def test_hdl32e_is_that_of_a_real_nuscenes_sweep(real_data: Path) -> None:
+    sensor = sensor_named("hdl32e")
+    path = next((real_data / "nuscenes" / "samples" / "LIDAR_TOP").glob("*.bin"))
+    rows = np.fromfile(path, "<f4").reshape(-1, 5)
+    reach, ring = np.linalg.norm(rows[:, :3], axis=1), rows[:, 4].astype(int)
+    assert len(rows) == sensor.rings * sensor.columns
+    for k in range(6, 32):
+        far = (ring == k) & (reach > 5)
+        tilt = np.degrees(np.arcsin(rows[far, 2] / reach[far]))
+        # the steepest beams meet the near road only, on a car that pitches
+        assert np.median(tilt) == pytest.approx(sensor.elevations[k], abs=0.1 if k > 8 else 0.3)
+    # firings without an answer lie on the sensor's own way, at most half a metre long; the roof does not
+    silent = (np.abs(rows[:, 0]) < 4e-3) & (reach < 0.5)
+    own = (reach < 2) & ~silent
+    blocked = ~send(sensor, np.random.default_rng(0)).free
+    assert own.mean() == pytest.approx(blocked.mean(), abs=0.015)
+    assert np.median(rows[own & (ring < 8), 2]) == pytest.approx(-sensor.roof_depth, abs=0.02)
+
+
+def test_nothing_comes_back_from_behind_the_recording_car(real_data: Path) -> None:
+    paths = [
+        real_data / "semantickitti" / "dataset" / "sequences" / "00" / "velodyne" / "000000.bin",
+        real_data / "kitti_odometry" / "000049.bin",
+        *sorted((real_data / "kitti" / "training" / "velodyne").glob("*.bin")),
+    ]
+    sensor = sensor_named("hdl64e")
+    for path in paths:
+        points = np.fromfile(path, "<f4").reshape(-1, 4)[:, :3]
+        azimuth = np.arctan2(points[:, 1], points[:, 0]) % (2 * np.pi)
+        ring = np.cumsum(np.append(0, np.diff(azimuth) < -np.pi))
+        far = np.linalg.norm(points, axis=1) > 2.9
+        behind = np.zeros(len(points), bool)
+        for k in range(40, 64):
+            mine = far & (ring == k)
+            behind[mine] = ~sensor.free(azimuth[mine])[k]
+        assert behind.sum() < 250
+        # as many pulses would be there if the car were not
+        assert (~sensor.free(sensor.azimuths(0.0))).sum() > 7500
+
+
+def test_own_returns_lie_on_the_own_car() -> None:
+    rng = np.random.default_rng(3)
+    for name, least, most in (("hdl64e", 15, 60), ("hdl32e", 3500, 5000), ("vlp16", 0, 0)):
+        sensor = sensor_named(name)
+        sent = send(sensor, rng)
+        own = own_returns(sensor, sent, rng)
+        assert least <= len(own.row) <= most
+        assert (np.diff(own.row) > 0).all()
+        assert (own.distance >= sensor.min_range).all()
+        points = own.distance[:, None] * sent.directions()[own.row]
+        assert (points[:, 2] < -0.2).all()
+        assert (np.linalg.norm(points, axis=1) < 3.0).all()
+        assert own.intensity.dtype == np.float32
+
+
+def test_each_laser_of_the_hdl64e_answers_its_own_way() -> None:
+    scale = sensor_named("hdl64e").scale
+    road = np.full(64, 0.28)
+    seen = scale.report(road, np.arange(64))
+    # rings 36, 42 and 51 are nearly blind to asphalt, in four real sweeps alike
+    assert set(np.argsort(seen)[:3].tolist()) == {36, 42, 51}
+    assert seen.mean() == pytest.approx(0.28, abs=0.02)
+    assert scale.report(np.zeros(64), np.arange(64)).max() < 0.05
+    np.testing.assert_allclose(scale.report(road), 0.28)
+
+
+def test_calibrated_sensors_report_reflectivity_in_255_steps() -> None:
+    value = sensor_named("hdl32e").scale.report(np.array([0.0, 0.26, 0.44, 0.9, 3.0]))
+    np.testing.assert_allclose(value * 255, np.round(value * 255), atol=1e-4)
+    # a real sweep: lowest 1 to 3, median 12, nine tenths below 45, retroreflectors near the end
+    np.testing.assert_allclose(value * 255, [2, 12, 36, 182, 255], atol=2)
 
 
 def test_unknown_sensors_are_refused() -> None:
