@@ -17,7 +17,8 @@ from pcsparse.whole_file import write_whole
 
 STATE_FORMAT = 1
 
-# a resumed run may differ in these: they change neither samples nor rules (another device rounds differently)
+# a resumed run may differ in these: they change neither samples nor rules (another device rounds otherwise),
+# and a run that ends by the clock repeats none, and may be granted more time
 _NEUTRAL = {
     "device",
     "record",
@@ -27,6 +28,7 @@ _NEUTRAL = {
     "resume",
     "progress",
     "tensorboard",
+    "time_limit",
 }
 
 
@@ -75,8 +77,6 @@ def run_facts(settings: FitSettings, **others: object) -> dict[str, str]:
     """What shapes a run's numbers, as text: the settings that matter, and `others` such as the set's size."""
     # the fields of FitSettings only: a subclass adds names and paths, which may change
     names = [field.name for field in fields(FitSettings) if field.name not in _NEUTRAL]
-    # no entry where there is no limit, so that older runs go on
-    names = [name for name in names if name != "time_limit" or settings.time_limit]
     facts = {name: repr(getattr(settings, name)) for name in names}
     return facts | {key: repr(value) for key, value in others.items()}
 

@@ -1,0 +1,191 @@
+"""The default models' training: its recipes, and how its processes are started, ended and harvested."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from pcsparse.data.collate import VoxelSettings
+from pcsparse.data.label_map import LabelMap
+from pcsparse.errors import RangeError, UnsupportedError
+from pcsparse.models.minkunet import MinkUNetSpec
+from pcsparse.programs import train_default
+from pcsparse.programs.default_recipes import RECIPES, recipe_named
+from pcsparse.programs.train_default import DefaultSettings, main
+from pcsparse.train.fit import fit
+from pcsparse.train.model_file import load_model
+from pcsparse.train.settings import FitSettings
+from tests.streets import TinyStreets, tiny_model
+
+LABELS = LabelMap.load("synthetic")
+
+
+def test_recipes_share_no_town_with_each_other_or_with_those_that_judge():
+    towns = [set(range(r.pool.seed, r.pool.seed + r.pool.towns)) for r in RECIPES]
+    assert not towns[0] & towns[1]
+    # the model cards judge on seeds 5000 to 5999
+    assert not any(seeds & set(range(5000, 6000)) for seeds in towns)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=[recipe.name for recipe in RECIPES])
+def test_a_recipe_fits_the_file_size_and_its_batches_are_whole(recipe):
+    parameters = sum(
+        int(np.prod(p.shape))
+        for p in train_default_model(recipe).parameters()
+    )  # fmt: skip
+    assert 2 * parameters < 12e6
+    # a smaller batch at the end of an epoch would not fit what is recorded
+    assert len(recipe.pool) % recipe.batch_size == 0
+    settings = recipe.settings(100.0, "cpu", 1)
+    assert settings.time_limit == 100.0
+    assert recipe_named(recipe.name) is recipe
+
+
+def train_default_model(recipe):
+    from pcsparse.models.minkunet import MinkUNet
+
+    return MinkUNet(MinkUNetSpec.minkunet18(width=recipe.width))
+
+
+def test_the_augmentation_of_a_recipe_handles_a_sweep():
+    from tests.streets import tiny_street
+
+    for recipe in RECIPES:
+        first, second = tiny_street(1, 3000), tiny_street(2, 3000)
+        mixed = recipe.augmentation()(first, np.random.default_rng(2), lambda: second)  # noqa: B023
+        assert len(mixed.points) == len(mixed.targets) > 500
+
+
+def test_the_configuration_says_the_same_as_the_recipe():
+    hydra = pytest.importorskip("hydra")
+    from pcsparse.config import build_augmentation, register
+
+    register()
+    folder = str(Path(__file__).parents[2] / "configs")
+    with hydra.initialize_config_dir(folder, version_base="1.3"):
+        settings = hydra.compose("train", overrides=["augment=sim_to_real", "data.root=x"])
+    told = repr(build_augmentation(settings.augment))
+    assert told.replace("[", "(").replace("]", ")") == repr(recipe_named("minkunet-hdl64e").augmentation())
+
+
+class FakeProcess:
+    """A process that runs until it is ended, or a training that runs for some looks."""
+
+    fails = 0
+    started: ClassVar[list["FakeProcess"]] = []
+
+    def __init__(self, command, env):
+        self.part = command[command.index("--part") + 1 :]
+        self.env, self.looks, self.status = env, 6, None
+        self.command = command
+        self.ends = FakeProcess.fails if "never" not in command else 0
+        FakeProcess.started.append(self)
+
+    def poll(self):
+        if self.part[0] == "train":
+            self.looks -= 1
+            self.status = self.ends if self.looks <= 0 else self.status
+        return self.status
+
+    def terminate(self):
+        trainings = [one for one in FakeProcess.started if one.part[0] == "train"]
+        self.ended_early = any(one.status is None for one in trainings)
+        self.status = -15
+
+    def kill(self):
+        self.status = -9 if self.status is None else self.status
+
+    def wait(self, timeout):
+        return self.status
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_default, "_LOOK", 0.0)
+    monkeypatch.setattr(train_default.subprocess, "Popen", FakeProcess)
+    FakeProcess.started = []
+    return DefaultSettings(tmp_path / "out", tmp_path / "work", 1000.0, renderers=4, render_seconds=1e6)
+
+
+def test_rendering_starts_with_one_process_a_model_and_goes_on_with_all(settings):
+    arguments = ["out", "--work", "work"]
+    for recipe in settings.recipes:
+        path = recipe.pool.path(settings.pool(recipe), 0)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    # no run has stored a model
+    assert train_default.run(settings, arguments) == 1
+    names = [recipe.name for recipe in settings.recipes]
+    parts = [process.part for process in FakeProcess.started]
+    assert [part[:3] for part in parts[::2]][:2] == [["render", name, "0"] for name in names]
+    assert [part[:2] for part in parts[1:4:2]] == [["train", name] for name in names]
+    assert parts[4:] == [["render", name, "1", "2"] for name in names]
+    assert all(process.env["OMP_NUM_THREADS"] == "1" for process in FakeProcess.started)
+    assert all(process.status is not None for process in FakeProcess.started)
+
+
+def test_rendering_ends_when_its_time_is_over(settings):
+    train_default.run(replace(settings, render_seconds=0.0), [])
+    assert {p.part[0]: p.status for p in FakeProcess.started} == {"render": -15, "train": 0}
+    assert all(p.ended_early for p in FakeProcess.started if p.part[0] == "render")
+
+
+def test_a_training_that_fails_is_started_once_more_without_graphs(settings, monkeypatch):
+    monkeypatch.setattr(FakeProcess, "fails", 1)
+    train_default.run(settings, [])
+    trainings = [process for process in FakeProcess.started if process.part[0] == "train"]
+    assert len(trainings) == 4
+    for process in trainings[2:]:
+        at = process.command.index("--record")
+        assert process.command[at + 1] == "never"
+        assert at < process.command.index("--part")
+
+
+def test_what_the_runs_stored_is_exported_in_half_precision(settings):
+    recipe = settings.recipes[0]
+    fitting = FitSettings(epochs=1, batch_size=2, voxels=VoxelSettings(0.5), workers=0, progress="none")
+    fit(tiny_model(), TinyStreets(2), None, fitting, settings.run(recipe), labels=LABELS)
+    assert train_default.run(replace(settings, recipes=(recipe,)), []) == 0
+    model, card = load_model(settings.out / f"{recipe.name}.safetensors")
+    assert card.label_set == LABELS.label_set
+    whole, half = settings.run(recipe) / "model.safetensors", settings.out / f"{recipe.name}.safetensors"
+    assert half.stat().st_size < 0.55 * whole.stat().st_size
+    log = settings.out / f"{recipe.name}.log.csv"
+    assert log.read_text() == (settings.run(recipe) / "log.csv").read_text()
+    assert model.spec.n_classes == 19
+
+
+def test_senseless_settings_are_refused(tmp_path):
+    for change in ({"seconds": 5.0}, {"renderers": 1}, {"loaders": 0}, {"enough": 0}):
+        with pytest.raises(RangeError):
+            replace(DefaultSettings(tmp_path, tmp_path, 100.0), **change)
+    with pytest.raises(UnsupportedError, match="minkunet-32beam"):
+        main([str(tmp_path), "--work", str(tmp_path), "--seconds", "60", "--models", "none"])
+
+
+@pytest.mark.slow
+def test_models_are_rendered_trained_and_written_in_the_time_given(tmp_path):
+    arguments = [
+        "--seconds",
+        "150",
+        "--device",
+        "cpu",
+        "--renderers",
+        "2",
+        "--loaders",
+        "1",
+        "--enough",
+        "2",
+        "--towns",
+        "1",
+        "--sweeps",
+        "2",
+    ]
+    small = ["--batch-size", "2", "--width", "0.125"]
+    assert main([str(tmp_path / "out"), "--work", str(tmp_path / "work"), *arguments, *small]) == 0
+    for recipe in RECIPES:
+        _, card = load_model(tmp_path / "out" / f"{recipe.name}.safetensors")
+        assert card.metrics["step"] >= 1
+        assert "simulated towns" in card.provenance["data"]
