@@ -152,9 +152,16 @@ def _load(path: Path) -> npt.NDArray | dict[str, npt.NDArray]:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
+                behind = path.stat().st_size - file.tell()
+                if behind:
+                    raise FormatError(f"{path} holds {behind} bytes behind its array; save one array a file")
                 return loaded
             with loaded:
-                return {key: loaded[key] for key in loaded.files}
+                arrays = {key: loaded[key] for key in loaded.files}
+                # what is no array comes as bytes
+                return {key: values for key, values in arrays.items() if isinstance(values, np.ndarray)}
+    except FormatError:
+        raise
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise FormatError(
             f"{path} ({path.stat().st_size} bytes) is no readable NumPy file of numbers ({error}); "

@@ -20,9 +20,11 @@ _KINDS: tuple[tuple[bytes, str, tuple[str, ...], str], ...] = (
     (b"#ROSBAG", "a ROS bag", (), "save its messages as .pcd"),
     (b"version https://git-lfs", "a Git LFS pointer", (), "fetch the file itself with git lfs pull"),
     (b"<!DOCTYPE", "a web page", (), "the download gave a page instead of the file: fetch it again"),
+    (b"<!doctype", "a web page", (), "the download gave a page instead of the file: fetch it again"),
     (b"<html", "a web page", (), "the download gave a page instead of the file: fetch it again"),
 )
-_HEAD = max(len(magic) for magic, *_ in _KINDS)
+_HEAD = 64
+_TEXT = {*b" \t\r\n", *range(33, 127)}
 
 
 def refuse_empty(path: Path) -> None:
@@ -38,6 +40,8 @@ def refuse_other_kind(path: Path) -> None:
     for magic, kind, endings, advice in _KINDS:
         if head.startswith(magic) and path.suffix.lower() not in endings:
             raise FormatError(f"{path} begins as {kind}, not as a {path.suffix} file: {advice}")
+    if path.suffix.lower() == ".bin" and len(head) == _HEAD and head.isascii() and not set(head) - _TEXT:
+        raise FormatError(f"{path} begins as text, not as a .bin file of floats: save its points as .npy")
 
 
 def broken(path: Path, kind: str, error: Exception) -> FormatError:
@@ -52,8 +56,18 @@ def broken(path: Path, kind: str, error: Exception) -> FormatError:
     )
 
 
+def refuse_more(path: Path, promised: int, there: int) -> None:
+    """Raise FormatError for points behind those that the header promises."""
+    raise FormatError(
+        f"{path}: the header promises {promised} points, there is room for {there}; points would be lost: "
+        "correct the header"
+    )
+
+
 def refuse_fewer(path: Path, promised: int, there: int) -> None:
     """Raise FormatError unless as many points are there as the header promises."""
+    if there > promised:
+        refuse_more(path, promised, there)
     if there != promised:
         raise FormatError(
             f"{path}: the header promises {promised} points, {there} are there; the file is truncated"

@@ -51,7 +51,7 @@ def las_records(path: Path, size: int = _CHUNK) -> Iterator[Any]:
     Raises:
         FormatError: the file is empty, broken or truncated; raised when the iteration gets there.
     """
-    laspy = require_extra("laspy", "io")
+    laspy = _laspy(path)
     refuse_empty(path)
     there = 0
     try:
@@ -67,13 +67,21 @@ def las_records(path: Path, size: int = _CHUNK) -> Iterator[Any]:
     refuse_fewer(path, promised, there)
 
 
+def _laspy(path: Path) -> Any:
+    """The library; a LAZ needs a decompressor too."""
+    laspy = require_extra("laspy", "io")
+    if path.suffix.lower() == ".laz" and not laspy.LazBackend.detect_available():
+        require_extra("lazrs", "io")
+    return laspy
+
+
 def las_point_count(path: Path) -> int:
     """Points that the header of a LAS or LAZ promises.
 
     Raises:
         FormatError: the header is broken.
     """
-    laspy = require_extra("laspy", "io")
+    laspy = _laspy(path)
     refuse_empty(path)
     try:
         with laspy.open(path) as reader:
@@ -89,7 +97,7 @@ def record_xyz(record: Any) -> npt.NDArray[np.float64]:
 
 def las_table(path: Path) -> Table:
     """All dimensions of a LAS with x, y, z as float64; the whole file in memory."""
-    laspy = require_extra("laspy", "io")
+    laspy = _laspy(path)
     parts = [_record_table(record) for record in las_records(path)]
     if parts:
         return np.concatenate(parts)
@@ -112,7 +120,7 @@ def write_las(path: Path, table: Table) -> tuple[str, ...]:
     Coordinates are stored to 0.1 mm. Intensity on 0-1 becomes 0 ... 65,535. Columns that the standard knows
     go where it has them if their values fit, the others into extra bytes of their own dtype.
     """
-    laspy = require_extra("laspy", "io")
+    laspy = _laspy(path)
     columns = flat(table)
     xyz = xyz_of(table).astype(np.float64, copy=False)
     valid = np.isfinite(xyz).all(axis=1)
@@ -219,7 +227,7 @@ def add_to_las(path: Path, source: Path, added: Table) -> tuple[str, ...]:
     Header, scales, offsets, VLRs, EVLRs and every stored number are kept. Where `added` has `classification`,
     what was there goes to the extra bytes `classification_before`. A COPC file becomes a plain LAZ.
     """
-    laspy = require_extra("laspy", "io")
+    laspy = _laspy(path)
     with laspy.open(source) as reader:
         header, evlrs = reader.header.copy(), reader.evlrs
     check_rows(int(header.point_count), added)

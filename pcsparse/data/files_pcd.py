@@ -1,17 +1,20 @@
 """PCD, read and written by pypcd4: ascii, binary or compressed, organised or not."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from pcsparse.checks import require_extra
 from pcsparse.data.files_array import of_named_columns
-from pcsparse.data.files_faults import broken, refuse_empty, refuse_fewer
+from pcsparse.data.files_faults import broken, refuse_empty, refuse_fewer, refuse_more
 from pcsparse.data.files_table import Table, columns_of, flat, joined, save_text
 from pcsparse.data.point_cloud import RawCloud
 
+# how the library begins the names of unnamed fields
+_UNNAMED = "#$%&~~"
+_MAX_HEADER_LINES = 20
 # the compressor's lengths are 32 bits
 _MAX_COMPRESSED = 2**31
 
@@ -25,7 +28,7 @@ def pcd_table(path: Path) -> Table:
     """All named fields of a PCD; a field of k values is k columns NAME__0000 ..."""
     table = _load(path).pc_data
     # the library names unnamed fields anew at random
-    return table[[name for name in table.dtype.names or () if name.isidentifier()]]
+    return table[[name for name in table.dtype.names or () if not name.startswith(_UNNAMED)]]
 
 
 def write_pcd(path: Path, table: Table) -> tuple[str, ...]:
@@ -53,17 +56,37 @@ def add_to_pcd(path: Path, source: Path, added: Table) -> tuple[str, ...]:
 
 
 def _load(path: Path) -> Any:
-    """The library's cloud, with all the points that its header promises."""
+    """The library's cloud, with all the points that its header promises and none behind them."""
     pypcd4 = require_extra("pypcd4", "io")
     refuse_empty(path)
     try:
-        cloud = pypcd4.PointCloud.from_path(path)
-        declared = int(cloud.metadata.points)
-        cloud.pc_data = np.atleast_1d(cloud.pc_data)
+        with path.open("rb") as file:
+            meta = pypcd4.MetaData.parse_header(_header_lines(file))
+            behind = path.stat().st_size - file.tell()
+            if meta.data == pypcd4.Encoding.ASCII and meta.points:
+                # the library splits at single blanks only
+                cloud = pypcd4.PointCloud(meta, np.loadtxt(file, meta.build_dtype(), ndmin=1))
+            else:
+                cloud = pypcd4.PointCloud.from_path(path)
     except Exception as error:
         raise broken(path, "PCD", error) from error
-    refuse_fewer(path, declared, len(cloud.pc_data))
+    table, promised = cloud.pc_data, int(meta.points)
+    refuse_fewer(path, promised, len(table))
+    if meta.data == pypcd4.Encoding.BINARY and behind >= table.nbytes + table.itemsize:
+        refuse_more(path, promised, behind // table.itemsize)
     return cloud
+
+
+def _header_lines(file: BinaryIO) -> list[str]:
+    """The lines up to DATA; comments and empty ones left out."""
+    lines = []
+    for line in file:
+        text = line.decode("utf-8", "replace").strip()
+        if text and not text.startswith("#"):
+            lines.append(text)
+        if text.startswith("DATA") or len(lines) > _MAX_HEADER_LINES:
+            break
+    return lines
 
 
 def _storable(values: npt.NDArray) -> npt.NDArray:

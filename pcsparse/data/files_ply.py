@@ -76,9 +76,33 @@ def _load(path: Path) -> Any:
         with warnings.catch_warnings():
             # an empty list in a text file makes NumPy warn
             warnings.simplefilter("ignore", UserWarning)
-            return plyfile.PlyData.read(str(path), mmap=False)
+            ply = plyfile.PlyData.read(str(path), mmap=False)
     except Exception as error:
         raise broken(path, "PLY", error) from error
+    _refuse_leftovers(path, ply)
+    return ply
+
+
+def _refuse_leftovers(path: Path, ply: Any) -> None:
+    """Raise FormatError for rows behind those of the header, which the library does not look at."""
+    if any(_is_list(p) for element in ply.elements for p in element.properties):
+        # only the library knows how long its rows are
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip() == b"end_header":
+                break
+        start = file.tell()
+        if ply.text:
+            promised, there = sum(e.count for e in ply.elements), sum(1 for line in file if line.strip())
+        else:
+            promised, there = sum(e.data.nbytes for e in ply.elements), path.stat().st_size - start
+    if there > promised:
+        unit = "lines" if ply.text else "bytes"
+        raise FormatError(
+            f"{path}: the header promises {promised} {unit} of data, {there} are there; points would be "
+            "lost: correct the header"
+        )
 
 
 def _vertices(path: Path, ply: Any) -> Any:

@@ -160,7 +160,9 @@ def _valid_rows(
         return None, ()
     found = f"{n_bad} of {len(valid)} points are NaN or infinite (first: row {int(np.argmin(valid))})"
     if invalid == "raise":
-        raise FormatError(f"{source}: {found}; clean the file, or read it with invalid='drop' or 'keep'")
+        raise FormatError(
+            f"{source}: {found}; clean the file, or read it with invalid='drop' or 'keep' (--invalid)"
+        )
     if invalid == "keep":
         return None, (f"{found}, kept as they are",)
     warnings.warn(f"{source}: {found}: dropped", stacklevel=4)
@@ -216,12 +218,12 @@ def unit_intensity(
     if low < 0:
         raise FormatError(
             f"{source}: intensity lies in {low:g} ... {high:g}, it cannot be negative; "
-            "if the columns are right, correct the file"
+            "is it another column? (--columns, of a .bin)"
         )
     if high > _SLACK * scale:
         raise FormatError(
             f"{source}: intensity reaches {high:g}, full scale is {scale:g} here; give the file's own as "
-            "intensity_scale"
+            "intensity_scale (--intensity-scale)"
         )
     notes = [] if scale == 1.0 or high == 0 else [f"intensity {low:g} ... {high:g} divided by {scale:g}"]
     if high > scale:
@@ -240,5 +242,5 @@ def _full_scale(dtype: np.dtype, low: float, high: float, source: Path) -> float
             return scale
     raise FormatError(
         f"{source}: intensity lies in {low:g} ... {high:g}, which is on no known scale (0-1, 0-255, "
-        "0-65535); give what 1.0 is in this file as intensity_scale"
+        "0-65535); give what 1.0 is in this file as intensity_scale (--intensity-scale)"
     )

@@ -48,8 +48,10 @@ class Levelling:
 
     def __call__(self, tile: Tile) -> npt.NDArray[np.float32]:
         """(n, 3) float32: the points of a tile, moved in z."""
-        if self._wanted is not None:
-            ground = CloudFacts.of(tile.points, None).ground_height
+        if self._wanted is not None and len(tile):
+            # around the middle of the points: a tile at the edge of a cloud has none at its own
+            shift = np.median(tile.points, axis=0) * np.array([1, 1, 0], dtype=np.float32)
+            ground = CloudFacts.of(tile.points - shift, None).ground_height
             if ground is not None:
                 self._offset = self._wanted - ground
         return tile.points + np.array([0.0, 0.0, self._offset], dtype=np.float32)

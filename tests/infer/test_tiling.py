@@ -82,6 +82,11 @@ class TestLevelling:
         np.testing.assert_allclose(level(self.tile(120.0))[:, 2], -1.73, atol=1e-4)
         np.testing.assert_allclose(level(self.tile(125.0, 20))[:, 2], 3.27, atol=1e-4)
 
+    def test_a_tile_at_the_edge_of_a_cloud_is_levelled_by_the_points_it_has(self):
+        tile = self.tile(120.0)
+        tile.points[:, :2] += 25.0
+        np.testing.assert_allclose(Levelling(self.spec())(tile)[:, 2], -1.73, atol=1e-4)
+
     def test_a_given_offset_wins(self):
         level = Levelling(self.spec(), -100.0)
         np.testing.assert_allclose(level(self.tile(120.0))[:, 2], 20.0, atol=1e-4)
