@@ -55,27 +55,27 @@ class District:
 
 DISTRICTS = {
     "city": District(
-        (45, 130), (4, 2, 2, 1, 1, 0.6, 1), (2.9, 4.6), 0.3, (160, 30, 200), (0.006, 0.015),
-        {"terrace": 0.5, "detached": 0.05, "park": 0.14, "car_park": 0.09, "works": 0.06, "walled": 0.1,
-         "yard": 0.06}, 1.0, 1.0, 0.2, 0.5, 0.6, 0.5, 0.25, 0.12, (3.5, 8.0), (5, 11), 1.5,
+        (40, 110), (4, 2, 2, 1, 1, 0.6, 0.6), (2.6, 3.9), 0.16, (160, 30, 200), (0.006, 0.015),
+        {"terrace": 0.54, "detached": 0.08, "park": 0.13, "car_park": 0.05, "works": 0.04, "walled": 0.12,
+         "yard": 0.04}, 1.0, 1.0, 0.28, 0.42, 0.6, 0.5, 0.25, 0.12, (3.5, 8.0), (5, 11), 1.5,
     ),
     "residential": District(
-        (35, 120), (3, 3, 2, 2, 1.5, 0.4, 1), (2.5, 3.7), 0.05, (120, 18, 120), (0.006, 0.02, 0.04),
-        {"terrace": 0.22, "detached": 0.46, "park": 0.09, "walled": 0.12, "thicket": 0.05, "car_park": 0.03,
-         "yard": 0.03}, 0.95, 0.92, 0.2, 0.38, 0.25, 0.15, 0.06, 0.02, (3.0, 6.0), (5, 9), 0.9,
+        (35, 95), (3, 3, 2, 2, 1.5, 0.4, 0.6), (2.3, 3.5), 0.05, (120, 18, 120), (0.006, 0.02, 0.04),
+        {"terrace": 0.33, "detached": 0.43, "park": 0.06, "walled": 0.1, "thicket": 0.03, "car_park": 0.03,
+         "yard": 0.02}, 0.97, 0.96, 0.14, 0.3, 0.25, 0.15, 0.06, 0.02, (3.0, 6.0), (5, 9), 0.9,
     ),
     "suburb": District(
-        (45, 160), (2, 3, 1.5, 2, 1, 0.9, 2), (2.7, 4.2), 0.1, (110, 18, 150), (0.015, 0.03, 0.05),
-        {"terrace": 0.08, "detached": 0.42, "park": 0.16, "thicket": 0.13, "meadow": 0.08, "walled": 0.1,
-         "yard": 0.03}, 0.85, 0.85, 0.35, 0.22, 0.5, 0.2, 0.12, 0.04, (4.0, 8.0), (7, 13), 0.8,
+        (40, 125), (2, 3, 1.5, 2, 1, 0.9, 1), (2.7, 4.2), 0.1, (110, 18, 150), (0.015, 0.03, 0.05),
+        {"terrace": 0.12, "detached": 0.46, "park": 0.11, "thicket": 0.1, "meadow": 0.06, "walled": 0.12,
+         "yard": 0.03}, 0.9, 0.88, 0.28, 0.22, 0.5, 0.2, 0.12, 0.04, (4.0, 8.0), (7, 13), 0.8,
     ),
     "rural": District(
-        (90, 300), (0.8, 3, 0.4, 1, 0.7, 0.6, 4), (2.3, 3.7), 0.02, (130, 25, 250), (0.02, 0.04, 0.06),
+        (80, 220), (0.8, 3, 0.4, 1, 0.7, 0.6, 3), (2.3, 3.7), 0.02, (130, 25, 250), (0.02, 0.04, 0.06),
         {"thicket": 0.3, "meadow": 0.38, "park": 0.12, "detached": 0.12, "walled": 0.04, "works": 0.04},
         0.12, 0.12, 0.9, 0.02, 0.65, 0.02, 0.06, 0.0, (5.0, 10.0), (9, 18), 0.6,
     ),
     "industrial": District(
-        (70, 200), (2, 3, 1, 1, 1, 1, 1), (3.2, 5.0), 0.25, (200, 30, 250), (0.004, 0.012),
+        (55, 150), (2, 3, 1, 1, 1, 1, 0.7), (3.2, 5.0), 0.25, (200, 30, 250), (0.004, 0.012),
         {"works": 0.42, "car_park": 0.22, "yard": 0.1, "meadow": 0.08, "walled": 0.08, "thicket": 0.1},
         0.95, 0.75, 0.4, 0.25, 0.6, 0.15, 0.2, 0.12, (6.0, 12.0), (7, 13), 1.0,
     ),
@@ -87,7 +87,7 @@ DISTRICTS = {
 }  # fmt: skip
 
 SHARES = {
-    "city": 0.2, "residential": 0.34, "suburb": 0.22, "rural": 0.11, "industrial": 0.06, "highway": 0.07
+    "city": 0.2, "residential": 0.42, "suburb": 0.19, "rural": 0.08, "industrial": 0.05, "highway": 0.06
 }  # fmt: skip
 
 
@@ -112,7 +112,9 @@ def half_width(rng: Generator, district: District) -> float:
 def _front(rng: Generator, kind: str) -> int:
     match kind:
         case "terrace":
-            return PAVED if chance(rng, 0.4) else SOIL
+            return PAVED if chance(rng, 0.6) else SOIL
+        case "detached":
+            return PAVED if chance(rng, 0.15) else SOIL
         case "car_park":
             return BAY
         case "works":
@@ -130,7 +132,7 @@ _LEVEL = {"thicket": 1.0, "meadow": 1.5, "park": 2.0, "detached": 0.5, "walled":
 def strips(rng: Generator, district: District, half: float) -> Section:
     """Kerb, bay, green strip and pavement of one side of a street."""
     kerb = float(rng.uniform(0.11, 0.15)) if chance(rng, district.kerb) else 0.0
-    walk = float(rng.uniform(1.2, 3.2)) if chance(rng, district.walk) else 0.0
+    walk = float(rng.uniform(1.4, 3.6)) if chance(rng, district.walk) else 0.0
     if walk and half > 4.0:
         walk += float(rng.uniform(0.0, 2.5))
     verge = float(rng.uniform(0.6, 3.5)) if chance(rng, district.verge) else 0.0

@@ -11,7 +11,7 @@ from pcsparse.data.synthetic.section import BAY, GRAVEL, PAVED
 
 def backdrop(lot: Lot, near: float) -> None:
     """What closes the view beyond the first row: more houses, a belt of trees, or nothing."""
-    match str(lot.rng.choice(["houses", "trees", "open"], p=[0.45, 0.35, 0.2])):
+    match str(lot.rng.choice(["houses", "trees", "open"], p=[0.42, 0.4, 0.18])):
         case "houses":
             at = lot.block.start + lot.uniform(0.0, 6.0)
             while at < lot.block.end - 8.0:
@@ -28,7 +28,7 @@ def backdrop(lot: Lot, near: float) -> None:
 
 def terrace(lot: Lot) -> None:
     """Town houses wall to wall, with or without a strip of garden in front."""
-    setback = 0.1 if lot.chance(0.5) else lot.uniform(1.5, 5.0)
+    setback = 0.1 if lot.chance(0.4) else lot.uniform(1.5, 5.0)
     shops = setback < 1.0 and lot.chance(0.4)
     at = lot.block.start + lot.uniform(0.0, 2.0)
     while at < lot.block.end - 5.0:
@@ -36,14 +36,17 @@ def terrace(lot: Lot) -> None:
         depth, height = lot.uniform(9.0, 13.0), lot.uniform(6.0, 19.0)
         make = buildings.shop_front if shops and lot.chance(0.6) else buildings.house
         facade = lot.front + setback + lot.uniform(0.0, 0.4)
-        lot.build(make(lot.rng, width, depth, height), at, facade, width, depth)
+        if not lot.build(make(lot.rng, width, depth, height), at, facade, width, depth):
+            # a corner, or a street behind: a smaller house may fit
+            width, depth = min(width, 7.0), 6.5
+            lot.build(make(lot.rng, width, depth, height), at, facade, width, depth)
         gap = lot.uniform(2.0, 5.0) if lot.chance(0.25) else 0.0
         if gap > 2.4:
             _drive(lot, at + width + 0.2, at + width + gap - 0.2, setback + depth, car=0.4)
         at += width + gap
     if setback > 1.0:
         boundary(lot, lot.block.start, lot.block.end, lot.front)
-        greenery(lot, lot.block.start, lot.block.end, lot.front + 0.8, lot.front + setback - 0.4, 1.0, 14.0)
+        greenery(lot, lot.block.start, lot.block.end, lot.front + 0.8, lot.front + setback - 0.4, 1.5, 18.0)
     backdrop(lot, lot.front + setback + 16)
 
 
@@ -62,22 +65,23 @@ def detached(lot: Lot) -> None:
     at = lot.block.start
     while at < lot.block.end - 9.0:
         plot = min(lot.uniform(12.0, 26.0), lot.block.end - at)
-        setback, width = lot.uniform(3.0, 13.0), min(lot.uniform(8.0, 14.0), plot - 2.5)
+        setback, width = lot.uniform(2.0, 9.0), min(lot.uniform(8.0, 16.0), plot - 2.5)
         depth, height = lot.uniform(8.0, 12.0), lot.uniform(4.0, 9.0)
         drive = lot.uniform(2.6, 3.6) if plot - width > 4.2 else 0.0
         house = at + lot.uniform(0.5, max(0.6, plot - drive - width - 0.5))
         facade = lot.front + setback
-        lot.build(buildings.house(lot.rng, width, depth, height), house, facade, width, depth)
+        if not lot.build(buildings.house(lot.rng, width, depth, height), house, facade, width, depth):
+            lot.build(buildings.house(lot.rng, 7.0, 6.5, height), house + width / 2 - 3.5, facade, 7.0, 6.5)
         if drive:
             _drive(lot, at + plot - drive - 0.4, at + plot - 0.4, setback + lot.uniform(0.0, 6.0), car=0.5)
         boundary(lot, at, at + plot - drive - 0.5, lot.front + 0.1)
-        if lot.chance(0.5):
+        if lot.chance(0.65):
             length, tall = setback + 8.0, lot.uniform(1.0, 2.2)
             make = (plants.hedge(lot.rng, length, tall, 0.8), furniture.wall(lot.rng, length, tall))
             lot.put(make[int(lot.chance(0.4))], at, lot.front + length / 2, np.pi / 2)
         if lot.chance(0.35):
             lot.put(buildings.shed(lot.rng), at + plot - 4.0, facade + lot.uniform(0.0, 5.0))
-        greenery(lot, at, at + plot - drive, lot.front + 0.8, facade - 0.6, 2.0, 14.0)
+        greenery(lot, at, at + plot - drive, lot.front + 0.8, facade - 0.6, 2.6, 18.0)
         greenery(lot, at, at + plot, facade + depth + 2, facade + depth + 12, 0.8, 1.5)
         at += plot
     backdrop(lot, lot.front + 28)
@@ -195,7 +199,7 @@ def yard(lot: Lot) -> None:
 
 def walled(lot: Lot) -> None:
     """A long wall or a tall hedge, with trees and roofs looking over it."""
-    kind = str(lot.rng.choice(["wall", "hedge", "mesh"], p=[0.4, 0.45, 0.15]))
+    kind = str(lot.rng.choice(["wall", "hedge", "mesh"], p=[0.35, 0.5, 0.15]))
     height = lot.uniform(1.5, 2.8)
     for s in np.arange(lot.block.start + 4, lot.block.end - 3.9, 8.0):
         piece(lot, kind, float(s), lot.front + 0.3, 8.0, height)

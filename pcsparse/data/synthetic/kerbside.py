@@ -12,8 +12,10 @@ def kerbside(lot: Lot) -> None:
     near = lot.block.half + side.bay + side.verge
     far = near + max(side.walk, 0.8)
     _parked(lot, side.bay)
+    if lot.remote:
+        return
     _furniture(lot, near, far)
-    if side.verge > 1.5 and lot.chance(0.35):
+    if side.verge > 1.5 and lot.chance(0.45):
         # a planted strip between the road and the pavement
         depth = min(2.0, side.verge - 0.9)
         mesh = plants.thicket(lot.rng, lot.span * 0.8, depth, lot.uniform(0.5, 1.6))
@@ -28,14 +30,14 @@ def kerbside(lot: Lot) -> None:
 def _furniture(lot: Lot, near: float, far: float) -> None:
     urban = lot.block.side(lot.sign).walk > 0
     turn = np.pi if lot.sign > 0 else 0.0
-    at, spacing = lot.block.start + lot.uniform(2, 20), lot.uniform(26, 60)
+    at, spacing = lot.block.start + lot.uniform(2, 20), lot.uniform(28, 75)
     while at < lot.block.end - 1 and (urban or spacing > 45):
         lot.put(furniture.lamp(lot.rng), at, near + 0.35, turn)
         at += spacing
-    if lot.chance(0.45) and far - near > 1.2:
+    if lot.chance(0.5) and far - near > 1.2:
         for s in np.arange(lot.block.start + 3, lot.block.end - 2, lot.uniform(7, 16)):
             lot.put(plants.tree(lot.rng), float(s), near + 0.6, lot.uniform(0, 6.3))
-    for _ in range(int(lot.rng.poisson(lot.span / 40))):
+    for _ in range(int(lot.rng.poisson(lot.span / 60))):
         s = lot.uniform(lot.block.start, lot.block.end)
         lot.put(furniture.sign(lot.rng), s, near + 0.3, turn + lot.uniform(-0.3, 0.3))
     for _ in range(int(lot.rng.poisson(lot.span / (45 if urban else 200)))):
@@ -75,7 +77,7 @@ def _parked(lot: Lot, bay: float) -> None:
     middle = lot.block.half + bay / 2 if bay else lot.block.half + lot.uniform(0.1, 0.7)
     # on a narrow road without a lane for them, cars would stand in the way
     kerbed = lot.block.half > 3.4 and lot.block.side(lot.sign).walk > 0 and lot.chance(0.45)
-    share = lot.uniform(0.3, 0.95) if bay else lot.uniform(0.15, 0.75) if kerbed else 0.0
+    share = lot.uniform(0.15, 0.85) if bay else lot.uniform(0.1, 0.6) if kerbed else 0.0
     at = lot.block.start + lot.uniform(1.0, 4.0)
     while share and at < lot.block.end - 3:
         pick = float(lot.rng.random())
@@ -97,12 +99,12 @@ def _people(lot: Lot, near: float, far: float) -> None:
             near + 0.3, max(near + 0.4, far - 0.2)
         )
 
-    for _ in range(int(lot.rng.poisson(lot.span / 40))):
+    for _ in range(int(lot.rng.poisson(lot.span / 70))):
         lot.thing(people.person(lot.rng), *spot(), lot.uniform(0, 6.3))
     for make, metres in (
-        (people.bicycle, 45),
-        (people.motorcycle, 80),
-        (people.bicyclist, 90),
+        (people.bicycle, 60),
+        (people.motorcycle, 90),
+        (people.bicyclist, 160),
         (people.motorcyclist, 160),
     ):
         if lot.chance(lot.span / metres * 0.6):

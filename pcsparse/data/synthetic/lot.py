@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.random import Generator
@@ -9,6 +10,7 @@ from numpy.random import Generator
 from pcsparse.data.synthetic import furniture, plants
 from pcsparse.data.synthetic.arrays import Bools, Floats
 from pcsparse.data.synthetic.land import Land, Spots
+from pcsparse.data.synthetic.materials import LEAVES
 from pcsparse.data.synthetic.mesh import Mesh
 from pcsparse.data.synthetic.route import Route
 from pcsparse.data.synthetic.section import Block
@@ -17,6 +19,8 @@ from pcsparse.data.synthetic.tiles import Pad
 
 # metres: what stands on private ground keeps off the pavement by this much, and all things off the ego's way
 _OFF, _WAY = 0.05, 1.25
+# metres above a road that are kept free of leaves
+_CLEARANCE = 3.4
 
 
 @dataclass
@@ -60,6 +64,13 @@ class Lot:
     def front(self) -> float:
         """Metres from the middle of the road to private ground."""
         return self.block.half + self.block.side(self.sign).front
+
+    @cached_property
+    def remote(self) -> bool:
+        """Whether the ego never comes near: small things are not worth their triangles then."""
+        x, y = self.street.world(np.linspace(self.block.start, self.block.end, 5), 0.0)
+        gaps = [self.route.gap(float(u), float(v)) for u, v in zip(x, y, strict=True)]
+        return min(gaps) > 40.0
 
     @property
     def span(self) -> float:
@@ -106,7 +117,21 @@ class Lot:
         if not free[0]:
             return False
         self._stand(mesh, float(x[0]), float(y[0]), float(spots.z[0]), s, yaw, tilted)
+        self._prune(float(spots.kerb[0]), float(spots.z[0]))
         return True
+
+    def _prune(self, kerb: float, z: float) -> None:
+        """Cut what the last mesh, rooted `kerb` metres behind the kerb, lets hang over a road below 3.4 m."""
+        mesh = self.meshes[-1]
+        leaf = (mesh.semantic == LEAVES.semantic) & (mesh.corners[:, 0, 2] < z + _CLEARANCE)
+        if kerb > 5.0 or not leaf.any():
+            return
+        rows = np.flatnonzero(leaf)
+        middle = mesh.corners[rows, 0, :2]
+        over = self.land.at(middle[:, 0], middle[:, 1]).kerb < -0.2
+        keep = np.ones(len(mesh), bool)
+        keep[rows[over]] = False
+        self.meshes[-1] = mesh.select(keep)
 
     def _stand(self, mesh: Mesh, x: float, y: float, z: float, s: float, yaw: float, tilted: bool) -> None:
         slope = self.land.slope(x, y) if tilted else (0.0, 0.0)
@@ -142,6 +167,7 @@ class Lot:
             fine = detail(self.route.gap(float(x[i]), float(y[i])))
             mesh = make(self.rng, fine)
             self._stand(mesh, float(x[i]), float(y[i]), float(spots.z[i]), 0.0, self.uniform(0, 6.3), False)
+            self._prune(float(spots.kerb[i]), float(spots.z[i]))
 
     def _blocks_way(self, mesh: Mesh, x: float, y: float, s: float, yaw: float) -> bool:
         """Whether `mesh`, stood at (x, y), would reach into the ego's way."""
@@ -175,7 +201,10 @@ class Lot:
         return True
 
     def build(self, mesh: Mesh, s: float, t: float, width: float, depth: float) -> bool:
-        """Put a building with its facade at `t` from s to s + width; False where it does not fit."""
+        """Put a building with its facade at `t` from s to s + width; False where it does not fit.
+
+        At a corner it may reach before the other street's front, as corner houses do.
+        """
         along = s + width * np.array([0.0, 0.5, 1.0, 0.0, 1.0, 0.0, 0.5, 1.0, 0.5])
         across = t + depth * np.array([0.0, 0.0, 0.0, 0.5, 0.5, 1.0, 1.0, 1.0, 0.5])
         # a straight house on a bend: its corners lie off the bent lines
@@ -188,7 +217,8 @@ class Lot:
             float(y) + u * np.sin(turn) + v * np.cos(turn),
         )
         spots = self.land.at(*world)
-        if not ((spots.street == self.number) & (spots.front > _OFF)).all():
+        facing = abs(float(spots.across[1]) - self.sign * t) < 8.0 and spots.street[1] == self.number
+        if not facing or not (spots.front > _OFF).all():
             return False
         z = float(spots.z[[0, 1, 2]].min())
         corners = (mesh.corners - np.array([width / 2, 0, 0])) * np.array([1.0, float(self.sign), 1.0])
@@ -223,7 +253,7 @@ def boundary(lot: Lot, start: float, end: float, t: float) -> None:
     """A hedge, shrubs, a wall or a fence along the street, in pieces with gates between them."""
     kinds, shares = (
         ["hedge", "shrubs", "wall", "picket", "mesh", "none"],
-        [0.30, 0.22, 0.19, 0.13, 0.07, 0.09],
+        [0.36, 0.28, 0.17, 0.10, 0.06, 0.03],
     )
     kind = str(lot.rng.choice(kinds, p=shares))
     height = lot.uniform(0.7, 2.3)
@@ -232,7 +262,7 @@ def boundary(lot: Lot, start: float, end: float, t: float) -> None:
         length = min(lot.uniform(4.0, 9.0), end - at)
         if not lot.chance(0.08):
             piece(lot, kind, at + length / 2, t, length, height)
-        at += length + (lot.uniform(1.0, 3.5) if lot.chance(0.35) else 0.0)
+        at += length + (lot.uniform(1.0, 3.0) if lot.chance(0.2) else 0.0)
 
 
 def piece(lot: Lot, kind: str, s: float, t: float, length: float, height: float) -> None:
@@ -266,6 +296,8 @@ def greenery(
         bushes: how many per 100 square metres.
     """
     area = max(0.0, end - start) * max(0.0, far - near) / 100.0
+    if lot.remote:
+        trees, bushes = 0.7 * trees, 0.3 * bushes
     grown = lot.rng.poisson([min(trees * area, 40), min(bushes * area, 60)])
     for count, make in zip(grown.tolist(), (_tree, _bush), strict=True):
         s, t = lot.rng.uniform(start, end, count), lot.rng.uniform(near, max(near, far), count)

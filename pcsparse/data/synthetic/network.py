@@ -16,9 +16,11 @@ LEAD = 100
 # metres: how far side streets reach, how near two streets may come that do not meet, and how far from a
 # junction that does not count
 _ARM, _APART, _MEETING = (85.0, 150.0), 15.0, 34.0
-# radians: the ego's way never turns back over itself
-_FURTHEST = 1.8
+# radians: the ego's way never turns back over itself, nor on the spot
+_FURTHEST, _SHARPEST = 1.8, 1.8
 _TRIES = 5
+# share of side streets that lead on to the street they would else run into, and from how near, metres
+_JOINED, _LEAP = 0.8, 34.0
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,47 @@ class _Grower:
         path, last, free = self._best(start, heading, heading, int(self.rng.uniform(*_ARM)))
         if free < 18:
             return False
-        path = path[: max(free - 8, 10)] if free < len(path) else path
+        if free < len(path):
+            path = path[: max(free - 8, 10)]
+            if chance(self.rng, _JOINED):
+                path = self._joined(index, path, -1.0 if backwards else 1.0)
         if backwards:
             draft.back = path[::-1]
         else:
             draft.forward, draft.heading = np.concatenate([draft.forward, path]), last
         return True
+
+    def _joined(self, index: int, path: Floats, way: float) -> Floats:
+        """`path` of street `index`, which it leaves in the direction `way`, led on to the street ahead."""
+        draft, end = self.drafts[index], path[-1]
+        near, row, least = -1, 0, _LEAP
+        for number, other in enumerate(self.drafts):
+            gap = np.hypot(*(other.points() - end).T)
+            if number != index and gap.min() < least:
+                near, row, least = number, int(gap.argmin()), float(gap.min())
+        if near < 0 or least < 9.0:
+            return path
+        other = self.drafts[near]
+        points = other.points()
+        along = points[min(row + 1, len(points) - 1)] - points[max(row - 1, 0)]
+        side = np.array([-along[1], along[0]]) / np.hypot(*along)
+        side *= np.sign(float((side * (end - points[row])).sum()))
+        here = end - path[-2]
+        # a bend that meets the other street at right angles
+        u = np.linspace(0.0, 1.0, 80)[:, None]
+        bend = (1 - u) ** 3 * end + 3 * u * (1 - u) ** 2 * (end + 0.4 * least * here)
+        bend = bend + 3 * u * u * (1 - u) * (points[row] + 0.4 * least * side) + u**3 * points[row]
+        length = np.append(0.0, np.cumsum(np.hypot(*np.diff(bend, axis=0).T)))
+        even = np.append(np.arange(1.0, length[-1] - 0.5), length[-1])
+        led = np.stack([np.interp(even, length, bend[:, i]) for i in range(2)], 1)
+        s = way * (len(path) + len(led)) + (draft.end if way > 0 else 0.0)
+        s_other = row - other.shift()
+        if any(abs(node.s - s_other) < 25 for node in other.nodes):
+            return path
+        draft.caps[1 if way > 0 else 0] = s - way * 0.5 * other.half
+        draft.nodes.append(Node(s, other.half, False))
+        other.nodes.append(Node(s_other, draft.half, False))
+        return np.concatenate([path, led])
 
     def _meet(self, here: int, s: float, there: int, zebra: bool) -> None:
         """Note that street `there` begins at `s` on street `here`."""
@@ -162,7 +199,7 @@ class _Grower:
     def _side(self, heading: float) -> tuple[float, float]:
         """A side (+1 left) to turn to so that the way never turns back, and the heading then."""
         side = float(self.rng.choice([-1, 1]))
-        angle = self._angle()
+        angle = min(self._angle(), _SHARPEST)
         if abs(heading + side * angle) > _FURTHEST:
             side = -side
         return side, heading + side * angle

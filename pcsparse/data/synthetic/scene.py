@@ -171,7 +171,8 @@ class Town:
             shutter: the sensor's turn; None: all where it is at `when`.
         """
         x_ego, y_ego = (float(v) for v in self.route.world(s))
-        taken = [(x_ego, y_ego, float(self.route.heading_at(s)), 7.0, 2.2)]
+        # the ego keeps more room than others do: what passes closer hides the world
+        taken = [(x_ego, y_ego, float(self.route.heading_at(s)), 8.0, 3.9)]
         parts = []
         for mover in self.movers:
             if abs(when - mover.time) > 25 or not mover.underway(when):

@@ -119,8 +119,8 @@ class Street:
             return np.zeros(np.shape(s))
         inner = np.maximum(self._along(self.median, s), 0.0)
         half = self.half_at(s)
-        # on wide roads one keeps to a lane, not to the middle of all lanes
-        return inner + np.minimum(0.5 * (half - inner), 2.6)
+        # on wide roads one keeps to a lane, not to the middle of all lanes; on narrow ones off the kerb
+        return inner + np.minimum(np.minimum(0.5 * (half - inner), 2.6), half - inner - 1.6)
 
     def world(self, s: Floats | float, t: Floats | float) -> tuple[Floats, Floats]:
         """World x and y, metres, of points at `s` along and `t` across; straight on beyond the ends."""
