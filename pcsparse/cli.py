@@ -116,12 +116,6 @@ def _infer(arguments: list[str]) -> int:
     parser.add_argument(
         "--invalid", choices=("drop", "raise", "keep"), default="drop", help="what to do with NaN points"
     )
-    parser.add_argument(
-        "--tile",
-        type=float,
-        help="metres: predict in squares of this size, each on its own ground (default: 60 for .las and .laz "
-        "of more than 4 million points; 0: never)",
-    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--tuned", help="table of `pcsparse tune` to take the plans from (default: the rules)"
@@ -175,6 +169,12 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-range", type=float, default=0.0, help="metres; nearer points get no class")
     parser.add_argument("--max-range", type=float, help="metres; farther points get no class")
     parser.add_argument("--z-offset", type=float, default=0.0, help="metres added to every z")
+    parser.add_argument(
+        "--tile",
+        type=float,
+        help="metres: predict in squares of this size, each on its own ground (default: 60 for .las and .laz "
+        "of more than 4 million points; 0: never)",
+    )
 
 
 def _vector(text: str) -> tuple[float, float, float]:

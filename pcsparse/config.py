@@ -247,8 +247,8 @@ class InspectSettings:
     Attributes:
         sources: files, folders or patterns.
         checkpoint: the model to compare with; None for the default one.
-        columns, dtype, intensity_scale, voxel_size, z_offset, scale, up, origin, min_range, max_range: as in
-            `InferSettings`.
+        columns, dtype, intensity_scale, voxel_size, z_offset, scale, up, origin, min_range, max_range, tile:
+            as in `InferSettings`.
         json: print one JSON list instead of a report to read.
     """
 
@@ -264,6 +264,7 @@ class InspectSettings:
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     min_range: float = 0.0
     max_range: float | None = None
+    tile: float | None = None
     json: bool = False
 
 

@@ -44,6 +44,7 @@ class Case:
         placement: how the cloud is shown so far.
         report: of the cloud under it.
         faults: found so far.
+        tile: metres of the squares in which the cloud is predicted, each on its own ground; 0 for one pass.
         intensity_scale: what 1.0 is in the file, where the scale that was used is wrong.
         hopeless: whether no further check makes sense.
     """
@@ -53,6 +54,7 @@ class Case:
     voxels: VoxelSettings
     placement: Placement
     report: CloudReport
+    tile: float = 0.0
     faults: list[Fault] = field(default_factory=list)
     intensity_scale: float | None = None
     hopeless: bool = False

@@ -42,12 +42,14 @@ class Diagnosis:
         report: of the cloud as given.
         faults: the grave ones first.
         placement: the given one with all that would mend it.
+        tile: metres of the squares that would mend it, or the given ones; 0 for one pass.
         intensity_scale: what 1.0 is in the file, where the given or inferred scale is wrong; else None.
     """
 
     report: CloudReport
     faults: tuple[Fault, ...]
     placement: Placement
+    tile: float = 0.0
     intensity_scale: float | None = None
 
     @property
@@ -57,7 +59,11 @@ class Diagnosis:
 
 
 def diagnose(
-    cloud: PointCloud, spec: InputSpec, voxels: VoxelSettings, placement: Placement | None = None
+    cloud: PointCloud,
+    spec: InputSpec,
+    voxels: VoxelSettings,
+    placement: Placement | None = None,
+    tile: float = 0.0,
 ) -> Diagnosis:
     """Compare a cloud with what a model knows.
 
@@ -68,13 +74,18 @@ def diagnose(
         spec: the clouds that the model was trained on.
         voxels: of the model.
         placement: as given by the user.
+        tile: metres of the squares in which it would be predicted; 0 for one pass.
     """
     placement = placement or Placement()
     report = CloudReport.of(cloud, placement, voxels.voxel_size)
-    case = Case(cloud, spec, voxels, placement, report)
+    case = Case(cloud, spec, voxels, placement, report, tile)
     for check in _CHECKS:
         if case.hopeless:
             break
         check(case)
+    if case.tile and not tile:
+        # squares have places of their own
+        case.placement = placement
+        case.faults = [fault for fault in case.faults if fault.kind not in ("origin", "ground")]
     faults = sorted(case.faults, key=lambda fault: not fault.grave)
-    return Diagnosis(report, tuple(faults), case.placement, case.intensity_scale)
+    return Diagnosis(report, tuple(faults), case.placement, case.tile, case.intensity_scale)

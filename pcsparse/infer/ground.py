@@ -19,7 +19,7 @@ _INLIER_M = 0.15
 _STEEPEST = float(np.cos(np.radians(35)))
 _BELOW_M = 0.5
 # points that are enough to compare planes by
-_SAMPLE = 20_000
+_SAMPLE = 10_000
 # what a mast, a car, a rucksack and a robot carry: metres from the ground up to the sensor
 _MOUNTED_M = (0.3, 4.0)
 # of the points near the origin on the plane, for a ground that is believed at once
@@ -146,12 +146,14 @@ def find_frame(points: Points) -> Frame:
     """
     ground = find_ground(points)
     plain = Frame(1.0, "z", ground, sure=ground is not None and ground.mounted)
-    if ground is not None and ground.mounted and ground.support > _GROUND_SHARE:
-        return plain
     sample = points[:: max(1, len(points) // _SAMPLE)].astype(np.float64)
     if not len(sample):
         return plain
     reach = float(np.percentile(np.linalg.norm(sample, axis=1), 99))
+    in_metres = _REACH_M[0] <= reach <= _REACH_M[1]
+    # a level plane with next to nothing under it is a ground, wherever the origin is
+    if ground is not None and ground.support > _GROUND_SHARE and (ground.mounted or in_metres):
+        return plain
     frames = []
     for scale in _UNITS:
         if not _REACH_M[0] <= scale * reach <= _REACH_M[1]:
@@ -164,7 +166,7 @@ def find_frame(points: Points) -> Frame:
     best = max(frames, key=_support, default=plain)
     kept = [frame for frame in frames if (frame.scale, frame.up) == (1.0, "z")] or [plain]
     # metres that reach as far as a sensor does are given up only for another axis
-    if best.scale != 1.0 and _REACH_M[0] <= reach <= _REACH_M[1]:
+    if best.scale != 1.0 and in_metres:
         best = max((f for f in frames if f.scale == 1.0), key=_support, default=plain)
     return best if _support(best) > _CLEARLY * max(_support(kept[0]), 0.02) else plain
 

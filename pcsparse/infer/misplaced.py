@@ -98,7 +98,7 @@ def zeros(case: Case) -> None:
 
 def origin(case: Case) -> None:
     """A cloud whose sensor is not in its origin."""
-    if case.report.facts.ground_height is not None:
+    if case.report.facts.ground_height is not None or case.tile:
         return
     points = case.points()
     near = int((np.hypot(points[:, 0], points[:, 1]) < NEAR_M).sum())
@@ -119,7 +119,7 @@ def origin(case: Case) -> None:
 def ground(case: Case) -> None:
     """A ground at another height."""
     found, known = case.report.facts.ground_height, case.spec.ground_height
-    if found is None or known is None or abs(found - known) <= GROUND_TOLERANCE_M:
+    if case.tile or found is None or known is None or abs(found - known) <= GROUND_TOLERANCE_M:
         return
     case.add(
         "ground",

@@ -1,8 +1,11 @@
 """Checks on what a cloud holds: density, intensity, points that are none. No placement mends these."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from pcsparse.data.input_spec import DENSITY_FACTOR, MIN_POINTS
+from pcsparse.data.placement import Placement
 from pcsparse.infer.case import Case
 from pcsparse.infer.inspect import OWN_VEHICLE_M, IntensityFacts
 
@@ -23,6 +26,9 @@ _FULL_SCALES = (1.0, 100.0, 127.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 # a file whose largest value is so near to a full scale is on that scale
 _SATURATED = 0.98
 _CROPPED_SHARE = 0.2
+
+TILE_M = 60.0
+"""Metres of the squares that a map is best predicted in: a model knows some 50 m around a sensor."""
 
 
 def invalid(case: Case) -> None:
@@ -93,12 +99,17 @@ def density(case: Case) -> None:
 
 def behind(case: Case) -> None:
     """A map in place of a sweep."""
-    if case.report.behind > _BEHIND_SHARE:
-        case.add(
-            "map",
-            f"{100 * case.report.behind:.0f} % of the points lie behind others as seen from the origin: a "
-            "map or joined sweeps; the model knows single sweeps, so give it those",
-        )
+    if case.report.behind <= _BEHIND_SHARE or case.tile:
+        return
+    # squares are taken as the file has them
+    straight = replace(case.placement, origin=(0.0, 0.0, 0.0), z_offset=0.0) == Placement()
+    case.tile = TILE_M if straight else 0.0
+    case.add(
+        "map",
+        f"{100 * case.report.behind:.0f} % of the points lie behind others as seen from the origin: a "
+        "map or joined sweeps; the model knows single sweeps and does best on those",
+        f"--tile {TILE_M:g}" if straight else None,
+    )
 
 
 def crop(case: Case) -> None:
@@ -134,8 +145,6 @@ def intensity(case: Case) -> None:
         return
     if facts is None or high is None:
         case.add("intensity", "the file has no intensity: 0 is used for every point")
-    elif abs(high) < _INTENSITY_FLAT:
-        case.add("intensity", "the intensity is 0 throughout; the model was trained with it")
     elif facts.constant:
         case.add("intensity", f"the intensity is {facts.low:g} throughout; the model was trained with it")
     elif (scale := _other_scale(facts, high / known)) is not None:

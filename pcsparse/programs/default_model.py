@@ -8,6 +8,12 @@ from pcsparse.errors import FormatError
 DEFAULT_MODEL = "minkunet-hdl64e.safetensors"
 
 
+def brought_models() -> list[Path]:
+    """The weights that pcsparse brings, the default one first."""
+    folder = resources.weights_dir()
+    return sorted(folder.glob("*.safetensors"), key=lambda path: (path.name != DEFAULT_MODEL, path.name))
+
+
 def checkpoint_or_default(checkpoint: str | None) -> Path:
     """The named checkpoint, or the one that pcsparse brings.
 

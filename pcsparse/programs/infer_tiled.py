@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pcsparse.config import InferSettings
+from pcsparse.config import InferSettings, InspectSettings
 from pcsparse.data.files_las import las_point_count
 from pcsparse.data.files_tiles import Tile, Tiles, cloud_tiles, las_tiles
 from pcsparse.data.label_map import LabelMap
@@ -16,20 +16,19 @@ from pcsparse.data.placement import Placement
 from pcsparse.errors import RangeError
 from pcsparse.infer.predictor import Predictor
 from pcsparse.infer.tiling import Levelling, predict_tiles
+from pcsparse.infer.unlike import TILE_M
 from pcsparse.programs.infer_files import Job, read_source, report_shares, write_outputs
 from pcsparse.train.model_file import ModelCard
 from pcsparse.view.raster import draw_classes, save_png
 
 _LAS = (".las", ".laz")
 _MANY_POINTS = 4_000_000
-# within what a model knows of a sweep: its points lie some 50 m from the sensor
-_SIZE_M = 60.0
 # what a network sees around a point
 _MARGIN_M = 10.0
 _DRAWN_POINTS = 400_000
 
 
-def tile_size(source: Path, settings: InferSettings) -> float | None:
+def tile_size(source: Path, settings: InferSettings | InspectSettings) -> float | None:
     """Metres of the squares in which a file is predicted; None for one pass.
 
     Raises:
@@ -39,7 +38,7 @@ def tile_size(source: Path, settings: InferSettings) -> float | None:
     size = settings.tile
     if size is None:
         is_las = source.suffix.lower() in _LAS
-        size = _SIZE_M if is_las and las_point_count(source) > _MANY_POINTS else 0.0
+        size = TILE_M if is_las and las_point_count(source) > _MANY_POINTS else 0.0
     if size == 0:
         return None
     placement = Placement(

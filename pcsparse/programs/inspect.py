@@ -16,11 +16,14 @@ from pcsparse.errors import FormatError, PcsparseError
 from pcsparse.infer.diagnosis import Diagnosis, Fault, diagnose
 from pcsparse.infer.inspect import RANGE_EDGES_M, CloudReport
 from pcsparse.infer.readings import Reading, other_reading, stands_on_ground
-from pcsparse.programs.default_model import checkpoint_or_default
+from pcsparse.programs.default_model import brought_models, checkpoint_or_default
 from pcsparse.programs.infer import placement_of
+from pcsparse.programs.infer_tiled import tile_size
 from pcsparse.train.model_file import ModelCard, find_weights
 
 _FINE, _FAULTY, _ERROR = 0, 1, 2
+# what another model may know better
+_OF_MODELS = ("lasers", "density")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +48,11 @@ class Inspected:
         reading = self.reading
         if self.diagnosis.intensity_scale is not None:
             reading = replace(reading, intensity_scale=self.diagnosis.intensity_scale)
-        return (*reading.flags(), *self.diagnosis.placement.flags())
+        tiles = (f"--tile {self.diagnosis.tile:g}",) if self.diagnosis.tile else ()
+        model = tuple(
+            fault.flag for fault in self.diagnosis.faults if fault.flag and fault.kind in _OF_MODELS
+        )
+        return (*model[:1], *reading.flags(), *self.diagnosis.placement.flags(), *tiles)
 
 
 def run(settings: InspectSettings) -> int:
@@ -93,8 +100,10 @@ def inspect_file(source: Path, settings: InspectSettings, placement: Placement, 
     if settings.voxel_size is not None:
         voxels = replace(voxels, voxel_size=settings.voxel_size)
     reading, cloud, faults = _read(source, asked)
-    diagnosis = diagnose(cloud, card.input_spec, voxels, placement)
-    faults = (*faults, *_voxel_fault(voxels, card.voxels), *diagnosis.faults)
+    tile = tile_size(source, settings) or 0.0
+    diagnosis = diagnose(cloud, card.input_spec, voxels, placement, tile)
+    found = _with_models(diagnosis.faults, cloud, diagnosis.placement)
+    faults = (*faults, *_voxel_fault(voxels, card.voxels), *found)
     return Inspected(source, cloud, reading, replace(diagnosis, faults=faults))
 
 
@@ -117,6 +126,19 @@ def _read(source: Path, asked: Reading) -> tuple[Reading, PointCloud, tuple[Faul
     if refusal is not None:
         text = f"it cannot be read as asked ({str(refusal).removeprefix(str(source)).strip(': ')[:200]})"
     return other, other.read(source), (Fault("reading", text, flag),)
+
+
+def _with_models(faults: tuple[Fault, ...], cloud: PointCloud, placement: Placement) -> tuple[Fault, ...]:
+    """The faults, with the model that pcsparse brings and that knows such a sensor, if one does."""
+    if not any(fault.kind in _OF_MODELS for fault in faults):
+        return faults
+    for weights in brought_models():
+        card = ModelCard.read(weights.with_suffix(".json"))
+        other = diagnose(cloud, card.input_spec, card.voxels, placement)
+        if not any(fault.kind in _OF_MODELS for fault in other.faults):
+            flag = f"--checkpoint {weights}"
+            return tuple(replace(f, flag=flag) if f.kind in _OF_MODELS else f for f in faults)
+    return faults
 
 
 def _voxel_fault(used: VoxelSettings, trained: VoxelSettings) -> tuple[Fault, ...]:
@@ -142,7 +164,8 @@ def _lines(found: Inspected, settings: InspectSettings, weights: Path, card: Mod
     if not found.diagnosis.grave:
         lines.append(f"  {'fine':<10} nothing that the model does not know")
     elif found.flags:
-        model = f" --checkpoint {settings.checkpoint}" if settings.checkpoint else ""
+        named = any(flag.startswith("--checkpoint") for flag in found.flags)
+        model = f" --checkpoint {settings.checkpoint}" if settings.checkpoint and not named else ""
         lines.append(f"  {'try':<10} pcsparse infer {found.source}{model} {' '.join(found.flags)}")
     else:
         lines.append(f"  {'try':<10} no flag mends this")
