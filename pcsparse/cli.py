@@ -101,7 +101,9 @@ def _infer(arguments: list[str]) -> int:
         description="Predict the class of every point of .bin .npy .npz .pcd .ply .las .laz files.",
     )
     parser.add_argument("sources", nargs="+", help="files, folders or patterns")
-    parser.add_argument("--out", default="out", help="folder for NAME.label (raw ids) and NAME.png")
+    parser.add_argument(
+        "--out", default="out", help="folder for NAME.label (raw ids), NAME.png and NAME.html"
+    )
     parser.add_argument(
         "--format",
         dest="formats",
@@ -120,7 +122,10 @@ def _infer(arguments: list[str]) -> int:
     parser.add_argument(
         "--tuned", help="table of `pcsparse tune` to take the plans from (default: the rules)"
     )
-    parser.add_argument("--no-picture", dest="picture", action="store_false", help="write labels only")
+    parser.add_argument(
+        "--no-picture", dest="picture", action="store_false", help="write labels only: no picture, no page"
+    )
+    parser.add_argument("--no-page", dest="page", action="store_false", help="write no HTML page")
     parser.add_argument(
         "--skip-existing", action="store_true", help="leave files alone whose outputs are there"
     )

@@ -215,6 +215,7 @@ class InferSettings:
         device: where the network runs.
         tuned: as in `TrainSettings`.
         picture: draw a PNG beside each label file.
+        page: write an HTML page beside each PNG.
         skip_existing: leave files alone whose outputs are there.
     """
 
@@ -237,6 +238,7 @@ class InferSettings:
     device: str = "cpu"
     tuned: str | None = None
     picture: bool = True
+    page: bool = True
     skip_existing: bool = False
 
 

@@ -20,6 +20,7 @@ from pcsparse.infer.predictor import Predictor
 from pcsparse.nn.tuning import use_tuning
 from pcsparse.programs.default_model import checkpoint_or_default
 from pcsparse.programs.infer_files import Job, output_paths, read_source, report_shares, write_outputs
+from pcsparse.programs.infer_page import write_page
 from pcsparse.programs.infer_tiled import infer_tiled, tile_size
 from pcsparse.train.model_file import ModelCard, load_model
 from pcsparse.view.raster import draw_classes, save_png
@@ -28,7 +29,7 @@ _POLICIES = ("drop", "raise", "keep")
 
 
 def run(settings: InferSettings) -> int:
-    """Write a label file or what else is asked for, and a picture unless declined, for every input.
+    """Write labels or what else is asked for, and unless declined a picture and a page, for every input.
 
     A file that cannot be read does not stop the others; it is named, and named again at the end.
 
@@ -82,7 +83,12 @@ def _jobs(settings: InferSettings) -> list[Job]:
     names = [path.stem if stems[path.stem] == 1 else path.name for path in sources]
     out = Path(settings.out)
     jobs = [
-        Job(source, output_paths(source, name, settings), out / f"{name}.png" if settings.picture else None)
+        Job(
+            source,
+            output_paths(source, name, settings),
+            out / f"{name}.png" if settings.picture else None,
+            out / f"{name}.html" if settings.picture and settings.page else None,
+        )
         for source, name in zip(sources, names, strict=True)
     ]
     doubled = sorted(path for path, n in Counter(p for job in jobs for p in job.outputs).items() if n > 1)
@@ -136,6 +142,9 @@ def _process(
     began = time.perf_counter()
     if job.picture is not None:
         _draw(job.picture, points, cloud.source.name, prediction.targets, labels)
+    if job.page is not None:
+        refusal = write_page(job.page, cloud, points, prediction.targets, prediction.confidence, labels)
+        notes += (refusal,) if refusal else ()
     draw_s = time.perf_counter() - began
     report_shares(targets, labels, job.listed)
     for note in notes:

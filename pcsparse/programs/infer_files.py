@@ -31,16 +31,22 @@ class Job:
     source: Path
     outputs: tuple[Path, ...]
     picture: Path | None
+    page: Path | None
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """All that is written for it."""
+        return tuple(path for path in (*self.outputs, self.picture, self.page) if path is not None)
 
     @property
     def done(self) -> bool:
         """Whether all outputs are there."""
-        return all(path.is_file() for path in (*self.outputs, self.picture) if path is not None)
+        return all(path.is_file() for path in self.written)
 
     @property
     def listed(self) -> str:
         """The outputs, for a message."""
-        return ", ".join(str(path) for path in (*self.outputs, self.picture) if path is not None)
+        return ", ".join(map(str, self.written))
 
 
 def read_source(source: Path, settings: InferSettings) -> PointCloud:

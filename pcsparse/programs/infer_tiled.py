@@ -18,7 +18,9 @@ from pcsparse.infer.predictor import Predictor
 from pcsparse.infer.tiling import Levelling, predict_tiles
 from pcsparse.infer.unlike import TILE_M
 from pcsparse.programs.infer_files import Job, read_source, report_shares, write_outputs
+from pcsparse.programs.infer_page import classes_of
 from pcsparse.train.model_file import ModelCard
+from pcsparse.view.page import Sweep, save_page
 from pcsparse.view.raster import draw_classes, save_png
 
 _LAS = (".las", ".laz")
@@ -71,6 +73,8 @@ def infer_tiled(
     write_s = time.perf_counter() - began
     if job.picture is not None:
         picture.save(job.picture, job.source.name, labels)
+    if job.page is not None:
+        picture.save_page(job.page, job.source.name, prediction.confidence, labels)
     report_shares(prediction.targets, labels, job.listed)
     for note in notes:
         print(f"  note: {note}")
@@ -98,12 +102,14 @@ class _Picture:
         self.every = 1
         self._points: list[npt.NDArray[np.float64]] = [np.empty((0, 3))]
         self._targets: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self._rows: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
 
     def add(self, tile: Tile, targets: npt.NDArray[np.int64]) -> None:
         """Take every n-th row of the file that is inside the tile."""
         some = tile.inside & (tile.rows % self.every == 0)
         self._points.append(tile.points[some] + tile.origin)
         self._targets.append(targets[some])
+        self._rows.append(tile.rows[some])
 
     def save(self, path: Path, title: str, labels: LabelMap) -> None:
         """Draw them, the middle of the cloud at the middle of the picture."""
@@ -112,3 +118,28 @@ class _Picture:
             points = points - np.median(points, axis=0)
         image = draw_classes(points.astype(np.float32), targets, labels.names, labels.colors, title=title)
         save_png(path, image)
+
+    def save_page(
+        self, path: Path, title: str, confidence: npt.NDArray[np.float32], labels: LabelMap
+    ) -> None:
+        """Write them as a page, in the order of the file.
+
+        Args:
+            path: the `.html` file.
+            title: the name of the file.
+            confidence: (n_file,) of every row of the file.
+            labels: the label set.
+        """
+        rows = np.concatenate(self._rows)
+        order = np.argsort(rows)
+        points = np.concatenate(self._points)[order]
+        origin = np.round(np.median(points, axis=0)) if len(points) else np.zeros(3)
+        sweep = Sweep(
+            points - origin,
+            title if self.every == 1 else f"{title}, one point in {self.every}",
+            prediction=np.concatenate(self._targets)[order],
+            confidence=confidence[rows[order]],
+            rows=rows[order],
+            origin=(float(origin[0]), float(origin[1]), float(origin[2])),
+        )
+        save_page(path, [sweep], classes_of(labels), title=title)

@@ -16,7 +16,7 @@ NONE = 255
 MAX_CLASSES = 255
 MAX_INSTANCE = 65535
 
-_LEVEL = 9
+_LEVEL = 6
 
 
 @dataclass(frozen=True)
