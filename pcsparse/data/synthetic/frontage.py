@@ -16,7 +16,7 @@ def backdrop(lot: Lot, near: float) -> None:
             at = lot.block.start + lot.uniform(0.0, 6.0)
             while at < lot.block.end - 8.0:
                 width, depth = lot.uniform(8.0, 18.0), lot.uniform(8.0, 12.0)
-                mesh = buildings.house(lot.rng, width, depth, lot.uniform(4.0, 16.0))
+                mesh = buildings.house(lot.rng, width, depth, lot.uniform(4.0, 16.0), 0.3)
                 lot.build(mesh, at, near + lot.uniform(2.0, 8.0), width, depth)
                 at += width + lot.uniform(2.0, 12.0)
             greenery(lot, lot.block.start, lot.block.end, near, near + 4, 1.0, 2.0)
@@ -36,7 +36,9 @@ def terrace(lot: Lot) -> None:
         depth, height = lot.uniform(9.0, 13.0), lot.uniform(6.0, 19.0)
         make = buildings.shop_front if shops and lot.chance(0.6) else buildings.house
         facade = lot.front + setback + lot.uniform(0.0, 0.4)
-        if not lot.build(make(lot.rng, width, depth, height), at, facade, width, depth):
+        if lot.build(make(lot.rng, width, depth, height), at, facade, width, depth):
+            _before(lot, at, facade, width, height, setback)
+        else:
             # a corner, or a street behind: a smaller house may fit
             width, depth = min(width, 7.0), 6.5
             lot.build(make(lot.rng, width, depth, height), at, facade, width, depth)
@@ -48,6 +50,17 @@ def terrace(lot: Lot) -> None:
         boundary(lot, lot.block.start, lot.block.end, lot.front)
         greenery(lot, lot.block.start, lot.block.end, lot.front + 0.8, lot.front + setback - 0.4, 1.5, 18.0)
     backdrop(lot, lot.front + setback + 16)
+
+
+def _before(lot: Lot, start: float, facade: float, width: float, height: float, setback: float) -> None:
+    """Now and then a scaffold before a house, or something that climbs up its facade."""
+    if lot.chance(0.04):
+        mesh = furniture.scaffold(lot.rng, width, min(height, 9.0))
+        lot.put(mesh, start + width / 2, facade - 1.0, np.pi * (lot.sign < 0))
+    elif setback > 1.0 and lot.chance(0.12):
+        mesh = plants.climber(lot.rng, 0.7 * width, lot.uniform(1.5, 5.0))
+        mesh = mesh.with_corners(mesh.corners * np.array([1.0, float(lot.sign), 1.0]))
+        lot.put(mesh, start + lot.uniform(0.0, 0.3) * width, facade - 0.03)
 
 
 def _drive(lot: Lot, start: float, end: float, depth: float, car: float) -> None:
@@ -70,7 +83,9 @@ def detached(lot: Lot) -> None:
         drive = lot.uniform(2.6, 3.6) if plot - width > 4.2 else 0.0
         house = at + lot.uniform(0.5, max(0.6, plot - drive - width - 0.5))
         facade = lot.front + setback
-        if not lot.build(buildings.house(lot.rng, width, depth, height), house, facade, width, depth):
+        if lot.build(buildings.house(lot.rng, width, depth, height), house, facade, width, depth):
+            _before(lot, house, facade, width, height, setback)
+        else:
             lot.build(buildings.house(lot.rng, 7.0, 6.5, height), house + width / 2 - 3.5, facade, 7.0, 6.5)
         if drive:
             _drive(lot, at + plot - drive - 0.4, at + plot - 0.4, setback + lot.uniform(0.0, 6.0), car=0.5)
@@ -96,6 +111,12 @@ def park(lot: Lot) -> None:
     if lot.chance(0.4):
         s = lot.uniform(lot.block.start, lot.block.end)
         lot.pave((s - 1.2, s + 1.2), (lot.front, lot.front + 40.0), lot.pick([PAVED, GRAVEL]))
+    if lot.chance(0.12):
+        lot.put(
+            furniture.playground(lot.rng),
+            lot.uniform(lot.block.start, lot.block.end),
+            near + lot.uniform(4, 14),
+        )
     greenery(lot, lot.block.start, lot.block.end, near, near + 18, trees, bushes)
     greenery(lot, lot.block.start, lot.block.end, near + 18, near + 40, lot.uniform(0.3, 1.2), 1.0)
     backdrop(lot, near + 40)
@@ -108,6 +129,8 @@ def meadow(lot: Lot) -> None:
     if lot.chance(0.25):
         rail = furniture.guard_rail(lot.span - 1.0)
         lot.drape(rail, lot.block.start + lot.span / 2, max(lot.block.half + 0.7, lot.front - 0.4))
+    elif lot.chance(0.3):
+        lot.drape(furniture.delineators(lot.span - 2.0), lot.block.start + lot.span / 2, lot.front + 0.2)
     if lot.chance(0.6):
         depth, height = lot.uniform(1.5, 8.0), lot.uniform(0.3, 1.1)
         for s in np.arange(lot.block.start + 3, lot.block.end - 2.9, 6.0):
@@ -189,7 +212,12 @@ def yard(lot: Lot) -> None:
         s, t = lot.uniform(lot.block.start, lot.block.end), lot.front + lot.uniform(1.0, depth)
         make = (furniture.clutter, furniture.planter, plants.tree, furniture.lamp)
         lot.put(make[int(lot.rng.integers(len(make)))](lot.rng), s, t, lot.uniform(0, 6.3))
+    if lot.chance(0.12):
+        lot.put(furniture.statue(lot.rng), lot.block.start + lot.span / 2, lot.front + 0.5 * depth)
     at = lot.block.start
+    if lot.span > 20 and lot.chance(0.12):
+        lot.build(buildings.church(lot.rng), at, lot.front + depth, 12.0, 30.0)
+        at += 15.0
     while at < lot.block.end - 7.0:
         width = min(lot.uniform(8.0, 18.0), lot.block.end - at)
         mesh = buildings.house(lot.rng, width, 11.0, lot.uniform(6.0, 18.0))
@@ -211,7 +239,7 @@ def barrier(lot: Lot) -> None:
     """A wall against noise beside a fast road, trees behind."""
     height = lot.uniform(2.5, 4.5)
     for s in np.arange(lot.block.start + 4, lot.block.end - 3.9, 8.0):
-        lot.drape(furniture.wall(lot.rng, 8.0, height), float(s), lot.front + 1.5)
+        lot.drape(furniture.noise_wall(lot.rng, 8.0, height), float(s), lot.front + 1.5)
     greenery(lot, lot.block.start, lot.block.end, lot.front + 2.5, lot.front + 12, 1.5, 3.0)
 
 

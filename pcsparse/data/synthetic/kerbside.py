@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pcsparse.data.synthetic import furniture, people, plants, vehicles
+from pcsparse.data.synthetic import furniture, pavement, plants, vehicles
 from pcsparse.data.synthetic.lot import Lot
 
 
@@ -23,7 +23,7 @@ def kerbside(lot: Lot) -> None:
     if lot.chance(0.08):
         lot.drape(furniture.bollards(lot.rng, lot.span * 0.6), lot.block.start + lot.span / 2, near + 0.25)
     if side.walk:
-        _people(lot, near, far)
+        pavement.crowd(lot, near, far)
     _on_islands(lot)
 
 
@@ -40,8 +40,7 @@ def _furniture(lot: Lot, near: float, far: float) -> None:
     for _ in range(int(lot.rng.poisson(lot.span / 60))):
         s = lot.uniform(lot.block.start, lot.block.end)
         lot.put(furniture.sign(lot.rng), s, near + 0.3, turn + lot.uniform(-0.3, 0.3))
-    for _ in range(int(lot.rng.poisson(lot.span / (45 if urban else 200)))):
-        lot.put(furniture.clutter(lot.rng), lot.uniform(lot.block.start + 1, lot.block.end - 1), far - 0.4)
+    pavement.things(lot, near, far, urban=urban)
     for node in lot.street.nodes:
         for sign in (-1.0, 1.0):
             s = node.s + sign * (node.half + 3.0)
@@ -91,24 +90,3 @@ def _parked(lot: Lot, bay: float) -> None:
             if float(lot.street.node_gap(s)) > (8.0 if bay else 10.0):
                 lot.thing(mesh, s, middle + lot.uniform(-0.15, 0.15), yaw, road=True)
         at += room + (0.0 if crosswise else lot.uniform(0.5, 1.6))
-
-
-def _people(lot: Lot, near: float, far: float) -> None:
-    def spot() -> tuple[float, float]:
-        return lot.uniform(lot.block.start, lot.block.end), lot.uniform(
-            near + 0.3, max(near + 0.4, far - 0.2)
-        )
-
-    for _ in range(int(lot.rng.poisson(lot.span / 70))):
-        lot.thing(people.person(lot.rng), *spot(), lot.uniform(0, 6.3))
-    for make, metres in (
-        (people.bicycle, 60),
-        (people.motorcycle, 90),
-        (people.bicyclist, 160),
-        (people.motorcyclist, 160),
-    ):
-        if lot.chance(lot.span / metres * 0.6):
-            s, t = spot()
-            for i in range(int(lot.rng.integers(1, 4)) if make is people.bicycle else 1):
-                yaw = lot.uniform(-0.2, 0.2) + (np.pi / 2 if make is people.bicycle else 0.0)
-                lot.thing(make(lot.rng), s + 0.7 * i, t, yaw)

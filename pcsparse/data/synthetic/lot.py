@@ -262,7 +262,11 @@ def boundary(lot: Lot, start: float, end: float, t: float) -> None:
         length = min(lot.uniform(4.0, 9.0), end - at)
         if not lot.chance(0.08):
             piece(lot, kind, at + length / 2, t, length, height)
-        at += length + (lot.uniform(1.0, 3.0) if lot.chance(0.2) else 0.0)
+        gap = lot.uniform(1.0, 3.0) if lot.chance(0.2) else 0.0
+        if gap > 1.5 and kind != "shrubs" and lot.chance(0.5):
+            leaf = furniture.gate(lot.rng, gap, min(height, 1.6))
+            lot.drape(leaf, at + length + gap / 2, t + 0.2)
+        at += length + gap
 
 
 def piece(lot: Lot, kind: str, s: float, t: float, length: float, height: float) -> None:

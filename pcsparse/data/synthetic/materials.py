@@ -40,7 +40,7 @@ _TABLE: dict[Material, tuple[float, float, float, float]] = {
     Material.PAINT: (0.0, 0.5, 0.12, 0.0),
     Material.LEAF: (0.04, 0.22, 0.0, 0.025),
     Material.BARK: (0.012, 0.22, 0.0, 0.0),
-    Material.METAL: (0.0, 0.5, 0.08, 0.0),
+    Material.METAL: (0.0, 0.3, 0.08, 0.0),
     Material.RETRO: (0.0, 0.30, 0.0, 0.0),
     Material.CLOTH: (0.008, 0.22, 0.0, 0.0),
     Material.RUBBER: (0.0, 0.5, 0.0, 0.0),

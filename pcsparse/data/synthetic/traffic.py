@@ -16,16 +16,17 @@ from pcsparse.data.synthetic.route import Route, backwards, make_route
 # instance ids above those of what stands still; a label holds 16 bits
 _FIRST_ID, _IDS = 60000, 5000
 # raw ids of what moves (SemanticKITTI)
-MOVING = {10: 252, 31: 253, 30: 254, 32: 255, 13: 257, 18: 258, 20: 259}
+MOVING = {10: 252, 31: 253, 30: 254, 32: 255, 16: 256, 13: 257, 18: 258, 20: 259}
 _SHARES = {
     "car": 0.42, "person": 0.24, "bicyclist": 0.14, "motorcyclist": 0.06, "truck": 0.06, "bus": 0.05,
-    "trailer": 0.03,
+    "trailer": 0.02, "tram": 0.01,
 }  # fmt: skip
 _VEHICLES: dict[str, Callable[[Generator], tuple[Mesh, tuple[float, float]]]] = {
     "car": vehicles.car,
     "truck": vehicles.truck,
     "bus": vehicles.bus,
     "trailer": vehicles.trailer,
+    "tram": vehicles.tram,
 }
 
 
