@@ -152,7 +152,7 @@ def find_frame(points: Points) -> Frame:
     reach = float(np.percentile(np.linalg.norm(sample, axis=1), 99))
     in_metres = _REACH_M[0] <= reach <= _REACH_M[1]
     # a level plane with next to nothing under it is a ground, wherever the origin is
-    if ground is not None and ground.support > _GROUND_SHARE and (ground.mounted or in_metres):
+    if ground is not None and ground.support > _GROUND_SHARE:
         return plain
     frames = []
     for scale in _UNITS:

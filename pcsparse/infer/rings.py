@@ -8,14 +8,15 @@ import numpy.typing as npt
 _MIN_POINTS = 1000
 # degrees: motion and a sloping mount move the elevation of one laser in the course of a turn
 _RUN_SPREAD = 2.0
-# of the steps from one laser to the next in the file, those that lead the same way, up or down
-_ONE_WAY = 0.9
+# degrees of azimuth between the end of a laser's points and the start of the next one's; a view that is
+# cropped to a camera has some 80
+_FALL_BACK = 20.0
 _MAX_RINGS = 256
 _BIN = 0.04
 # of a sensor's points, those that must lie on its rings
 _PEAKED = 0.8
 _FEWEST_RINGS = 4
-_FAR_M = 6.0
+_FAR_M = 3.0
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,11 @@ def find_rings(points: npt.NDArray[np.float32], ring: npt.NDArray[np.int32] | No
     elevation = np.degrees(np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1])).astype(np.float64))
     if ring is not None:
         return _of_groups(azimuth, elevation, ring, "column")
-    # one laser after another: the azimuth wraps where the next begins, straight ahead or behind
+    # one laser after another: the azimuth runs on and falls back where the next begins, ahead or behind
     for angle in (azimuth % 360, azimuth):
-        turns = np.concatenate([[0], np.cumsum(np.abs(np.diff(angle)) > 180)])
+        steps = np.diff(angle)
+        way = np.sign(np.median(steps))
+        turns = np.concatenate([[0], np.cumsum(way * steps < -_FALL_BACK)])
         if _FEWEST_RINGS <= turns[-1] < _MAX_RINGS:
             found = _of_groups(angle, elevation, turns, "order")
             if found is not None:
@@ -77,10 +80,8 @@ def _of_groups(
     parts = [slice(s, s + n) for s, n in zip(starts, sizes, strict=True) if n > 0.1 * np.median(sizes)]
     middles = np.array([np.median(elevation[part]) for part in parts])
     spreads = np.array([np.subtract(*np.percentile(elevation[part], [90, 10])) for part in parts])
-    if source == "order":
-        ways = np.sign(np.diff(middles))
-        if np.median(spreads) > _RUN_SPREAD or np.abs(ways.mean()) < 2 * _ONE_WAY - 1:
-            return None
+    if source == "order" and np.median(spreads) > _RUN_SPREAD:
+        return None
     steps = np.concatenate([np.diff(azimuth[part]) for part in parts])
     steps = steps[steps > 1e-3]
     step = float(np.median(steps)) if len(steps) else None
