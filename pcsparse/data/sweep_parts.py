@@ -14,13 +14,15 @@ Rows = npt.NDArray[np.bool_] | npt.NDArray[np.intp]
 
 def rows_of(sweep: Sweep, rows: Rows) -> Sweep:
     """The sweep with these points alone, in the order of `rows`."""
+    # numbers once, and not a mask a column: half the time
+    at = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
     return replace(
         sweep,
-        points=sweep.points[rows],
-        intensity=sweep.intensity[rows],
-        targets=None if sweep.targets is None else sweep.targets[rows],
-        instances=None if sweep.instances is None else sweep.instances[rows],
-        beams=None if sweep.beams is None else sweep.beams[rows],
+        points=sweep.points.take(at, axis=0),
+        intensity=sweep.intensity.take(at),
+        targets=None if sweep.targets is None else sweep.targets.take(at),
+        instances=None if sweep.instances is None else sweep.instances.take(at),
+        beams=None if sweep.beams is None else sweep.beams.take(at),
     )
 
 

@@ -45,6 +45,7 @@ class Recipe:
         pool: the simulated sweeps it is trained on; no town of it may be used to judge.
         beams: how whole beams are left out.
         batch_size: sweeps a step.
+        loader_share: of the processes that augment, 0 ... 1; the recipes' add up to 1.
         voxels: see `VoxelSettings`.
         width: of the MinkUNet-18.
         lr: peak learning rate.
@@ -55,6 +56,7 @@ class Recipe:
     pool: PoolPlan
     beams: BeamDrop
     batch_size: int
+    loader_share: float
     voxels: VoxelSettings = field(default_factory=VoxelSettings)
     width: float = 0.5
     lr: float = 4e-3
@@ -109,19 +111,21 @@ RECIPES = (
     Recipe(
         name="minkunet-hdl64e",
         sensor="64 beams, HDL-64E",
-        pool=PoolPlan(("hdl64e",), towns=240, sweeps=12, seed=20_000, stride=12.0),
+        pool=PoolPlan(("hdl64e",), towns=240, sweeps=16, seed=20_000, stride=8.0),
         beams=BeamDrop(probability=0.15, every=(2, 3), limit=0.15),
         batch_size=8,
+        loader_share=0.75,
     ),
     Recipe(
         name="minkunet-32beam",
         sensor="32 beams, HDL-32E as on nuScenes",
         # a quarter of the towns carries another 32-beam sensor, so that it learns no ring pattern by heart
         pool=PoolPlan(
-            ("hdl32e", "hdl32e", "hdl32e", "vlp32c"), towns=240, sweeps=16, seed=40_000, stride=12.0
+            ("hdl32e", "hdl32e", "hdl32e", "vlp32c"), towns=240, sweeps=16, seed=40_000, stride=8.0
         ),
         beams=BeamDrop(probability=0.1, every=(2,), limit=0.15),
         batch_size=16,
+        loader_share=0.25,
     ),
 )
 

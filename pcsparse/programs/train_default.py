@@ -26,8 +26,8 @@ _LOOK, _EXPORT = 1.0, 45.0
 # seconds before the end: too few for a training that failed to begin anew
 _TOO_LATE = 60.0
 _PROGRAM = "pcsparse.programs.train_default"
-# rendering must not take the time of the processes that feed the GPU
-_NICE = 15
+# rendering gives way, by half, to the processes that feed the GPU
+_NICE = 3
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DefaultSettings:
         recipes: what to train, all at once.
         device: of the networks.
         renderers: processes that render, for all models together.
-        loaders: processes that augment, for each model.
+        loaders: processes that augment, for all models together.
         enough: sweeps that a training waits for before it starts.
         render_seconds: when rendering ends at the latest.
         record: see `FitSettings`.
@@ -53,9 +53,9 @@ class DefaultSettings:
     recipes: tuple[Recipe, ...] = RECIPES
     device: str = "cuda"
     renderers: int = 12
-    loaders: int = 5
+    loaders: int = 13
     enough: int = 96
-    render_seconds: float = 300.0
+    render_seconds: float = 330.0
     record: str = "auto"
 
     def __post_init__(self) -> None:
@@ -221,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", default=[recipe.name for recipe in RECIPES], metavar="NAME")
     parser.add_argument("--device", default=given.device)
     parser.add_argument("--renderers", type=int, default=given.renderers)
-    parser.add_argument("--loaders", type=int, default=given.loaders, help="for each model")
+    parser.add_argument("--loaders", type=int, default=given.loaders, help="for all models together")
     parser.add_argument("--enough", type=int, default=given.enough, help="sweeps before a training starts")
     parser.add_argument("--render-seconds", type=float, default=given.render_seconds)
     parser.add_argument("--record", default=given.record, help="CUDA graphs: auto, always or never")
@@ -267,7 +267,8 @@ def main(arguments: Sequence[str]) -> int:
         case ["train", name, deadline]:
             recipe = _named(settings, name)
             job = TrainingJob(
-                recipe, settings.pool(recipe), settings.run(recipe), settings.device, settings.loaders,
+                recipe, settings.pool(recipe), settings.run(recipe), settings.device,
+                max(round(settings.loaders * recipe.loader_share), 1),
                 settings.enough, settings.record,
             )  # fmt: skip
             train(job, float(deadline))

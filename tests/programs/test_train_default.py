@@ -41,6 +41,7 @@ def test_a_recipe_fits_the_file_size_and_its_batches_are_whole(recipe):
     settings = recipe.settings(100.0, "cpu", 1)
     assert settings.time_limit == 100.0
     assert recipe_named(recipe.name) is recipe
+    assert sum(one.loader_share for one in RECIPES) == 1.0
 
 
 def train_default_model(recipe):
