@@ -19,9 +19,11 @@ OWN_VEHICLE_M = 2.5
 
 # of what stands over the ground, and not of the road beside the wheels
 _OVER_GROUND_M = 0.3
+_SECTOR = 10.0
 # degrees; a sweep has one return in a direction, whatever lies behind is in the shadow
 _DIRECTION = 0.25
 _BEHIND_M = 1.0
+_SURVEYS = (".las", ".laz", ".e57")
 _BEHIND = 1.1
 
 
@@ -62,6 +64,7 @@ class CloudReport:
         bands: points in each band of `RANGE_EDGES_M`.
         frame: unit, up axis and ground.
         rings: lasers, or None.
+        coverage: share of the sectors of 10 degrees around the origin that hold points.
         behind: share of points more than 1 m behind another in the same direction (0.25 degrees): next to
             none in a sweep seen from the origin, much in a map.
         intensity: None where the file has none.
@@ -83,6 +86,7 @@ class CloudReport:
     bands: tuple[int, ...]
     frame: Frame
     rings: Rings | None
+    coverage: float
     behind: float
     intensity: IntensityFacts | None
     resolution: float
@@ -122,6 +126,7 @@ class CloudReport:
             bands=tuple(np.histogram(distance, bins=[*RANGE_EDGES_M, np.inf])[0].tolist()),
             frame=frame,
             rings=find_rings(points, ring) if frame.ground is not None else None,
+            coverage=_coverage(points),
             behind=_share_behind(points, distance),
             intensity=_intensity(cloud),
             resolution=_resolution(cloud, finite) * placement.scale,
@@ -154,6 +159,11 @@ def _n_own(points: npt.NDArray[np.float32], distance: npt.NDArray[np.floating], 
     return int((over & (distance < OWN_VEHICLE_M) & (distance > 0)).sum())
 
 
+def _coverage(points: npt.NDArray[np.float32]) -> float:
+    sectors = np.floor(np.degrees(np.arctan2(points[:, 1], points[:, 0])) / _SECTOR).astype(np.int64)
+    return len(np.unique(sectors % round(360 / _SECTOR))) / round(360 / _SECTOR)
+
+
 def _share_behind(points: npt.NDArray[np.float32], distance: npt.NDArray[np.floating]) -> float:
     if not len(points):
         return 0.0
@@ -182,7 +192,8 @@ def _intensity(cloud: PointCloud) -> IntensityFacts | None:
 def _resolution(cloud: PointCloud, finite: npt.NDArray[np.bool_]) -> float:
     """Metres a step of the number format that the values betray, at their 90th percentile; 0 below 1 mm."""
     world = cloud.world()[finite]
-    if not len(world):
+    # surveys store multiples of their own step, which may happen to be exact in any format
+    if not len(world) or cloud.source.suffix.lower() in _SURVEYS:
         return 0.0
     for dtype in (np.float16, np.float32):
         with np.errstate(over="ignore"):

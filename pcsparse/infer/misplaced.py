@@ -9,6 +9,7 @@ from pcsparse.infer.case import Case
 
 # a street may slope by as much, and a car with it
 _TILT_DEGREES = 6.0
+_ALL_ROUND = 0.8
 _ZERO_SHARE = 1e-3
 _NO_RETURN_M = 0.5
 # a stray point: so much farther than nearly all others
@@ -66,7 +67,7 @@ def tilt(case: Case) -> None:
     if ground is None or not case.report.frame.sure or ground.tilt < _TILT_DEGREES:
         return
     # a view to one side is not enough to tell a slope from a tilt
-    if not _all_round(case):
+    if case.report.coverage < _ALL_ROUND:
         return
     up = np.array(ground.normal) @ case.placement.rotation()
     direction = ",".join(f"{value:.3f}" for value in up)
@@ -76,12 +77,6 @@ def tilt(case: Case) -> None:
         f"--up={direction}",
     )
     case.place(replace(case.placement, up=direction))
-
-
-def _all_round(case: Case) -> bool:
-    points = case.points()
-    sectors = np.floor(np.degrees(np.arctan2(points[:, 1], points[:, 0])) / 30).astype(np.int64)
-    return bool((np.bincount(sectors + 6, minlength=13)[:12] > 0).sum() >= 10)
 
 
 def zeros(case: Case) -> None:

@@ -70,11 +70,17 @@ def stands_on_ground(cloud: PointCloud) -> float:
     return frame.ground.support if frame.sure and frame.ground is not None else 0.0
 
 
-def other_reading(path: Path, asked: Reading) -> Reading | None:
-    """A reading of the file under which it is a sweep on a ground; None if there is none, or no clear one."""
-    if path.suffix.lower() == ".bin":
-        return _other_columns(path, asked)
-    return _other_scale(path, asked)
+def other_reading(path: Path, asked: Reading, *, refused: bool) -> Reading | None:
+    """A reading of the file under which it is a sweep on a ground; None if there is none, or no clear one.
+
+    Args:
+        path: the file.
+        asked: the reading that was tried.
+        refused: whether it was an error, or merely made no sense; another scale of the intensity mends an
+            error only.
+    """
+    other = _other_columns(path, asked) if path.suffix.lower() == ".bin" else None
+    return _other_scale(path, asked) if other is None and refused else other
 
 
 def _other_columns(path: Path, asked: Reading) -> Reading | None:
@@ -94,9 +100,7 @@ def _other_columns(path: Path, asked: Reading) -> Reading | None:
             if ground:
                 found.append((ground, dtype, columns))
     found.sort(key=lambda row: -row[0])
-    if not found:
-        return _other_scale(path, asked)
-    if len(found) > 1 and found[1][0] * _CLEARLY > found[0][0]:
+    if not found or (len(found) > 1 and found[1][0] * _CLEARLY > found[0][0]):
         return None
     return _shortest(path, Reading(found[0][2], found[0][1], asked.intensity_scale))
 

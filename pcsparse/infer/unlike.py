@@ -68,11 +68,11 @@ def small(case: Case) -> None:
 def lasers(case: Case) -> None:
     """A sensor with far fewer lasers than the one that the model knows."""
     rings, n = case.report.rings, case.report.facts.n_points - case.report.n_own
-    if rings is not None and n * _FEWER < case.spec.n_points:
+    if rings is not None and n * _FEWER < case.spec.n_points * case.report.coverage:
         case.add(
             "lasers",
-            f"{n} points of {rings.count} lasers around the vehicle, the model knows sweeps of "
-            f"{case.spec.n_points}: one that was trained on such a sensor sees more",
+            f"{n} points of {rings.count} lasers, the model knows sweeps of {case.spec.n_points}: one that "
+            "was trained on such a sensor sees more",
         )
 
 

@@ -116,7 +116,7 @@ def _read(source: Path, asked: Reading) -> tuple[Reading, PointCloud, tuple[Faul
             return asked, cloud, ()
     except FormatError as error:
         refusal = error
-    other = other_reading(source, asked)
+    other = other_reading(source, asked, refused=refusal is not None)
     if other is None or other == asked:
         if refusal is not None:
             raise refusal
@@ -226,6 +226,8 @@ def _ground_line(report: CloudReport) -> str:
 def _sensor_line(report: CloudReport) -> str:
     rings = report.rings
     behind = f"{100 * report.behind:.1f} % of the points lie behind others"
+    if report.coverage < 1:
+        behind = f"{360 * report.coverage:.0f} degrees around it are seen; {behind}"
     if rings is None:
         return f"no rings found; {behind}"
     about = "about " if rings.source == "elevations" else ""

@@ -176,7 +176,11 @@ def test_a_sweep_that_the_model_knows_is_fine(tmp_path, inspected, model, capsys
 def test_lasers_of_a_cropped_view_are_counted(tmp_path, inspected):
     rows = walled_street()
     rows = rows[np.abs(np.degrees(np.arctan2(rows[:, 1], rows[:, 0]))) < 40]
-    rings = inspected(_written(tmp_path / "cloud", rows))[1]["report"]["rings"]
+    status, found = inspected(_written(tmp_path / "cloud", rows))
+    # fewer points, but no fewer in a direction
+    assert (status, found["faults"]) == (0, [])
+    assert found["report"]["coverage"] == pytest.approx(8 / 36)
+    rings = found["report"]["rings"]
     assert (rings["count"], rings["source"]) == (64, "order")
     assert (rings["low"], rings["high"]) == pytest.approx((-24, 2), abs=0.1)
 
@@ -254,6 +258,14 @@ def test_a_brought_model_that_knows_the_sensor_is_named(tmp_path, inspected, mon
     flag = f"--checkpoint {tmp_path / 'brought' / 'eight.safetensors'}"
     assert (status, found["faults"][0]["kind"], found["faults"][0]["flag"]) == (1, "lasers", flag)
     assert found["flags"] == [flag]
+
+
+def test_a_file_that_can_be_read_and_is_no_street_is_read_as_asked(tmp_path, inspected):
+    rows = np.random.default_rng(0).random((5000, 4), dtype=np.float32) * 30
+    rows[:, 3] /= 30
+    status, found = inspected(_written(tmp_path / "cloud", _as_bin(rows)))
+    assert status == 1
+    assert "reading" not in {fault["kind"] for fault in found["faults"]}
 
 
 def test_voxels_of_another_size_are_named(tmp_path, inspected):

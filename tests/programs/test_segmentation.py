@@ -288,6 +288,27 @@ def test_a_cloud_unlike_the_training_set_is_warned_of(model_file, tmp_path, caps
     assert "warning: voxels of 0.5 m, the model was trained on 0.3 m" in said
 
 
+def test_a_cloud_in_other_axes_and_units_gets_the_same_classes(model_file, tmp_path):
+    rows = rows_of(4, n=4000)
+    # a camera's axes (right, down, forward), millimetres, and a place of its own
+    turned = np.column_stack([-rows[:, 1], -rows[:, 2], rows[:, 0]]).astype(np.float64) * 1000
+    np.save(tmp_path / "street.npy", rows)
+    turned += np.array([3000, -1000, 7000])
+    np.save(tmp_path / "camera.npy", np.column_stack([turned, rows[:, 3]]))
+    flags = ["--scale", "0.001", "--up=-y", "--origin=7,-3,1", "--max-range", "10"]
+    arguments = ["--checkpoint", str(model_file), "--out", str(tmp_path), "--no-picture"]
+    assert main(["infer", str(tmp_path / "street.npy"), *arguments, "--max-range", "10"]) == 0
+    assert main(["infer", str(tmp_path / "camera.npy"), *arguments, *flags]) == 0
+    straight = read_labels(tmp_path / "street.label", len(rows))
+    other = read_labels(tmp_path / "camera.label", len(rows))
+    far = np.linalg.norm(rows[:, :3], axis=1) > 10
+    assert 0 < far.sum() < len(rows)
+    np.testing.assert_array_equal(straight == 0, far)
+    # a point on a voxel's face may fall on its other side
+    assert (straight == other).mean() > 0.98
+    assert len(np.unique(straight)) > 2
+
+
 def test_without_a_checkpoint_the_default_model_is_used_or_missed_clearly(tmp_path, monkeypatch, capsys):
     rows_of(1).tofile(tmp_path / "a.bin")
     monkeypatch.setattr("pcsparse.resources.weights_dir", lambda: Path("/nowhere"))
