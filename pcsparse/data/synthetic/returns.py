@@ -12,6 +12,8 @@ from pcsparse.data.synthetic.sensor import Sensor
 
 # metres: no bump moves a hit along its ray by more
 _MOST_SHIFT = 0.45
+# spread of ln(strength) by which a weak pulse is seen or not
+_SPECKLE = 0.25
 
 
 def _hash(ix: Ints, iy: Ints, seed: int) -> Floats:
@@ -205,4 +207,5 @@ def intensity(
     """
     grain = np.maximum(0.0, 1.0 + SPREAD[met.material] * rng.normal(size=len(met.light)))
     value = gain * met.light * grain * stains(points, seed)
-    return sensor.scale.report(value, ring)
+    speckle = np.exp(_SPECKLE * rng.normal(size=len(value))) if sensor.scale.reach else 1.0
+    return sensor.scale.report(value, ring, met.distance, speckle)

@@ -21,6 +21,8 @@ class Scale:
         power: see `floor`.
         slope: a ring; each laser sees slope x value + shift. Empty: all alike.
         shift: a ring, as above.
+        reach: rows of (metres, factor, least): that far away a value is seen `factor` times as bright, and as
+            0 where it is weaker than `least`; between rows linear. Empty: alike at any range.
     """
 
     step: float = 0.01
@@ -29,13 +31,31 @@ class Scale:
     power: float = 1.0
     slope: tuple[float, ...] = ()
     shift: tuple[float, ...] = ()
+    reach: tuple[tuple[float, float, float], ...] = ()
 
-    def report(self, value: Floats, ring: Ints | None = None) -> Floats:
-        """(n,) float32 in 0 … 1 at the sensor's steps, for values (n,) seen by the lasers `ring` (n,)."""
+    def report(
+        self,
+        value: Floats,
+        ring: Ints | None = None,
+        distance: Floats | None = None,
+        speckle: Floats | float = 1.0,
+    ) -> Floats:
+        """(n,) float32 in 0 … 1 at the sensor's steps.
+
+        Args:
+            value: (n,) on the simulator's own scale.
+            ring: (n,) the lasers that see it; None: all alike.
+            distance: (n,) metres; None: alike at any range.
+            speckle: (n,) factors of the strength by which a weak pulse is seen at all.
+        """
         if ring is not None and self.slope:
             # dark surfaces stay dark: real rings differ by a sixth of their shift where others see nothing
             shift = np.array(self.shift)[ring] * np.clip(0.15 + 4.2 * value, 0.15, 1.0)
             value = value * np.array(self.slope)[ring] + shift
+        if distance is not None and self.reach:
+            metres, factor, least = np.array(self.reach).T
+            seen = value * speckle >= np.interp(distance, metres, least)
+            value = np.where(seen, value * np.interp(distance, metres, factor), 0.0)
         value = self.floor + self.gain * np.maximum(value, 0.0) ** self.power
         return (np.round(np.minimum(value, 1.0) / self.step) * self.step).astype(np.float32)
 
@@ -147,7 +167,7 @@ SENSORS = {
         0.1,
         1.73,
         constant_drop=0.006,
-        scale=Scale(slope=tables.HDL64E_SLOPE, shift=tables.HDL64E_SHIFT),
+        scale=Scale(slope=tables.HDL64E_SLOPE, shift=tables.HDL64E_SHIFT, reach=tables.HDL64E_REACH),
         blocked=tables.HDL64E_BLOCKED,
         fittings=(
             (-1.10, 1.18, -0.58, 0.10, 15.0),

@@ -254,3 +254,20 @@ def test_rays_leave_from_where_the_car_is_at_their_moment() -> None:
     np.testing.assert_allclose(directions[:3], local[:3])
     np.testing.assert_allclose(directions[3], [0.5**0.5, 0.5**0.5, 0.0])
     np.testing.assert_allclose(directions[4], [0.0, 1.0, 0.0], atol=1e-12)
+
+
+def test_far_surfaces_look_darker_and_at_last_black() -> None:
+    # four real sweeps: 3 % zeros at 20 m, 20 % and more at 37 m, nine of ten at 65 m
+    rng, scale = np.random.default_rng(6), sensor_named("hdl64e").scale
+    value = np.clip(rng.normal(0.3, 0.12, 20000), 0.0, 1.0)
+    told = [scale.report(value, distance=np.full(20000, metres)) for metres in (7.5, 20.0, 37.5, 65.0)]
+    zeros = [float((each == 0).mean()) for each in told]
+    assert zeros[1] < 0.06 < zeros[2] < 0.35
+    assert zeros[3] > 0.8
+    lit = [float(each[each > 0].mean()) for each in told]
+    assert lit[0] > 1.2 * lit[2]
+    # speckle decides for weak pulses only
+    bright = scale.report(np.full(3, 0.5), distance=np.full(3, 37.5), speckle=np.array([0.6, 1.0, 1.5]))
+    np.testing.assert_allclose(bright, 0.36)
+    assert scale.report(np.full(1, 0.2), distance=np.full(1, 37.5), speckle=0.8) == 0
+    np.testing.assert_array_equal(scale.report(value), np.round(value, 2).astype(np.float32))
