@@ -147,7 +147,13 @@ def _n_repeated(points: npt.NDArray[np.float32]) -> int:
     bits = (points + np.float32(0)).view(np.uint32).astype(np.uint64)
     factors = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
     keys = (bits * factors).sum(axis=1, dtype=np.uint64)
-    return len(points) - len(np.unique(keys))
+    return len(points) - len(_distinct(keys))
+
+
+def _distinct(keys: npt.NDArray) -> npt.NDArray:
+    """The different keys, sorted."""
+    keys = np.sort(keys)
+    return keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
 
 
 def _n_own(points: npt.NDArray[np.float32], distance: npt.NDArray[np.floating], frame: Frame) -> int:
@@ -170,10 +176,12 @@ def _share_behind(points: npt.NDArray[np.float32], distance: npt.NDArray[np.floa
     azimuth = np.degrees(np.arctan2(points[:, 1], points[:, 0])) / _DIRECTION
     elevation = np.degrees(np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1]))) / _DIRECTION
     keys = np.floor(azimuth).astype(np.int64) * 100_003 + np.floor(elevation).astype(np.int64)
-    cells, inverse = np.unique(keys, return_inverse=True)
-    nearest = np.full(len(cells), np.inf)
-    np.minimum.at(nearest, inverse, distance)
-    return float((distance > _BEHIND * nearest[inverse] + _BEHIND_M).mean())
+    order = np.argsort(keys)
+    keys, distance = keys[order], distance[order]
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    nearest = np.minimum.reduceat(distance, starts)
+    nearest = np.repeat(nearest, np.diff(np.append(starts, len(keys))))
+    return float((distance > _BEHIND * nearest + _BEHIND_M).mean())
 
 
 def _intensity(cloud: PointCloud) -> IntensityFacts | None:
@@ -211,7 +219,7 @@ def _voxels(points: npt.NDArray[np.float32], voxel_size: float) -> tuple[int, fl
     index = np.floor(points.astype(np.float64) / voxel_size)
     # room for a step across each border; beyond the range of keys the count is of no use anyway
     index = np.clip(index - index.min(axis=0) + 1, 0, 2**20 - 2).astype(np.int64)
-    keys = np.unique((index[:, 0] << 42) | (index[:, 1] << 21) | index[:, 2])
+    keys = _distinct((index[:, 0] << 42) | (index[:, 1] << 21) | index[:, 2])
     joined = np.zeros(len(keys), dtype=bool)
     for step in (1, 1 << 21, 1 << 42):
         found = np.searchsorted(keys, keys + step).clip(max=len(keys) - 1)
