@@ -67,7 +67,8 @@ class Passes:
         if self._device.type == "cuda":
             targets = targets.to(self._device)
         with self._autocast():
-            if self._records:
+            # the last batch of an epoch may be smaller, and a recording is for one number of clouds
+            if self._records and len(batch.names) == self._settings.batch_size:
                 recorded = self._recording(x, batch.targets, targets)
                 if recorded is not None:
                     return recorded(x, targets)
