@@ -313,7 +313,7 @@ def _tree(rng: Generator, fine: float) -> Mesh:
 
 
 def _bush(rng: Generator, fine: float) -> Mesh:
-    return plants.bush(rng, float(rng.uniform(0.5, 2.6)), fine)
+    return plants.bush(rng, float(rng.uniform(0.6, 3.8)), fine)
 
 
 def detail(gap: float) -> float:

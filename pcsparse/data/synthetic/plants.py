@@ -33,7 +33,7 @@ def bush(rng: Generator, size: float, detail: float = 1.0) -> Mesh:
     surface = _shade(rng)
     # some are thin enough to look through
     dense = rng.random(count) < float(rng.choice([0.95, 0.6, 0.2], p=[0.55, 0.25, 0.2]))
-    n_leaves = int(np.clip(180 * size**1.5, 70, 550) * detail)
+    n_leaves = int(np.clip(180 * size**1.5, 70, 800) * detail)
     span = (0.07 + 0.035 * size) / float(np.sqrt(detail))
     places = skin(rng, hearts, lumps, n_leaves, 0.25)
     mesh = join([cores(rng, hearts[dense], 0.85 * lumps[dense], surface), leaves(rng, places, span, surface)])

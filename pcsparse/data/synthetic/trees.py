@@ -71,10 +71,10 @@ def _crown(
 
 
 def broadleaf(rng: Generator, detail: float = 1.0) -> Mesh:
-    """A broad-leaved tree of 5 to 16 m; one in three has boughs down to the grass."""
+    """A broad-leaved tree of 5 to 16 m; half of them have boughs down to the grass."""
     height = float(rng.uniform(5.0, 16.0))
-    low = rng.random() < 0.3
-    clear = float(rng.uniform(0.3, 1.0) if low else np.clip(rng.normal(2.2, 0.7), 1.0, 0.5 * height))
+    low = rng.random() < 0.5
+    clear = float(rng.uniform(0.3, 1.0) if low else np.clip(rng.normal(1.9, 0.7), 0.9, 0.5 * height))
     radius = float(np.clip(rng.lognormal(-4.4, 0.35) * height, 0.05, 0.45))
     trunk, fork = _trunk(rng, clear + 0.3, radius)
     radii = np.array([1.0, 1.0, 0.0]) * float(rng.uniform(0.2, 0.34)) * height
