@@ -74,7 +74,7 @@ class Drive:
         self.town, self.sensor, self.caster = town, sensor, caster
         rng = np.random.default_rng([town.seed, 2])
         self._mount = _Ride(*rng.normal(0, [0.004, 0.006, 0.004, 0.03]).tolist())
-        self._gain = float(np.exp(rng.normal(0.0, 0.1)))
+        self._gain = float(np.exp(rng.normal(0.0, 0.06)))
         self._window: tuple[float, Mesh, Caster, Floats] | None = None
 
     def _static(self, s: float) -> tuple[Mesh, Caster, Floats]:
