@@ -5,6 +5,7 @@ pcsparse compress data.root=DIR budget.share=0.5   (Hydra: any key of CompressSe
 pcsparse evaluate data.root=DIR checkpoint=runs/x  (Hydra: any key of EvaluateSettings)
 pcsparse infer FILE|DIR --out out
 pcsparse inspect FILE|DIR
+pcsparse view FILE|DIR --out page.html
 pcsparse synth OUT
 pcsparse tune --model RUN --out tuned.json
 """
@@ -153,6 +154,48 @@ def _inspect(arguments: list[str]) -> int:
     return inspect.run(InspectSettings(**{**given, "sources": tuple(given["sources"])}))
 
 
+def _view(arguments: list[str]) -> int:
+    from pcsparse.config import ViewSettings
+    from pcsparse.programs import view
+
+    parser = argparse.ArgumentParser(
+        prog="pcsparse view",
+        description="Write point files as one HTML page that opens in any browser, without a network. "
+        "Labels, predictions, boxes and poses that lie where KITTI, SemanticKITTI, Argoverse 2 and nuScenes "
+        "keep them are found and shown too.",
+    )
+    parser.add_argument("sources", nargs="+", help="files, folders or patterns; several make a sequence")
+    parser.add_argument("--out", default="page.html", help="the page (default: page.html)")
+    parser.add_argument("--labels", help="a .label file, or a folder of NAME.label")
+    parser.add_argument(
+        "--predictions",
+        help="likewise; default: the columns that `pcsparse infer --format` adds, where there are any",
+    )
+    parser.add_argument(
+        "--boxes",
+        help="a list in .json or .csv (x,y,z,length,width,height,yaw,name,score), a label_2 .txt of KITTI, "
+        "Argoverse 2's annotations.feather, nuScenes' folder of tables, or a folder of NAME.json .csv .txt",
+    )
+    parser.add_argument("--poses", help="KITTI's poses.txt, or Argoverse 2's city_SE3_egovehicle.feather")
+    parser.add_argument("--alone", action="store_true", help="points alone, whatever lies beside them")
+    parser.add_argument(
+        "--label-set", default="semantickitti", help="what class ids mean: its name, or a labels.toml"
+    )
+    parser.add_argument("--title", help="of the page (default: the name of the first file)")
+    parser.add_argument("--light", action="store_true", help="open in light colours")
+    parser.add_argument(
+        "--png", dest="picture", action="store_true", help="draw the first sweep as a PNG too"
+    )
+    parser.add_argument("--every", type=int, default=1, help="keep one point in so many (default: all)")
+    parser.add_argument("--columns", type=int, help="numbers a point in .bin files (default: inferred)")
+    parser.add_argument("--dtype", help="type of the numbers in .bin files (default: float32)")
+    parser.add_argument("--intensity-scale", type=float, help="what intensity 1.0 is in the files")
+    parser.add_argument("--scale", type=float, default=1.0, help="metres a unit: 0.001 for millimetres")
+    parser.add_argument("--up", default="z", help="what points up, as for infer")
+    given = vars(parser.parse_args(arguments))
+    return view.run(ViewSettings(**{**given, "sources": tuple(given["sources"])}))
+
+
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     """Options on how files are read and placed, which `infer` and `inspect` share."""
     parser.add_argument("--columns", type=int, help="numbers a point in .bin files (default: inferred)")
@@ -214,6 +257,7 @@ _VERBS = {
     "synth": _synth,
     "train": _train,
     "tune": _tune,
+    "view": _view,
 }
 
 if __name__ == "__main__":

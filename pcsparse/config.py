@@ -243,6 +243,45 @@ class InferSettings:
 
 
 @dataclass(frozen=True)
+class ViewSettings:
+    """`pcsparse view`.
+
+    Attributes:
+        sources: files, folders or patterns; several make a sequence, in this order.
+        out: the page.
+        labels: a `.label` file, or a folder of them; None looks beside the source (`programs.view_files`).
+        predictions: likewise; None looks beside the source, then for the columns that `infer --format` adds.
+        boxes: a file (`data.box_files`) or a folder of them; None looks beside the source.
+        poses: KITTI's `poses.txt` or Argoverse 2's feather; None looks beside the source.
+        alone: show the points alone, whatever lies beside them.
+        label_set: name of a label set, or a `labels.toml`.
+        title: of the page; None for the name of the first file.
+        light: open the page in light colours.
+        picture: draw a PNG of the first sweep beside the page.
+        every: keep one point in so many.
+        columns, dtype, intensity_scale, scale, up: as in `InferSettings`.
+    """
+
+    sources: tuple[str | Path, ...]
+    out: str | Path = "page.html"
+    labels: str | None = None
+    predictions: str | None = None
+    boxes: str | None = None
+    poses: str | None = None
+    alone: bool = False
+    label_set: str = "semantickitti"
+    title: str | None = None
+    light: bool = False
+    picture: bool = False
+    every: int = 1
+    columns: int | None = None
+    dtype: str | None = None
+    intensity_scale: float | None = None
+    scale: float = 1.0
+    up: str = "z"
+
+
+@dataclass(frozen=True)
 class InspectSettings:
     """`pcsparse inspect`.
 

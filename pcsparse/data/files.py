@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pcsparse.data import files_array, files_bin, files_e57, files_feather, files_las, files_pcd, files_ply
 from pcsparse.data.files_faults import refuse_empty, refuse_other_kind
+from pcsparse.data.files_write import read_classes as read_classes
 from pcsparse.data.files_write import write_classes as write_classes
 from pcsparse.data.files_write import write_points as write_points
 from pcsparse.data.label_files import read_labels as read_labels

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from pcsparse.data import (
     files_array,
     files_bin,
@@ -15,7 +17,7 @@ from pcsparse.data import (
     files_ply,
 )
 from pcsparse.data.files_faults import refuse_empty, refuse_other_kind
-from pcsparse.data.files_table import PointClasses, Table, joined, table_of
+from pcsparse.data.files_table import CLASS_COLUMN, CONFIDENCE_COLUMN, PointClasses, Table, joined, table_of
 from pcsparse.data.point_cloud import PointCloud
 from pcsparse.errors import FormatError, PcsparseError, RangeError, UnsupportedError
 from pcsparse.whole_file import whole_file
@@ -113,6 +115,31 @@ def write_classes(
         return _whole(path, lambda name: known.add(name, source, added))
     table = files_bin.bin_table(source, columns, dtype) if known is None else known.read(source)
     return _write_new(path, _lower_axes(table), classes)
+
+
+def read_classes(path: str | Path) -> PointClasses | None:
+    """What `write_classes` added to a point file.
+
+    Args:
+        path: a point file; `.bin` and `.npy` files without names for their columns say nothing.
+
+    Returns:
+        A row for every row of the file, or None where it has no such column.
+
+    Raises:
+        FormatError: a broken file.
+        UnsupportedError: the format needs the extra `io`.
+    """
+    path = Path(path)
+    known = _FORMATS.get(path.suffix.lower())
+    if known is None:
+        return None
+    table = known.read(path)
+    names = table.dtype.names or ()
+    if CLASS_COLUMN not in names:
+        return None
+    confidence = np.asarray(table[CONFIDENCE_COLUMN], np.float32) if CONFIDENCE_COLUMN in names else None
+    return PointClasses(np.asarray(table[CLASS_COLUMN]).astype(np.uint16), confidence)
 
 
 def _write_new(path: Path, table: Table, classes: PointClasses | None) -> _Notes:

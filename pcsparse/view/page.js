@@ -209,7 +209,10 @@
       const extra = [];
       if (inside.length) extra.push(["box", inside.join(", ")]);
       if (content.sweeps.length > 1) extra.push(["sweep", sweep.facts.name]);
-      showPicked({ ...point, world: point.xyz.map((v, i) => v + sweep.facts.origin[i]) }, classes, extra, close);
+      const { origin } = sweep.facts;
+      // world coordinates do not begin at a sensor
+      const fromSensor = !origin.some((v) => v);
+      showPicked({ ...point, fromSensor, world: point.xyz.map((v, i) => v + origin[i]) }, classes, extra, close);
     }
     changed();
   }

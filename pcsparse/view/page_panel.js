@@ -98,7 +98,7 @@ function showPicked(point, classes, extra, close) {
   const add = (name, value) => values.append(element("dt", name), element("dd", value, { "data-value": name }));
   const nameOf = (number) => (number === NONE ? classes.at(-1).name : classes[number].name);
   "xyz".split("").forEach((axis, i) => add(axis, `${point.world[i].toFixed(3)} m`));
-  add("range", `${Math.hypot(...point.xyz).toFixed(3)} m`);
+  if (point.fromSensor) add("range", `${Math.hypot(...point.xyz).toFixed(3)} m`);
   if (point.intensity !== null) add("intensity", point.intensity.toFixed(2));
   if (point.label !== null) add("class", nameOf(point.label));
   if (point.prediction !== null) add("prediction", nameOf(point.prediction));

@@ -34,13 +34,18 @@ function boxMark({ center, size, name, score }) {
   return [[center[0], center[1], center[2] + size[2] / 2], score === null ? name : `${name} ${score.toFixed(2)}`, "box"];
 }
 
-// put marks over the canvas, as many as lie in view
+// put marks over the canvas, as many as lie in view; of names of boxes that would overlap the nearest
 function placeMarks(camera, marks) {
   const matrix = camera.toClip();
-  const made = [];
-  for (const [at, text, kind] of marks) {
+  const eye = camera.eye();
+  const away = ([at]) => Math.hypot(...at.map((v, i) => v - eye[i]));
+  const [made, taken] = [[], new Set()];
+  for (const [at, text, kind] of [...marks].sort((a, b) => away(a) - away(b))) {
     const p = project(matrix, at, camera.width, camera.height);
     if (!p.seen || p.x < 0 || p.y < 0 || p.x > camera.width || p.y > camera.height) continue;
+    const cell = `${Math.round(p.x / 70)} ${Math.round(p.y / 14)}`;
+    if (kind === "box" && taken.has(cell)) continue;
+    if (kind === "box") taken.add(cell);
     const mark = element("span", text, { class: kind });
     mark.style.transform = `translate(${p.x.toFixed(1)}px, ${p.y.toFixed(1)}px)${kind === "box" ? " translate(-50%, -100%)" : ""}`;
     made.push(mark);
