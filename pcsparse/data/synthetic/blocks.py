@@ -142,6 +142,9 @@ def _profile(
     if half > 5.0 and chance(rng, district.strip):
         code = int(rng.choice([GRAVEL, SOIL], p=[0.45, 0.55]))
         thick = float(rng.uniform(0.6, 2.2))
+        if chance(rng, 0.3):
+            # a bed for tram rails, nearly level with the road
+            thick, lift = float(rng.uniform(2.6, 3.3)), float(rng.uniform(0.0, 0.05))
         room = np.min([np.abs(s - node.s) - node.half for node in nodes] + [np.full(n, 99.0)], axis=0)
         gone = np.clip((room - 7.0) / 3.0, -1.0, 1.0)
         median = np.maximum(-1.0, thick * gone)

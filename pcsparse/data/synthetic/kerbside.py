@@ -12,6 +12,9 @@ def kerbside(lot: Lot) -> None:
     near = lot.block.half + side.bay + side.verge
     far = near + max(side.walk, 0.8)
     _parked(lot, side.bay)
+    if lot.block.half > 6.0 and not side.kerb and lot.chance(0.5):
+        rail = furniture.guard_rail(lot.span - 1.0)
+        lot.drape(rail, lot.block.start + lot.span / 2, lot.block.half + max(0.5, side.front - 0.4))
     if lot.remote:
         return
     _furniture(lot, near, far)
@@ -57,6 +60,9 @@ def _on_islands(lot: Lot) -> None:
     thick = np.interp(s, np.arange(len(lot.street.median)), lot.street.median)
     long = float((thick > 0.5).mean()) > 0.6
     kind = str(lot.rng.choice(["rail", "bushes", "trees", "bare"], p=[0.35, 0.25, 0.2, 0.2]))
+    if lot.street.island_lift < 0.06:
+        # tracks, which trams want for themselves
+        kind = "bare"
     for at, half in zip(s.tolist(), thick.tolist(), strict=True):
         if half < 0.5:
             continue
@@ -73,10 +79,12 @@ def _on_islands(lot: Lot) -> None:
 
 def _parked(lot: Lot, bay: float) -> None:
     crosswise = bay > 4.0
-    middle = lot.block.half + bay / 2 if bay else lot.block.half + lot.uniform(0.1, 0.7)
-    # on a narrow road without a lane for them, cars would stand in the way
-    kerbed = lot.block.half > 3.4 and lot.block.side(lot.sign).walk > 0 and lot.chance(0.45)
-    share = lot.uniform(0.15, 0.85) if bay else lot.uniform(0.1, 0.6) if kerbed else 0.0
+    narrow = lot.block.half < 3.4
+    # on a narrow road one parks with two wheels on the pavement, on the narrowest nowhere
+    offset = lot.uniform(0.3, 1.0) if narrow else lot.uniform(0.1, 0.7)
+    middle = lot.block.half + (bay / 2 if bay else offset)
+    kerbed = lot.block.half > 2.6 and lot.block.side(lot.sign).walk > 0 and lot.chance(0.5)
+    share = lot.uniform(0.15, 0.9) if bay else lot.uniform(0.1, 0.8) if kerbed else 0.0
     at = lot.block.start + lot.uniform(1.0, 4.0)
     while share and at < lot.block.end - 3:
         pick = float(lot.rng.random())
