@@ -18,9 +18,9 @@ PLASTIC = Surface(10, Material.RUBBER, 0.001)
 
 
 def paint(rng: Generator) -> Surface:
-    """Paint of a car: more than half of them return nothing, white ones as much as a wall."""
+    """Paint of a car: about half of them return nothing, white ones as much as a wall."""
     low, high = ((0.0, 0.001), (0.02, 0.10), (0.10, 0.22), (0.22, 0.42))[
-        int(rng.choice(4, p=[0.56, 0.19, 0.14, 0.11]))
+        int(rng.choice(4, p=[0.46, 0.22, 0.19, 0.13]))
     ]
     return Surface(PAINT.semantic, Material.PAINT, float(rng.uniform(low, high)))
 

@@ -37,7 +37,7 @@ _TABLE: dict[Material, tuple[float, float, float, float]] = {
     Material.SOIL: (0.035, 0.15, 0.0, 0.012),
     Material.PLASTER: (0.003, 0.15, 0.0, 0.0),
     Material.GLASS: (0.0, 0.6, 0.75, 0.0),
-    Material.PAINT: (0.0, 0.5, 0.12, 0.0),
+    Material.PAINT: (0.0, 0.5, 0.18, 0.0),
     Material.LEAF: (0.04, 0.22, 0.0, 0.025),
     Material.BARK: (0.012, 0.22, 0.0, 0.0),
     Material.METAL: (0.0, 0.3, 0.08, 0.0),

@@ -74,15 +74,15 @@ def broadleaf(rng: Generator, detail: float = 1.0) -> Mesh:
     """A broad-leaved tree of 5 to 16 m; half of them have boughs down to the grass."""
     height = float(rng.uniform(5.0, 16.0))
     low = rng.random() < 0.5
-    clear = float(rng.uniform(0.3, 1.0) if low else np.clip(rng.normal(1.9, 0.7), 0.9, 0.5 * height))
+    clear = float(rng.uniform(0.3, 1.0) if low else np.clip(rng.normal(1.7, 0.6), 0.9, 0.5 * height))
     radius = float(np.clip(rng.lognormal(-4.4, 0.35) * height, 0.05, 0.45))
     trunk, fork = _trunk(rng, clear + 0.3, radius)
-    radii = np.array([1.0, 1.0, 0.0]) * float(rng.uniform(0.2, 0.34)) * height
+    radii = np.array([1.0, 1.0, 0.0]) * float(rng.uniform(0.22, 0.38)) * height
     radii[2] = 0.5 * (height - clear)
     middle = np.array([*fork[:2], clear + radii[2]])
     tips = middle + in_ball(rng, int(rng.integers(4, 9)), 1.0) * radii * 0.8
     surface = LEAVES.tinted(float(rng.uniform(0.7, 1.25)))
-    crown = _crown(rng, middle, radii, detail, surface, float(rng.uniform(0.1, 1.0)))
+    crown = _crown(rng, middle, radii, detail, surface, float(rng.uniform(0.2, 1.0)))
     return join([trunk, _boughs(rng, fork, tips, radius), crown])
 
 
