@@ -99,7 +99,8 @@ def _infer(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser(
         prog="pcsparse infer",
-        description="Predict the class of every point of .bin .npy .npz .pcd .ply .las .laz files.",
+        description="Predict the class of every point of .bin .npy .npz .pcd .ply .las .laz .e57 and "
+        "Argoverse 2 .feather files.",
     )
     parser.add_argument("sources", nargs="+", help="files, folders or patterns")
     parser.add_argument(

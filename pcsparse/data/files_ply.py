@@ -76,7 +76,10 @@ def _load(path: Path) -> Any:
         with warnings.catch_warnings():
             # an empty list in a text file makes NumPy warn
             warnings.simplefilter("ignore", UserWarning)
-            ply = plyfile.PlyData.read(str(path), mmap=False)
+            # without a map the library reads row by row; copied, as the file may go
+            ply = plyfile.PlyData.read(str(path), mmap="r")
+            for element in ply.elements:
+                element.data = np.array(element.data)
     except Exception as error:
         raise broken(path, "PLY", error) from error
     _refuse_leftovers(path, ply)

@@ -20,6 +20,8 @@ LABEL, SAME = "label", "same"
 FORMATS = (LABEL, SAME, *(ending.removeprefix(".") for ending in EXTENSIONS))
 """What `--format` takes: raw ids alone, the format of the input, or any that can be written."""
 
+_NUSCENES = ".pcd.bin"
+
 LEGEND = "classes.csv"
 """File beside point files with classes: what their ids mean."""
 
@@ -85,9 +87,12 @@ def output_paths(source: Path, name: str, settings: InferSettings) -> tuple[Path
         got = ", ".join(unknown) or None
         raise RangeError(f"format must be one or more of {', '.join(FORMATS)}, got {got}")
     out = Path(settings.out)
-    # its own format keeps its own name: also that of nuScenes' .pcd.bin
     own = (SAME, source.suffix.lower().removeprefix("."))
-    paths = [out / source.name if form in own else out / f"{name}.{form}" for form in settings.formats]
+    # with further columns it is no longer what nuScenes' ending promises
+    own_name = (
+        source.name.removesuffix(_NUSCENES) + ".bin" if source.name.endswith(_NUSCENES) else source.name
+    )
+    paths = [out / own_name if form in own else out / f"{name}.{form}" for form in settings.formats]
     for path in paths:
         if path.resolve() == source.resolve():
             raise RangeError(f"{path} would be overwritten by its own classes; give another --out")

@@ -1,14 +1,17 @@
 """What only one format has stays when classes are written into it: scales, poses, headers, other elements."""
 
 import struct
+from functools import partial
 
 import numpy as np
 import pytest
 
+from pcsparse.data import files_e57_copy, files_las
 from pcsparse.data.files import read_points, write_classes
 from pcsparse.data.files_e57 import e57_table
 from pcsparse.data.files_table import CLASS_COLUMN, PointClasses
 from tests.data.rows import street
+from tests.data.test_files import WRITERS
 from tests.data.test_files_write import UTM, N, check_classes, classes_of
 
 
@@ -49,6 +52,19 @@ def test_las_is_kept_to_the_bit(tmp_path, point_format, before, after):
     np.testing.assert_array_equal(new.classification_before, old.classification)
     np.testing.assert_array_equal(new.header.maxs, old.header.maxs)
     assert [v.record_data for v in new.header.vlrs if v.user_id == "someone"] == [b"0123456789"]
+
+
+@pytest.mark.parametrize("ending", ["las", "laz", "e57"])
+def test_pieces_of_a_file_get_their_own_classes(tmp_path, monkeypatch, ending):
+    WRITERS[ending][0](tmp_path / f"in.{ending}", street(N))
+    # seven points at a time, the last piece shorter
+    monkeypatch.setattr(files_las, "las_records", partial(files_las.las_records, size=7))
+    monkeypatch.setattr(files_e57_copy, "_CHUNK", 7)
+    write_classes(tmp_path / f"out.{ending}", tmp_path / f"in.{ending}", classes_of())
+    check_classes(tmp_path / f"out.{ending}", classes_of())
+    before, after = (read_points(tmp_path / f"{name}.{ending}") for name in ("in", "out"))
+    np.testing.assert_array_equal(after.points, before.points)
+    np.testing.assert_array_equal(after.intensity, before.intensity)
 
 
 def test_a_second_run_keeps_the_first_classification(tmp_path):

@@ -150,7 +150,7 @@ def test_names_of_outputs(tmp_path):
         return [p.name for p in output_paths(source, name or source.stem, settings)]
 
     nuscenes = tmp_path / "n1.pcd.bin"
-    assert named(nuscenes, ("same", "label", "ply")) == ["n1.pcd.bin", "n1.pcd.label", "n1.pcd.ply"]
+    assert named(nuscenes, ("same", "label", "ply")) == ["n1.bin", "n1.pcd.label", "n1.pcd.ply"]
     assert named(tmp_path / "a.LAS", ("same", "las")) == ["a.LAS"]
     assert named(tmp_path / "a.las", ("same", "npz"), "a.las") == ["a.las", "a.las.npz"]
     with pytest.raises(RangeError, match="got None"):
