@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from pcsparse.data.synthetic import buildings, furniture, plants, vehicles
-from pcsparse.data.synthetic.lot import Lot, boundary, greenery, piece
+from pcsparse.data.synthetic.lot import Lot
+from pcsparse.data.synthetic.planting import boundary, greenery, piece
 from pcsparse.data.synthetic.section import BAY, GRAVEL, PAVED
 
 

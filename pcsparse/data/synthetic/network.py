@@ -7,18 +7,17 @@ from numpy.random import Generator
 
 from pcsparse.data.synthetic.arrays import Floats
 from pcsparse.data.synthetic.blocks import lay_street, roundabout
-from pcsparse.data.synthetic.districts import DISTRICTS, JUNCTIONS, District, chance, half_width
-from pcsparse.data.synthetic.street import Node, Street, trace, wander
+from pcsparse.data.synthetic.districts import DISTRICTS, JUNCTIONS, District, chance
+from pcsparse.data.synthetic.drafts import Draft, best_path, lead_on
+from pcsparse.data.synthetic.street import Node, Street
 
 LEAD = 100
 """Metres of street behind the place where a drive begins."""
 
-# metres: how far side streets reach, how near two streets may come that do not meet, and how far from a
-# junction that does not count
-_ARM, _APART, _MEETING = (85.0, 150.0), 15.0, 34.0
+# metres that side streets reach
+_ARM = (85.0, 150.0)
 # radians: the ego's way never turns back over itself, nor on the spot
 _FURTHEST, _SHARPEST = 1.8, 1.8
-_TRIES = 5
 # share of side streets that lead on to the street they would else run into, and from how near, metres
 _JOINED, _LEAP = 0.8, 34.0
 
@@ -49,72 +48,20 @@ class Network:
     district: str
 
 
-class _Draft:
-    """A street while it grows forwards, and once backwards, from the place where it begins."""
-
-    def __init__(self, rng: Generator, district: District, start: Floats, heading: float) -> None:
-        self.half = half_width(rng, district)
-        self.forward: Floats = np.asarray(start, np.float64)[None]
-        self.back: Floats = np.zeros((0, 2))
-        self.start_heading = self.lean = self.heading = heading
-        self.nodes: list[Node] = []
-        self.caps: list[float | None] = [None, None]
-
-    @property
-    def end(self) -> float:
-        """Metres from where it began to where it ends now."""
-        return float(len(self.forward) - 1)
-
-    def points(self) -> Floats:
-        """(n, 2) world metres."""
-        return np.concatenate([self.back, self.forward])
-
-    def shift(self) -> float:
-        """Metres that the growth backwards has put before the beginning."""
-        return float(len(self.back))
-
-
 class _Grower:
     def __init__(self, rng: Generator, district: District) -> None:
         self.rng, self.district = rng, district
-        self.drafts: list[_Draft] = []
+        self.drafts: list[Draft] = []
         self.rings: list[tuple[int, Floats, float, float, list[Node]]] = []
         self.legs: list[tuple[int, float, float]] = []
         self.met: list[str] = []
 
-    def _path(self, start: Floats, heading: float, lean: float, n: int) -> tuple[Floats, float]:
-        curvature = wander(self.rng, n, heading, lean, self.district.bends)
-        line, angle = trace(start, heading, curvature)
-        return line[1:], float(angle[-1])
-
-    def _free(self, path: Floats, meeting: Floats) -> int:
-        """Metres of `path` before it comes near another street, those around `meeting` apart."""
-        others = [draft.points() for draft in self.drafts] + [ring[1] for ring in self.rings]
-        points = np.concatenate([*others, np.full((1, 2), 1e6)])[::2]
-        points = points[np.hypot(*(points - meeting).T) > _MEETING]
-        far = np.hypot(*(path - meeting).T) > _MEETING
-        gap = np.full(len(path), 1e6)
-        gap[far] = np.hypot(
-            path[far, None, 0] - points[None, :, 0], path[far, None, 1] - points[None, :, 1]
-        ).min(1, initial=1e6)
-        near = gap < _APART
-        return int(near.argmax()) if near.any() else len(path)
-
     def _best(self, start: Floats, heading: float, lean: float, n: int) -> tuple[Floats, float, int]:
-        """The path, of a few, that stays free for longest; its last heading; how long it stays free."""
-        best: tuple[Floats, float, int] | None = None
-        for _ in range(_TRIES):
-            path, last = self._path(start, heading, lean, n)
-            free = self._free(path, start)
-            if best is None or free > best[2]:
-                best = path, last, free
-            if free == n:
-                break
-        assert best is not None
-        return best
+        others = [draft.points() for draft in self.drafts] + [ring[1] for ring in self.rings]
+        return best_path(self.rng, self.district, start, (heading, lean), n, np.concatenate(others))
 
     def _new(self, start: Floats, heading: float) -> int:
-        self.drafts.append(_Draft(self.rng, self.district, start, heading))
+        self.drafts.append(Draft(self.rng, self.district, start, heading))
         return len(self.drafts) - 1
 
     def _extend(self, index: int, metres: float) -> None:
@@ -155,14 +102,7 @@ class _Grower:
         along = points[min(row + 1, len(points) - 1)] - points[max(row - 1, 0)]
         side = np.array([-along[1], along[0]]) / np.hypot(*along)
         side *= np.sign(float((side * (end - points[row])).sum()))
-        here = end - path[-2]
-        # a bend that meets the other street at right angles
-        u = np.linspace(0.0, 1.0, 80)[:, None]
-        bend = (1 - u) ** 3 * end + 3 * u * (1 - u) ** 2 * (end + 0.4 * least * here)
-        bend = bend + 3 * u * u * (1 - u) * (points[row] + 0.4 * least * side) + u**3 * points[row]
-        length = np.append(0.0, np.cumsum(np.hypot(*np.diff(bend, axis=0).T)))
-        even = np.append(np.arange(1.0, length[-1] - 0.5), length[-1])
-        led = np.stack([np.interp(even, length, bend[:, i]) for i in range(2)], 1)
+        led = lead_on(end, end - path[-2], points[row], side)
         s = way * (len(path) + len(led)) + (draft.end if way > 0 else 0.0)
         s_other = row - other.shift()
         if any(abs(node.s - s_other) < 25 for node in other.nodes):

@@ -123,6 +123,11 @@ def test_nothing_solid_stands_on_the_way_or_on_a_carriageway(seen: tuple[Town, M
     )
     assert np.unique(mesh.semantic[solid][gap < 1.0]).tolist() == []
 
+    # branches over the way are cut as high as a lorry needs
+    leaf = (mesh.semantic == 70) & (above > 0.3) & (above < 2.8) & (spots.edge < -1.0)
+    gap = np.min([np.hypot(middle[leaf, 0] - u, middle[leaf, 1] - v) for u, v in zip(x, y, strict=True)], 0)
+    assert (gap > 1.0).all()
+
     # houses, fences, trunks and poles keep off all roads and parking bays, junctions included
     rooted = np.isin(mesh.semantic, (50, 51, 71, 80)) & (above < 1.0)
     on_road = (spots.kerb < -0.25) & (spots.isle < -0.3)
