@@ -88,7 +88,7 @@ def lay_street(
 
 def _shades(rng: Generator) -> tuple[float, float, float]:
     road, paved, soil = (
-        float(rng.uniform(low, high)) for low, high in ((0.7, 1.35), (0.8, 1.2), (0.75, 1.2))
+        float(rng.uniform(low, high)) for low, high in ((0.8, 1.15), (0.85, 1.15), (0.8, 1.15))
     )
     return road, paved, soil
 
