@@ -14,6 +14,9 @@ from pcsparse.data.synthetic.sweep import Drive, Sweep
 
 # metres: a ray that meets a thing alone and nothing before it sees it; the two casts differ by rounding
 _SAME = 0.02
+# raw ids of what has mirrors, and the share of its area within the width of its body
+_MIRRORED = frozenset((10, 13, 16, 18, 20, 252, 256, 257, 258, 259))
+_BODY = 0.99
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Thing:
     def box(self, pose: Floats | None = None) -> Box:
         """The smallest upright box along its heading; world metres, or the frame of `pose` (4, 4).
 
+        A vehicle's is as wide as its body: mirrors stick out, by up to a quarter of a metre.
+
         Args:
             pose: of a frame in the world; None: the world itself.
         """
@@ -69,9 +74,24 @@ class Thing:
         yaw = float(np.arctan2(ahead[1], ahead[0]))
         own = rotate(flat, yaw_rotation(-yaw))
         low, high = own.min(0), own.max(0)
+        if self.semantic in _MIRRORED:
+            low[1], high[1] = _sides(own.reshape(-1, 3, 3))
         x, y, z = rotate((low + high) / 2, yaw_rotation(yaw)).tolist()
         length, width, height = (high - low).tolist()
         return Box((x, y, z), (length, width, height), yaw)
+
+
+def _sides(corners: Floats) -> tuple[float, float]:
+    """Least and most y of triangles (t, 3, 3), but for the hundredth of the area that lies furthest out."""
+    edges = corners[:, 1:] - corners[:, :1]
+    area = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
+    found = []
+    for sign in (-1.0, 1.0):
+        out = (sign * corners[:, :, 1]).max(1)
+        order = np.argsort(out, kind="stable")
+        within = np.cumsum(area[order])
+        found.append(sign * float(out[order][np.searchsorted(within, _BODY * within[-1])]))
+    return found[0], found[1]
 
 
 def things_in(drive: Drive, index: int, stride: float, sweep: Sweep) -> list[Thing]:

@@ -51,6 +51,18 @@ def test_a_box_is_that_of_the_mesh_along_its_heading() -> None:
     assert there.yaw == pytest.approx(0.7 - np.pi)
 
 
+def test_a_vehicles_box_leaves_its_mirrors_out() -> None:
+    body = box((0.0, 0.0, 0.8), (4.0, 1.8, 1.6), PAINT)
+    mirror = box((0.8, 1.0, 1.0), (0.1, 0.2, 0.15), PAINT)
+    corners = join([body, mirror]).corners
+    np.testing.assert_allclose(_thing(corners).box().size, (4.0, 1.8, 1.6))
+    person = Thing(30, 5, corners, 0.0, 9, 1.0).box()
+    np.testing.assert_allclose(person.size, (4.0, 2.0, 1.6))
+    # on its other side, and turned round
+    turned = _thing(join([body, mirror]).moved(yaw_rotation(2.0), np.zeros(3)).corners, 2.0 - np.pi).box()
+    np.testing.assert_allclose(turned.size, (4.0, 1.8, 1.6))
+
+
 @pytest.mark.parametrize(
     ("wall", "least", "most"), [(None, 1, 1), (5.0, 0, 0), (0.0, 0.4, 0.6)], ids=["free", "hidden", "half"]
 )
@@ -142,17 +154,19 @@ def test_points_of_an_instance_lie_inside_its_box(frame: _Frame) -> None:
         assert mine.sum() == row["points"]
         assert (frame.semantic[mine] == row["semantic"]).all()
         out = _inside(frame.points[mine], np.array(row["centre"]), row["size"], row["yaw"])
-        # range noise, and a mover's way during half a turn
-        slack = 0.9 if row["semantic"] >= 252 else 0.2
-        assert out.max() < slack, row
+        # range noise and mirrors, and a mover's way during half a turn
+        slack = 0.9 if row["semantic"] >= 252 else 0.35
+        # a pulse that two surfaces share may lie between them
+        assert (out > slack).sum() <= max(1, 0.02 * len(out)), row
         if row["points"] > 50:
+            assert np.median(out) < 0.1, row
             # and not a box that is too large
             reach = np.ptp(frame.points[mine], axis=0)
             assert max(reach[:2]) > 0.3 * max(row["size"][:2]), row
         if row["semantic"] in (10, 252):
             # along another heading a car's box would be nearly square
-            assert row["size"][1] < 2.6, row
-            assert row["size"][0] > 1.4 * row["size"][1], row
+            assert 1.5 < row["size"][1] < 2.2, row
+            assert row["size"][0] > 1.5 * row["size"][1], row
         assert row["visible"] is None or 0 <= row["visible"] <= 1
 
 
