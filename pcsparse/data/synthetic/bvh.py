@@ -28,33 +28,27 @@ def _half_area(low, high):
 
 
 @jit_serial
-def _split(order, centre, low, high, first, count, bin_low, bin_high, bin_count, suffix):
+def _split(order, bounds, spread, first, count, bin_low, bin_high, bin_count, suffix):
     """Partition rows [first, first + count) of `order` in place; returns how many went left."""
-    axis, widest = 0, -1.0
-    c_min = 0.0
+    axis, widest, c_min = 0, np.float32(-1.0), np.float32(0.0)
     for a in range(3):
-        lo, hi = np.inf, -np.inf
-        for i in range(first, first + count):
-            c = centre[order[i], a]
-            lo = min(lo, c)
-            hi = max(hi, c)
-        if hi - lo > widest:
-            axis, widest, c_min = a, hi - lo, lo
-    if widest <= 1e-9:
+        if spread[a + 3] - spread[a] > widest:
+            axis, widest, c_min = a, spread[a + 3] - spread[a], spread[a]
+    if widest <= np.float32(1e-9):
         return count // 2
-    scale = _BINS * 0.999999 / widest
+    scale = np.float32(_BINS * 0.999999) / widest
     bin_count[:] = 0
     bin_low[:] = np.inf
     bin_high[:] = -np.inf
     for i in range(first, first + count):
         t = order[i]
-        b = int((centre[t, axis] - c_min) * scale)
+        b = min(int((bounds[t, axis] + bounds[t, axis + 3] - c_min) * scale), _BINS - 1)
         bin_count[b] += 1
         for a in range(3):
-            bin_low[b, a] = min(bin_low[b, a], low[t, a])
-            bin_high[b, a] = max(bin_high[b, a], high[t, a])
-    box_low = np.full(3, np.inf)
-    box_high = np.full(3, -np.inf)
+            bin_low[b, a] = min(bin_low[b, a], bounds[t, a])
+            bin_high[b, a] = max(bin_high[b, a], bounds[t, a + 3])
+    box_low = np.full(3, np.inf, np.float32)
+    box_high = np.full(3, -np.inf, np.float32)
     right = 0
     for b in range(_BINS - 1, 0, -1):
         right += bin_count[b]
@@ -76,7 +70,8 @@ def _split(order, centre, low, high, first, count, bin_low, bin_high, bin_count,
                 cheapest, best = cost, b
     i, j = first, first + count - 1
     while i <= j:
-        if int((centre[order[i], axis] - c_min) * scale) < best:
+        t = order[i]
+        if min(int((bounds[t, axis] + bounds[t, axis + 3] - c_min) * scale), _BINS - 1) < best:
             i += 1
         else:
             order[i], order[j] = order[j], order[i]
@@ -85,36 +80,44 @@ def _split(order, centre, low, high, first, count, bin_low, bin_high, bin_count,
 
 
 @jit_serial
-def _build(low, high, centre):
-    """Boxes (n, 6), links (n, 2) = (first child, 0) or a leaf's (first row, count), and the order of rows."""
-    n = low.shape[0]
+def _build(bounds):
+    """Boxes (n, 6), links (n, 2) = (first child, 0) or a leaf's (first row, count), and the order of rows.
+
+    bounds (t, 6) float32: the lowest and the highest corner of each triangle.
+    """
+    n = bounds.shape[0]
     order = np.arange(n)
     boxes = np.empty((2 * n, 6), np.float32)
     links = np.empty((2 * n, 2), np.int32)
-    bin_low = np.empty((_BINS, 3))
-    bin_high = np.empty((_BINS, 3))
+    bin_low = np.empty((_BINS, 3), np.float32)
+    bin_high = np.empty((_BINS, 3), np.float32)
     bin_count = np.empty(_BINS, np.int64)
     suffix = np.empty(_BINS)
+    whole, spread = np.empty(6, np.float32), np.empty(6, np.float32)
     todo = np.empty((n + 64, 4), np.int64)
     todo[0] = 0, 0, n, 0
     height, used = 1, 1
     while height > 0:
         height -= 1
         node, first, count, depth = todo[height]
+        # of the triangles, and of twice their middles
+        whole[:3], whole[3:] = np.inf, -np.inf
+        spread[:3], spread[3:] = np.inf, -np.inf
+        for i in range(first, first + count):
+            t = order[i]
+            for a in range(3):
+                low, high = bounds[t, a], bounds[t, a + 3]
+                whole[a], whole[a + 3] = min(whole[a], low), max(whole[a + 3], high)
+                spread[a], spread[a + 3] = min(spread[a], low + high), max(spread[a + 3], low + high)
         for a in range(3):
-            lo, hi = np.inf, -np.inf
-            for i in range(first, first + count):
-                lo = min(lo, low[order[i], a])
-                hi = max(hi, high[order[i], a])
             # a flat box has no inside for the slab test, and float32 rounds: widen it a little
-            boxes[node, a] = lo - 1e-4
-            boxes[node, a + 3] = hi + 1e-4
+            boxes[node, a], boxes[node, a + 3] = whole[a] - 1e-4, whole[a + 3] + 1e-4
         if count <= _LEAF:
             links[node] = first, count
             continue
         left = count // 2
         if depth < _DEEP:
-            left = _split(order, centre, low, high, first, count, bin_low, bin_high, bin_count, suffix)
+            left = _split(order, bounds, spread, first, count, bin_low, bin_high, bin_count, suffix)
         links[node] = used, 0
         todo[height] = used, first, left, depth + 1
         todo[height + 1] = used + 1, first + left, count - left, depth + 1
@@ -213,13 +216,13 @@ class BvhCaster:
     """Casts rays with a hierarchy of boxes; needs nothing beyond Numba."""
 
     def __init__(self, mesh: Mesh) -> None:
-        corners = mesh.corners.astype(np.float32).astype(np.float64)
         self._empty = len(mesh) == 0
         if not self._empty:
+            corners = mesh.corners.astype(np.float32)
             a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
             low, high = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
-            self._boxes, self._links, self._rows = _build(low, high, (a + b + c) / 3.0)
-            self._tris = np.ascontiguousarray(corners[self._rows].reshape(-1, 9), np.float32)
+            self._boxes, self._links, self._rows = _build(np.concatenate([low, high], axis=1))
+            self._tris = corners[self._rows].reshape(-1, 9)
 
     def cast(self, origins: Floats, directions: Floats) -> Hits:
         """See `caster.Caster`."""
