@@ -113,9 +113,7 @@ def _infer(arguments: list[str]) -> int:
         help="what to write, one or more with commas: label (default), same (the input with class and "
         "confidence as columns), or such a file as bin, npy, npz, pcd, ply, las, laz, e57, feather",
     )
-    parser.add_argument(
-        "--checkpoint", help="folder of a run, or a .safetensors file (default: the one that pcsparse brings)"
-    )
+    _add_model(parser)
     _add_reading(parser)
     parser.add_argument(
         "--invalid", choices=("drop", "raise", "keep"), default="drop", help="what to do with NaN points"
@@ -146,9 +144,7 @@ def _inspect(arguments: list[str]) -> int:
         "`pcsparse infer` mends that. Exit status: 0 fine, 1 something is wrong, 2 a file cannot be read.",
     )
     parser.add_argument("sources", nargs="+", help="files, folders or patterns")
-    parser.add_argument(
-        "--checkpoint", "--model", help="the model to compare with, as for infer (default: likewise)"
-    )
+    _add_model(parser)
     _add_reading(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list, one object a file")
     given = vars(parser.parse_args(arguments))
@@ -195,6 +191,16 @@ def _view(arguments: list[str]) -> int:
     parser.add_argument("--up", default="z", help="what points up, as for infer")
     given = vars(parser.parse_args(arguments))
     return view.run(ViewSettings(**{**given, "sources": tuple(given["sources"])}))
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Which model: for `infer` to use and for `inspect` to compare with."""
+    parser.add_argument("--checkpoint", help="folder of a run, or a .safetensors file")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="one of the models that pcsparse brings (default: the one whose sensor is most like the file's)",
+    )
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:

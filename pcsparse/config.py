@@ -202,7 +202,8 @@ class InferSettings:
         out: folder for outputs and pictures.
         formats: what to write: label (raw ids), same (the input with classes as columns), or endings to
             write it with: `programs.infer_files.FORMATS`.
-        checkpoint: folder of a run or a .safetensors file; None for the default model.
+        checkpoint: folder of a run or a .safetensors file; None for a model that pcsparse brings.
+        model: name of a model that pcsparse brings; None for the one that fits the cloud.
         columns: numbers a point in .bin files; None to infer them.
         dtype: type of the numbers in .bin files; None for float32.
         invalid: drop, raise or keep points that are not finite; such rows get the raw id of *unlabelled*.
@@ -223,6 +224,7 @@ class InferSettings:
     out: str | Path = "out"
     formats: tuple[str, ...] = ("label",)
     checkpoint: str | None = None
+    model: str | None = None
     columns: int | None = None
     dtype: str | None = None
     invalid: str = "drop"
@@ -287,7 +289,7 @@ class InspectSettings:
 
     Attributes:
         sources: files, folders or patterns.
-        checkpoint: the model to compare with; None for the default one.
+        checkpoint, model: the model to compare with, named as in `InferSettings`.
         columns, dtype, intensity_scale, voxel_size, z_offset, scale, up, origin, min_range, max_range, tile:
             as in `InferSettings`.
         json: print one JSON list instead of a report to read.
@@ -295,6 +297,7 @@ class InspectSettings:
 
     sources: tuple[str | Path, ...]
     checkpoint: str | None = None
+    model: str | None = None
     columns: int | None = None
     dtype: str | None = None
     intensity_scale: float | None = None

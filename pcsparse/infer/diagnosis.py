@@ -64,6 +64,7 @@ def diagnose(
     voxels: VoxelSettings,
     placement: Placement | None = None,
     tile: float = 0.0,
+    report: CloudReport | None = None,
 ) -> Diagnosis:
     """Compare a cloud with what a model knows.
 
@@ -75,9 +76,11 @@ def diagnose(
         voxels: of the model.
         placement: as given by the user.
         tile: metres of the squares in which it would be predicted; 0 for one pass.
+        report: of the cloud under that placement and those voxels, where it is known.
     """
     placement = placement or Placement()
-    report = CloudReport.of(cloud, placement, voxels.voxel_size)
+    if report is None:
+        report = CloudReport.of(cloud, placement, voxels.voxel_size)
     case = Case(cloud, spec, voxels, placement, report, tile)
     for check in _CHECKS:
         if case.hopeless:

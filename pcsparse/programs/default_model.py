@@ -1,9 +1,12 @@
-"""The model that is used where none is named."""
+"""The models that pcsparse brings: by name, by default, and by the cloud where none is named."""
 
 from pathlib import Path
 
 from pcsparse import resources
-from pcsparse.errors import FormatError
+from pcsparse.errors import FormatError, RangeError
+from pcsparse.infer.choice import Choice, choose
+from pcsparse.infer.inspect import CloudReport
+from pcsparse.train.model_file import ModelCard
 
 DEFAULT_MODEL = "minkunet-hdl64e.safetensors"
 
@@ -14,8 +17,22 @@ def brought_models() -> list[Path]:
     return sorted(folder.glob("*.safetensors"), key=lambda path: (path.name != DEFAULT_MODEL, path.name))
 
 
+def model_named(name: str) -> Path:
+    """The brought model of a name: that of its file without the ending.
+
+    Raises:
+        RangeError: there is none; the text lists those there are.
+    """
+    for path in brought_models():
+        if path.stem == name:
+            return path
+    known = ", ".join(path.stem for path in brought_models()) or "none"
+    hint = "; a file or the folder of a run is named by --checkpoint" if Path(name).exists() else ""
+    raise RangeError(f"pcsparse brings no model {name!r}, but: {known}{hint}")
+
+
 def checkpoint_or_default(checkpoint: str | None) -> Path:
-    """The named checkpoint, or the one that pcsparse brings.
+    """The named checkpoint, or the default model that pcsparse brings.
 
     Raises:
         FormatError: none is named and the default one is not there.
@@ -29,3 +46,33 @@ def checkpoint_or_default(checkpoint: str | None) -> Path:
             ".safetensors file"
         )
     return path
+
+
+def named_checkpoint(checkpoint: str | None, model: str | None) -> Path | None:
+    """The model that a user named, by file or by name; None where the cloud decides.
+
+    Raises:
+        RangeError: both are given, or there is no model of that name.
+        FormatError: none is named, and pcsparse brings none.
+    """
+    if checkpoint is not None and model is not None:
+        raise RangeError(f"a model is named twice: checkpoint {checkpoint}, model {model}; give one of them")
+    if model is not None:
+        return model_named(model)
+    if checkpoint is None:
+        checkpoint_or_default(None)
+        return None
+    return Path(checkpoint)
+
+
+def model_for(report: CloudReport) -> tuple[Path, Choice]:
+    """The brought model that knows sweeps like a cloud, and why.
+
+    Raises:
+        FormatError: a card is broken.
+        RangeError: pcsparse brings none.
+    """
+    weights = {path.stem: path for path in brought_models()}
+    specs = {name: ModelCard.read(path.with_suffix(".json")).input_spec for name, path in weights.items()}
+    choice = choose(report, specs)
+    return weights[choice.name], choice

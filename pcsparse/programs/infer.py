@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,12 @@ from pcsparse.config import InferSettings, InspectSettings
 from pcsparse.data.files import list_point_files
 from pcsparse.data.label_map import IGNORE, LabelMap
 from pcsparse.data.placement import Placement
-from pcsparse.engine.tune_cache import load_table
 from pcsparse.errors import PcsparseError, RangeError
 from pcsparse.infer.diagnosis import diagnose
-from pcsparse.infer.predictor import Predictor
-from pcsparse.nn.tuning import use_tuning
-from pcsparse.programs.default_model import checkpoint_or_default
 from pcsparse.programs.infer_files import Job, output_paths, read_source, report_shares, write_outputs
+from pcsparse.programs.infer_models import InferModels
 from pcsparse.programs.infer_page import write_page
 from pcsparse.programs.infer_tiled import infer_tiled, tile_size
-from pcsparse.train.model_file import ModelCard, load_model
 from pcsparse.view.raster import draw_classes, save_png
 
 _POLICIES = ("drop", "raise", "keep")
@@ -45,19 +40,7 @@ def run(settings: InferSettings) -> int:
         raise RangeError(f"invalid must be one of {', '.join(_POLICIES)}, got {settings.invalid!r}")
     placement = placement_of(settings)
     jobs = _jobs(settings)
-    checkpoint = checkpoint_or_default(settings.checkpoint)
-    model, card = load_model(checkpoint)
-    labels = LabelMap.load(card.label_set)
-    voxels = card.voxels
-    if settings.voxel_size is not None:
-        print(
-            f"warning: voxels of {settings.voxel_size:g} m, the model was trained on {voxels.voxel_size:g} m"
-        )
-        voxels = replace(voxels, voxel_size=settings.voxel_size)
-    if settings.tuned is not None:
-        use_tuning(model, load_table(settings.tuned))
-    predictor = Predictor(model, voxels, settings.device)
-    print(f"model {checkpoint}, {voxels.voxel_size:g} m voxels, {labels.n_classes} classes")
+    models = InferModels(settings)
     failed = []
     for job in jobs:
         if settings.skip_existing and job.done:
@@ -65,9 +48,9 @@ def run(settings: InferSettings) -> int:
             continue
         try:
             if (tile := tile_size(job.source, settings)) is not None:
-                infer_tiled(job, tile, settings, predictor, card, labels)
+                infer_tiled(job, tile, settings, models.whole())
             else:
-                _process(job, settings, placement, predictor, card, labels)
+                _process(job, settings, placement, models)
         except (PcsparseError, OSError) as error:
             failed.append(job.source)
             print(f"error: {error}")
@@ -115,21 +98,16 @@ def placement_of(settings: InferSettings | InspectSettings) -> Placement:
     )
 
 
-def _process(
-    job: Job,
-    settings: InferSettings,
-    placement: Placement,
-    predictor: Predictor,
-    card: ModelCard,
-    labels: LabelMap,
-) -> None:
+def _process(job: Job, settings: InferSettings, placement: Placement, models: InferModels) -> None:
     began = time.perf_counter()
     cloud = read_source(job.source, settings)
     read_s = time.perf_counter() - began
     print(f"{job.source}: {cloud.n_file} points")
     for note in cloud.notes:
         print(f"  note: {note}")
-    for fault in diagnose(cloud, card.input_spec, predictor.voxels, placement).faults:
+    model, report = models.of(cloud, placement)
+    predictor, labels = model.predictor, model.labels
+    for fault in diagnose(cloud, model.card.input_spec, predictor.voxels, placement, report=report).faults:
         if fault.grave:
             print(f"  warning: {fault}")
     points = placement(cloud)

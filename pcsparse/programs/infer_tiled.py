@@ -14,12 +14,11 @@ from pcsparse.data.files_tiles import Tile, Tiles, cloud_tiles, las_tiles
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.placement import Placement
 from pcsparse.errors import RangeError
-from pcsparse.infer.predictor import Predictor
 from pcsparse.infer.tiling import Levelling, predict_tiles
 from pcsparse.infer.unlike import TILE_M
 from pcsparse.programs.infer_files import Job, read_source, report_shares, write_outputs
+from pcsparse.programs.infer_models import LoadedModel
 from pcsparse.programs.infer_page import classes_of
-from pcsparse.train.model_file import ModelCard
 from pcsparse.view.page import Sweep, save_page
 from pcsparse.view.raster import draw_classes, save_png
 
@@ -52,12 +51,11 @@ def tile_size(source: Path, settings: InferSettings | InspectSettings) -> float 
     return size
 
 
-def infer_tiled(
-    job: Job, size: float, settings: InferSettings, predictor: Predictor, card: ModelCard, labels: LabelMap
-) -> None:
+def infer_tiled(job: Job, size: float, settings: InferSettings, model: LoadedModel) -> None:
     """Predict one file in squares of `size` metres and write its outputs."""
     began = time.perf_counter()
-    level = Levelling(card.input_spec, settings.z_offset)
+    labels = model.labels
+    level = Levelling(model.card.input_spec, settings.z_offset)
     picture = _Picture()
     with _tiles(job.source, size, settings) as tiles:
         print(f"{job.source}: {tiles.n_points} points, {tiles.n_tiles} tiles of {size:g} m")
@@ -65,7 +63,7 @@ def infer_tiled(
             print(f"  note: {note}")
         picture.every = -(-tiles.n_points // _DRAWN_POINTS)
         spread_s = time.perf_counter() - began
-        prediction = predict_tiles(predictor, tiles, level, picture.add)
+        prediction = predict_tiles(model.predictor, tiles, level, picture.add)
     began = time.perf_counter()
     notes = write_outputs(
         job.outputs, job.source, prediction.targets, prediction.confidence, labels, settings

@@ -1,6 +1,5 @@
 """`pcsparse inspect`: what a point file holds, and what a model would make of it."""
 
-import itertools
 import json
 import math
 from dataclasses import asdict, dataclass, replace
@@ -13,17 +12,49 @@ from pcsparse.data.files import list_point_files
 from pcsparse.data.placement import Placement
 from pcsparse.data.point_cloud import PointCloud
 from pcsparse.errors import FormatError, PcsparseError
+from pcsparse.infer.choice import Choice
 from pcsparse.infer.diagnosis import Diagnosis, Fault, diagnose
-from pcsparse.infer.inspect import RANGE_EDGES_M, CloudReport
+from pcsparse.infer.inspect import CloudReport
 from pcsparse.infer.readings import Reading, other_reading, stands_on_ground
-from pcsparse.programs.default_model import brought_models, checkpoint_or_default
+from pcsparse.programs.default_model import (
+    brought_models,
+    checkpoint_or_default,
+    model_for,
+    named_checkpoint,
+)
 from pcsparse.programs.infer import placement_of
 from pcsparse.programs.infer_tiled import tile_size
+from pcsparse.programs.inspect_text import facts_of
 from pcsparse.train.model_file import ModelCard, find_weights
 
 _FINE, _FAULTY, _ERROR = 0, 1, 2
 # what another model may know better
 _OF_MODELS = ("lasers", "density")
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """What a cloud is compared with.
+
+    Attributes:
+        weights: of the model.
+        card: beside them.
+        choice: why this one; None where it was named, or is the default one for a cloud in tiles.
+    """
+
+    weights: Path
+    card: ModelCard
+    choice: Choice | None = None
+
+    @classmethod
+    def read(cls, weights: Path, choice: Choice | None = None) -> "KnownModel":
+        """Read the card beside the weights.
+
+        Raises:
+            FormatError: one of the two is missing, or the card is broken.
+        """
+        weights = find_weights(weights)
+        return cls(weights, ModelCard.read(weights.with_suffix(".json")), choice)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +66,14 @@ class Inspected:
         cloud: as read, under `reading`.
         reading: as asked, or one that makes sense where that one does not.
         diagnosis: against the model.
+        model: that one.
     """
 
     source: Path
     cloud: PointCloud
     reading: Reading
     diagnosis: Diagnosis
+    model: KnownModel
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -67,13 +100,13 @@ def run(settings: InspectSettings) -> int:
         RangeError: a setting has no meaning.
     """
     placement = placement_of(settings)
-    weights = find_weights(checkpoint_or_default(settings.checkpoint))
-    card = ModelCard.read(weights.with_suffix(".json"))
+    named = named_checkpoint(settings.checkpoint, settings.model)
+    known = KnownModel.read(named or checkpoint_or_default(None))
     sources = list(dict.fromkeys(path for given in settings.sources for path in list_point_files(given)))
     status, listed = _FINE, []
     for source in sources:
         try:
-            found = inspect_file(source, settings, placement, card)
+            found = inspect_file(source, settings, placement, known, fixed=named is not None)
         except (PcsparseError, OSError) as error:
             status = _ERROR
             listed.append({"file": str(source), "error": str(error)})
@@ -81,30 +114,58 @@ def run(settings: InspectSettings) -> int:
                 print(f"error: {error}")
             continue
         status = max(status, _FAULTY if found.diagnosis.grave else _FINE)
-        listed.append(_as_json(found, weights, card))
+        listed.append(_as_json(found))
         if not settings.json:
-            print("\n".join(_lines(found, settings, weights, card)))
+            print("\n".join(_lines(found, settings)))
     if settings.json:
         print(json.dumps(listed, indent=2))
     return status
 
 
-def inspect_file(source: Path, settings: InspectSettings, placement: Placement, card: ModelCard) -> Inspected:
+def inspect_file(
+    source: Path, settings: InspectSettings, placement: Placement, known: KnownModel, *, fixed: bool
+) -> Inspected:
     """Read a file as asked, or as makes sense, and compare it with what a model knows.
+
+    Args:
+        source: the file.
+        settings: how it is read.
+        placement: how it is shown.
+        known: a model.
+        fixed: whether it is this one that counts; else the one that `infer` would choose.
 
     Raises:
         FormatError: the file cannot be read in any way that makes sense.
     """
     asked = Reading(settings.columns, settings.dtype, settings.intensity_scale)
-    voxels = card.voxels
-    if settings.voxel_size is not None:
-        voxels = replace(voxels, voxel_size=settings.voxel_size)
     reading, cloud, faults = _read(source, asked)
     tile = tile_size(source, settings) or 0.0
-    diagnosis = diagnose(cloud, card.input_spec, voxels, placement, tile)
-    found = _with_models(diagnosis.faults, cloud, diagnosis.placement)
-    faults = (*faults, *_voxel_fault(voxels, card.voxels), *found)
-    return Inspected(source, cloud, reading, replace(diagnosis, faults=faults))
+    voxels = _voxels(known, settings)
+    diagnosis = diagnose(cloud, known.card.input_spec, voxels, placement, tile)
+    found = diagnosis.faults
+    if fixed:
+        found = _with_models(found, cloud, diagnosis, voxels)
+    elif not diagnosis.tile:
+        known = KnownModel.read(*model_for(_mended(cloud, diagnosis, placement, voxels)))
+        voxels = _voxels(known, settings)
+        diagnosis = diagnose(cloud, known.card.input_spec, voxels, placement, tile)
+        found = diagnosis.faults
+    faults = (*faults, *_voxel_fault(voxels, known.card.voxels), *found)
+    return Inspected(source, cloud, reading, replace(diagnosis, faults=faults), known)
+
+
+def _voxels(known: KnownModel, settings: InspectSettings) -> VoxelSettings:
+    voxels = known.card.voxels
+    return voxels if settings.voxel_size is None else replace(voxels, voxel_size=settings.voxel_size)
+
+
+def _mended(
+    cloud: PointCloud, diagnosis: Diagnosis, placement: Placement, voxels: VoxelSettings
+) -> CloudReport:
+    """The report on the cloud as it is with the flags that mend its placement: `infer` would see that."""
+    if diagnosis.placement == placement:
+        return diagnosis.report
+    return CloudReport.of(cloud, diagnosis.placement, voxels.voxel_size)
 
 
 def _read(source: Path, asked: Reading) -> tuple[Reading, PointCloud, tuple[Fault, ...]]:
@@ -128,17 +189,20 @@ def _read(source: Path, asked: Reading) -> tuple[Reading, PointCloud, tuple[Faul
     return other, other.read(source), (Fault("reading", text, flag),)
 
 
-def _with_models(faults: tuple[Fault, ...], cloud: PointCloud, placement: Placement) -> tuple[Fault, ...]:
+def _with_models(
+    faults: tuple[Fault, ...], cloud: PointCloud, diagnosis: Diagnosis, voxels: VoxelSettings
+) -> tuple[Fault, ...]:
     """The faults, with the model that pcsparse brings and that knows such a sensor, if one does."""
-    if not any(fault.kind in _OF_MODELS for fault in faults):
+    if not any(fault.kind in _OF_MODELS for fault in faults) or not brought_models():
         return faults
-    for weights in brought_models():
-        card = ModelCard.read(weights.with_suffix(".json"))
-        other = diagnose(cloud, card.input_spec, card.voxels, placement)
-        if not any(fault.kind in _OF_MODELS for fault in other.faults):
-            flag = f"--checkpoint {weights}"
-            return tuple(replace(f, flag=flag) if f.kind in _OF_MODELS else f for f in faults)
-    return faults
+    placement = diagnosis.placement
+    weights, choice = model_for(CloudReport.of(cloud, placement, voxels.voxel_size))
+    card = ModelCard.read(weights.with_suffix(".json"))
+    other = diagnose(cloud, card.input_spec, card.voxels, placement)
+    if any(fault.kind in _OF_MODELS for fault in other.faults):
+        return faults
+    flag = f"--model {choice.name}"
+    return tuple(replace(f, flag=flag) if f.kind in _OF_MODELS else f for f in faults)
 
 
 def _voxel_fault(used: VoxelSettings, trained: VoxelSettings) -> tuple[Fault, ...]:
@@ -148,112 +212,53 @@ def _voxel_fault(used: VoxelSettings, trained: VoxelSettings) -> tuple[Fault, ..
     return (Fault("voxel-size", text, f"--voxel-size {trained.voxel_size:g}"),)
 
 
-def _lines(found: Inspected, settings: InspectSettings, weights: Path, card: ModelCard) -> list[str]:
+def _lines(found: Inspected, settings: InspectSettings) -> list[str]:
     """The report on one file."""
-    report = found.diagnosis.report
-    lines = [f"{found.source}", *(f"  {name:<10} {text}" for name, text in _facts(found.cloud, report))]
-    spec = card.input_spec
+    report, model = found.diagnosis.report, found.model
+    lines = [f"{found.source}", *(f"  {name:<10} {text}" for name, text in facts_of(found.cloud, report))]
+    spec = model.card.input_spec
     known = [f"{spec.n_points} points", f"intensity up to {spec.intensity_high:g}"]
     if spec.ground_height is not None:
         known.append(f"ground at {spec.ground_height:.2f} m")
     if spec.near_density is not None:
         known.append(f"{spec.near_density:.1f} points a ground cell")
-    lines.append(f"  {'model':<10} {weights.name} knows sweeps of {', '.join(known)}")
+    lines.append(f"  {'model':<10} {model.weights.name} knows sweeps of {', '.join(known)}")
+    if model.choice is not None:
+        lines.append(f"  {'':<10} chosen: {model.choice.reason}")
     for fault in found.diagnosis.faults:
         lines.append(f"  {'WARNING' if fault.grave else 'note':<10} {fault}")
     if not found.diagnosis.grave:
         lines.append(f"  {'fine':<10} nothing that the model does not know")
     elif found.flags:
-        named = any(flag.startswith("--checkpoint") for flag in found.flags)
-        model = f" --checkpoint {settings.checkpoint}" if settings.checkpoint and not named else ""
-        lines.append(f"  {'try':<10} pcsparse infer {found.source}{model} {' '.join(found.flags)}")
+        flags = (*_model_flags(settings, found.flags), *found.flags)
+        lines.append(f"  {'try':<10} pcsparse infer {found.source} {' '.join(flags)}")
     else:
         lines.append(f"  {'try':<10} no flag mends this")
     return lines
 
 
-def _facts(cloud: PointCloud, report: CloudReport) -> list[tuple[str, str]]:
-    size = cloud.source.stat().st_size
-    columns = (
-        "x y z" + (" intensity" if report.intensity else "") + (" ring" if cloud.ring is not None else "")
-    )
-    named = (
-        "".join(cloud.source.suffixes[-2:]) if cloud.source.name.endswith(".pcd.bin") else cloud.source.suffix
-    )
-    facts = [("file", f"{named}, {size} bytes: {report.n_file} points of {columns}")]
-    facts += [("", note) for note in cloud.notes]
-    total = max(1, report.facts.n_points)
-    low, high = report.extent
-    extent = ", ".join(f"{axis} {a:.1f} ... {b:.1f}" for axis, a, b in zip("xyz", low, high, strict=True))
-    facts.append(("extent", f"{extent} m; 99 % within {report.facts.reach:.1f} m"))
-    edges = [f"{a:g}-{b:g}" for a, b in itertools.pairwise(RANGE_EDGES_M)]
-    shares = [f"{n} m {100 * k / total:.1f} %" for n, k in zip([*edges, "beyond"], report.bands, strict=True)]
-    facts.append(("range", ", ".join(shares)))
-    near = report.facts.near_density
-    cells = "" if near is None else f"{near:.1f} points a ground cell of 0.5 m within 20 m; "
-    facts.append(
-        (
-            "density",
-            f"{cells}{report.n_voxels} voxels, {total / max(1, report.n_voxels):.1f} points in each, "
-            f"{100 * report.alone:.0f} % without a neighbour",
-        )
-    )
-    facts += [("ground", _ground_line(report)), ("sensor", _sensor_line(report))]
-    facts.append(("intensity", _intensity_line(report)))
-    odd = {
-        "not finite": report.n_invalid,
-        "at (0, 0, 0)": report.n_zero,
-        "repeated": report.n_repeated,
-        "within 2.5 m over the ground": report.n_own,
-        "out of the given range": report.n_hidden_by_range,
-    }
-    facts.append(("points", ", ".join(f"{n} {name}" for name, n in odd.items())))
-    return facts
+def _model_flags(settings: InspectSettings, flags: tuple[str, ...]) -> tuple[str, ...]:
+    """The model as it was named, unless another one is better."""
+    if any(flag.startswith("--model ") for flag in flags):
+        return ()
+    given = {"--checkpoint": settings.checkpoint, "--model": settings.model}
+    return tuple(f"{flag} {value}" for flag, value in given.items() if value is not None)
 
 
-def _ground_line(report: CloudReport) -> str:
-    frame = report.frame
-    if frame.ground is None:
-        return "no level plane within 20 m of the origin"
-    axes = f"{frame.up} up, {'metres' if frame.scale == 1 else f'units of {frame.scale:g} m'}"
-    believed = "" if frame.sure else " (a sensor stands 0.3 ... 4 m over its ground: not sure of either)"
-    return (
-        f"z = {frame.ground.height:.2f} m under the origin, tilted {frame.ground.tilt:.1f} degrees, "
-        f"{100 * frame.ground.share:.0f} % of what is near lies on it; {axes}{believed}"
-    )
-
-
-def _sensor_line(report: CloudReport) -> str:
-    rings = report.rings
-    behind = f"{100 * report.behind:.1f} % of the points lie behind others"
-    if report.coverage < 1:
-        behind = f"{360 * report.coverage:.0f} degrees around it are seen; {behind}"
-    if rings is None:
-        return f"no rings found; {behind}"
-    about = "about " if rings.source == "elevations" else ""
-    step = "" if rings.step is None else f", a point every {rings.step:.3f} degrees"
-    return (
-        f"{about}{rings.count} lasers from {rings.low:.1f} to {rings.high:.1f} degrees{step} "
-        f"(by {rings.source}); {behind}"
-    )
-
-
-def _intensity_line(report: CloudReport) -> str:
-    facts = report.intensity
-    if facts is None:
-        return "none"
-    return f"{facts.low:g} ... {facts.high:g}, 99 % below {facts.percentile_99:g}; divided by {facts.scale:g}"
-
-
-def _as_json(found: Inspected, weights: Path, card: ModelCard) -> dict[str, Any]:
-    diagnosis = found.diagnosis
+def _as_json(found: Inspected) -> dict[str, Any]:
+    diagnosis, weights, card = found.diagnosis, found.model.weights, found.model.card
     return {
         "file": str(found.source),
         "notes": list(found.cloud.notes),
         "columns": {"intensity": found.cloud.intensity is not None, "ring": found.cloud.ring is not None},
         "origin": found.cloud.origin.tolist(),
         "report": asdict(diagnosis.report),
-        "model": {"weights": str(weights), "voxel_size": card.voxels.voxel_size, **asdict(card.input_spec)},
+        "model": {
+            "weights": str(weights),
+            "choice": found.model.choice.reason if found.model.choice else None,
+            "voxel_size": card.voxels.voxel_size,
+            **asdict(card.input_spec),
+        },
         "faults": [asdict(fault) for fault in diagnosis.faults],
         "fine": not diagnosis.grave,
         "flags": list(found.flags),

@@ -20,7 +20,7 @@ def inspected(model, capsys):
     """Run inspect on a file; gives the exit status and the JSON of the file."""
 
     def run(path, *flags):
-        status = main(["inspect", str(path), "--model", model, "--json", *flags])
+        status = main(["inspect", str(path), "--checkpoint", model, "--json", *flags])
         return status, json.loads(capsys.readouterr().out)[0]
 
     return run
@@ -163,7 +163,7 @@ def test_a_sweep_that_the_model_knows_is_fine(tmp_path, inspected, model, capsys
     assert report["intensity"]["high"] == pytest.approx(0.99)
     assert sum(report["bands"]) == report["n_file"] == 19_200
     assert report["behind"] < 0.02
-    assert main(["inspect", str(path), "--model", model]) == 0
+    assert main(["inspect", str(path), "--checkpoint", model]) == 0
     said = capsys.readouterr().out
     for part in (
         "64 lasers from -24.0 to 2.0 degrees",
@@ -255,7 +255,7 @@ def test_a_brought_model_that_knows_the_sensor_is_named(tmp_path, inspected, mon
             path.write_bytes((tmp_path / name / f"model.{ending}").read_bytes())
     monkeypatch.setattr("pcsparse.resources.weights_dir", lambda: tmp_path / "brought")
     status, found = inspected(_written(tmp_path / "cloud", _thinned()))
-    flag = f"--checkpoint {tmp_path / 'brought' / 'eight.safetensors'}"
+    flag = "--model eight"
     assert (status, found["faults"][0]["kind"], found["faults"][0]["flag"]) == (1, "lasers", flag)
     assert found["flags"] == [flag]
 
@@ -280,12 +280,12 @@ def test_a_file_that_cannot_be_read_gives_status_2_and_the_others_are_inspected(
     np.save(tmp_path / "c.npy", walled_street())
     negative = walled_street() - np.float32([0, 0, 0, 3])
     np.save(tmp_path / "d.npy", negative)
-    assert main(["inspect", str(tmp_path), "--model", model, "--json"]) == 2
+    assert main(["inspect", str(tmp_path), "--checkpoint", model, "--json"]) == 2
     listed = json.loads(capsys.readouterr().out)
     assert [found.get("fine") for found in listed] == [None, None, True, None]
     assert "0 bytes" in listed[0]["error"]
     assert "cannot be negative" in listed[3]["error"]
-    assert main(["inspect", str(tmp_path / "a.bin"), "--model", model]) == 2
+    assert main(["inspect", str(tmp_path / "a.bin"), "--checkpoint", model]) == 2
     assert "error: " in capsys.readouterr().out
 
 
