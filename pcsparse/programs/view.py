@@ -51,7 +51,8 @@ def run(settings: ViewSettings) -> int:
         title=settings.title or sources[0].name,
         theme="light" if settings.light else "dark",
     )
-    print(f"wrote {out}: {len(sweeps)} sweeps, {sum(len(s.points) for s in sweeps):,} points, {size:,} bytes")
+    number = f"{len(sweeps)} sweep{'s' if len(sweeps) > 1 else ''}"
+    print(f"wrote {out}: {number}, {sum(len(s.points) for s in sweeps):,} points, {size:,} bytes")
     if settings.picture:
         picture = out.with_suffix(".png")
         save_png(picture, _picture(sweeps[0], labels, settings))

@@ -137,48 +137,32 @@
     const ranges = { confidence: [[1, 0], "confidence"], intensity: [content.intensity, "intensity"], height: [content.height, "height (m)"] };
     showBar(ramp, ...(ranges[mode] ?? [null, ""]));
     showLegend();
+  }
+
+  function setColours() {
+    renderer.setTable(tableOf({ classes, ramp, theme: theme(), shown: state.shown, verdicts: state.verdicts }));
     changed();
   }
 
   function showLegend() {
-    const table = new Uint8Array(3 * 256 * 4);
-    const put = (row, i, rgb, shown) => table.set([...rgb, shown ? 255 : 0], 4 * (256 * row + i));
-    classes.forEach((entry, i) => put(0, i < classes.length - 1 ? i : NONE, entry[theme()], state.shown[i < classes.length - 1 ? i : NONE]));
-    table.set(ramp, 4 * 256);
-    VERDICTS.forEach((entry, i) => put(2, i, entry[theme()], state.verdicts[i]));
-    renderer.setTable(table);
-
+    setColours();
     const field = legendField();
     byId("legend").hidden = !field;
     if (!field) return;
-    const add = (key) => shownSweeps.reduce((sum, sweep) => sum.map((v, i) => v + sweep.counts[key][i]), new Array(256).fill(0));
-    const [counts, wrong] = [add(field), add("wrong")];
-    const whole = shownSweeps.reduce((sum, sweep) => sum + sweep.n, 0);
     const inError = state.mode === "error";
+    const whole = shownSweeps.reduce((sum, sweep) => sum + sweep.n, 0);
     byId("legendName").textContent = field === "labels" ? "Classes (labels)" : "Classes (prediction)";
-    const rows = [...counts.keys()].filter((i) => counts[i]).sort((a, b) => counts[b] - counts[a] || a - b).map((i) => {
-      const entry = i === NONE ? classes.at(-1) : classes[i];
-      const note = inError && i !== NONE ? `${percent(wrong[i], counts[i])} wrong` : undefined;
-      return { key: i, name: entry.name, color: entry[theme()], n: counts[i], note, shown: state.shown[i] };
-    });
-    fillList(byId("classes"), rows, whole, (i, shown) => {
-      state.shown[i] = shown;
-      showLegend();
-      changed();
-    });
-    const verdicts = shownSweeps.reduce((sum, sweep) => sum.map((v, i) => v + sweep.counts.verdicts[i]), [0, 0, 0]);
-    const verdictRows = VERDICTS.map((entry, i) => ({ key: i, name: entry.name, color: entry[theme()], n: verdicts[i], shown: state.verdicts[i] }));
-    fillList(byId("verdicts"), inError ? verdictRows.filter((row) => row.n) : [], whole, (i, shown) => {
-      state.verdicts[i] = shown;
-      showLegend();
-      changed();
-    });
+    const toggle = (which) => (i, shown) => {
+      which[i] = shown;
+      setColours();
+    };
+    fillList(byId("classes"), classRows(shownSweeps, field, inError, classes, state.shown, theme()), whole, toggle(state.shown));
+    fillList(byId("verdicts"), inError ? verdictRows(shownSweeps, state.verdicts, theme()) : [], whole, toggle(state.verdicts));
   }
 
   function setShown(shown) {
     state.shown.fill(shown);
     showLegend();
-    changed();
   }
 
   function setTheme(name) {
@@ -186,7 +170,6 @@
     byId("theme").textContent = name === "dark" ? "Light" : "Dark";
     showLegend();
     showLines();
-    changed();
   }
 
   // ---- picking
@@ -240,14 +223,7 @@
     byId("allRow").hidden = n < 2 || content.sweeps.some((s) => !s.pose);
     byId("boxesRow").hidden = !content.sweeps.some((s) => s.boxes.length);
     byId("boxesName").textContent = `${facts.boxes.length} boxes`;
-    const step = Math.max(...facts.step) * 1000;
-    fillFacts([
-      ["file", facts.name || "-"],
-      ["points", facts.points.toLocaleString("en")],
-      ...(facts.leftOut ? [["left out", `${facts.leftOut.toLocaleString("en")} not finite`]] : []),
-      ["coordinates", `in steps of ${step < 100 ? step.toPrecision(2) : step.toFixed(0)} mm`],
-      ...(facts.origin.some((v) => v) ? [["origin", facts.origin.map((v) => `${v}`).join(", ") + " m"]] : []),
-    ]);
+    showFacts(facts);
   }
 
   function setPlaying(playing) {
@@ -270,12 +246,9 @@
   }
 
   function shoot() {
+    // the picture is gone once the browser has shown it
     draw();
-    canvas.toBlob((blob) => {
-      const link = element("a", undefined, { href: URL.createObjectURL(blob), download: `${content.title.replace(/[^\w.-]+/g, "_")}.png` });
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-    });
+    saveCanvas(canvas, content.title);
   }
 
   const keys = {

@@ -33,9 +33,11 @@ FORMAT = 1
 _SCRIPTS = (
     "page_data.js",
     "page_camera.js",
+    "page_shaders.js",
     "page_draw.js",
     "page_input.js",
     "page_panel.js",
+    "page_legend.js",
     "page_scene.js",
     "page.js",
 )

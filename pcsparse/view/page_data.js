@@ -68,7 +68,7 @@ async function decodeSweep(facts, text) {
 
 // points a class, by label and by prediction, and how many predictions are right, wrong, or cannot be judged
 function countsOf(sweep) {
-  const counts = { labels: new Uint32Array(256), prediction: new Uint32Array(256), wrong: new Uint32Array(256), verdicts: [0, 0, 0] };
+  const counts = { labels: new Uint32Array(256), prediction: new Uint32Array(256), wrong: new Uint32Array(256), verdicts: new Uint32Array(256) };
   for (let i = 0; i < sweep.n; i++) {
     const label = sweep.bytes[4 * i];
     const prediction = sweep.bytes[4 * i + 1];

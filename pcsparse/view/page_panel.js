@@ -4,12 +4,6 @@ const MODE_NAMES = {
   labels: "class", prediction: "prediction", error: "error", confidence: "confidence",
   intensity: "intensity", height: "height", instance: "instance",
 };
-const VERDICTS = [
-  { name: "right", dark: [92, 104, 122], light: [168, 178, 192] },
-  { name: "wrong", dark: [255, 74, 64], light: [214, 26, 26] },
-  { name: "no label", dark: [66, 70, 78], light: [208, 210, 214] },
-];
-
 const byId = (id) => document.getElementById(id);
 
 function element(name, text, attributes = {}) {
@@ -108,6 +102,22 @@ function showPicked(point, classes, extra, close) {
   card.replaceChildren(button, element("h2", `Point ${point.row.toLocaleString("en")}`), values);
 }
 
-function fillFacts(pairs) {
+function showFacts(facts) {
+  const step = Math.max(...facts.step) * 1000;
+  const pairs = [
+    ["file", facts.name || "-"],
+    ["points", facts.points.toLocaleString("en")],
+    ["coordinates", `in steps of ${step < 100 ? step.toPrecision(2) : step.toFixed(0)} mm`],
+  ];
+  if (facts.leftOut) pairs.push(["left out", `${facts.leftOut.toLocaleString("en")} not finite`]);
+  if (facts.origin.some((v) => v)) pairs.push(["origin", `${facts.origin.join(", ")} m`]);
   byId("facts").replaceChildren(...pairs.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
+}
+
+function saveCanvas(canvas, title) {
+  canvas.toBlob((blob) => {
+    const link = element("a", undefined, { href: URL.createObjectURL(blob), download: `${title.replace(/[^\w.-]+/g, "_")}.png` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  });
 }
