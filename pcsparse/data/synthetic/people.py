@@ -29,13 +29,21 @@ def person(rng: Generator, phase: float | None = None) -> Mesh:
 
     Args:
         rng: random numbers.
-        phase: of the step, 0 to 1, so that one who walks may be posed anew at any time; random if None.
+        phase: of the step, 0 to 1; random if None.
     """
-    stride = 0.0 if rng.random() < 0.3 else float(rng.uniform(0.5, 1.1))
-    joints = walking(float(rng.random()) if phase is None else phase, stride)
+    return _posed(rng, 0.0 if rng.random() < 0.3 else float(rng.uniform(0.5, 1.1)), phase)
+
+
+def walker(rng: Generator, phase: float | None = None) -> Mesh:
+    """A person who walks: like `person`, and never stands."""
+    return _posed(rng, float(rng.uniform(0.6, 1.1)), phase)
+
+
+def _posed(rng: Generator, stride: float, phase: float | None) -> Mesh:
+    # drawn in any case, so that clothes do not depend on the pose
+    own = float(rng.random())
     dress = draw_dress(rng)
-    parts = [figure(joints, dress), _carried(rng, dress)]
-    mesh = join(parts)
+    mesh = join([figure(walking(own if phase is None else phase, stride), dress), _carried(rng, dress)])
     return mesh.with_corners(mesh.corners * _size(rng)).with_semantic(PERSON)
 
 

@@ -182,7 +182,8 @@ class Town:
             if np.hypot(x - x_ego, y - y_ego) > SIGHT or any(_clash(mine, other) for other in taken):
                 continue
             taken.append(mine)
-            standing = stand(mover.mesh, x, y, float(self.land.height(x, y)[0]), yaw, self.land.slope(x, y))
+            body, z = mover.body(when), float(self.land.height(x, y)[0])
+            standing = stand(body, x, y, z, yaw, self.land.slope(x, y))
             parts.append(shutter.seen(standing, self._velocity(mover, when)) if shutter else standing)
         return join(parts) if parts else EMPTY
 

@@ -31,6 +31,23 @@ _VEHICLES: dict[str, Callable[[Generator], tuple[Mesh, tuple[float, float]]]] = 
 
 
 @dataclass(frozen=True)
+class Gait:
+    """One and the same walker or rider at any phase of a step.
+
+    Args:
+        make: a mesh from random numbers and a phase of 0 to 1.
+        seed: of the random numbers.
+    """
+
+    make: Callable[[Generator, float], Mesh]
+    seed: int
+
+    def at(self, phase: float) -> Mesh:
+        """The mesh at `phase`."""
+        return self.make(np.random.default_rng(self.seed), phase)
+
+
+@dataclass(frozen=True)
 class Mover:
     """Something on its way along a path, or waiting on it.
 
@@ -42,6 +59,8 @@ class Mover:
         speed: metres a second along the path; 0: it waits.
         across: metres to the left of the path.
         size: length and width that it needs, metres.
+        gait: how it walks or pedals; None: always `mesh`.
+        cycle: metres along the path that a whole step takes.
     """
 
     mesh: Mesh
@@ -51,6 +70,15 @@ class Mover:
     speed: float
     across: float
     size: tuple[float, float]
+    gait: Gait | None = None
+    cycle: float = 1.0
+
+    def body(self, when: float) -> Mesh:
+        """Its mesh at `when` seconds, legs and pedals where they are by then."""
+        if self.gait is None:
+            return self.mesh
+        posed = self.gait.at(self.place(when) / self.cycle % 1.0)
+        return posed.with_semantic(int(self.mesh.semantic[0])).with_instance(int(self.mesh.instance[0]))
 
     def place(self, when: float) -> float:
         """Metres along the path at `when` seconds."""
@@ -145,25 +173,26 @@ def _walk(rng: Generator, ways: _Ways, s: float) -> tuple[Route, float]:
 
 
 def _mover(rng: Generator, kind: str, ways: _Ways, place: float, when: float, instance: int) -> Mover:
-    size, speed, across = (1.8, 0.9), float(rng.uniform(3, 14)), 0.0
+    speed, across, size = float(rng.uniform(3, 14)), 0.0, (1.8, 0.9)
+    gait: Gait | None = None
+    cycle = 1.0
     if kind == "person":
         path, start = _walk(rng, ways, place)
-        mesh, speed = people.person(rng), float(rng.uniform(0.6, 1.8))
-        across, size = float(rng.uniform(-0.5, 0.5)), (0.8, 0.8)
+        speed, across, size = float(rng.uniform(0.6, 1.8)), float(rng.uniform(-0.5, 0.5)), (0.8, 0.8)
+        gait, cycle = Gait(people.walker, int(rng.integers(1 << 62))), 1.4
+        mesh = gait.at(0.0)
     else:
         path, start = _path(rng, ways, place)
         if kind in _VEHICLES:
             mesh, size = _VEHICLES[kind](rng)
         elif kind == "bicyclist":
-            mesh, speed, across = (
-                people.bicyclist(rng),
-                float(rng.uniform(2, 7)),
-                float(rng.uniform(-1.1, 0.2)),
-            )
+            speed, across = float(rng.uniform(2, 7)), float(rng.uniform(-1.1, 0.2))
+            gait, cycle = Gait(people.bicyclist, int(rng.integers(1 << 62))), 5.0
+            mesh = gait.at(0.0)
         else:
             mesh = people.motorcyclist(rng)
     mesh = mesh.with_instance(instance).with_semantic(MOVING[int(mesh.semantic[0])])
-    return Mover(mesh, path, start, when, speed, across, size)
+    return Mover(mesh, path, start, when, speed, across, size, gait, cycle)
 
 
 def _queue(rng: Generator, ways: _Ways, number: int, s: float, when: float, first: int) -> list[Mover]:

@@ -91,7 +91,9 @@ def bicycle(rng: Generator) -> Mesh:
 
 def bicyclist(rng: Generator, phase: float | None = None) -> Mesh:
     """A person on a bicycle, both raw class 31; `phase` of the pedals, 0 to 1, random if None."""
-    turn = float(rng.random()) if phase is None else phase
+    # drawn in any case, so that clothes do not depend on the pose
+    own = float(rng.random())
+    turn = own if phase is None else phase
     lean = float(rng.uniform(0.06, 0.42))
     hip = vec(-0.25, 0, 1.03)
     hands = np.array([[0.30, s * 0.27, 1.06] for s in (-1, 1)])

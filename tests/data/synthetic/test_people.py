@@ -5,6 +5,8 @@ import pytest
 
 from pcsparse.data.synthetic import people, two_wheelers
 from pcsparse.data.synthetic.body import bent, vec, walking
+from pcsparse.data.synthetic.route import Route
+from pcsparse.data.synthetic.traffic import Gait, Mover
 
 
 def test_a_joint_keeps_both_links_and_bends_the_way_it_should() -> None:
@@ -28,7 +30,7 @@ def test_a_step_swings_the_legs_against_each_other() -> None:
     np.testing.assert_allclose(walking(0.3, 0.0).feet[:, 0], 0)
 
 
-@pytest.mark.parametrize("make", [people.person, people.bicyclist])
+@pytest.mark.parametrize("make", [people.person, people.walker, people.bicyclist])
 def test_poses_follow_the_phase_and_clothes_do_not(make) -> None:
     for seed in range(20):
         one, two, again = (make(np.random.default_rng(seed), phase) for phase in (0.1, 0.4, 0.1))
@@ -37,6 +39,19 @@ def test_poses_follow_the_phase_and_clothes_do_not(make) -> None:
         if np.abs(one.corners - two.corners).max() > 0.1:
             return
     raise AssertionError("nobody moved")
+
+
+def test_who_moves_steps_as_far_as_he_comes() -> None:
+    gait = Gait(people.walker, 0)
+    mesh = gait.at(0.0).with_semantic(254).with_instance(9)
+    line = np.stack([np.arange(30.0), np.zeros(30)], 1)
+    mover = Mover(mesh, Route(line, np.zeros(30), 0.0), 5.0, 0.0, 1.4, 0.0, (0.8, 0.8), gait, 1.4)
+    start, half, whole = (mover.body(when) for when in (0.0, 0.5, 1.0))
+    assert set(np.unique(half.semantic).tolist()) == {254}
+    assert set(np.unique(half.instance).tolist()) == {9}
+    np.testing.assert_allclose(whole.corners, start.corners, atol=1e-9)
+    # half a step later each leg is where the other one was
+    assert np.abs(half.corners - start.corners).max() > 0.2
 
 
 def test_feet_stand_on_pedals() -> None:
