@@ -122,14 +122,15 @@ class Lot:
     def _prune(self, kerb: float, z: float) -> None:
         """Cut what the last mesh, rooted `kerb` metres behind the kerb, lets hang over a road below 3.4 m."""
         mesh = self.meshes[-1]
-        leaf = (mesh.semantic == LEAVES.semantic) & (mesh.corners[:, 0, 2] < z + _CLEARANCE)
-        if kerb > 5.0 or not leaf.any():
+        # boughs are long: any corner of theirs may hang low, and over the road
+        leaf = (mesh.semantic == LEAVES.semantic) & (mesh.corners[..., 2].min(1) < z + _CLEARANCE)
+        if kerb > 6.5 or not leaf.any():
             return
         rows = np.flatnonzero(leaf)
-        middle = mesh.corners[rows, 0, :2]
-        over = self.land.at(middle[:, 0], middle[:, 1]).kerb < -0.2
+        corners = mesh.corners[rows].reshape(-1, 3)
+        over = self.land.at(corners[:, 0], corners[:, 1]).kerb < -0.2
         keep = np.ones(len(mesh), bool)
-        keep[rows[over]] = False
+        keep[rows[over.reshape(-1, 3).any(1)]] = False
         self.meshes[-1] = mesh.select(keep)
 
     def _stand(self, mesh: Mesh, x: float, y: float, z: float, s: float, yaw: float, tilted: bool) -> None:
