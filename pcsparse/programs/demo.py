@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from pcsparse.config import InferSettings
@@ -30,6 +29,7 @@ from pcsparse.errors import FormatError, PcsparseError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.programs import infer
 from pcsparse.programs.default_model import checkpoint_or_default
+from pcsparse.programs.ground_rule import GROUND, ground_shares
 from pcsparse.train.evaluation import evaluate
 from pcsparse.train.fit import fit
 from pcsparse.train.metrics import SemanticKittiMetrics
@@ -45,9 +45,8 @@ _SWEEPS = 6
 _MIOU = 0.25
 _CLASS_IOU = 0.50
 _BARRED = ("road", "building", "vegetation", "car")
-# and on a real sweep, whose labels nobody has: what lies low is ground, what stands high is not
-_NEAR_METRES, _LOW_METRES, _HIGH_METRES, _SHARE = 25.0, -1.5, 0.5, 0.85
-_GROUND = ("road", "parking", "sidewalk", "other-ground", "terrain")
+# and on a real sweep, whose labels nobody has: of `ground_rule`
+_SHARE = 0.85
 # the short run: the loss of its last steps against that of its first ones
 _LEARNT = 0.7
 
@@ -193,29 +192,10 @@ def _real_files(folder: Path | None) -> dict[str, Path]:
     return {name.removesuffix(".bin").replace("/", "-"): folder / name for name in found}
 
 
-def ground_shares(points: npt.NDArray[np.float32], is_ground: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """How well predicted ground fits the height above it, near an HDL-64E 1.73 m above the road.
-
-    Args:
-        points: (n, 3) metres, sensor frame.
-        is_ground: (n,) whether a ground class is predicted.
-
-    Returns:
-        Of the points within 25 m, the share of ground classes among those below -1.5 m and the share of other
-        classes among those above 0.5 m. NaN where there are no such points.
-    """
-    near = np.hypot(points[:, 0], points[:, 1]) < _NEAR_METRES
-    low, high = near & (points[:, 2] < _LOW_METRES), near & (points[:, 2] > _HIGH_METRES)
-    return (
-        float(is_ground[low].mean()) if low.any() else float("nan"),
-        float(1 - is_ground[high].mean()) if high.any() else float("nan"),
-    )
-
-
 def _judge_real(name: str, file: Path, label_file: Path, labels: LabelMap, verdict: _Verdict) -> None:
     cloud = read_points(file)
     raw = read_labels(label_file, cloud.n_file)[cloud.kept]
-    ground = labels.to_raw(np.array([labels.names.index(name) for name in _GROUND]))
+    ground = labels.to_raw(np.array([labels.names.index(name) for name in GROUND]))
     low, high = ground_shares(cloud.points, np.isin(raw, ground))
     verdict.bar(f"{name}: ground where it is low", low, _SHARE)
     verdict.bar(f"{name}: no ground where it is high", high, _SHARE)

@@ -11,18 +11,19 @@ import torch
 from pcsparse.models import MinkUNet
 from pcsparse.programs import demo
 from pcsparse.programs.default_model import checkpoint_or_default
+from pcsparse.programs.ground_rule import ground_shares
 from pcsparse.train.model_file import load_model, save_model
 
 
 def test_ground_shares_count_near_points_by_height_alone():
     #                  low      low, far  high     high     between
     points = np.array([[5, 0, -1.6], [30, 0, -1.6], [0, 5, 0.6], [0, 9, 2.0], [3, 3, -1.0]], np.float32)
-    assert demo.ground_shares(points, np.array([True, False, False, False, False])) == (1.0, 1.0)
-    assert demo.ground_shares(points, np.array([False, True, True, False, True])) == (0.0, 0.5)
+    assert ground_shares(points, np.array([True, False, False, False, False])) == (1.0, 1.0)
+    assert ground_shares(points, np.array([False, True, True, False, True])) == (0.0, 0.5)
 
 
 def test_shares_of_nothing_are_nan_and_fail_their_bar():
-    low, high = demo.ground_shares(np.zeros((1, 3), np.float32), np.array([True]))
+    low, high = ground_shares(np.zeros((1, 3), np.float32), np.array([True]))
     assert math.isnan(low)
     assert math.isnan(high)
     verdict = demo._Verdict()
