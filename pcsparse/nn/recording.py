@@ -1,5 +1,6 @@
 """What recordings of a network as a CUDA graph share: capture, rooms, and clouds without coordinates."""
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -210,12 +211,25 @@ def record(run: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
     before.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, stream=stream):
+        with _nothing_collected(), torch.cuda.graph(graph, stream=stream):
             out = run()
     finally:
         # where ending the recording fails, torch does not leave its stream
         torch.cuda.set_stream(before)
     return out, graph.replay
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Collect garbage now and not within: an older graph that is freed while another is recorded spoils it."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

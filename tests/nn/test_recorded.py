@@ -12,7 +12,7 @@ from torch import nn
 from pcsparse.errors import DeviceError, DtypeError, RangeError, ShapeError, UnsupportedError
 from pcsparse.kernels import cpu
 from pcsparse.models import MinkUNet, MinkUNetSpec, SecondBackbone, SecondSpec
-from pcsparse.nn import RecordedForward, SparseConv3d, SubmanifoldConv3d, ToBEV, fuse, recorded
+from pcsparse.nn import RecordedForward, SparseConv3d, SubmanifoldConv3d, ToBEV, fuse, recorded, recording
 from pcsparse.sparse_tensor import SparseTensor
 from tests.clouds import lidar_like
 
@@ -255,6 +255,43 @@ def test_what_is_not_like_the_example_is_refused(device, recordings):
         forward(_cloud(60, 1, 3, device=device))
     with pytest.raises(DtypeError, match="float16"):
         forward(x.half())
+
+
+class _Node:
+    """Garbage that only the collector finds."""
+
+    def __init__(self, freed):
+        self.itself = self
+        self.freed = freed
+
+    def __del__(self):
+        self.freed.append(gc.isenabled())
+
+
+def test_no_garbage_is_collected_while_a_graph_is_recorded(device, monkeypatch):
+    if device.type == "cuda":
+        pytest.skip("looks at the recording itself, with stand-ins for CUDA's part of it")
+    inside, freed = [], []
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    @contextlib.contextmanager
+    def graph(*given, **named):
+        inside.append((gc.isenabled(), list(freed)))
+        yield
+
+    for name, stand_in in {
+        "current_stream": Stream, "Stream": Stream, "stream": lambda s: contextlib.nullcontext(),
+        "CUDAGraph": lambda: type("Graph", (), {"replay": None})(), "graph": graph,
+        "set_stream": lambda s: None, "get_sync_debug_mode": lambda: 0, "set_sync_debug_mode": lambda m: None,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    _Node(freed)
+    assert recording.record(lambda: 5)[0] == 5
+    assert inside == [(False, [True])]
+    assert gc.isenabled()
 
 
 def test_a_cpu_has_no_graphs():
