@@ -221,7 +221,7 @@ def record(run: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
 
 @contextmanager
 def _nothing_collected() -> Iterator[None]:
-    """Collect garbage now and not within: an older graph that is freed while another is recorded spoils it."""
+    """Collect garbage now, not within: an older graph that is freed while another is recorded spoils it."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
