@@ -121,6 +121,22 @@ def test_the_folder_is_named_by_what_shapes_the_code(tmp_path, monkeypatch):
     assert folder().is_relative_to(tmp_path / "other")
 
 
+def test_names_follow_from_the_file_of_a_function(tmp_path):
+    from pcsparse.kernels.cpu import code_cache
+
+    # a caller's bytecode stays as it is when a function that it calls is edited
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    first.write_text("def callee(x): return x + 1\n")
+    second.write_text("def callee(x): return x + 2\n")
+    names = [
+        code_cache._Locator.from_function(test_names_follow_from_the_file_of_a_function, str(file))
+        for file in (first, second, first, tmp_path / "gone.py")
+    ]
+    one, two, again, gone = (name.get_disambiguator() for name in names)
+    assert one == again
+    assert len({one, two, gone}) == 3
+
+
 def test_a_user_without_a_home_gets_a_folder_that_cannot_be_made(monkeypatch):
     from pcsparse.kernels.cpu import code_cache
 

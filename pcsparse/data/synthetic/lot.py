@@ -128,7 +128,8 @@ class Lot:
             return
         rows = np.flatnonzero(leaf)
         corners = mesh.corners[rows].reshape(-1, 3)
-        over = self.land.at(corners[:, 0], corners[:, 1]).kerb < -0.2
+        spots = self.land.at(corners[:, 0], corners[:, 1])
+        over = (spots.kerb < -0.2) & (spots.isle < -0.2)
         keep = np.ones(len(mesh), bool)
         keep[rows[over.reshape(-1, 3).any(1)]] = False
         self.meshes[-1] = mesh.select(keep)
@@ -157,6 +158,7 @@ class Lot:
         spots = self.land.at(x, y)
         if spots.isle[0] > 0.4 and self.route.gap(float(x), float(y)) > _WAY + 0.5:
             self._stand(mesh, float(x), float(y), float(spots.z[0]), s, 0.0, False)
+            self._prune(0.0, float(spots.z[0]))
 
     def scatter(self, make: Callable[[Generator, float], Mesh], s: Floats, t: Floats) -> None:
         """Stand one `make(rng, detail)` at each of the places (n,) that is free, turned at random."""

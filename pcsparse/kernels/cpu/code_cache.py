@@ -55,14 +55,17 @@ def _home_cache() -> Path:
 
 
 class _Locator(_CacheLocator):
-    """The folder; nothing in it can be stale."""
+    """The folder, and names in it that follow from the file that a function comes from.
 
-    def __init__(self, line: int) -> None:
-        self._line = line
+    So code from outside `kernels`, which the folder's name does not cover, is compiled again after an edit.
+    """
+
+    def __init__(self, line: int, file: str) -> None:
+        self._line, self._file = line, file
 
     @classmethod
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_Locator":
-        return cls(py_func.__code__.co_firstlineno)
+        return cls(py_func.__code__.co_firstlineno, py_file)
 
     def get_cache_path(self) -> str:
         return str(code_folder())
@@ -71,7 +74,16 @@ class _Locator(_CacheLocator):
         return code_folder().name
 
     def get_disambiguator(self) -> str:
-        return str(self._line)
+        return f"{self._line}-{_digest(self._file)}"
+
+
+@functools.cache
+def _digest(file: str) -> str:
+    # numba knows a function by its own bytecode, not by that of the functions it calls
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
 
 
 class _Impl(CompileResultCacheImpl):
