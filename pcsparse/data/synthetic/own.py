@@ -11,9 +11,10 @@ from pcsparse.data.synthetic.sensor import Sensor
 
 # SemanticKITTI's "outlier", which training ignores
 OUTLIER = 1
-# share of the pulses onto the roof that come back, and the spread of its height in metres
-_ANSWERS = 0.95
-_ROUGH = 0.03
+# share of the pulses onto the roof that come back, how far it bulges in metres, and in how many sectors
+_ANSWERS = 0.8
+_BULGE = 0.03
+_SECTORS = 24
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,14 @@ def own_returns(sensor: Sensor, pulses: Pulses, rng: Generator) -> OwnReturns:
     """What roof, rack and rails of the own car answer in one turn."""
     roof = np.flatnonzero(~pulses.free & (rng.random(len(pulses.free)) < _ANSWERS))
     roof = roof[: len(roof) if sensor.roof_depth else 0]
-    depth = sensor.roof_depth + rng.normal(0.0, _ROUGH, len(roof))
-    far = depth / -np.sin(pulses.elevation[roof])
-    # dark paint in the sun: a few steps above nothing, with a long tail
-    grey = np.minimum(rng.exponential(0.09, len(roof)), 1.0)
+    knots = np.arange(_SECTORS) * (2 * np.pi / _SECTORS)
+    turn = pulses.azimuth[roof]
+    depth = sensor.roof_depth + np.interp(turn, knots, rng.normal(0.0, _BULGE, _SECTORS), period=2 * np.pi)
+    noise = rng.normal(0.0, 0.5 * sensor.range_noise, len(roof))
+    far = np.maximum(depth / -np.sin(pulses.elevation[roof]) + noise, 0.0)
+    # dark paint and bright metal, each some sectors wide
+    sheen = np.minimum(rng.exponential(0.09, _SECTORS), 1.0)
+    grey = np.interp(turn, knots, sheen, period=2 * np.pi)
     rows, spots = _fittings(sensor, rng)
     row = np.concatenate([roof, rows])
     distance = np.concatenate([far, spots])

@@ -205,7 +205,8 @@ def intensity(
         rng: of the sweep.
         ring: (n,) of the laser; None: all answer alike.
     """
-    grain = np.maximum(0.0, 1.0 + SPREAD[met.material] * rng.normal(size=len(met.light)))
+    spread = sensor.scale.grain * SPREAD[met.material]
+    grain = np.maximum(0.0, 1.0 + spread * rng.normal(size=len(met.light)))
     value = gain * met.light * grain * stains(points, seed)
     speckle = np.exp(_SPECKLE * rng.normal(size=len(value))) if sensor.scale.reach else 1.0
     return sensor.scale.report(value, ring, met.distance, speckle)

@@ -121,7 +121,7 @@ def test_edges_are_steps_and_not_slants_or_corners() -> None:
     assert not on_grid(away, up).any()
     # ground that meets a wall, finely seen
     corner = np.array(
-        [[8.0, 0, -1.7], [9.97, 0, -1.7], [10, 0, -1.67], [10, 0, -1.5], [9.97, 0, -1.7], [8.5, 0, -1.7]]
+        [[8.0, 0, -1.7], [9.5, 0, -1.7], [10, 0, -1.67], [10, 0, -1.5], [9.5, 0, -1.7], [8.5, 0, -1.7]]
     )
     corner[3, 2] = -1.67
     faces = np.where(corner[:, :1] == 10.0, [1.0, 0, 0], [0, 0, 1.0])

@@ -145,7 +145,7 @@ def test_the_recording_car_hides_what_it_hides_in_real_sweeps(real_data: Path) -
 
 def test_own_returns_lie_on_the_own_car() -> None:
     rng = np.random.default_rng(3)
-    for name, least, most in (("hdl64e", 15, 60), ("hdl32e", 3500, 5000), ("vlp16", 0, 0)):
+    for name, least, most in (("hdl64e", 15, 60), ("hdl32e", 2500, 5000), ("vlp16", 0, 0)):
         sensor = sensor_named(name)
         sent = send(sensor, rng)
         own = own_returns(sensor, sent, rng)
@@ -173,7 +173,7 @@ def test_calibrated_sensors_report_reflectivity_in_255_steps() -> None:
     value = sensor_named("hdl32e").scale.report(np.array([0.0, 0.26, 0.44, 0.9, 3.0]))
     np.testing.assert_allclose(value * 255, np.round(value * 255), atol=1e-4)
     # a real sweep: lowest 1 to 3, median 12, nine tenths below 45, retroreflectors near the end
-    np.testing.assert_allclose(value * 255, [2, 12, 36, 182, 255], atol=2)
+    np.testing.assert_allclose(value * 255, [2, 12, 41, 254, 255], atol=2)
 
 
 def test_unknown_sensors_are_refused() -> None:
