@@ -31,7 +31,10 @@ _GROUND_CELL = 2.0
 _BURIED = 0.05
 # a sweep that is no whole turn has been cropped
 _WHOLE_TURN_DEGREES = 350.0
-# straight ahead, degrees either way; the share of a turn's pulses that a beam must return there
+# metres: nearer are the own roof, and pulses of nuScenes that never came back
+_OWN_CAR = 1.0
+# degrees around where the sensor looks half-way through a turn, and the share of a turn's pulses that a beam
+# must return there
 _STILL_DEGREES, _ENOUGH = 6.0, 0.01
 
 
@@ -75,7 +78,7 @@ class Turn:
 
 
 def make_turn(points: Floats, intensity: Floats, ring: Ints | None, sensor: Sensor, name: str) -> Turn:
-    """A turn of `sensor`: points nearer than it measures left out, beams counted from the top.
+    """A turn of `sensor`: points on the own car left out, beams counted from the top.
 
     Args:
         points: (n, 3) float32, metres, sensor frame.
@@ -88,11 +91,11 @@ def make_turn(points: Floats, intensity: Floats, ring: Ints | None, sensor: Sens
         FormatError: no points; not the sensor's number of beams; or no whole turn.
     """
     distance = np.linalg.norm(points, axis=1)
-    far = distance >= sensor.min_range
+    nearest = max(sensor.min_range, _OWN_CAR)
+    far = distance >= nearest
     if not far.any():
         raise FormatError(
-            f"{name} has {len(points)} points, none of them {sensor.min_range:g} m away or more; is it a "
-            "sweep?"
+            f"{name} has {len(points)} points, none of them {nearest:g} m away or more; is it a sweep?"
         )
     azimuth = np.arctan2(points[far, 1], points[far, 0])
     ring = _turns(azimuth) if ring is None else ring[far]
@@ -123,13 +126,14 @@ def _turns(azimuth: Floats) -> Ints:
 
 
 def ring_angles(turn: Turn, sensor: Sensor) -> Floats:
-    """(rings,) degrees: the median elevation of each beam's points straight ahead, NaN of too few.
+    """(rings,) degrees: the median elevation of each beam's points half-way through the turn, NaN of too few.
 
-    A sweep is compensated to the moment at which the sensor looks ahead. Elsewhere the car's motion tilts a
-    near point's line of sight by up to two degrees.
+    A sweep is compensated to that moment; an HDL-64E on KITTI's car looks straight ahead then. Elsewhere the
+    car's motion tilts a near point's line of sight by up to two degrees.
     """
     tilt = np.degrees(np.arcsin(turn.points[:, 2] / np.linalg.norm(turn.points, axis=1)))
-    still = np.abs(np.degrees(np.arctan2(turn.points[:, 1], turn.points[:, 0]))) < _STILL_DEGREES
+    azimuth = np.arctan2(turn.points[:, 1], turn.points[:, 0])
+    still = np.abs(sensor.phases(azimuth)) < _STILL_DEGREES / 360.0
     angles = np.full(sensor.rings, np.nan)
     for ring in range(sensor.rings):
         mine = tilt[(turn.ring == ring) & still]

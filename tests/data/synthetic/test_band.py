@@ -43,6 +43,15 @@ def test_the_mean_and_three_fifths_of_the_sweeps_must_lie_inside(
     assert found.holds == (reason == "")
 
 
+def test_what_no_real_sweep_has_no_simulated_one_should_have() -> None:
+    nan = float("nan")
+    assert verdict([nan, nan], [nan, nan]).holds
+    there = verdict([nan, nan], [3.0, nan, 4.0])
+    assert not there.holds
+    assert there.reason == "not measured"
+    assert there.share == pytest.approx(1 / 3)
+
+
 def test_beams_must_be_exact_whatever_real_sweeps_say() -> None:
     angles = Figure("ring angles off the preset, 90 %", "deg", 3, "beams")
     assert verdict([0.6, 0.2], [0.001, 0.002], angles).holds
