@@ -70,6 +70,25 @@ def test_kerbs_have_their_height_and_the_land_its_surfaces() -> None:
     assert 0.1 < np.median(steps) < 0.16
 
 
+def test_parking_bays_lie_before_the_kerb() -> None:
+    found = 0
+    for seed in range(8):
+        town = make_town(seed, 60.0)
+        for street in town.network.streets[:3]:
+            for block in street.blocks:
+                middle = 0.5 * (block.start + block.end)
+                for sign in (1, -1):
+                    side = block.side(sign)
+                    wide = street.table[int(middle), 0 if sign > 0 else 1, 0] > 1.8
+                    if not wide or side.codes[0] != BAY or float(street.node_gap(middle)) < 12:
+                        continue
+                    x, y = street.world(np.full(1, middle), sign * (street.half_at(middle) + 0.5 * side.bay))
+                    if town.land.at(x, y).other[0] > 12:
+                        assert dropped(paved(town, x, y), x, y)[1].tolist() == [44]
+                        found += 1
+    assert found > 4
+
+
 def test_tiles_meet_and_cover_their_square() -> None:
     town = make_town(1, 60.0)
     x, y = (float(v) for v in town.route.world(20.0))

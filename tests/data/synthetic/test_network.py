@@ -19,6 +19,10 @@ def networks() -> list[Network]:
 def test_every_kind_of_junction_is_met(networks: list[Network]) -> None:
     met = {kind for network in networks for kind in network.met}
     assert met == {"cross", "tee", "cross_turn", "tee_turn", "tee_end", "ring"}
+    for network in networks:
+        rings = [street for street in network.streets if street.ring]
+        assert bool(rings) == ("ring" in network.met)
+        assert all(len(ring.nodes) >= 2 for ring in rings)
     # streets bend, branch at many angles, end in the open, and are of many widths
     streets = [street for network in networks for street in network.streets]
     bends = np.array([np.ptp(street.heading) for street in streets if not street.ring])
@@ -56,6 +60,21 @@ def test_oncoming_traffic_keeps_to_the_other_lane(networks: list[Network]) -> No
         assert np.median(gap.min(1)) > 2.0
         facing = np.cos(ours.heading[straight] - theirs.heading[gap.argmin(1)])
         assert (facing < -0.9).mean() > 0.85
+
+
+def test_everyone_drives_anticlockwise_round_a_roundabout(networks: list[Network]) -> None:
+    ringed = [network for network in networks if "ring" in network.met]
+    assert len(ringed) > 1
+    for network in ringed:
+        lines = Lines.of(network.streets)
+        for legs in (network.legs, backwards(network.streets, network.legs)):
+            route = make_route(network.streets, legs)
+            where = survey(lines, *route.line.T)
+            for number, street in enumerate(network.streets):
+                inside = (where[:, STREET] == number) & (np.abs(where[:, ACROSS]) < 0.5)
+                if street.ring and inside.sum() > 4:
+                    turn = np.cos(route.heading[inside] - street.heading_at(where[inside, ALONG]))
+                    assert turn.min() > 0.7
 
 
 def test_the_survey_measures_what_brute_force_measures(networks: list[Network]) -> None:

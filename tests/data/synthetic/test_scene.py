@@ -152,3 +152,18 @@ def test_movers_move_and_what_waits_does_not() -> None:
                 moved += 1
                 assert 0.2 < step < 14.0
     assert moved > 10
+
+
+def test_cars_queue_on_the_road_before_junctions() -> None:
+    waiting = 0
+    for seed in range(6):
+        town = make_town(seed, 150.0)
+        for mover in town.movers:
+            if mover.speed == 0.0:
+                waiting += 1
+                assert set(mover.mesh.semantic.tolist()) == {10}
+                assert mover.pose(mover.time) == mover.pose(mover.time + 20.0)
+                x, y, _ = mover.pose(mover.time)
+                if mover.underway(mover.time):
+                    assert town.land.at(x, y).edge[0] < -0.5
+    assert waiting > 4
