@@ -58,6 +58,19 @@ def lay_street(
     """
     n = len(line)
     blocks = _blocks(rng, district, float(n - 1), half, nodes)
+    table, codes, shades = _tables(n, blocks, nodes)
+    profile = _profile(rng, district, n, half, nodes, caps)
+    heading = np.unwrap(np.arctan2(np.gradient(line[:, 1]), np.gradient(line[:, 0])))
+    return Street(
+        line, heading, profile.half, profile.median, profile.island, profile.lift, table, codes, shades,
+        (caps[0] if caps[0] is not None else 0.0, caps[1] if caps[1] is not None else float(n - 1)),
+        float(rng.uniform(*district.corner)), blocks, nodes, ring=False,
+        dash=half > 2.6 and chance(rng, district.marked),
+    )  # fmt: skip
+
+
+def _tables(n: int, blocks: tuple[Block, ...], nodes: tuple[Node, ...]) -> tuple[Floats, Ints, Floats]:
+    """`Street.table`, `codes` and `shades` of `n` metres of street."""
     shades = np.ones((n, 3))
     table, codes = np.zeros((n, 2, len(COLUMNS))), np.zeros((n, 2, 4), np.uint8)
     for block in blocks:
@@ -76,14 +89,7 @@ def lay_street(
     rest = [c for c in range(len(COLUMNS)) if c not in _BANKS]
     table[:, :, rest] = _smooth(table[:, :, rest], _SHORT)
     table[:, :, _BANKS] = _smooth(table[:, :, _BANKS], _LONG)
-    profile = _profile(rng, district, n, half, nodes, caps)
-    heading = np.unwrap(np.arctan2(np.gradient(line[:, 1]), np.gradient(line[:, 0])))
-    return Street(
-        line, heading, profile.half, profile.median, profile.island, profile.lift, table, codes, shades,
-        (caps[0] if caps[0] is not None else 0.0, caps[1] if caps[1] is not None else float(n - 1)),
-        float(rng.uniform(*district.corner)), blocks, nodes, ring=False,
-        dash=half > 2.6 and chance(rng, district.marked),
-    )  # fmt: skip
+    return table, codes, shades
 
 
 def _shades(rng: Generator) -> tuple[float, float, float]:
