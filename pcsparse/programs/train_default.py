@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pcsparse.data.synthetic.pool import RenderedSweeps, render
+from pcsparse.data.synthetic.pool import RenderedSweeps, render, render_sample
 from pcsparse.errors import PcsparseError, RangeError
-from pcsparse.programs.default_recipes import RECIPES, Recipe, recipe_named
+from pcsparse.programs.default_recipes import RECIPES, Recipe, recipe_named, wanted_shares
 from pcsparse.programs.train_default_part import TrainingJob, train
 
 # seconds: for the last checkpoint and the export, which come after the training
@@ -25,6 +25,7 @@ _RESERVE = 15.0
 _LOOK, _EXPORT = 1.0, 45.0
 # seconds before the end: too few for a training that failed to begin anew
 _TOO_LATE = 60.0
+_PRIORS = "bias moved from the class shares of the towns to the published ones of SemanticKITTI, fences left"
 _PROGRAM = "pcsparse.programs.train_default"
 # rendering gives way, by half, to the processes that feed the GPU
 _NICE = 3
@@ -194,7 +195,6 @@ class _Processes:
 
 def _export(settings: DefaultSettings) -> list[str]:
     """Write what the runs have stored as default models; returns the names of those that have nothing."""
-    from pcsparse.train.model_file import load_model, save_model
     from pcsparse.whole_file import write_whole
 
     missing = []
@@ -205,11 +205,32 @@ def _export(settings: DefaultSettings) -> list[str]:
             continue
         # the run replaces both files one after the other: a pair of two epochs is still a model
         with contextlib.suppress(PcsparseError):
-            model, card = load_model(folder)
-            save_model(settings.out / f"{recipe.name}.safetensors", model, card, half=True)
+            _export_one(settings, recipe, folder)
         with contextlib.suppress(OSError):
             write_whole(settings.out / f"{recipe.name}.log.csv", (folder / "log.csv").read_bytes())
     return missing
+
+
+def _export_one(settings: DefaultSettings, recipe: Recipe, source: Path) -> None:
+    """Move a model to the class shares of recorded streets, and write it in float16."""
+    from pcsparse.train.model_file import load_model, save_model
+    from pcsparse.train.priors import shift_priors
+
+    model, card = load_model(source)
+    if "priors" not in card.provenance:
+        trained = RenderedSweeps(recipe.pool, settings.pool(recipe)).class_shares()
+        shift_priors(model, trained, wanted_shares(trained))
+        card = replace(card, provenance={**card.provenance, "priors": _PRIORS})
+    save_model(settings.out / f"{recipe.name}.safetensors", model, card, half=True)
+
+
+def _export_again(settings: DefaultSettings, source: Path) -> int:
+    """As at the end of a training, from models that one has left without its sweeps."""
+    for recipe in settings.recipes:
+        render_sample(recipe.pool, settings.pool(recipe))
+        settings.out.mkdir(parents=True, exist_ok=True)
+        _export_one(settings, recipe, source / f"{recipe.name}.safetensors")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -229,6 +250,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sweeps", type=int, help="of each town")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--width", type=float, help="of the network")
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="FOLDER",
+        help="train nothing: export the unshifted models of a folder, after a look at some sweeps",
+    )  # fmt: skip
     parser.add_argument("--part", nargs="+", default=[], help=argparse.SUPPRESS)
     return parser
 
@@ -259,7 +284,8 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     match given.part:
         case []:
-            return run(settings, arguments)
+            again = given.source is not None
+            return _export_again(settings, given.source) if again else run(settings, arguments)
         case ["render", name, part, parts]:
             os.nice(_NICE)
             recipe = _named(settings, name)

@@ -6,13 +6,14 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from pcsparse.data.collate import VoxelSettings
 from pcsparse.data.label_map import LabelMap
 from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.models.minkunet import MinkUNetSpec
 from pcsparse.programs import train_default
-from pcsparse.programs.default_recipes import RECIPES, recipe_named
+from pcsparse.programs.default_recipes import PUBLISHED_SHARES, RECIPES, recipe_named
 from pcsparse.programs.train_default import DefaultSettings, main
 from pcsparse.train.fit import fit
 from pcsparse.train.model_file import load_model
@@ -144,8 +145,10 @@ def test_a_training_that_fails_is_started_once_more_without_graphs(settings, mon
         assert at < process.command.index("--part")
 
 
-def test_what_the_runs_stored_is_exported_in_half_precision(settings):
+def test_what_the_runs_stored_is_exported_in_half_precision(settings, monkeypatch):
     recipe = settings.recipes[0]
+    # towns where all classes are as frequent
+    monkeypatch.setattr(train_default.RenderedSweeps, "class_shares", lambda self: (1 / 19,) * 19)
     fitting = FitSettings(epochs=1, batch_size=2, voxels=VoxelSettings(0.5), workers=0, progress="none")
     fit(tiny_model(), TinyStreets(2), None, fitting, settings.run(recipe), labels=LABELS)
     assert train_default.run(replace(settings, recipes=(recipe,)), []) == 0
@@ -156,6 +159,20 @@ def test_what_the_runs_stored_is_exported_in_half_precision(settings):
     log = settings.out / f"{recipe.name}.log.csv"
     assert log.read_text() == (settings.run(recipe) / "log.csv").read_text()
     assert model.spec.n_classes == 19
+    # moved to streets with many buildings and hardly a bicycle; fences stay
+    moved = (model.classifier.bias - load_model(whole)[0].classifier.bias).detach()
+    shares = torch.tensor(PUBLISHED_SHARES)
+    fence = shares.new_tensor(1 / 19)
+    total = 1 - shares[13] + fence
+    for at, share in ((12, shares[12]), (1, shares[1]), (13, fence)):
+        torch.testing.assert_close(moved[at], (share / total * 19).log(), atol=2e-3, rtol=2e-3)
+    assert "SemanticKITTI" in card.provenance["priors"]
+    # what has been moved is not moved again
+    monkeypatch.setattr(train_default, "render_sample", lambda *given: 0)
+    again = replace(settings, recipes=(recipe,), out=settings.out / "again")
+    assert train_default._export_again(again, settings.out) == 0
+    twice = load_model(again.out / f"{recipe.name}.safetensors")[0]
+    assert torch.equal(twice.classifier.bias, model.classifier.bias)
 
 
 def test_senseless_settings_are_refused(tmp_path):

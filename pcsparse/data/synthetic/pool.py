@@ -1,6 +1,7 @@
 """Simulated sweeps in a folder that grows while a training already reads from it."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,20 +77,26 @@ def render(plan: PoolPlan, folder: Path, part: int = 0, parts: int = 1) -> int:
     Returns:
         sweeps written.
     """
+    return sum(_render(plan, folder, town, range(plan.sweeps)) for town in range(part, plan.towns, parts))
+
+
+def render_sample(plan: PoolPlan, folder: Path, towns: int = 24) -> int:
+    """Simulate the middle sweep of some towns, evenly spread over the pool, as `render` does."""
+    spread = range(0, plan.towns, max(plan.towns // towns, 1))
+    return sum(_render(plan, folder, town, [plan.sweeps // 2]) for town in spread)
+
+
+def _render(plan: PoolPlan, folder: Path, town: int, sweeps: Iterable[int]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    labels, written = LabelMap.load("synthetic"), 0
-    for town in range(part, plan.towns, parts):
-        indices = range(town * plan.sweeps, (town + 1) * plan.sweeps)
-        missing = [index for index in indices if not plan.path(folder, index).is_file()]
-        if not missing:
-            continue
-        world = make_town(plan.seed + town, plan.sweeps * plan.stride)
+    indices = [town * plan.sweeps + sweep for sweep in sweeps]
+    missing = [index for index in indices if not plan.path(folder, index).is_file()]
+    if missing:
+        labels, world = LabelMap.load("synthetic"), make_town(plan.seed + town, plan.sweeps * plan.stride)
         drive = simulated.Drive(world, sensor_named(plan.sensor(town)), "bvh")
         for index in missing:
             rows = _packed(drive.sweep(index % plan.sweeps, plan.stride), labels)
             _store(plan.path(folder, index), rows)
-            written += 1
-    return written
+    return len(missing)
 
 
 def _packed(sweep: simulated.Sweep, labels: LabelMap) -> npt.NDArray[np.void]:
@@ -140,6 +147,22 @@ class RenderedSweeps:
         # no Path a file: this is asked for every sweep that is missing
         with os.scandir(self.folder) as entries:
             return sorted(entry.name for entry in entries if entry.name.endswith(_ENDING))
+
+    def class_shares(self, most: int = 48) -> tuple[float, ...]:
+        """How frequent each class is among the labelled points of at most that many sweeps that are there.
+
+        Raises:
+            FormatError: no sweep is there at all.
+        """
+        present = self.present
+        if not present:
+            raise FormatError(f"{self.folder} holds no sweep; start the rendering, or name another folder")
+        counts = np.zeros(self.label_map.n_classes, np.int64)
+        for name in present[:: -(-len(present) // most)]:
+            targets = read_rendered(self.folder / name).targets
+            assert targets is not None
+            counts += np.bincount(targets[targets >= 0], minlength=len(counts))
+        return tuple((counts / max(int(counts.sum()), 1)).tolist())
 
     def __getitem__(self, index: int) -> Sweep:
         """Sweep `index`, or a stand-in.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pcsparse.data.label_map import LabelMap
-from pcsparse.data.synthetic.pool import PoolPlan, RenderedSweeps, render
+from pcsparse.data.synthetic.pool import PoolPlan, RenderedSweeps, render, render_sample
 from pcsparse.data.synthetic.scene import make_town
 from pcsparse.data.synthetic.sensor import sensor_named
 from pcsparse.data.synthetic.sweep import Drive
@@ -79,3 +79,22 @@ def test_senseless_plans_are_refused():
         settings = {"sensors": ("vlp16",), "towns": 1, "sweeps": 1, "seed": 0, "stride": 1.0, **change}
         with pytest.raises(RangeError):
             PoolPlan(**settings)
+
+
+def test_class_shares_of_a_sample(folder, tmp_path):
+    assert render_sample(PLAN, tmp_path, towns=1) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["000040-0001-vlp16.npy"]
+    # the middle sweep of a town, as the whole pool has it
+    assert (tmp_path / "000040-0001-vlp16.npy").read_bytes() == (
+        folder / "000040-0001-vlp16.npy"
+    ).read_bytes()
+    source = RenderedSweeps(PLAN, folder)
+    targets = np.concatenate([source[index].targets for index in (0, 1)])
+    expected = [float((targets == c).sum()) / (targets >= 0).sum() for c in range(19)]
+    np.testing.assert_allclose(source.class_shares(), expected)
+    np.testing.assert_allclose(
+        source.class_shares(most=1),
+        [float((source[0].targets == c).sum()) / (source[0].targets >= 0).sum() for c in range(19)],
+    )
+    with pytest.raises(FormatError, match="holds no sweep"):
+        RenderedSweeps(PLAN, tmp_path / "none").class_shares()
