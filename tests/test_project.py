@@ -243,7 +243,9 @@ def test_wheel_carries_configs_labels_and_weights(installed, tmp_path):
         print(Path(pcsparse.__file__).parent)
         print(resources.configs_dir() / "train.yaml")
         print(resources.labels_file("semantickitti"))
-        print(next(resources.weights_dir().glob("*.safetensors"), "no weights"))
+        for name in ("minkunet-hdl64e", "minkunet-32beam"):
+            for ending in ("safetensors", "json", "md"):
+                print(resources.weights_dir() / f"{name}.{ending}")
         for name in ("page.html", "page.css", "page.js"):
             print(Path(pcsparse.__file__).parent / "view" / name)
     """

@@ -49,10 +49,12 @@ class VoxelSettings:
         voxel_size: edge length, metres.
         crop: x, y, z minimum, then x, y, z maximum, metres; points outside are left out and predicted as
             unlabelled. None keeps all.
+        min_range: metres from the sensor; nearer points, the own vehicle's, are left out likewise.
     """
 
     voxel_size: float = 0.1
     crop: list[float] | None = None
+    min_range: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.voxel_size < float("inf"):
@@ -62,14 +64,19 @@ class VoxelSettings:
             or any(low >= high for low, high in zip(self.crop[:3], self.crop[3:], strict=True))
         ):
             raise RangeError(f"crop must be x, y, z minimum, then x, y, z maximum, got {self.crop}")
+        if not 0 <= self.min_range < float("inf"):
+            raise RangeError(f"min_range must be finite metres, not negative, got {self.min_range}")
 
     def keeps(self, points: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """(n,) bool: the points, (n, 3) metres, that are finite and inside the crop."""
+        """(n,) bool: the points, (n, 3) metres, that are finite, inside the crop and not too near."""
         rows = np.isfinite(points).all(axis=1)
         if self.crop is not None:
             low, high = np.array(self.crop[:3], np.float32), np.array(self.crop[3:], np.float32)
             # a comparison with NaN is false, which is what we want
             rows &= (points >= low).all(axis=1) & (points < high).all(axis=1)
+        if self.min_range:
+            near = np.einsum("ij,ij->i", points, points) < np.float32(self.min_range) ** 2
+            rows &= ~np.asarray(near)
         return np.asarray(rows)
 
 

@@ -174,7 +174,16 @@ def _other_scale(facts: IntensityFacts, brightness: float) -> float | None:
 def own(case: Case) -> None:
     """Returns from the own vehicle."""
     n = case.report.n_own
-    if case.report.frame.sure and n > _OWN_SHARE * case.report.n_file:
+    if not case.report.frame.sure or n <= _OWN_SHARE * case.report.n_file:
+        return
+    if case.voxels.min_range:
+        case.add(
+            "own",
+            f"{n} points within {OWN_VEHICLE_M:g} m and over the ground: the own vehicle, if it is one; the "
+            f"model leaves out what is nearer than {case.voxels.min_range:g} m, without a class",
+            grave=False,
+        )
+    else:
         case.add(
             "own",
             f"{n} points within {OWN_VEHICLE_M:g} m and over the ground: the own vehicle, if it is one",

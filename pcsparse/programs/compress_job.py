@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -156,9 +156,7 @@ class Job:
         """Sweeps that networks are scored on while scan and search run."""
         chosen = self.settings.evaluation
         crop = self.card.voxels.crop if chosen.crop is None else chosen.crop
-        return spread_batches(
-            self.search_set, chosen.sweeps, VoxelSettings(self.card.voxels.voxel_size, crop)
-        )
+        return spread_batches(self.search_set, chosen.sweeps, replace(self.card.voxels, crop=crop))
 
     @cached_property
     def losses(self) -> Losses:

@@ -50,12 +50,14 @@ _SHARE = 0.85
 # the short run: the loss of its last steps against that of its first ones
 _LEARNT = 0.7
 
-_REAL_SWEEPS = (
-    "semantickitti/dataset/sequences/00/velodyne/000000.bin",
-    "kitti/training/velodyne/000000.bin",
-    "kitti/training/velodyne/000001.bin",
-    "kitti_odometry/000049.bin",
-)
+# patterns, by what the pictures are called
+_REAL_SWEEPS = {
+    "semantickitti-000000": "semantickitti/dataset/sequences/00/velodyne/000000.bin",
+    "kitti-000000": "kitti/training/velodyne/000000.bin",
+    "kitti-000001": "kitti/training/velodyne/000001.bin",
+    "kitti-odometry-000049": "kitti_odometry/000049.bin",
+    "nuscenes": "nuscenes/samples/LIDAR_TOP/*.pcd.bin",
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class DemoSettings:
 
     Args:
         out: folder of everything the demo writes; replaced if it is there.
-        checkpoint: model to judge; the default one if None.
+        checkpoint: model to judge; if None the default one, and on sweeps without labels the one that fits.
         real_data: folder of real samples, see `_REAL_SWEEPS`; none if None.
         epochs: passes of the short training run over its sweeps.
     """
@@ -124,7 +126,7 @@ def run(settings: DemoSettings) -> int:
     # what an earlier demo left must not be judged, nor shown
     shutil.rmtree(pictures, ignore_errors=True)
     for name, file in (simulated | real).items():
-        if infer.run(InferSettings((str(file),), out=str(pictures / name), checkpoint=str(checkpoint))):
+        if infer.run(InferSettings((str(file),), out=str(pictures / name), checkpoint=settings.checkpoint)):
             raise FormatError(f"inference on {file} failed, see above")
 
     _say(began, "5/5 the verdict")
@@ -188,8 +190,8 @@ def _real_files(folder: Path | None) -> dict[str, Path]:
     """The real sweeps that are there, by a name that tells them apart."""
     if folder is None:
         return {}
-    found = (name for name in _REAL_SWEEPS if (folder / name).is_file())
-    return {name.removesuffix(".bin").replace("/", "-"): folder / name for name in found}
+    found = {name: sorted(folder.glob(pattern)) for name, pattern in _REAL_SWEEPS.items()}
+    return {name: files[0] for name, files in found.items() if files}
 
 
 def _judge_real(name: str, file: Path, label_file: Path, labels: LabelMap, verdict: _Verdict) -> None:

@@ -1,8 +1,10 @@
 """`pcsparse infer` on a cloud too large for one pass: square by square, a LAS file never whole."""
 
+import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,9 @@ def tile_size(source: Path, settings: InferSettings | InspectSettings) -> float 
 def infer_tiled(job: Job, size: float, settings: InferSettings, model: LoadedModel) -> None:
     """Predict one file in squares of `size` metres and write its outputs."""
     began = time.perf_counter()
-    labels = model.labels
+    labels, predictor = model.labels, copy.copy(model.predictor)
+    # no sensor stands in the middle of a square
+    predictor.voxels = replace(predictor.voxels, min_range=0.0)
     level = Levelling(model.card.input_spec, settings.z_offset)
     picture = _Picture()
     with _tiles(job.source, size, settings) as tiles:
@@ -63,7 +67,7 @@ def infer_tiled(job: Job, size: float, settings: InferSettings, model: LoadedMod
             print(f"  note: {note}")
         picture.every = -(-tiles.n_points // _DRAWN_POINTS)
         spread_s = time.perf_counter() - began
-        prediction = predict_tiles(model.predictor, tiles, level, picture.add)
+        prediction = predict_tiles(predictor, tiles, level, picture.add)
     began = time.perf_counter()
     notes = write_outputs(
         job.outputs, job.source, prediction.targets, prediction.confidence, labels, settings

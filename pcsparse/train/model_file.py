@@ -39,7 +39,7 @@ class ModelCard:
         arch: `_target_` (a class under `pcsparse.`) and `spec` (the JSON of its Spec).
         label_set: name of the label map.
         classes: names, by target.
-        voxels: voxel size and crop, metres.
+        voxels: voxel size, crop and least range, metres.
         input_spec: the clouds it was trained on.
         metrics: of the validation, at the step of the weights.
         provenance: data, licence, command, versions.
@@ -62,6 +62,7 @@ class ModelCard:
             "classes": list(self.classes),
             "voxel_size": self.voxels.voxel_size,
             "crop": self.voxels.crop,
+            "min_range": self.voxels.min_range,
             "features": list(FEATURES),
             "input": asdict(self.input_spec),
             "metrics": self.metrics,
@@ -88,7 +89,7 @@ class ModelCard:
                 arch=content["arch"],
                 label_set=content["label_set"],
                 classes=tuple(content["classes"]),
-                voxels=VoxelSettings(content["voxel_size"], content["crop"]),
+                voxels=VoxelSettings(content["voxel_size"], content["crop"], content.get("min_range", 0.0)),
                 input_spec=InputSpec(**content["input"]),
                 metrics=content["metrics"],
                 provenance=content["provenance"],

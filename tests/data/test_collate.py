@@ -125,6 +125,19 @@ def test_mixed_labels_in_a_batch_are_an_error():
         collate([voxel_batch(s, VoxelSettings()) for s in (labelled, bare)])
 
 
+def test_points_of_the_own_vehicle_come_back_as_ignored():
+    points = [(1.0, 0.0, -1.0), (1.5, -1.5, -1.5), (0.0, 0.0, 2.5), (np.nan, 0.0, 0.0), (9.0, 0.0, -1.7)]
+    batch = voxel_batch(sweep_of(points, [1, 2, 3, 4, 5], [0.5] * 5), VoxelSettings(0.5, min_range=2.5))
+    assert batch.kept.tolist() == [False, True, True, False, True]
+    assert batch.to_points(torch.full((len(batch.coords),), 3))[0].tolist() == [-1, 3, 3, -1, 3]
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_senseless_least_range_is_refused(value):
+    with pytest.raises(RangeError, match="min_range"):
+        VoxelSettings(0.1, min_range=value)
+
+
 @pytest.mark.parametrize("crop", [[0.0] * 6, [0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0, 1.0, 1.0]])
 def test_a_senseless_crop_is_refused(crop):
     with pytest.raises(RangeError, match="crop"):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from pcsparse.cli import main
 from pcsparse.data.collate import VoxelSettings
@@ -12,7 +13,7 @@ from pcsparse.data.files import read_labels
 from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.data.label_map import LabelMap
 from pcsparse.programs import infer_models
-from pcsparse.programs.default_model import DEFAULT_MODEL, brought_models
+from pcsparse.programs.default_model import DEFAULT_MODEL, brought_models, model_named
 from pcsparse.train.model_file import ModelCard, arch_of, load_model, save_model
 from tests.infer.sweeps import walled_street
 from tests.streets import tiny_model
@@ -128,6 +129,53 @@ def test_inspect_names_the_better_model_where_another_is_given(tmp_path, brought
 
 
 def test_the_brought_models_begin_with_the_default_one():
-    names = [path.name for path in brought_models()]
-    assert names[0] == DEFAULT_MODEL
-    assert names[1:] == sorted(names[1:])
+    assert [path.stem for path in brought_models()] == ["minkunet-hdl64e", "minkunet-32beam"]
+    assert brought_models()[0].name == DEFAULT_MODEL
+
+
+def test_the_own_vehicle_gets_no_class_from_a_model_that_leaves_it_out(tmp_path, brought, capsys):
+    rows, n = SPARSE.copy(), len(SPARSE) // 4
+    # a roof under the sensor
+    rows[:n, :3] = np.random.default_rng(0).uniform((-1, -1, -1), (1, 1, -0.9), (n, 3))
+    np.save(tmp_path / "sparse.npy", rows)
+    own = np.linalg.norm(rows[:, :3], axis=1) < 2.5
+    assert own.sum() == n
+    model = brought / "a-sparse.safetensors"
+    given = ("--checkpoint", str(model))
+    assert 0 not in _infer(tmp_path, "sparse.npy", *given)
+    assert main(["inspect", str(tmp_path / "sparse.npy"), *given]) == 0
+    assert "--min-range 2.5 would mend it" in capsys.readouterr().out
+    card = json.loads(model.with_suffix(".json").read_text())
+    model.with_suffix(".json").write_text(json.dumps(card | {"min_range": 2.5}))
+    np.testing.assert_array_equal(np.array(_infer(tmp_path, "sparse.npy", *given)) == 0, own)
+    assert main(["inspect", str(tmp_path / "sparse.npy"), *given]) == 0
+    assert "the model leaves out what is nearer than 2.5 m" in capsys.readouterr().out
+    # the middle of a square is no sensor
+    assert 0 not in _infer(tmp_path, "sparse.npy", *given, "--tile", "60")
+
+
+# what a sweep of the sensor has, within which the medians over simulated ones must lie
+SENSORS = {
+    "minkunet-hdl64e": {"n_points": (1e5, 1.3e5), "near_density": (25, 45), "intensity_high": (0.4, 0.9)},
+    "minkunet-32beam": {"n_points": (2.5e4, 4e4), "near_density": (10, 20), "intensity_high": (0.15, 0.5)},
+}
+ANY_SENSOR = {"ground_height": (-1.95, -1.5), "reach": (40, 90)}
+
+
+@pytest.mark.parametrize("name", SENSORS)
+def test_a_brought_model_is_small_and_says_what_it_is(name):
+    weights = model_named(name)
+    assert weights.stat().st_size <= 12e6
+    with safe_open(weights, "pt") as content:
+        names = content.keys()
+        kinds = {content.get_slice(name).get_dtype() for name in names}
+    assert "F16" in kinds
+    assert kinds <= {"F16", "I64"}
+    card = load_model(weights)[1]
+    for key, (low, high) in (SENSORS[name] | ANY_SENSOR).items():
+        assert low <= getattr(card.input_spec, key) <= high, key
+    assert {"data", "sensor", "licence", "device"} <= card.provenance.keys()
+    text = weights.with_suffix(".md").read_text()
+    assert text.startswith(f"# {name}\n")
+    for part in ("scripts/train_default.py", "scripts/evaluate.py", "## Limits", "Apache-2.0"):
+        assert part in text

@@ -298,7 +298,7 @@ REAL = {
     "semantickitti/**/000000.bin": (0, ["64 lasers", "z up, metres"]),
     "kitti/training/velodyne/000001.bin": (0, ["64 lasers", "intensity  0 ... 0.99"]),
     "kitti_odometry/000049.bin": (0, ["64 lasers"]),
-    "nuscenes/**/*.pcd.bin": (1, ["32 lasers", "(by column)", "the own vehicle"]),
+    "nuscenes/**/*.pcd.bin": (0, ["32 lasers", "(by column)", "minkunet-32beam", "the own vehicle"]),
     "av2/**/315966265259836000.feather": (1, ["--z-offset -1.", "lasers", "0 ... 255"]),
     "benchmark-pc.npz": (1, ["a map or joined sweeps", "no intensity"]),
     "las/autzen_trim.laz": (1, ["world coordinates: origin (636518, 849132, 0)", "a map or joined sweeps"]),

@@ -37,7 +37,7 @@ def card(model):
         arch=arch_of(model, 19),
         label_set="semantickitti",
         classes=LABELS.names,
-        voxels=VoxelSettings(0.2, [-50.0, -50.0, -4.0, 50.0, 50.0, 3.0]),
+        voxels=VoxelSettings(0.2, [-50.0, -50.0, -4.0, 50.0, 50.0, 3.0], 1.5),
         input_spec=InputSpec(-1.73, 20.0, 60.0, 0.9, 120_000),
         metrics={"miou": 0.25},
         provenance={"data": "tiny streets"},
