@@ -1,6 +1,7 @@
 """Predict the class of every point of files without labels; writes raw-id labels and pictures.
 
 python scripts/infer.py SWEEP.bin --out out
+python scripts/infer.py SWEEP.pcd.bin --model minkunet-32beam
 python scripts/infer.py FOLDER --checkpoint runs/first --columns 5
 """
 

@@ -137,6 +137,8 @@ def test_the_own_vehicle_gets_no_class_from_a_model_that_leaves_it_out(tmp_path,
     rows, n = SPARSE.copy(), len(SPARSE) // 4
     # a roof under the sensor
     rows[:n, :3] = np.random.default_rng(0).uniform((-1, -1, -1), (1, 1, -0.9), (n, 3))
+    # and something in the middle of a square
+    rows[-20:, :3] = np.random.default_rng(1).uniform((29, 29, -1), (31, 31, 0), (20, 3))
     np.save(tmp_path / "sparse.npy", rows)
     own = np.linalg.norm(rows[:, :3], axis=1) < 2.5
     assert own.sum() == n
