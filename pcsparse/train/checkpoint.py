@@ -78,7 +78,9 @@ def run_facts(settings: FitSettings, **others: object) -> dict[str, str]:
     # the fields of FitSettings only: a subclass adds names and paths, which may change
     names = [field.name for field in fields(FitSettings) if field.name not in _NEUTRAL]
     facts = {name: repr(getattr(settings, name)) for name in names}
-    return facts | {key: repr(value) for key, value in others.items()}
+    facts |= {key: repr(value) for key, value in others.items()}
+    # what runs from before it was there had, too
+    return {name: text.replace(", min_range=0.0", "") for name, text in facts.items()}
 
 
 def save_state(path: Path, state: TrainState) -> None:

@@ -75,7 +75,8 @@ def fit(
 
     Writes into `output_dir`: log.csv, val.csv, last.pt (the state, for `resume`), model.safetensors and
     model.json (`load_model` reads them). A run that was killed at any moment goes on from its last checkpoint
-    with the same losses, bit for bit, as if nothing had happened.
+    with the same losses, bit for bit, as if nothing had happened; on a GPU with `record="never"`, as the sums
+    of a recorded pass depend on the room that the first batch made (ADR 0023).
 
     Args:
         model: takes a SparseTensor with 4 channels, returns one whose feats are logits (m, labels.n_classes).
@@ -218,7 +219,8 @@ def _loop(
 ) -> None:
     settings = stepper.settings
     throughput = Throughput(order.n_steps)
-    timed_out = stepper.clock.share >= 1.0
+    # one step at least, or there would be no model at the end
+    timed_out = stepper.clock.share >= 1.0 and stepper.step > 0
     while stepper.step < order.n_steps and stop.signal_number is None and not timed_out:
         began = time.perf_counter()
         epoch = stepper.step // order.steps_per_epoch

@@ -94,6 +94,8 @@ class Passes:
 
             def loss(out: SparseTensor, rows: Tensor) -> Tensor:
                 classes.append(out.feats.shape[1])
+                # before the device reads beyond its memory with one
+                _check_classes(on_host, out.feats.shape[1])
                 return recordable_loss(out.feats, rows, self._settings.loss, self._weights)
 
             try:

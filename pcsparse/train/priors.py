@@ -11,6 +11,9 @@ from pcsparse.errors import RangeError, UnsupportedError
 def shift_priors(model: nn.Module, trained: Sequence[float], wanted: Sequence[float]) -> None:
     """Add log(wanted / trained) to the bias of a model's classifier, in place.
 
+    Exact for a network trained without class weights; after weighted losses a rule of thumb, as their own
+    shift stays in it.
+
     What a network says of a class holds the share that the class had in training; where classes look alike
     but are of other frequency, this is what Bayes' rule changes. A class without a share in training, or of
     which none is wanted, stays as it is.

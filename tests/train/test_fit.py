@@ -228,6 +228,13 @@ class Slow(TinyStreets):
         return super().__getitem__(index)
 
 
+def test_a_run_without_time_does_one_step_and_has_a_model(tmp_path):
+    settings = replace(SETTINGS, epochs=500, time_limit=1e-6, validate_every=0)
+    result = run(tmp_path, settings=settings)
+    assert result.step == 1
+    assert (tmp_path / "model.safetensors").is_file()
+
+
 def test_a_time_limit_ends_the_run_with_its_rate_annealed(tmp_path, monkeypatch):
     settings = replace(SETTINGS, epochs=500, time_limit=22.0, validate_every=0, checkpoint_every=3)
     arguments = {"settings": settings, "augmentation": Augmentation()}

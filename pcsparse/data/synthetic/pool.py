@@ -1,5 +1,6 @@
 """Simulated sweeps in a folder that grows while a training already reads from it."""
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from pcsparse.data.synthetic.scene import make_town
 from pcsparse.data.synthetic.sensor import sensor_named
 from pcsparse.errors import FormatError, RangeError
 
-# 11 bytes a point; 4 mm are a fifth of the range noise, and 131 m lie beyond every sensor's reach
+# 11 bytes a point; 6.5 mm are half of the range noise, and 212 m lie beyond every sensor's reach
 _ROW = np.dtype(
     [("place", "<i2", 3), ("intensity", "u1"), ("target", "i1"), ("instance", "<u2"), ("beam", "u1")]
 )
-_STEP = 0.004
+_STEP = 0.0065
 _BRIGHT = 255.0
 _ENDING = ".npy"
 
@@ -82,7 +83,11 @@ def render(plan: PoolPlan, folder: Path, part: int = 0, parts: int = 1) -> int:
 
 def render_sample(plan: PoolPlan, folder: Path, towns: int = 24) -> int:
     """Simulate the middle sweep of some towns, evenly spread over the pool, as `render` does."""
-    spread = range(0, plan.towns, max(plan.towns // towns, 1))
+    step = max(plan.towns // towns, 1)
+    while math.gcd(step, len(plan.sensors)) > 1:
+        # else towns of one sensor only
+        step += 1
+    spread = range(0, plan.towns, step)
     return sum(_render(plan, folder, town, [plan.sweeps // 2]) for town in spread)
 
 
@@ -100,6 +105,9 @@ def _render(plan: PoolPlan, folder: Path, town: int, sweeps: Iterable[int]) -> i
 
 
 def _packed(sweep: simulated.Sweep, labels: LabelMap) -> npt.NDArray[np.void]:
+    farthest = float(np.abs(sweep.points).max(initial=0.0))
+    if farthest > _STEP * np.iinfo(np.int16).max:
+        raise RangeError(f"a point lies {farthest:.0f} m away, and a pool holds {_STEP * 32767:.0f} m")
     rows = np.zeros(len(sweep.points), _ROW)
     rows["place"] = np.round(sweep.points / _STEP)
     rows["intensity"] = np.round(sweep.intensity * _BRIGHT)

@@ -21,7 +21,8 @@ from pcsparse.data.synthetic.sensor import Sensor
 from pcsparse.data.synthetic.sweep import Drive, Sweep
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 
-FORMAT = 1
+# 2: towns are road graphs, and intensity falls with range; sweeps of 1 must not be gone on with
+FORMAT = 2
 RECORD = "synthetic.json"
 
 Existing = Literal["refuse", "resume", "replace"]

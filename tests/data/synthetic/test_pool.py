@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pcsparse.data.label_map import LabelMap
+from pcsparse.data.synthetic import pool
 from pcsparse.data.synthetic.pool import PoolPlan, RenderedSweeps, render, render_sample
 from pcsparse.data.synthetic.scene import make_town
 from pcsparse.data.synthetic.sensor import sensor_named
@@ -21,13 +22,13 @@ def folder(tmp_path_factory):
     return place
 
 
-def test_a_stored_sweep_is_the_simulated_one_to_four_millimetres(folder):
+def test_a_stored_sweep_is_the_simulated_one_to_millimetres(folder):
     source = RenderedSweeps(PLAN, folder)
     assert len(source) == 4
     simulated = Drive(make_town(40, 20.0), sensor_named("vlp16"), "bvh").sweep(1, 10.0)
     stored = source[1]
     assert stored.name == "000040-0001-vlp16"
-    np.testing.assert_allclose(stored.points, simulated.points, atol=0.0021)
+    np.testing.assert_allclose(stored.points, simulated.points, atol=0.0034)
     np.testing.assert_allclose(stored.intensity, simulated.intensity, atol=0.002)
     targets = LabelMap.load("synthetic").to_target(simulated.semantic.astype(np.uint32))
     np.testing.assert_array_equal(stored.targets, targets)
@@ -98,3 +99,24 @@ def test_class_shares_of_a_sample(folder, tmp_path):
     )
     with pytest.raises(FormatError, match="holds no sweep"):
         RenderedSweeps(PLAN, tmp_path / "none").class_shares()
+
+
+def test_a_sample_has_every_sensor(tmp_path, monkeypatch):
+    plan = PoolPlan(("vlp16", "vlp16", "vlp16", "vlp32c"), towns=240, sweeps=4, seed=7, stride=8.0)
+    towns = []
+    monkeypatch.setattr(pool, "_render", lambda plan, folder, town, sweeps: towns.append(town) or 1)
+    assert render_sample(plan, tmp_path) == len(towns) >= 20
+    assert {plan.sensor(town) for town in towns} == {"vlp16", "vlp32c"}
+
+
+def test_far_points_are_stored_or_refused(tmp_path):
+    sweep = Drive(make_town(40, 20.0), sensor_named("vlp16"), "bvh").sweep(1, 10.0)
+    labels = LabelMap.load("synthetic")
+    for metres in (135.0, 212.0):
+        sweep.points[0] = (metres, -metres, 0)
+        path = tmp_path / "far.npy"
+        pool._store(path, pool._packed(sweep, labels))
+        np.testing.assert_allclose(pool.read_rendered(path).points[0], (metres, -metres, 0), atol=0.0034)
+    sweep.points[0] = (0, -250.0, 0)
+    with pytest.raises(RangeError, match="250 m away"):
+        pool._packed(sweep, labels)
