@@ -219,7 +219,8 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         "--origin",
         type=_vector,
         default=(0.0, 0.0, 0.0),
-        help="X,Y,Z in metres that becomes 0,0,0; write --origin=-3,4,0",
+        help="X,Y,Z that becomes 0,0,0: metres in the file's own (world) coordinates, after --scale and "
+        "--up; write --origin=-3,4,0",
     )
     parser.add_argument("--min-range", type=float, default=0.0, help="metres; nearer points get no class")
     parser.add_argument("--max-range", type=float, help="metres; farther points get no class")
@@ -233,7 +234,10 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def _vector(text: str) -> tuple[float, float, float]:
-    x, y, z = (float(part) for part in text.split(","))
+    try:
+        x, y, z = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"X,Y,Z are three numbers with commas, got {text!r}") from error
     return x, y, z
 
 

@@ -33,6 +33,13 @@ def test_an_error_of_a_program_is_one_line(tmp_path, capsys):
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize("text", ["1,2", "1,2,three"])
+def test_a_wrong_vector_says_what_is_wanted(text, capsys):
+    with pytest.raises(SystemExit):
+        main(["infer", "a.bin", f"--origin={text}"])
+    assert f"X,Y,Z are three numbers with commas, got '{text}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
 def test_a_missing_hydra_names_the_extra(verb, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "hydra", None)

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from pcsparse.data.point_cloud import PointCloud
+from pcsparse.data.point_cloud import PointCloud, far_origin
 from pcsparse.errors import RangeError
 
 Vec3 = tuple[float, float, float]
@@ -36,7 +36,9 @@ class Placement:
         scale: metres a unit of the file: 0.001 for millimetres.
         up: direction of up in the file's axes: one of `UP_AXES`, or a vector as "0.1,0,0.99" (a tilted
             sensor). Vectors go by the nearest axis, then by the shortest turn.
-        origin: metres, turned as `up` says; this point becomes (0, 0, 0).
+        origin: metres in the file's own coordinates (world coordinates, where it has them), scaled and turned
+            as `scale` and `up` say; this point becomes (0, 0, 0). Zero for none; the reader's own origin then
+            stays subtracted, unless the file is scaled or turned.
         min_range: metres; nearer points get no class: own vehicle, (0, 0, 0) for no return.
         max_range: metres; farther points get no class; None for no limit.
         z_offset: metres added to every z, last.
@@ -95,20 +97,38 @@ class Placement:
             (n, 3) float32, metres, a row a point of `cloud`; NaN where nearer than `min_range` or farther
             than `max_range`.
         """
+        return cloud.points if self == Placement() else self._placed(cloud).astype(np.float32)
+
+    def centred(self, cloud: PointCloud) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+        """The same, minus whole metres where they lie too far away for float32; and those metres.
+
+        Returns:
+            (n, 3) float32 as above; (3,) float64 to add. A file that is not moved has its reader's origin.
+        """
         if self == Placement():
-            return cloud.points
-        if self.scale == 1.0 and self.up == "z":
-            points = cloud.points.astype(np.float64)
-        else:
+            return cloud.points, cloud.origin
+        points = self._placed(cloud)
+        origin = far_origin(points)
+        return (points - origin).astype(np.float32), origin
+
+    def subtracted(self, cloud: PointCloud) -> npt.NDArray[np.float64]:
+        """(3,) float64, metres: the point of the scaled and turned file that becomes (0, 0, 0)."""
+        if any(self.origin) or self.scale != 1.0 or self.up != "z":
             # the reader's own origin was found before unit and axes were known
-            points = self.scale * cloud.world() @ self.rotation().T
-        points -= np.array(self.origin)
+            return np.array(self.origin, dtype=np.float64)
+        return cloud.origin
+
+    def _placed(self, cloud: PointCloud) -> npt.NDArray[np.float64]:
+        points = self.scale * cloud.world()
+        if self.up != "z":
+            points = points @ self.rotation().T
+        points -= self.subtracted(cloud)
         if self.min_range or self.max_range is not None:
             distance = np.linalg.norm(points, axis=1)
             beyond = np.inf if self.max_range is None else self.max_range
             points[(distance < self.min_range) | (distance > beyond)] = np.nan
         points[:, 2] += self.z_offset
-        return points.astype(np.float32)
+        return points
 
     def moved_up(self, metres: float) -> Self:
         """The same, and `metres` higher."""

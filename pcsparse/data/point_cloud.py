@@ -128,7 +128,7 @@ def finish(
     xyz = raw.xyz if rows is None else raw.xyz[rows]
     intensity = raw.intensity if rows is None or raw.intensity is None else raw.intensity[rows]
     ring = raw.ring if rows is None or raw.ring is None else raw.ring[rows]
-    origin, origin_notes = _origin(xyz)
+    origin = far_origin(xyz)
     # float64 until the origin is gone: float32 resolves 6 cm at 849 km
     points = xyz if not origin.any() else xyz.astype(np.float64, copy=False) - origin
     scaled, scale, scale_notes = unit_intensity(intensity, intensity_scale or raw.full_scale, source)
@@ -140,7 +140,7 @@ def finish(
         kept=np.arange(n_file, dtype=np.int64) if rows is None else rows,
         n_file=n_file,
         source=source,
-        notes=(*raw.notes, *notes, *origin_notes, *scale_notes),
+        notes=(*raw.notes, *notes, *_origin_notes(origin, xyz), *scale_notes),
         intensity_scale=scale,
     )
     for note in cloud.notes:
@@ -169,26 +169,31 @@ def _valid_rows(
     return np.flatnonzero(valid).astype(np.int64), (f"{found}: dropped",)
 
 
-def _origin(xyz: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+def far_origin(xyz: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """(3,) float64, metres: what float32 needs subtracted, see `PointCloud.origin`.
+
+    Args:
+        xyz: (n, 3) metres; rows that are not finite do not count.
+    """
     origin = np.zeros(3)
-    if len(xyz) == 0:
-        return origin, ()
     finite = xyz[np.isfinite(xyz).all(axis=1)]
-    if len(finite) == 0:
-        return origin, ()
-    if np.abs(finite).max() <= FAR_M:
-        return origin, ()
+    if len(finite) == 0 or np.abs(finite).max() <= FAR_M:
+        return origin
     # the median, not the middle: one stray return at (0, 0, 0) must not pull the origin half a world away
     median = np.median(finite, axis=0).astype(np.float64)
     far = np.abs(median) > FAR_M
     origin[far] = np.round(median[far])
-    if not far.any():
-        return origin, ()
+    return origin
+
+
+def _origin_notes(origin: npt.NDArray[np.float64], xyz: npt.NDArray[np.floating]) -> tuple[str, ...]:
+    if not origin.any():
+        return ()
     notes = [f"world coordinates: origin ({origin[0]:g}, {origin[1]:g}, {origin[2]:g}) m subtracted"]
     if xyz.dtype == np.float32:
-        resolution = float(np.spacing(np.abs(median).max().astype(np.float32)))
+        resolution = float(np.spacing(np.abs(origin).max().astype(np.float32)))
         notes.append(f"the file stores them as float32, which resolves {resolution:.3g} m there")
-    return origin, tuple(notes)
+    return tuple(notes)
 
 
 def unit_intensity(

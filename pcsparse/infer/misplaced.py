@@ -102,11 +102,12 @@ def origin(case: Case) -> None:
         "in the sensor's frame?"
     )
     x, y = (float(value) for value in np.round(np.median(points[:, :2], axis=0)))
-    moved = tuple(a + b for a, b in zip(case.placement.origin, (x, y, 0.0), strict=True))
+    start = case.placement.subtracted(case.cloud)
+    moved = (float(start[0]) + x, float(start[1]) + y, float(start[2]))
     if len(points) < MIN_POINTS or (x, y) == (0.0, 0.0):
         case.add("origin", text)
         return
-    placement = replace(case.placement, origin=(moved[0], moved[1], moved[2]))
+    placement = replace(case.placement, origin=moved)
     case.add("origin", text, f"--origin={moved[0]:.10g},{moved[1]:.10g},{moved[2]:.10g}")
     case.place(placement)
 

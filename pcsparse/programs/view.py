@@ -77,8 +77,7 @@ def _sweep(source: Path, settings: ViewSettings, placement: Placement, labels: L
     raw = None if companions.labels is None else read_labels(companions.labels, cloud.n_file)[cloud.kept]
     prediction, confidence = _prediction(source, cloud, companions, settings, labels)
     instance = None if raw is None else raw >> _INSTANCE_SHIFT
-    points = placement(cloud)
-    origin = cloud.origin if points is cloud.points else np.zeros(3)
+    points, origin = placement.centred(cloud)
     boxes: tuple[LabelledBox, ...] = ()
     if companions.boxes is not None and points is cloud.points:
         boxes = read_boxes(companions.boxes, source)
@@ -98,7 +97,7 @@ def _sweep(source: Path, settings: ViewSettings, placement: Placement, labels: L
         confidence=thinned(confidence),
         instance=thinned(instance if instance is not None and instance.any() else None),
         rows=None if settings.every == 1 and len(cloud.kept) == cloud.n_file else cloud.kept[kept],
-        boxes=tuple(_shown(box, labels) for box in boxes),
+        boxes=tuple(_shown(box, labels, origin) for box in boxes),
         origin=(float(origin[0]), float(origin[1]), float(origin[2])),
     )
 
@@ -131,12 +130,14 @@ def _prediction(
     return targets, None if columns.confidence is None else columns.confidence[cloud.kept]
 
 
-def _shown(box: LabelledBox, labels: LabelMap) -> Box:
+def _shown(box: LabelledBox, labels: LabelMap, origin: npt.NDArray[np.float64]) -> Box:
+    """As the page shows it, beside points without that origin."""
     name = box.name
     if not name and box.raw_id is not None:
         target = int(labels.to_target(np.array([box.raw_id], np.uint32))[0])
         name = "" if target == IGNORE else labels.names[target]
-    return Box(box.center, box.size, box.yaw, name, box.score)
+    x, y, z = (float(value) for value in np.array(box.center) - origin)
+    return Box((x, y, z), box.size, box.yaw, name, box.score)
 
 
 def _with_poses(sweeps: list[Sweep], sources: list[Path], settings: ViewSettings) -> list[Sweep]:
@@ -146,6 +147,9 @@ def _with_poses(sweeps: list[Sweep], sources: list[Path], settings: ViewSettings
     files = [companions_of(source, settings).poses for source in sources]
     path = files[0]
     if path is None or set(files) != {path}:
+        return sweeps
+    if Placement(scale=settings.scale, up=settings.up) != Placement():
+        print("  the poses are left out: they are in the frame of the files, which --scale and --up change")
         return sweeps
     poses = _poses(path, sources)
     print(f"  poses: {path}")

@@ -59,6 +59,27 @@ def test_world_coordinates_are_turned_as_a_whole():
     assert Placement()(cloud) is cloud.points
 
 
+@pytest.mark.parametrize("values", [{}, {"scale": 0.5}, {"up": "-z"}, {"z_offset": 1.0}])
+def test_an_origin_lies_in_the_coordinates_of_the_file_whatever_else_is_given(values):
+    cloud = cloud_of([(1, 2, 3), (4, 5, 6)], origin=(512000.0, 5400000.0, 0.0))
+    bare = Placement(scale=values.get("scale", 1.0), up=values.get("up", "z"))
+    first = tuple(float(v) for v in bare.scale * bare.rotation() @ (512001, 5400002, 3))
+    placed = Placement(origin=first, **values)(cloud)
+    np.testing.assert_array_equal(placed[0], (0, 0, values.get("z_offset", 0)))
+    np.testing.assert_allclose(np.linalg.norm(placed[1] - placed[0]), bare.scale * 27**0.5, rtol=1e-6)
+
+
+def test_far_points_keep_their_millimetres_beside_an_origin():
+    steps = 0.001 * np.arange(2000)
+    cloud = cloud_of(np.column_stack([steps, steps, steps]), origin=(512000.0, 5400000.0, 0.0))
+    points, origin = Placement(up="-z").centred(cloud)
+    np.testing.assert_array_equal(origin, (512001, -5400001, 0))
+    np.testing.assert_allclose(points + origin, cloud.world() * (1, -1, -1), atol=1e-6, rtol=0)
+    points, origin = Placement().centred(cloud)
+    assert points is cloud.points
+    assert origin is cloud.origin
+
+
 def test_flags_are_those_of_the_command_line():
     assert Placement().flags() == ()
     given = Placement(0.001, "-y", (512345.5, -3.0, 0.0), 0.5, 300.0, -1.7).flags()

@@ -1,12 +1,16 @@
 """What `pcsparse inspect` says of clouds with a known fault; with the flags that it names, they are fine."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pcsparse.cli import main
 from pcsparse.data.placement import Placement
+from pcsparse.data.point_cloud import PointCloud
+from pcsparse.infer.diagnosis import diagnose
+from pcsparse.train.model_file import ModelCard
 from tests.infer.sweeps import HEIGHT, walled_street, write_model
 
 
@@ -132,6 +136,16 @@ def _written(path, content):
         return path.with_suffix(ending)
     np.save(path.with_suffix(".npy"), content)
     return path.with_suffix(".npy")
+
+
+def test_the_origin_that_it_names_lies_in_the_world(model):
+    rows, at = _far(), UTM[:3]
+    n = len(rows)
+    cloud = PointCloud(rows[:, :3], at, rows[:, 3], None, np.arange(n), n, Path("a.npy"))
+    card = ModelCard.read(Path(model) / "model.json")
+    found = diagnose(cloud, card.input_spec, card.voxels)
+    assert found.placement == Placement(origin=(410512.0, 5399660.0, 0.0))
+    assert diagnose(cloud, card.input_spec, card.voxels, found.placement).faults == ()
 
 
 @pytest.mark.parametrize("name", FAULTY)

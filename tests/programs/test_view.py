@@ -144,6 +144,34 @@ def test_units_and_axes_can_be_mended_and_boxes_are_left_out_then(sequence, view
     assert "the boxes are left out" in said
 
 
+def test_boxes_of_a_file_in_the_world_lie_among_its_points(tmp_path, view):
+    street, at = tiny_street(0, N), np.array([512000.0, 5400000.0, 0.0])
+    np.save(tmp_path / "utm.npy", np.column_stack([street.points + at, street.intensity]))
+    (tmp_path / "b.csv").write_text("x,y,z,length,width,height,yaw\n512005,5400003,1,4,2,1.5,0\n")
+    status, _, text = view(tmp_path / "utm.npy", "--boxes", tmp_path / "b.csv")
+    (sweep,) = reader.content(text)["sweeps"]
+    assert status == 0
+    np.testing.assert_allclose(np.add(sweep["boxes"][0]["center"], sweep["origin"]), (512005, 5400003, 1))
+    assert abs(sweep["boxes"][0]["center"][0]) < 100
+
+
+def test_a_file_in_the_world_keeps_its_precision_when_it_is_scaled(tmp_path, view):
+    street, at = tiny_street(0, N), np.array([512000.0, 5400000.0, 0.0])
+    np.save(tmp_path / "utm.npy", np.column_stack([1000 * (street.points + at), street.intensity]))
+    status, _, text = view(tmp_path / "utm.npy", "--scale", "0.001")
+    (sweep,), columns = reader.content(text)["sweeps"], reader.columns(text)
+    assert status == 0
+    assert np.abs(columns["y"] + sweep["origin"][1] - at[1] - street.points[:, 1]).max() < 2e-3
+
+
+@pytest.mark.parametrize("flags", [["--scale", "0.1"], ["--up=-y"]])
+def test_poses_are_left_out_where_they_would_not_fit(sequence, view, flags):
+    status, said, text = view(sequence / "velodyne", *flags)
+    assert status == 0
+    assert "the poses are left out" in said
+    assert all(sweep.get("pose") is None for sweep in reader.content(text)["sweeps"])
+
+
 @pytest.mark.parametrize("ending", ["labels", "points"])
 def test_a_picture_is_drawn_beside_the_page(sequence, tmp_path, view, ending):
     pytest.importorskip("PIL")
