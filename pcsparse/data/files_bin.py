@@ -72,7 +72,8 @@ def write_bin(path: Path, table: Table) -> tuple[str, ...]:
     Raises:
         UnsupportedError: coordinates of the world, which float32 would round.
     """
-    far = float(np.nanmax(np.abs(xyz_of(table)), initial=0.0))
+    xyz = xyz_of(table)
+    far = float(np.abs(xyz[np.isfinite(xyz)]).max(initial=0.0))
     if far > FAR_M:
         raise UnsupportedError(
             f"coordinates reach {far:.0f} m, a .bin of float32 resolves "

@@ -68,10 +68,11 @@ def e57_table(path: Path) -> Table:
     return columns_of(columns)
 
 
-def write_e57(path: Path, table: Table) -> tuple[str, ...]:
+def write_e57(path: Path, table: Table, name: str | None = None) -> tuple[str, ...]:
     """An E57 of one scan without a pose; a point that is not finite is marked invalid.
 
-    Columns that the standard does not know are written under an extension, `pcsparse:NAME`.
+    Columns that the standard does not know are written under an extension, `pcsparse:NAME`. The scan
+    is called `name`, or as the file without its ending.
     """
     columns = flat(table)
     xyz = {f"cartesian{axis.upper()}": columns.pop(axis) for axis in "xyz"}
@@ -83,7 +84,7 @@ def write_e57(path: Path, table: Table) -> tuple[str, ...]:
     intensity = next((lower[name] for name in INTENSITY_NAMES if name in lower), None)
     if intensity is not None:
         xyz["intensity"] = columns.pop(intensity)
-    write_scan(path, xyz, columns)
+    write_scan(path, name or path.stem, xyz, columns)
     return ()
 
 

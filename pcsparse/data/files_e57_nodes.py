@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pcsparse.checks import require_extra
+from pcsparse.data.point_cloud import INTENSITY_SLACK
 
 COLOURS = {"colorRed": "red", "colorGreen": "green", "colorBlue": "blue"}
 """The standard's names of colours, and those of everybody else."""
@@ -16,7 +17,7 @@ COLOURS = {"colorRed": "red", "colorGreen": "green", "colorBlue": "blue"}
 PREFIX, URI = "pcsparse", "urn:pcsparse:e57:1"
 """The extension that holds columns which the standard does not know."""
 
-_SCALES = (1.0, 255.0, 65535.0)
+_SCALES = (255.0, 65535.0)
 
 
 def read_columns(file: Any, header: Any) -> dict[str, npt.NDArray]:
@@ -54,11 +55,14 @@ def buffers_of(libe57: Any, image: Any, arrays: dict[str, npt.NDArray], *, scale
     return buffers
 
 
-def write_scan(path: Path, standard: dict[str, npt.NDArray], others: dict[str, npt.NDArray]) -> None:
+def write_scan(
+    path: Path, name: str, standard: dict[str, npt.NDArray], others: dict[str, npt.NDArray]
+) -> None:
     """A file of one scan: columns under the standard's names, and those of an extension.
 
     Args:
         path: where to.
+        name: of the scan.
         standard: (n,) each; cartesianX, ... and intensity.
         others: (n,) each, by any names; red, green and blue go by the standard's.
     """
@@ -71,15 +75,15 @@ def write_scan(path: Path, standard: dict[str, npt.NDArray], others: dict[str, n
         image.extensionsAdd(PREFIX, URI)
         scan = libe57.StructureNode(image)
         scan.set("guid", libe57.StringNode(image, f"{{{uuid.uuid4()}}}"))
-        scan.set("name", libe57.StringNode(image, path.stem))
+        scan.set("name", libe57.StringNode(image, name))
         _set_limits(libe57, image, scan, columns)
         prototype = libe57.StructureNode(image)
-        for name, values in columns.items():
-            prototype.set(name, leaf_of(libe57, image, values))
+        for column, values in columns.items():
+            prototype.set(column, leaf_of(libe57, image, values))
         points = libe57.CompressedVectorNode(image, prototype, libe57.VectorNode(image, True))
         scan.set("points", points)
         file.data3d.append(scan)
-        kept = {name: stored(values) for name, values in columns.items()}
+        kept = {column: stored(values) for column, values in columns.items()}
         writer = points.writer(buffers_of(libe57, image, kept, scaled=True))
         writer.write(len(columns["cartesianX"]))
         writer.close()
@@ -95,9 +99,9 @@ def _set_limits(libe57: Any, image: Any, scan: Any, columns: dict[str, npt.NDArr
     if "intensity" in columns:
         values = columns["intensity"]
         highest = float(np.nanmax(values, initial=0.0))
-        # integers never mean 0-1
-        scales = _SCALES[1:] if values.dtype.kind in "iu" else _SCALES
-        top = next((scale for scale in scales if highest <= scale), highest)
+        # as it will be read: integers never mean 0-1
+        unit = values.dtype.kind == "f" and highest <= INTENSITY_SLACK
+        top = 1.0 if unit else next((scale for scale in _SCALES if highest <= scale), highest)
         box = libe57.StructureNode(image)
         box.set("intensityMinimum", libe57.FloatNode(image, 0.0))
         box.set("intensityMaximum", libe57.FloatNode(image, top))

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from pcsparse.checks import require_extra
 from pcsparse.data.files_array import INTENSITY_NAMES
-from pcsparse.data.files_faults import broken, refuse_empty, refuse_fewer
+from pcsparse.data.files_faults import broken, refuse_empty, refuse_fewer, refuse_other_kind
 from pcsparse.data.files_table import LAS_CLASS, Table, check_rows, columns_of, flat, xyz_of
-from pcsparse.data.point_cloud import RawCloud, not_read
+from pcsparse.data.point_cloud import INTENSITY_SLACK, RawCloud, not_read
 from pcsparse.errors import FormatError, UnsupportedError
 
 LAS_CLASS_BEFORE = "classification_before"
@@ -26,6 +26,8 @@ _COLOURS = ("red", "green", "blue")
 _PLAIN_DIMENSIONS = ("return_number", "number_of_returns", "user_data", "point_source_id", LAS_CLASS)
 # by the standard colours have 16 bits; those of 8 are spread over them
 _COLOUR_SPREAD = 257
+# readers take what stays within 8 bits for 8 bits
+_BYTE, _WORD = 2**8 - 1, 2**16 - 1
 _NAME_BYTES = 32
 
 
@@ -49,10 +51,12 @@ def las_records(path: Path, size: int = _CHUNK) -> Iterator[Any]:
     """The points of a file in its order, `size` at a time, as laspy's records (stored integers and scales).
 
     Raises:
-        FormatError: the file is empty, broken or truncated; raised when the iteration gets there.
+        FormatError: the file is empty, broken, truncated or of another format; raised when the iteration
+            gets there.
     """
     laspy = _laspy(path)
     refuse_empty(path)
+    refuse_other_kind(path)
     there = 0
     try:
         with laspy.open(path) as reader:
@@ -79,10 +83,11 @@ def las_point_count(path: Path) -> int:
     """Points that the header of a LAS or LAZ promises.
 
     Raises:
-        FormatError: the header is broken.
+        FormatError: the header is broken, or that of another format.
     """
     laspy = _laspy(path)
     refuse_empty(path)
+    refuse_other_kind(path)
     try:
         with laspy.open(path) as reader:
             return int(reader.header.point_count)
@@ -117,7 +122,8 @@ def _record_table(record: Any) -> Table:
 def write_las(path: Path, table: Table) -> tuple[str, ...]:
     """A LAS 1.4 of point format 6, or 7 with colours; compressed if the ending is .laz.
 
-    Coordinates are stored to 0.1 mm. Intensity on 0-1 becomes 0 ... 65,535. Columns that the standard knows
+    Coordinates are stored to 0.1 mm. Intensity on 0-1 becomes 0 ... 65,535, or 0 ... 255 where it is so
+    dark that readers would take it for 8 bits. Columns that the standard knows
     go where it has them if their values fit, the others into extra bytes of their own dtype.
     """
     laspy = _laspy(path)
@@ -129,7 +135,7 @@ def write_las(path: Path, table: Table) -> tuple[str, ...]:
     if n_bad:
         notes = (f"{n_bad} of {len(xyz)} points left out: LAS cannot hold NaN or infinite coordinates",)
         xyz, columns = xyz[valid], {name: values[valid] for name, values in columns.items()}
-    standard, extra = _placed({name: v for name, v in columns.items() if name not in ("x", "y", "z")})
+    standard, extra, said = _placed({name: v for name, v in columns.items() if name not in ("x", "y", "z")})
     header = laspy.LasHeader(point_format=7 if set(_COLOURS) <= set(standard) else 6, version="1.4")
     header.offsets, header.scales = _frame(xyz)
     header.add_extra_dims([laspy.ExtraBytesParams(name, values.dtype) for name, values in extra.items()])
@@ -141,7 +147,7 @@ def write_las(path: Path, table: Table) -> tuple[str, ...]:
         record[name] = values
     with laspy.open(path, mode="w", header=header, do_compress=_is_laz(path)) as writer:
         writer.write_points(record)
-    return notes
+    return (*notes, *said)
 
 
 def _is_laz(path: Path) -> bool:
@@ -163,8 +169,9 @@ def _frame(xyz: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.N
 
 def _placed(
     columns: dict[str, npt.NDArray],
-) -> tuple[dict[str, npt.NDArray], dict[str, npt.NDArray]]:
-    """Columns for the standard's dimensions, and those for extra bytes."""
+) -> tuple[dict[str, npt.NDArray], dict[str, npt.NDArray], tuple[str, ...]]:
+    """Columns for the standard's dimensions, those for extra bytes, and notes."""
+    notes: tuple[str, ...] = ()
     standard: dict[str, npt.NDArray] = {}
     extra: dict[str, npt.NDArray] = {}
     colours = all(name in columns and columns[name].dtype in (np.uint8, np.uint16) for name in _COLOURS)
@@ -172,7 +179,7 @@ def _placed(
     for name, values in columns.items():
         lower = name.lower()
         if lower == intensity and (stored := _intensity(values)) is not None:
-            standard["intensity"] = stored
+            standard["intensity"], notes = stored
         elif lower == "gps_time" and values.dtype.kind == "f":
             standard[lower] = values.astype(np.float64)
         elif name in _COLOURS and colours:
@@ -185,19 +192,26 @@ def _placed(
             extra[_extra_name(name, extra)] = (
                 values.astype(np.float32) if values.dtype == np.float16 else values
             )
-    return standard, extra
+    return standard, extra, notes
 
 
-def _intensity(values: npt.NDArray) -> npt.NDArray[np.uint16] | None:
-    """16-bit integers, or None if the values are on no scale that fits them."""
+def _intensity(values: npt.NDArray) -> tuple[npt.NDArray[np.uint16], tuple[str, ...]] | None:
+    """16-bit integers and notes, or None if the values are on no scale that fits them."""
     if len(values) == 0:
-        return values.astype(np.uint16)
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= np.iinfo(np.uint16).max):
+        return values.astype(np.uint16), ()
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= _WORD):
         return None
-    if values.dtype.kind == "f" and high <= 1:
-        values = values.astype(np.float64) * np.iinfo(np.uint16).max
-    return np.round(values).astype(np.uint16)
+    if values.dtype.kind != "f" or high > INTENSITY_SLACK:
+        return np.round(values).astype(np.uint16), ()
+    full_scale = _WORD
+    notes: tuple[str, ...] = ()
+    if high > 1:
+        notes = (f"{int(np.count_nonzero(values > 1))} intensities above 1 stored as 1",)
+    elif 0 < round(high * _WORD) <= _BYTE:
+        full_scale = _BYTE
+        notes = (f"intensity reaches {high:.3g} of 1 only: stored as 0-255, which is how it is read",)
+    return np.round(np.minimum(values.astype(np.float64), 1) * full_scale).astype(np.uint16), notes
 
 
 def _fits(dimension: str, values: npt.NDArray) -> bool:

@@ -1,6 +1,7 @@
 """Points and predictions to files of any known format, whole or not at all."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,6 +148,9 @@ def _write_new(path: Path, table: Table, classes: PointClasses | None) -> _Notes
     if suffix not in WRITABLE:
         raise FormatError(f"{path} has an unknown ending {suffix!r}; known: {' '.join(WRITABLE)}")
     write = _FORMATS[suffix].write if suffix in _FORMATS else files_bin.write_bin
+    if suffix == ".e57":
+        # its scan has a name, which is not that of the temporary file
+        write = partial(files_e57.write_e57, name=path.stem)
     if classes is not None:
         added = classes.las_table() if suffix in (".las", ".laz") else classes.table()
         table = joined(table, added)

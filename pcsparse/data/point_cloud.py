@@ -18,10 +18,11 @@ InvalidPolicy = Literal["drop", "raise", "keep"]
 FAR_M = 8192.0
 """Metres beyond which float32 resolves a millimetre at best; no sensor sees that far from itself."""
 
+INTENSITY_SLACK = 2.0
+"""Times full scale that an intensity may reach: a bright sign, clipped to 1; beyond it the scale is wrong."""
+
 _log = logging.getLogger(__name__)
 
-# up to twice full scale is a bright sign, beyond it the scale is wrong; no 0-255 sweep peaks at 2
-_SLACK = 2.0
 _SHOWN_COLUMNS = 6
 _SCALES = (255.0, 65535.0)
 
@@ -189,7 +190,8 @@ def far_origin(xyz: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 def _origin_notes(origin: npt.NDArray[np.float64], xyz: npt.NDArray[np.floating]) -> tuple[str, ...]:
     if not origin.any():
         return ()
-    notes = [f"world coordinates: origin ({origin[0]:g}, {origin[1]:g}, {origin[2]:g}) m subtracted"]
+    metres = ", ".join(f"{value:.10g}" for value in origin)
+    notes = [f"world coordinates: origin ({metres}) m subtracted"]
     if xyz.dtype == np.float32:
         resolution = float(np.spacing(np.abs(origin).max().astype(np.float32)))
         notes.append(f"the file stores them as float32, which resolves {resolution:.3g} m there")
@@ -225,7 +227,7 @@ def unit_intensity(
             f"{source}: intensity lies in {low:g} ... {high:g}, it cannot be negative; "
             "is it another column? (--columns, of a .bin)"
         )
-    if high > _SLACK * scale:
+    if high > INTENSITY_SLACK * scale:
         raise FormatError(
             f"{source}: intensity reaches {high:g}, full scale is {scale:g} here; give the file's own as "
             "intensity_scale (--intensity-scale)"
@@ -239,8 +241,8 @@ def unit_intensity(
 
 
 def _full_scale(dtype: np.dtype, low: float, high: float, source: Path) -> float:
-    # integers never mean 0-1, floats do where they stay near it
-    if dtype.kind == "f" and high <= _SLACK:
+    # integers never mean 0-1, floats do where they stay near it: no 0-255 sweep peaks at 2
+    if dtype.kind == "f" and high <= INTENSITY_SLACK:
         return 1.0
     for scale in _SCALES:
         if high <= scale:

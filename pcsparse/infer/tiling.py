@@ -11,6 +11,9 @@ from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.data.label_map import IGNORE
 from pcsparse.infer.predictor import Predictor
 
+# a stray return below the ground must not be taken for it
+_LOW_PERCENT = 5
+
 
 @dataclass(frozen=True, eq=False)
 class TiledPrediction:
@@ -35,7 +38,8 @@ class TiledPrediction:
 class Levelling:
     """Puts the ground of each tile at the height that a model knows.
 
-    A tile with too few points to tell its ground is moved like the tile before it.
+    A tile with too few points to tell its ground is moved like the last that told; as long as none did, by
+    its own lowest points.
 
     Args:
         spec: of the model.
@@ -45,6 +49,7 @@ class Levelling:
     def __init__(self, spec: InputSpec, offset: float = 0.0) -> None:
         self._wanted = spec.ground_height if not offset else None
         self._offset = offset
+        self._known = False
 
     def __call__(self, tile: Tile) -> npt.NDArray[np.float32]:
         """(n, 3) float32: the points of a tile, moved in z."""
@@ -52,6 +57,10 @@ class Levelling:
             # around the middle of the points: a tile at the edge of a cloud has none at its own
             shift = np.median(tile.points, axis=0) * np.array([1, 1, 0], dtype=np.float32)
             ground = CloudFacts.of(tile.points - shift, None).ground_height
+            if ground is not None:
+                self._known = True
+            elif not self._known:
+                ground = float(np.percentile(tile.points[:, 2], _LOW_PERCENT))
             if ground is not None:
                 self._offset = self._wanted - ground
         return tile.points + np.array([0.0, 0.0, self._offset], dtype=np.float32)

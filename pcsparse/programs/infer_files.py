@@ -20,7 +20,8 @@ LABEL, SAME = "label", "same"
 FORMATS = (LABEL, SAME, *(ending.removeprefix(".") for ending in EXTENSIONS))
 """What `--format` takes: raw ids alone, the format of the input, or any that can be written."""
 
-_NUSCENES = ".pcd.bin"
+# what the copies no longer are: nuScenes has five columns, a COPC an octree
+_PLAIN_ENDINGS = {".pcd.bin": ".bin", ".copc.laz": ".laz"}
 
 LEGEND = "classes.csv"
 """File beside point files with classes: what their ids mean."""
@@ -88,10 +89,10 @@ def output_paths(source: Path, name: str, settings: InferSettings) -> tuple[Path
         raise RangeError(f"format must be one or more of {', '.join(FORMATS)}, got {got}")
     out = Path(settings.out)
     own = (SAME, source.suffix.lower().removeprefix("."))
-    # with further columns it is no longer what nuScenes' ending promises
-    own_name = (
-        source.name.removesuffix(_NUSCENES) + ".bin" if source.name.endswith(_NUSCENES) else source.name
-    )
+    own_name = source.name
+    for ending, plain in _PLAIN_ENDINGS.items():
+        if own_name.lower().endswith(ending):
+            own_name = own_name[: -len(ending)] + plain
     paths = [out / own_name if form in own else out / f"{name}.{form}" for form in settings.formats]
     for path in paths:
         if path.resolve() == source.resolve():

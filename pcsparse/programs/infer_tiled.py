@@ -35,7 +35,7 @@ def tile_size(source: Path, settings: InferSettings | InspectSettings) -> float 
     """Metres of the squares in which a file is predicted; None for one pass.
 
     Raises:
-        FormatError: a LAS file with a broken header.
+        FormatError: a LAS file with a broken header, or another format under its ending.
         RangeError: a placement that squares cannot have.
     """
     size = settings.tile

@@ -160,6 +160,54 @@ def test_las_says_what_it_cannot_hold(tmp_path):
     assert len(read_points(tmp_path / "out.las")) == N - 1
 
 
+@pytest.mark.parametrize("ending", ["las", "laz", "e57"])
+@pytest.mark.parametrize("high", [0.0, 1.0, 1.5, 2.0, 0.0035])
+def test_floats_near_one_are_on_the_scale_that_the_reader_takes(tmp_path, ending, high):
+    rows = street(N)
+    rows[:, 3] = np.linspace(0, high, N)
+    np.save(tmp_path / "in.npy", rows)
+    before = read_points(tmp_path / "in.npy")
+    notes = write_classes(tmp_path / f"out.{ending}", tmp_path / "in.npy", classes_of())
+    after = read_points(tmp_path / f"out.{ending}")
+    # a dark file has 8 bits in LAS, as readers take it
+    atol = 0.5 / 255 if high < 0.01 and ending != "e57" else 1e-5
+    np.testing.assert_allclose(after.intensity, before.intensity, rtol=0, atol=atol)
+    if ending != "e57" and high > 1:
+        n_bright = int((rows[:, 3] > 1).sum())
+        assert notes == (f"{n_bright} intensities above 1 stored as 1",)
+    elif ending != "e57" and 0 < high < 0.01:
+        assert notes == ("intensity reaches 0.0035 of 1 only: stored as 0-255, which is how it is read",)
+    else:
+        assert notes == ()
+
+
+def test_e57_says_that_floats_near_one_are_0_to_1(tmp_path):
+    pye57 = pytest.importorskip("pye57")
+    rows = street(N)
+    rows[:, 3] = np.linspace(0, 1.5, N)
+    np.save(tmp_path / "in.npy", rows)
+    write_classes(tmp_path / "out.e57", tmp_path / "in.npy", classes_of())
+    with pye57.E57(str(tmp_path / "out.e57")) as file:
+        assert file.get_header(0).intensityMaximum == 1.0
+
+
+def test_a_new_e57_names_its_scan_after_the_file(tmp_path):
+    pye57 = pytest.importorskip("pye57")
+    np.save(tmp_path / "in.npy", street(N))
+    write_classes(tmp_path / "town.e57", tmp_path / "in.npy", classes_of())
+    with pye57.E57(str(tmp_path / "town.e57")) as file:
+        assert file.get_header(0)["name"].value() == "town"
+
+
+def test_a_bin_takes_infinite_coordinates(tmp_path):
+    rows = street(N)
+    rows[7, 0], rows[30, 2] = np.inf, -np.inf
+    np.save(tmp_path / "in.npy", rows)
+    write_classes(tmp_path / "out.bin", tmp_path / "in.npy", classes_of())
+    np.testing.assert_array_equal(table_in(tmp_path / "out.bin", 6)["x"], rows[:, 0])
+    check_classes(tmp_path / "out.bin", classes_of(), 6)
+
+
 def test_classes_are_checked(tmp_path, source):
     with pytest.raises(DtypeError, match="raw_ids must be uint16, got uint32"):
         PointClasses(np.zeros(3, np.uint32))

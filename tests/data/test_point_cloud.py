@@ -95,6 +95,11 @@ class TestOrigin:
         # float32 first would be off by up to 3 cm: the step is 6.25 cm there
         assert np.abs((near + self.UTM).astype(np.float32) - (near + self.UTM)).max() > 0.02
 
+    def test_the_note_names_every_metre(self, save):
+        x, y = 637_179, 5_849_499
+        cloud = read_points(save(street(200)[:, :3] * 0.001 + np.array([x, y, 0.0])))
+        assert f"world coordinates: origin ({x}, {y}, 0) m subtracted" in cloud.notes
+
     def test_one_stray_point_does_not_pull_the_origin(self, save):
         rows = street(200)[:, :3] + self.UTM
         rows[0] = 0

@@ -82,6 +82,16 @@ class TestLevelling:
         np.testing.assert_allclose(level(self.tile(120.0))[:, 2], -1.73, atol=1e-4)
         np.testing.assert_allclose(level(self.tile(125.0, 20))[:, 2], 3.27, atol=1e-4)
 
+    def test_few_points_before_any_ground_is_known_are_levelled_by_their_own_lowest(self):
+        level = Levelling(self.spec())
+        for height in (500.0, 520.0):
+            sparse = self.tile(height, 20)
+            # most of them on a crown
+            sparse.points[3:, 2] += 8.0
+            np.testing.assert_allclose(level(sparse)[:3, 2], -1.73, atol=1e-3)
+        np.testing.assert_allclose(level(self.tile(510.0))[:, 2], -1.73, atol=1e-4)
+        np.testing.assert_allclose(level(self.tile(500.0, 20))[:, 2], -11.73, atol=1e-4)
+
     def test_a_tile_at_the_edge_of_a_cloud_is_levelled_by_the_points_it_has(self):
         tile = self.tile(120.0)
         tile.points[:, :2] += 25.0

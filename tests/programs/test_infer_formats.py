@@ -151,6 +151,8 @@ def test_names_of_outputs(tmp_path):
 
     nuscenes = tmp_path / "n1.pcd.bin"
     assert named(nuscenes, ("same", "label", "ply")) == ["n1.bin", "n1.pcd.label", "n1.pcd.ply"]
+    copc = tmp_path / "town.copc.laz"
+    assert named(copc, ("same", "laz", "las")) == ["town.laz", "town.copc.las"]
     assert named(tmp_path / "a.LAS", ("same", "las")) == ["a.LAS"]
     assert named(tmp_path / "a.las", ("same", "npz"), "a.las") == ["a.las", "a.las.npz"]
     with pytest.raises(RangeError, match="got None"):
@@ -191,3 +193,11 @@ def test_large_surveys_are_tiled_unasked(model_file, tmp_path, monkeypatch):
     assert tile_size(tmp_path / "town.las", settings) == 60.0
     assert tile_size(tmp_path / "town.las", replace(settings, tile=0.0)) is None
     assert tile_size(tmp_path / "town.npy", settings) is None
+
+
+def test_another_format_under_the_ending_of_a_survey_is_named(model_file, tmp_path, infer):
+    (tmp_path / "town.las").write_bytes(b"ply\nformat ascii 1.0\n")
+    for more in ([], ["--tile", "20"]):
+        status, said = infer(tmp_path / "town.las", *more)
+        assert status == 1
+        assert "begins as a PLY file, not as a .las file: rename it to .ply" in said.out
