@@ -18,7 +18,7 @@ from pcsparse.data.pose_files import (
     read_calibration,
     read_feather_columns,
 )
-from pcsparse.errors import FormatError
+from pcsparse.errors import FormatError, PcsparseError
 
 CSV_COLUMNS = ("x", "y", "z", "length", "width", "height", "yaw")
 """Columns that a `.csv` needs; `name` and `score` may follow."""
@@ -65,7 +65,7 @@ def read_boxes(path: str | Path, sweep: str | Path) -> tuple[LabelledBox, ...]:
     """
     path, sweep = Path(path), Path(sweep)
     if path.is_dir():
-        return _of_nuscenes(path, sweep)
+        return _checked(path, sweep, _of_nuscenes)
     if not path.is_file():
         raise FormatError(f"{path} does not exist; give a file of boxes or go without")
     readers: dict[str, Callable[[Path, Path], tuple[LabelledBox, ...]]] = {
@@ -77,7 +77,32 @@ def read_boxes(path: str | Path, sweep: str | Path) -> tuple[LabelledBox, ...]:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise FormatError(f"{path}: boxes come in {' '.join(readers)} files or a folder of nuScenes' tables")
-    return reader(path, sweep)
+    return _checked(path, sweep, reader)
+
+
+def _checked(
+    path: Path, sweep: Path, reader: Callable[[Path, Path], tuple[LabelledBox, ...]]
+) -> tuple[LabelledBox, ...]:
+    """What a reader finds; whatever it stumbles over is said with the file's name."""
+    try:
+        boxes = reader(path, sweep)
+    except PcsparseError:
+        raise
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is no UTF-8 text ({error}); save it as UTF-8") from error
+    except KeyError as error:
+        raise FormatError(f"{path} lacks {error}, which its format needs; export it anew") from error
+    except (OSError, TypeError, ValueError, AttributeError, IndexError, csv.Error) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise FormatError(f"{path} breaks its format ({found}); go without, or export it anew") from error
+    for number, box in enumerate(boxes, start=1):
+        values = (*box.center, *box.size, box.yaw, box.score or 0.0)
+        if not all(map(math.isfinite, values)):
+            listed = ", ".join(f"{value:g}" for value in values[:7])
+            raise FormatError(
+                f"{path}, box {number} ({box.name}): {listed} must be finite numbers; take it out of the file"
+            )
+    return boxes
 
 
 def _box(entry: Mapping[str, Any], where: str) -> LabelledBox:

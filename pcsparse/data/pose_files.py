@@ -10,6 +10,8 @@ import numpy.typing as npt
 from pcsparse.checks import require_extra
 from pcsparse.errors import FormatError
 
+_AV2_COLUMNS = ("timestamp_ns", "qw", "qx", "qy", "qz", "tx_m", "ty_m", "tz_m")
+
 Pose = npt.NDArray[np.float64]
 """(4, 4) rigid, from the frame of a sweep to a frame that all sweeps of a drive share."""
 
@@ -77,11 +79,30 @@ def read_av2_poses(path: str | Path, stamps: Sequence[int]) -> list[Pose]:
         UnsupportedError: pyarrow is missing; the text names the extra `io`.
     """
     table = read_feather_columns(path)
-    rows = {int(stamp): i for i, stamp in enumerate(table["timestamp_ns"])}
+    missing_columns = [name for name in _AV2_COLUMNS if name not in table]
+    if missing_columns:
+        raise FormatError(
+            f"{path} has no column {missing_columns[0]}: poses need {', '.join(_AV2_COLUMNS)}; it has "
+            f"{', '.join(table)}; give another file"
+        )
+    try:
+        rows = {int(stamp): i for i, stamp in enumerate(table["timestamp_ns"])}
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{path}: timestamp_ns must be whole nanoseconds ({error})") from error
     missing = [stamp for stamp in stamps if stamp not in rows]
     if missing:
         raise FormatError(f"{path} has no pose at {missing[0]} ns; it has {len(rows)} others")
-    return [quaternion_pose(table, rows[stamp]) for stamp in stamps]
+    return [_finite_pose(table, rows[stamp], path) for stamp in stamps]
+
+
+def _finite_pose(table: dict[str, npt.NDArray], row: int, path: str | Path) -> Pose:
+    try:
+        pose = quaternion_pose(table, row)
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{path}, row {row}: the pose must be of numbers ({error})") from error
+    if not np.isfinite(pose).all():
+        raise FormatError(f"{path}, row {row}: every number of a pose must be finite; take the sweep out")
+    return pose
 
 
 def quaternion_pose(table: dict[str, npt.NDArray], row: int) -> Pose:

@@ -121,8 +121,8 @@ def _process(job: Job, settings: InferSettings, placement: Placement, models: In
     if job.picture is not None:
         _draw(job.picture, points, cloud.source.name, prediction.targets, labels)
     if job.page is not None:
-        refusal = write_page(job.page, cloud, points, prediction.targets, prediction.confidence, labels)
-        notes += (refusal,) if refusal else ()
+        thinned = write_page(job.page, cloud, points, prediction.targets, prediction.confidence, labels)
+        notes += (thinned,) if thinned else ()
     draw_s = time.perf_counter() - began
     report_shares(targets, labels, job.listed)
     for note in notes:

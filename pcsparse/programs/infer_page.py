@@ -39,20 +39,21 @@ def write_page(
         labels: the label set.
 
     Returns:
-        Why there is no page, or None.
+        That the page shows fewer points than there are, or None.
     """
-    if len(points) > MAX_POINTS:
-        return f"no page: it would hold {len(points):,} points, and browsers take {MAX_POINTS:,}"
+    every = max(1, -(-len(points) // MAX_POINTS))
     # what was moved, turned or scaled has no place in the world of the file
     origin = cloud.origin if points is cloud.points else np.zeros(3)
     sweep = Sweep(
-        points,
-        cloud.source.name,
-        intensity=cloud.intensity,
-        prediction=targets,
-        confidence=confidence,
-        rows=rows_of(cloud),
+        points[::every],
+        cloud.source.name if every == 1 else f"{cloud.source.name}, one point in {every}",
+        intensity=None if cloud.intensity is None else cloud.intensity[::every],
+        prediction=targets[::every],
+        confidence=confidence[::every],
+        rows=rows_of(cloud) if every == 1 else cloud.kept[::every],
         origin=(float(origin[0]), float(origin[1]), float(origin[2])),
     )
     save_page(path, [sweep], classes_of(labels))
-    return None
+    if every == 1:
+        return None
+    return f"the page shows one point in {every}: browsers take {MAX_POINTS:,}, there are {len(points):,}"

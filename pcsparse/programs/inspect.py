@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,7 @@ def _lines(found: Inspected, settings: InspectSettings) -> list[str]:
         lines.append(f"  {'fine':<10} nothing that the model does not know")
     elif found.flags:
         flags = (*_model_flags(settings, found.flags), *found.flags)
-        lines.append(f"  {'try':<10} pcsparse infer {found.source} {' '.join(flags)}")
+        lines.append(f"  {'try':<10} pcsparse infer {shlex.quote(str(found.source))} {' '.join(flags)}")
     else:
         lines.append(f"  {'try':<10} no flag mends this")
     return lines
@@ -242,7 +243,7 @@ def _model_flags(settings: InspectSettings, flags: tuple[str, ...]) -> tuple[str
     if any(flag.startswith("--model ") for flag in flags):
         return ()
     given = {"--checkpoint": settings.checkpoint, "--model": settings.model}
-    return tuple(f"{flag} {value}" for flag, value in given.items() if value is not None)
+    return tuple(f"{flag} {shlex.quote(str(value))}" for flag, value in given.items() if value is not None)
 
 
 def _as_json(found: Inspected) -> dict[str, Any]:

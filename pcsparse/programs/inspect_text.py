@@ -21,8 +21,8 @@ def facts_of(cloud: PointCloud, report: CloudReport) -> list[tuple[str, str]]:
     low, high = report.extent
     extent = ", ".join(f"{axis} {a:.1f} ... {b:.1f}" for axis, a, b in zip("xyz", low, high, strict=True))
     facts.append(("extent", f"{extent} m; 99 % within {report.facts.reach:.1f} m"))
-    edges = [f"{a:g}-{b:g}" for a, b in itertools.pairwise(RANGE_EDGES_M)]
-    shares = [f"{n} m {100 * k / total:.1f} %" for n, k in zip([*edges, "beyond"], report.bands, strict=True)]
+    edges = [f"{a:g}-{b:g} m" for a, b in itertools.pairwise(RANGE_EDGES_M)]
+    shares = [f"{n} {100 * k / total:.1f} %" for n, k in zip([*edges, "beyond"], report.bands, strict=True)]
     facts.append(("range", ", ".join(shares)))
     near = report.facts.near_density
     cells = "" if near is None else f"{near:.1f} points a ground cell of 0.5 m within 20 m; "

@@ -33,12 +33,15 @@
   }
 
   let shownSweeps = [];
+  let calls = 0;
   async function showSweep(i) {
     state.sweep = i;
+    calls += 1;
+    const call = calls;
     const wanted = state.all ? content.sweeps.map((_, k) => k) : [i];
     const sweeps = await Promise.all(wanted.map(sweepAt));
     // a later choice was faster
-    if (state.sweep !== i) return;
+    if (call !== calls) return;
     shownSweeps = sweeps;
     // alone, a sweep is shown in its own frame; together, in that of the chosen one
     const back = state.all ? inverse(columnsOf(content.sweeps[i].pose)) : null;

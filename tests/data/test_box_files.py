@@ -227,3 +227,81 @@ def test_broken_poses_are_named(tmp_path):
     (tmp_path / "poses.txt").write_text("nan " * 12)
     with pytest.raises(FormatError, match="finite"):
         read_kitti_poses(tmp_path / "poses.txt")
+
+
+def write_feather(path, **columns):
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.feather").write_feather(pa.table(columns), path)
+    return path
+
+
+AV2_BOX = {
+    "timestamp_ns": [7], "category": ["BUS"], "length_m": [9.0], "width_m": [2.0], "height_m": [3.0],
+    "qw": [1.0], "qx": [0.0], "qy": [0.0], "qz": [0.0], "tx_m": [1.0], "ty_m": [2.0], "tz_m": [3.0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"timestamp_ns": None}, "lacks 'timestamp_ns'"),
+        ({"qw": None}, "lacks 'qw'"),
+        ({"tx_m": [np.nan]}, r"box 1 \(bus\): nan, 2, 3, 9, 2, 3, 0 must be finite"),
+        ({"length_m": ["long"]}, "breaks its format"),
+    ],
+)
+def test_broken_annotations_of_argoverse_are_named(tmp_path, change, said):
+    columns = {name: values for name, values in {**AV2_BOX, **change}.items() if values is not None}
+    path = write_feather(tmp_path / "annotations.feather", **columns)
+    with pytest.raises(FormatError, match=said) as raised:
+        read_boxes(path, "7.feather")
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"timestamp_ns": None}, "has no column timestamp_ns"),
+        ({"tz_m": None}, "has no column tz_m"),
+        ({"timestamp_ns": ["early"]}, "whole nanoseconds"),
+        ({"ty_m": [np.nan]}, "row 0: every number of a pose must be finite"),
+        ({"qx": ["x"]}, "row 0: the pose must be of numbers"),
+    ],
+)
+def test_broken_poses_of_argoverse_are_named(tmp_path, change, said):
+    columns = {name: values for name, values in {**AV2_BOX, **change}.items() if values is not None}
+    path = write_feather(tmp_path / "poses.feather", **columns)
+    with pytest.raises(FormatError, match=said) as raised:
+        read_av2_poses(path, [7])
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("sample_data", "[{}]", "lacks 'filename'"),
+        ("ego_pose", "[]", "lacks 'e'"),
+        ("category", "[3]", "breaks its format"),
+        ("sample_annotation", '[{"sample_token": "a"}]', "lacks 'size'"),
+    ],
+)
+def test_broken_tables_of_nuscenes_are_named(tmp_path, name, text, said):
+    folder = write_tables(tmp_path / "v1.0-mini")
+    (folder / f"{name}.json").write_text(text)
+    with pytest.raises(FormatError, match=said) as raised:
+        read_boxes(folder, tmp_path / "x.pcd.bin")
+    assert str(folder) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "label_2/000007.txt"])
+def test_text_in_another_encoding_is_named(kitti, tmp_path, name):
+    (tmp_path / name).write_bytes("Stra\u00dfe".encode("latin-1"))
+    with pytest.raises(FormatError, match="save it as UTF-8") as raised:
+        read_boxes(tmp_path / name, "a.bin")
+    assert str(tmp_path / name) in str(raised.value)
+
+
+def test_numbers_that_are_none_in_labels_of_kitti_are_named(kitti):
+    kitti.write_text(kitti.read_text().replace("19.7", "nan"))
+    with pytest.raises(FormatError, match=r"000007\.txt, box 1 \(Car\)"):
+        read_boxes(kitti, "000007.bin")

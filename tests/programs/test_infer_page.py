@@ -98,12 +98,22 @@ def test_the_page_can_be_declined(model_file, tmp_path):
         assert {path.name for path in (tmp_path / option).iterdir()} == files
 
 
-def test_a_cloud_beyond_what_browsers_take_gets_all_but_the_page(model_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(infer_page, "MAX_POINTS", 100)
-    source = sweep_file(tmp_path / "a.bin")
+def test_a_cloud_beyond_what_browsers_take_gets_a_thinned_page_and_is_done(
+    model_file, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(infer_page, "MAX_POINTS", 150)
+    source = sweep_file(tmp_path / "a.bin", holes=(1,))
     assert infer_with(model_file, tmp_path / "out", source) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.label", "a.png"}
-    assert "note: no page: it would hold 400 points, and browsers take 100" in capsys.readouterr().out
+    said = "note: the page shows one point in 3: browsers take 150, there are 399"
+    assert said in capsys.readouterr().out
+    found = reader.columns((tmp_path / "out/a.html").read_text())
+    rows = np.delete(np.arange(N_POINTS), 1)[::3]
+    np.testing.assert_array_equal(found["rows"], rows)
+    written = read_labels(tmp_path / "out/a.label", N_POINTS)
+    np.testing.assert_array_equal(found["prediction"], LABELS.to_target(written)[rows])
+    assert np.abs(found["x"] - read_points(source, invalid="keep").points[rows, 0]).max() < 1e-3
+    assert infer_with(model_file, tmp_path / "out", source, skip_existing=True) == 0
+    assert "skipped" in capsys.readouterr().out
 
 
 def test_an_empty_cloud_gives_a_page_that_says_so(model_file, tmp_path):

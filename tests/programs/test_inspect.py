@@ -1,6 +1,7 @@
 """What `pcsparse inspect` says of clouds with a known fault; with the flags that it names, they are fine."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,16 @@ def test_a_sweep_that_the_model_knows_is_fine(tmp_path, inspected, model, capsys
         "nothing that the model does not know",
     ):
         assert part in said
+
+
+def test_the_command_that_it_names_can_be_pasted(tmp_path, model, capsys):
+    path = _written(tmp_path / "my street", _raised())
+    assert main(["inspect", str(path), "--checkpoint", model]) == 1
+    said = capsys.readouterr().out
+    command = next(line for line in said.splitlines() if line.strip().startswith("try"))
+    words = shlex.split(command)
+    assert words[1:4] == ["pcsparse", "infer", str(path)]
+    assert "beyond m" not in said
 
 
 def test_lasers_of_a_cropped_view_are_counted(tmp_path, inspected):
