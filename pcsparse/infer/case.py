@@ -11,6 +11,9 @@ from pcsparse.data.placement import Placement
 from pcsparse.data.point_cloud import PointCloud
 from pcsparse.infer.inspect import CloudReport
 
+# squares refuse them
+_OF_ONE_PASS = ("--scale", "--up", "--origin", "--min-range", "--max-range")
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -61,6 +64,8 @@ class Case:
 
     def add(self, kind: str, text: str, flag: str | None = None, *, grave: bool = True) -> None:
         """Note a fault."""
+        if self.tile and flag is not None and flag.startswith(_OF_ONE_PASS):
+            flag = f"--tile 0 {flag}"
         self.faults.append(Fault(kind, text, flag, grave))
 
     def place(self, placement: Placement) -> None:

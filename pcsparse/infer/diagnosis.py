@@ -1,7 +1,7 @@
 """Why a model would see nothing, or nonsense, in a cloud, and the flags of `pcsparse infer` that mend it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pcsparse.data.collate import VoxelSettings
 from pcsparse.data.input_spec import InputSpec
@@ -88,7 +88,7 @@ def diagnose(
         check(case)
     if case.tile and not tile:
         # squares have places of their own
-        case.placement = placement
+        case.placement = replace(placement, origin=(0.0, 0.0, 0.0))
         case.faults = [fault for fault in case.faults if fault.kind not in ("origin", "ground")]
     faults = sorted(case.faults, key=lambda fault: not fault.grave)
     return Diagnosis(report, tuple(faults), case.placement, case.tile, case.intensity_scale)

@@ -23,7 +23,8 @@ def stray(case: Case) -> None:
     """Points kilometres from all others."""
     distance = np.linalg.norm(case.points().astype(np.float64), axis=1)
     most = float(np.percentile(distance, 99))
-    if case.report.reach < max(_STRAY * most, _STRAY_M):
+    # in squares a stray point has one of its own
+    if case.tile or case.report.reach < max(_STRAY * most, _STRAY_M):
         return
     limit = max(_SENSOR_SEES_M, 1.5 * most)
     case.add(
@@ -84,7 +85,7 @@ def zeros(case: Case) -> None:
     n = case.report.n_zero
     if not n or case.placement.min_range > 0:
         return
-    grave = n > _ZERO_SHARE * case.report.n_file
+    grave = n > _ZERO_SHARE * case.report.n_file and not case.tile
     flag = f"--min-range {_NO_RETURN_M:g}"
     case.add("zeros", f"{n} points lie at exactly (0, 0, 0): no return, not a point", flag, grave=grave)
     if grave:

@@ -174,7 +174,7 @@ def _other_scale(facts: IntensityFacts, brightness: float) -> float | None:
 def own(case: Case) -> None:
     """Returns from the own vehicle."""
     n = case.report.n_own
-    if not case.report.frame.sure or n <= _OWN_SHARE * case.report.n_file:
+    if case.tile or not case.report.frame.sure or n <= _OWN_SHARE * case.report.n_file:
         return
     if case.voxels.min_range:
         case.add(

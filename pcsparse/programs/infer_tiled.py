@@ -47,10 +47,15 @@ def tile_size(source: Path, settings: InferSettings | InspectSettings) -> float 
     placement = Placement(
         settings.scale, settings.up, settings.origin, settings.min_range, settings.max_range
     )
-    if placement != Placement():
+    if not fits_tiles(placement):
         flags = ", ".join(placement.flags())
         raise RangeError(f"{source}: {flags} cannot go with tiles, which have places of their own; --tile 0")
     return size
+
+
+def fits_tiles(placement: Placement) -> bool:
+    """Whether squares can have it: all but a height is their own."""
+    return replace(placement, z_offset=0.0) == Placement()
 
 
 def infer_tiled(job: Job, size: float, settings: InferSettings, model: LoadedModel) -> None:

@@ -24,7 +24,7 @@ from pcsparse.programs.default_model import (
     named_checkpoint,
 )
 from pcsparse.programs.infer import placement_of
-from pcsparse.programs.infer_tiled import tile_size
+from pcsparse.programs.infer_tiled import fits_tiles, tile_size
 from pcsparse.programs.inspect_text import facts_of
 from pcsparse.train.model_file import ModelCard, find_weights
 
@@ -82,11 +82,14 @@ class Inspected:
         reading = self.reading
         if self.diagnosis.intensity_scale is not None:
             reading = replace(reading, intensity_scale=self.diagnosis.intensity_scale)
-        tiles = (f"--tile {self.diagnosis.tile:g}",) if self.diagnosis.tile else ()
+        placement, tile = self.diagnosis.placement, self.diagnosis.tile
+        # squares have places of their own: who needs another one needs a single pass
+        size = tile if fits_tiles(placement) else 0.0
+        tiles = (f"--tile {size:g}",) if tile else ()
         model = tuple(
             fault.flag for fault in self.diagnosis.faults if fault.flag and fault.kind in _OF_MODELS
         )
-        return (*model[:1], *reading.flags(), *self.diagnosis.placement.flags(), *tiles)
+        return (*model[:1], *reading.flags(), *placement.flags(), *tiles)
 
 
 def run(settings: InspectSettings) -> int:

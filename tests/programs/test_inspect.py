@@ -11,6 +11,8 @@ from pcsparse.cli import main
 from pcsparse.data.placement import Placement
 from pcsparse.data.point_cloud import PointCloud
 from pcsparse.infer.diagnosis import diagnose
+from pcsparse.programs.infer import placement_of
+from pcsparse.programs.infer_tiled import tile_size
 from pcsparse.train.model_file import ModelCard
 from tests.infer.sweeps import HEIGHT, walled_street, write_model
 
@@ -150,7 +152,7 @@ def test_the_origin_that_it_names_lies_in_the_world(model):
 
 
 @pytest.mark.parametrize("name", FAULTY)
-def test_the_flags_that_it_names_mend_the_fault(tmp_path, inspected, name):
+def test_the_flags_that_it_names_mend_the_fault(tmp_path, inspected, monkeypatch, model, name):
     make, expected = FAULTY[name]
     path = _written(tmp_path / "cloud", make())
     status, found = inspected(path)
@@ -164,6 +166,47 @@ def test_the_flags_that_it_names_mend_the_fault(tmp_path, inspected, name):
     assert status == 0
     if "map" not in expected:
         assert found["report"]["facts"]["ground_height"] == pytest.approx(-HEIGHT, abs=0.1)
+    _accepted(monkeypatch, path, model, given)
+
+
+TILED = {
+    "as it is": (walled_street, ""),
+    "strays": (_with_strays, ""),
+    "zeros for no return": (_with_zeros, ""),
+    "camera, millimetres": (lambda: _moved(up="-y", scale=0.001), "--scale 0.001 --up=-y --tile 0"),
+    "tilted": (lambda: _moved(up="0.2,-0.05,0.98"), "--up=0.200,-0.050,0.979 --tile 0"),
+    "12 bits": (lambda: _intensity(4095), "--intensity-scale 4095"),
+}
+
+
+@pytest.mark.parametrize("name", TILED)
+def test_what_it_names_for_tiles_is_accepted(tmp_path, inspected, monkeypatch, model, name):
+    make, expected = TILED[name]
+    path = _written(tmp_path / "cloud", make())
+    status, found = inspected(path, "--tile", "60")
+    said = " ".join(found["flags"])
+    assert said == (expected if "--tile" in expected else f"{expected} --tile 60".strip())
+    assert status == (1 if expected else 0)
+    _accepted(monkeypatch, path, model, found["flags"])
+
+
+def _accepted(monkeypatch, path, model, flags):
+    """Take a command line through the checks of infer itself, up to the network."""
+    given = []
+    monkeypatch.setattr("pcsparse.programs.infer.run", lambda settings: given.append(settings) or 0)
+    words = [word for flag in flags for word in flag.split(" ")]
+    assert main(["infer", str(path), "--checkpoint", model, *words]) == 0
+    (settings,) = given
+    placement_of(settings)
+    tile_size(path, settings)
+    return settings
+
+
+def test_a_map_in_place_of_a_sweep_with_an_origin_goes_without_it(tmp_path, inspected, monkeypatch, model):
+    path = _written(tmp_path / "cloud", _map())
+    status, found = inspected(path, "--origin=1,0,0")
+    assert (status, found["flags"]) == (1, ["--tile 60"])
+    _accepted(monkeypatch, path, model, found["flags"])
 
 
 def test_a_sweep_that_the_model_knows_is_fine(tmp_path, inspected, model, capsys):
