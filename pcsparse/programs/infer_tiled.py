@@ -15,7 +15,9 @@ from pcsparse.data.files_las import las_point_count
 from pcsparse.data.files_tiles import Tile, Tiles, cloud_tiles, las_tiles
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.placement import Placement
+from pcsparse.data.point_cloud import PointCloud
 from pcsparse.errors import RangeError
+from pcsparse.infer.diagnosis import diagnose
 from pcsparse.infer.tiling import Levelling, predict_tiles
 from pcsparse.infer.unlike import TILE_M
 from pcsparse.programs.infer_files import Job, read_source, report_shares, write_outputs
@@ -29,6 +31,9 @@ _MANY_POINTS = 4_000_000
 # what a network sees around a point
 _MARGIN_M = 10.0
 _DRAWN_POINTS = 400_000
+_TELLING_POINTS = 2_000
+# kinds of faults that a square cannot show
+_OF_SWEEPS = ("lasers", "density", "small", "few", "crop", "tilt")
 
 
 def tile_size(source: Path, settings: InferSettings | InspectSettings) -> float | None:
@@ -72,7 +77,8 @@ def infer_tiled(job: Job, size: float, settings: InferSettings, model: LoadedMod
             print(f"  note: {note}")
         picture.every = -(-tiles.n_points // _DRAWN_POINTS)
         spread_s = time.perf_counter() - began
-        prediction = predict_tiles(predictor, tiles, level, picture.add)
+        warned = _Warned(level, model, size, job.source)
+        prediction = predict_tiles(predictor, tiles, warned, picture.add)
     began = time.perf_counter()
     notes = write_outputs(
         job.outputs, job.source, prediction.targets, prediction.confidence, labels, settings
@@ -100,6 +106,32 @@ def _tiles(source: Path, size: float, settings: InferSettings) -> Iterator[Tiles
             yield tiles
     else:
         yield cloud_tiles(read_source(source, settings), size, margin)
+
+
+class _Warned:
+    """Levels tiles, and says once what is wrong with the first that has enough points to tell."""
+
+    def __init__(self, level: Levelling, model: LoadedModel, size: float, source: Path) -> None:
+        self._level, self._model, self._size, self._source = level, model, size, source
+        self._said = False
+
+    def __call__(self, tile: Tile) -> npt.NDArray[np.float32]:
+        points = self._level(tile)
+        if not self._said and len(tile) >= _TELLING_POINTS:
+            self._said = True
+            self._say(points, tile)
+        return points
+
+    def _say(self, points: npt.NDArray[np.float32], tile: Tile) -> None:
+        some = slice(None, None, -(-len(points) // _DRAWN_POINTS))
+        rows = np.arange(len(points[some]))
+        intensity = None if tile.intensity is None else tile.intensity[some]
+        cloud = PointCloud(points[some], tile.origin, intensity, None, rows, len(rows), self._source)
+        card, voxels = self._model.card, self._model.predictor.voxels
+        for fault in diagnose(cloud, card.input_spec, voxels, tile=self._size).faults:
+            # a square has no sensor, and a slope is no tilt
+            if fault.grave and fault.kind not in _OF_SWEEPS:
+                print(f"  warning: {fault}")
 
 
 class _Picture:

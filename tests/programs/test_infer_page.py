@@ -120,3 +120,14 @@ def test_an_empty_cloud_gives_a_page_that_says_so(model_file, tmp_path):
     np.save(tmp_path / "empty.npy", np.zeros((0, 4), np.float32))
     assert infer_with(model_file, tmp_path / "out", tmp_path / "empty.npy") == 0
     assert reader.content((tmp_path / "out/empty.html").read_text())["sweeps"][0]["points"] == 0
+
+
+def test_a_cloud_in_tiles_is_warned_of_once(model_file, tmp_path, capsys):
+    street = tiny_street(5, 12_000)
+    for name, rows in (("bare", street.points), ("full", np.c_[street.points, street.intensity])):
+        np.save(tmp_path / f"{name}.npy", rows)
+        arguments = {"tile": 20.0, "picture": False}
+        assert infer_with(model_file, tmp_path / "out", tmp_path / f"{name}.npy", **arguments) == 0
+        said = capsys.readouterr().out
+        assert said.count("warning: the file has no intensity") == (name == "bare")
+        assert name == "bare" or "warning" not in said
