@@ -203,9 +203,13 @@ def _export(settings: DefaultSettings) -> list[str]:
         if not (folder / "model.safetensors").is_file():
             missing.append(recipe.name)
             continue
-        # the run replaces both files one after the other: a pair of two epochs is still a model
-        with contextlib.suppress(PcsparseError):
+        try:
             _export_one(settings, recipe, folder)
+        except PcsparseError as error:
+            # the run replaces both files one after the other, and the next look may find a pair
+            print(f"{recipe.name}: not exported now: {error}", flush=True)
+            if not (settings.out / f"{recipe.name}.safetensors").is_file():
+                missing.append(recipe.name)
         with contextlib.suppress(OSError):
             write_whole(settings.out / f"{recipe.name}.log.csv", (folder / "log.csv").read_bytes())
     return missing

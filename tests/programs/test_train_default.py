@@ -175,6 +175,17 @@ def test_what_the_runs_stored_is_exported_in_half_precision(settings, monkeypatc
     assert torch.equal(twice.classifier.bias, model.classifier.bias)
 
 
+def test_a_model_that_cannot_be_exported_is_missing(settings, capsys):
+    recipe = settings.recipes[0]
+    fitting = FitSettings(epochs=1, batch_size=2, voxels=VoxelSettings(0.5), workers=0, progress="none")
+    fit(tiny_model(), TinyStreets(2), None, fitting, settings.run(recipe), labels=LABELS)
+    # no sweep to count classes in
+    assert train_default.run(replace(settings, recipes=(recipe,)), []) == 1
+    said = capsys.readouterr().out
+    assert "not exported now" in said
+    assert f"missing: ['{recipe.name}']" in said
+
+
 def test_senseless_settings_are_refused(tmp_path):
     for change in ({"seconds": 5.0}, {"renderers": 1}, {"loaders": 0}, {"enough": 0}):
         with pytest.raises(RangeError):

@@ -1,6 +1,6 @@
 """LiDAR models: where the beams point, how wide they are, and what one gets back from a surface."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -158,10 +158,30 @@ _FROM_FWHM = 1.699
 # on the road of the former neighbours differ by 0.07 of their mean
 _CALIBRATED = Scale(1 / 255, floor=0.006, gain=1.3, power=2.6, grain=0.25)
 
+# data sheet of the first generation: 0.8 to 120 m, steps of 12 mm, 33.2 degrees of 64 or 45 of 128 beams,
+# 0.13 or 0.18 degrees at half power, 1.5 to 10 cm of noise; what is faint, and the scale, are guesses
+_OS1 = Sensor(
+    "os1-64",
+    tables.even(16.6, 64),
+    1024,
+    0.0,
+    0.1,
+    1.73,
+    clockwise=True,
+    min_range=0.8,
+    max_range=120.0,
+    range_noise=0.025,
+    range_quantum=0.012,
+    divergence=(_FROM_FWHM * 2.27, _FROM_FWHM * 2.27),
+    separation=1.0,
+    scale=_CALIBRATED,
+    faint=3e-6,
+)
+
 SENSORS = {
-    # manual of the S2: 2 mrad, pulses of 5 ns (so 0.75 m), 0.9 m at least. 2,160 firings a turn at steps of
-    # 0.179 and 0.09 degrees, next to no loss on near road, nothing beyond 80 m, and the returns of the rack
-    # and the rails of KITTI's car: measured on four real sweeps
+    # manual of the S2 as commonly quoted: 2 mrad, pulses of 5 ns (so 0.75 m), 0.9 m at least. 2,160 firings a
+    # turn at steps of 0.179 and 0.09 degrees, next to no loss on near road, nothing beyond 80 m, and the
+    # returns of the rack and the rails of KITTI's car: measured on four real sweeps
     "hdl64e": Sensor(
         "hdl64e",
         tables.HDL64E,
@@ -203,7 +223,8 @@ SENSORS = {
         blocked=tables.HDL32E_BLOCKED,
         roof_depth=0.35,
     ),
-    # manual: 0.2 degrees at 10 turns a second, 3 cm, 100 m, returns 1 m apart, 3.0 x 1.2 mrad
+    # its manual as commonly quoted, not read again: 0.2 degrees at 10 turns a second, 3 cm, 100 m, returns
+    # 1 m apart, 3.0 x 1.2 mrad; the intensity's scale is the HDL-32E's
     "vlp16": Sensor(
         "vlp16",
         tables.VLP16,
@@ -217,7 +238,7 @@ SENSORS = {
         separation=1.0,
         scale=_CALIBRATED,
     ),
-    # manual: as the VLP-16, but 200 m at steps of 4 mm, 3.0 x 1.5 mrad
+    # likewise: as the VLP-16, but 200 m at steps of 4 mm, 3.0 x 1.5 mrad
     "vlp32c": Sensor(
         "vlp32c",
         tables.VLP32C,
@@ -233,41 +254,12 @@ SENSORS = {
         scale=_CALIBRATED,
         faint=4e-7,
     ),
-    # data sheet of the first generation: 0.8 to 120 m, steps of 12 mm, 33.2 degrees of 64 or 45 of 128 beams,
-    # 0.13 or 0.18 degrees at half power, 1.5 to 10 cm of noise
-    "os1-64": Sensor(
-        "os1-64",
-        tables.even(16.6, 64),
-        1024,
-        0.0,
-        0.1,
-        1.73,
-        clockwise=True,
-        min_range=0.8,
-        max_range=120.0,
-        range_noise=0.025,
-        range_quantum=0.012,
-        divergence=(_FROM_FWHM * 2.27, _FROM_FWHM * 2.27),
-        separation=1.0,
-        scale=_CALIBRATED,
-        faint=3e-6,
-    ),
-    "os1-128": Sensor(
-        "os1-128",
-        tables.even(22.5, 128),
-        1024,
-        0.0,
-        0.1,
-        1.73,
-        clockwise=True,
-        min_range=0.8,
-        max_range=120.0,
-        range_noise=0.025,
-        range_quantum=0.012,
+    "os1-64": _OS1,
+    "os1-128": replace(
+        _OS1,
+        name="os1-128",
+        elevations=tables.even(22.5, 128),
         divergence=(_FROM_FWHM * 3.14, _FROM_FWHM * 3.14),
-        separation=1.0,
-        scale=_CALIBRATED,
-        faint=3e-6,
     ),
 }
 
