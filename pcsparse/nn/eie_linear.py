@@ -41,8 +41,10 @@ class EIELinear(nn.Module):
         widths: of the format; the chip's if None.
         mode: "sparse", "dense" or "auto".
         with_relu: whether a ReLU follows.
-        skips_zeros: whether enough activations are 0 to look for them; it sets the order of additions, and
-            may be changed at any time.
+        skips_zeros: whether enough activations are 0 to look for them on a CPU; it sets the order of
+            additions, and may be changed at any time. A GPU reads all weights by rows either way, which took
+            half the time of leaving columns out on an H200 (`bench_kernels.py --device cuda --sections
+            heads`).
 
     Raises:
         RangeError: another mode.
@@ -193,7 +195,9 @@ class EIELinear(nn.Module):
                     "a layer in EIE's format is laid out when it first runs, which cannot be compiled; "
                     "call it once before torch.compile"
                 )
-            self._layout = layout = eie_layout(self.matrix, device, by_rows=not self._skips_zeros)
+            # on a GPU a row's weights are read sooner than it is known which of them could be left out
+            by_rows = device.type == "cuda" or not self._skips_zeros
+            self._layout = layout = eie_layout(self.matrix, device, by_rows=by_rows)
         return layout
 
     def dense_weight(self) -> Tensor:

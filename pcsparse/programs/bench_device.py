@@ -9,20 +9,27 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pcsparse.bench.device.cases import (
     CUBE_SIDE,
     DENSE,
+    HEADS,
     LAUNCH_SIDE,
     LAUNCHES,
     LAYERS,
     MAPS,
     NETS,
+    SEARCHES,
     STEPS,
+    DeviceHead,
     DeviceLayer,
     DeviceMap,
     DeviceNet,
+    DeviceSearch,
+    DeviceTwoFour,
 )
+from pcsparse.bench.device.heads import run_head, run_search, run_two_four
 from pcsparse.bench.device.layers import run_layer
 from pcsparse.bench.device.limits import measure_device
 from pcsparse.bench.device.maps import run_map
@@ -43,8 +50,9 @@ from pcsparse.errors import PcsparseError, RangeError, UnsupportedError
 from pcsparse.models import SecondSpec
 from pcsparse.timing import environment
 
+_Case = DeviceMap | DeviceLayer | DeviceNet | DeviceHead | DeviceTwoFour | DeviceSearch
 Measure = Callable[[], DeviceResult | tuple[DeviceResult, ...]]
-SECTIONS = ("maps", "layers", "dense", "launch", "nets", "steps")
+SECTIONS = ("maps", "layers", "dense", "launch", "heads", "neighbours", "nets", "steps")
 _OUT = Path("bench-out")
 _REHEARSED_SIDE = 4
 # seconds of a case, checks and compiling included, that are worth a word
@@ -225,6 +233,10 @@ class _Scenes:
             )
         return self.made["second", batch]
 
+    def points(self) -> Tensor:
+        cloud = cloud_of(self._settings.cloud, quick=self._quick)
+        return cloud.points.float().contiguous().to(self._settings.device)
+
     @property
     def _quick(self) -> bool:
         return self._settings.quick
@@ -237,14 +249,20 @@ def _cases(
     section: str, settings: DeviceSettings, scenes: _Scenes, peers: list[DevicePeer]
 ) -> Iterator[tuple[str, Measure]]:
     """Name of each case of a section, and what measures it."""
-    every: dict[str, Sequence[DeviceMap | DeviceLayer | DeviceNet]] = {
+    every: dict[str, Sequence[_Case]] = {
         "maps": MAPS, "layers": LAYERS, "dense": DENSE, "launch": LAUNCHES, "nets": NETS, "steps": STEPS,
+        "heads": HEADS, "neighbours": SEARCHES,
     }  # fmt: skip
     for case in every[section]:
         if settings.only not in case.name or (settings.quick and "quick" not in case.tags):
             continue
         if isinstance(case, DeviceMap):
             yield case.name, partial(_map, case, settings, scenes, peers)
+        elif isinstance(case, DeviceHead | DeviceSearch):
+            yield case.name, partial(_head, case, settings, scenes)
+        elif isinstance(case, DeviceTwoFour):
+            if case.precision.name in settings.precisions:
+                yield f"{case.name} {case.precision.name}", partial(_head, case, settings, scenes)
         elif case.precision.name in settings.precisions:
             measure = _layer if isinstance(case, DeviceLayer) else _net
             name = f"{case.name} {case.precision.name}"
@@ -255,6 +273,17 @@ def _map(
     case: DeviceMap, settings: DeviceSettings, scenes: _Scenes, peers: list[DevicePeer]
 ) -> tuple[DeviceResult, DeviceResult]:
     return run_map(case, scenes.unet(), peers, runs=settings.runs, seconds=settings.seconds)
+
+
+def _head(
+    case: DeviceHead | DeviceTwoFour | DeviceSearch, settings: DeviceSettings, scenes: _Scenes
+) -> DeviceResult:
+    runs, seconds = settings.runs, settings.seconds
+    if isinstance(case, DeviceSearch):
+        return run_search(case, scenes.points(), runs=runs, seconds=seconds)
+    if isinstance(case, DeviceHead):
+        return run_head(case, settings.device, runs=runs, seconds=seconds)
+    return run_two_four(case, settings.device, runs=runs, seconds=seconds)
 
 
 def _layer(

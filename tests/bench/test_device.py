@@ -13,8 +13,8 @@ import torch
 from torch.nn import functional
 
 from pcsparse.bench.clouds import small_cloud
-from pcsparse.bench.device import layers, nets, steps
-from pcsparse.bench.device.cases import LAYERS, MAPS, NETS, STEPS, DeviceLayer, DeviceNet
+from pcsparse.bench.device import clock, heads, layers, nets, steps
+from pcsparse.bench.device.cases import HEADS, LAYERS, MAPS, NETS, SEARCHES, STEPS, DeviceLayer, DeviceNet
 from pcsparse.bench.device.clock import Times, time_candidates
 from pcsparse.bench.device.grid_conv import GridConv
 from pcsparse.bench.device.maps import run_map, twin_table
@@ -376,3 +376,58 @@ def test_the_script_runs_on_a_bare_machine(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(out.read_text())["sections"]["maps"][0]["case"] == "map 2^3 stride 2"
+
+
+def _small_heads():
+    eie = replace(HEADS[1].layer, n_in=1024, n_out=512)
+    two_four = [case for case in HEADS if hasattr(case, "side") and case.n_items == 4]
+    return replace(HEADS[1], layer=eie), replace(two_four[0], side=1024)
+
+
+def test_every_product_of_a_head_is_checked_and_timed(device):
+    head, two_four = _small_heads()
+    eie = heads.run_head(head, device, **ONCE)
+    names = {
+        "pcsparse",
+        "pcsparse by columns",
+        "torch dense float32",
+        "torch dense float16",
+        "torch CSR int32",
+    }
+    assert {outcome.name for outcome in eie.outcomes if outcome.times is not None} == names
+    assert all(outcome.checks and not outcome.failed for outcome in eie.outcomes)
+    # by columns is the package, too, and no peer
+    assert eie.best_peer.name.startswith("torch")
+    sparse = heads.run_two_four(two_four, device, **ONCE)
+    assert [(o.name, len(o.failed), o.times is None) for o in sparse.outcomes] == [
+        ("pcsparse", 0, False), ("torch dense", 0, False),
+    ]  # fmt: skip
+
+
+def test_a_wrong_product_of_a_head_is_not_timed(device, monkeypatch):
+    right = heads.eie_linear
+    monkeypatch.setattr(
+        heads, "eie_linear", lambda x, layout: right(x, layout) + (0.1 if layout.by_rows else 0)
+    )
+    found = {o.name: o for o in heads.run_head(_small_heads()[0], device, **ONCE).outcomes}
+    assert found["pcsparse"].failed
+    assert found["pcsparse"].times is None
+    assert found["pcsparse by columns"].times is not None
+
+
+@pytest.mark.parametrize("case", [replace(case, k=min(case.k, 64), n_queries=None) for case in SEARCHES])
+def test_a_search_is_checked_against_its_twin(device, monkeypatch, case):
+    points = small_cloud(400).points.float().contiguous().to(device)
+    right = heads.run_search(case, points, **ONCE)
+    assert not right.ours.failed
+    assert right.ours.times is not None
+    searches = heads._searches
+    monkeypatch.setattr(heads, "_searches", lambda *given: lambda: searches(*given)() + 1)
+    assert heads.run_search(case, points, **ONCE).ours.failed
+
+
+def test_a_run_of_several_calls_is_reported_by_call(device, monkeypatch):
+    monkeypatch.setattr(clock, "_once", lambda run, device: (0.8, 0.4))
+    monkeypatch.setattr(clock, "_between_events", lambda run, device, calls: 0.1 * calls)
+    found = time_candidates({"": lambda: None}, device, runs=1, events=True, calls=8)[""]
+    assert [found.wall.median, found.host.median, found.device.median] == pytest.approx([0.1, 0.05, 0.1])

@@ -4,14 +4,17 @@ Tags: `quick` runs in seconds, `paper` is what the table of `docs/benchmarks.md`
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from pcsparse.bench.device.precision import BF16, FP16, FP32, TF32, Precision
 from pcsparse.coords.relation import Relation
+from pcsparse.hardware.eie_layers import EIE_LAYERS, EIELayer
 from pcsparse.models import MinkUNetSpec, SecondSpec
 
 Tag = Literal["quick", "paper"]
 Kind = Literal["submanifold", "strided", "inverse", "generative"]
+Search = Literal["nearest", "ball", "farthest"]
 Form = Literal["fused", "recorded", "eager", "training", "recorded training"]
 
 CUBE_SIDE = 37
@@ -83,6 +86,48 @@ class DeviceNet:
     def trains(self) -> bool:
         """Whether it is a training step."""
         return self.form in ("training", "recorded training")
+
+
+@dataclass(frozen=True)
+class DeviceHead:
+    """One of EIE's layers at a batch."""
+
+    name: str
+    layer: EIELayer
+    n_items: int
+    tags: tuple[Tag, ...] = ("paper",)
+
+
+@dataclass(frozen=True)
+class DeviceTwoFour:
+    """A square 2:4 weight at a batch; see `DeviceHead`."""
+
+    name: str
+    side: int
+    n_items: int
+    precision: Precision
+    tags: tuple[Tag, ...] = ("paper",)
+
+
+@dataclass(frozen=True)
+class DeviceSearch:
+    """Neighbours of points.
+
+    Attributes:
+        name: unique among all cases.
+        kind: "nearest", "ball" (the first k within the radius), or "farthest" (k samples).
+        k: how many.
+        radius: metres.
+        n_queries: evenly spread among the points; None for all of them.
+        tags: who runs it.
+    """
+
+    name: str
+    kind: Search
+    k: int
+    radius: float = inf
+    n_queries: int | None = None
+    tags: tuple[Tag, ...] = ("paper",)
 
 
 def _cube(channels: int, precision: Precision, *tags: Tag, backward: bool = False) -> DeviceLayer:
@@ -170,4 +215,19 @@ STEPS = (
     DeviceNet("CenterPoint backbone recorded training step", _SECOND, "recorded training", FP16, 2),
     DeviceNet("MinkUNet-18 x1.0 training step", _UNET, "training", BF16, 2),
     DeviceNet("MinkUNet-18 x1.0 training step", _UNET, "training", TF32, 2),
+)
+HEADS: tuple[DeviceHead | DeviceTwoFour, ...] = (
+    *(
+        DeviceHead(f"EIE {layer.name}", layer, 1, _ALWAYS if layer.name == "Alex-7" else _PAPER)
+        for layer in EIE_LAYERS
+    ),
+    *(DeviceHead(f"EIE Alex-7, {n} items", EIE_LAYERS[1], n) for n in (4, 16)),
+    *(DeviceTwoFour(f"2:4 4096x4096, {n} items", 4096, n, FP32, _ALWAYS) for n in (1, 4)),
+    *(DeviceTwoFour(f"2:4 4096x4096, {n} items", 4096, n, FP16) for n in (1, 16, 256, 4096)),
+)
+SEARCHES = (
+    DeviceSearch("1 nearest", "nearest", 1),
+    DeviceSearch("16 nearest", "nearest", 16, tags=_ALWAYS),
+    DeviceSearch("32 in 0.8 m of 2048", "ball", 32, 0.8, 2048, _ALWAYS),
+    DeviceSearch("2048 farthest", "farthest", 2048, tags=_ALWAYS),
 )

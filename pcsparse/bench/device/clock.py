@@ -49,6 +49,7 @@ def time_candidates(
     runs: int,
     seconds: float = 5.0,
     events: bool = False,
+    calls: int = 1,
 ) -> dict[str, Times]:
     """Time candidates in turns; every second round goes backwards.
 
@@ -58,6 +59,7 @@ def time_candidates(
         runs: rounds at most.
         seconds: after which no new round starts, once five are done.
         events: whether to time by events, too.
+        calls: what is timed within each run, which takes that many times as long as what is reported.
     """
     taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in candidates}
     peaks = {name: _warm(run, device) for name, run in candidates.items()}
@@ -67,8 +69,8 @@ def time_candidates(
             break
         for name in names if turn % 2 == 0 else [*names[-2::-1], *names[-1:]]:
             wall, host = _once(candidates[name], device)
-            spent = _between_events(candidates[name], device) if events else 0.0
-            taken[name].append((wall, host, spent))
+            spent = _between_events(candidates[name], device, calls) if events else 0.0
+            taken[name].append((wall / calls, host / calls, spent / calls))
     found = {}
     for name, rounds in taken.items():
         wall_times, host_times, device_times = map(list, zip(*rounds, strict=True))
@@ -111,11 +113,11 @@ def _once(run: Callable[[], object], device: torch.device) -> tuple[float, float
     return done - begin, returned - begin
 
 
-def _between_events(run: Callable[[], object], device: torch.device) -> float:
+def _between_events(run: Callable[[], object], device: torch.device, calls: int) -> float:
     if device.type != "cuda":
         return _once(run, device)[0]
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(_DELAY_CYCLES)
+    torch.cuda._sleep(_DELAY_CYCLES * calls)
     begin.record()
     result = run()
     end.record()

@@ -109,14 +109,15 @@ def verified_then_timed(
     seconds: float,
     events: bool,
     note: str = "",
+    calls: int = 1,
 ) -> DeviceResult:
-    """Time in turns every candidate that ran and whose checks all passed."""
+    """Time in turns every candidate that ran and whose checks all passed; `calls` as in `time_candidates`."""
     right = {
         candidate.name: candidate.run
         for candidate in candidates
         if candidate.run is not None and all(check.passed for check in candidate.checks)
     }
-    times = time_candidates(right, device, runs=runs, seconds=seconds, events=events)
+    times = time_candidates(right, device, runs=runs, seconds=seconds, events=events, calls=calls)
     outcomes = tuple(
         DeviceOutcome(c.name, c.checks, times.get(c.name), c.refusal, c.reference) for c in candidates
     )
