@@ -1,7 +1,8 @@
 """Layers of heads and searches of neighbours on an accelerator, beside dense and compressed-row products.
 
 A layer of a head runs once a frame, with all else between two runs; so every product takes the next of as
-many copies of its weight as leave the caches. A product is shorter than what an event costs; one run is several.
+many copies of its weight as leave the caches. A product is shorter than what an event costs; one run is
+several.
 """
 
 import warnings
