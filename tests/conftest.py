@@ -22,10 +22,44 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--device cuda: torch {torch.__version__} sees no CUDA device here")
 
 
+def _touches_device(item: pytest.Item) -> bool:
+    asked = getattr(item, "fixturenames", ())
+    return "device" in asked or "gpu_or_emulated" in asked or item.get_closest_marker("gpu") is not None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--device") == "cuda":
+        # the others would say again what they say without a GPU
+        config.hook.pytest_deselected(items=[item for item in items if not _touches_device(item)])
+        items[:] = [item for item in items if _touches_device(item)]
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    if config.getoption("--device") == "cpu":
+        return None
+    name = torch.cuda.get_device_name()
+    return f"device: {name}; tests that touch no device are left out: `make test` runs them"
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
+    return f"{len(items)} tests touch the device" if config.getoption("--device") == "cuda" else None
+
+
 @pytest.fixture(scope="session")
 def device(pytestconfig: pytest.Config) -> torch.device:
     """The device under test: `--device cpu` (the default) or `--device cuda`."""
     return torch.device(pytestconfig.getoption("--device"))
+
+
+@pytest.fixture
+def gpu_or_emulated(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A GPU with `--device cuda`; else the CPU, whose tensors meet the GPU's kernels in this test."""
+    from tests.emulation import emulate
+
+    place = torch.device(pytestconfig.getoption("--device"))
+    if place.type == "cpu":
+        emulate(monkeypatch)
+    return place
 
 
 @pytest.fixture

@@ -196,13 +196,17 @@ def _letters(waits: HostWaits) -> Iterator[None]:
 @contextmanager
 def _as_torch_counts() -> Iterator[HostWaits]:
     waits, before = HostWaits(), torch.cuda.get_sync_debug_mode()
-    try:
-        with warnings.catch_warnings(record=True) as found:
-            warnings.simplefilter("always")
-            # says that it is a prototype
-            torch.cuda.set_sync_debug_mode("warn")
+
+    def note(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+        # the first switch of a process says of itself that it does not detect all synchronizing operations
+        if "called a synchronizing" in str(message):
+            waits.places.append(f"{filename.rpartition('/pcsparse/')[2]}:{lineno}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
             yield waits
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
-    said = [w for w in found if "synchronizing" in str(w.message)]
-    waits.places += [f"{w.filename.rpartition('/pcsparse/')[2]}:{w.lineno}" for w in said]
+        finally:
+            torch.cuda.set_sync_debug_mode(before)

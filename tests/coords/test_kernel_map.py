@@ -53,12 +53,13 @@ def coarse_of(fine: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 def check_map(kmap: KernelMap, expected: set[tuple[int, int, int]], n_in: int, n_out: int) -> None:
     """`expected` holds (row_in, row_out, k)."""
     pairs = kmap.pairs
+    numbers = torch.arange(kmap.volume, device=pairs.starts.device)
     assert (kmap.n_in, kmap.n_out) == (n_in, n_out)
     assert pairs.rows_in.dtype == pairs.rows_out.dtype == torch.int32
     assert pairs.starts.dtype == torch.int64
     assert pairs.starts[0] == 0
     assert pairs.starts[-1] == kmap.n_pairs == pairs.rows_out.numel() == len(expected)
-    offset = torch.repeat_interleave(torch.arange(kmap.volume), pairs.starts.diff())
+    offset = torch.repeat_interleave(numbers, pairs.starts.diff())
     listed = list(zip(pairs.rows_in.tolist(), pairs.rows_out.tolist(), offset.tolist(), strict=True))
     assert len(set(listed)) == len(listed)
     assert set(listed) == expected

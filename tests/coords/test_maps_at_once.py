@@ -7,7 +7,6 @@ from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import RangeError
 from tests.clouds import CLOUDS, UNSORTED, lidar_like
-from tests.emulation import emulate
 from tests.host_waits import host_waits
 
 HALF, CUBE = Relation.of(2, 2), Relation.of(3)
@@ -23,15 +22,6 @@ CLOUDS_HERE = {
     "one": CLOUDS["one"].coords,
     "empty": CLOUDS["empty"].coords,
 }
-
-
-@pytest.fixture
-def where(request, monkeypatch) -> torch.device:
-    """A GPU, or what stands for it."""
-    where = torch.device(request.config.getoption("--device"))
-    if where.type == "cpu":
-        emulate(monkeypatch)
-    return where
 
 
 def _one_by_one(coords: torch.Tensor, chain: list, *, some: bool = True) -> CoordCache:
@@ -52,8 +42,8 @@ def _one_by_one(coords: torch.Tensor, chain: list, *, some: bool = True) -> Coor
 
 @pytest.mark.parametrize("coords", CLOUDS_HERE.values(), ids=CLOUDS_HERE.keys())
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS.keys())
-def test_maps_at_once_are_the_maps_one_by_one(where, chain, coords):
-    coords = coords.to(where)
+def test_maps_at_once_are_the_maps_one_by_one(gpu_or_emulated, chain, coords):
+    coords = coords.to(gpu_or_emulated)
     alone = _one_by_one(coords, chain)
     plan, together = alone.plan(), CoordCache()
     sets = plan.fill(together, {0: coords})
@@ -71,8 +61,8 @@ def test_maps_at_once_are_the_maps_one_by_one(where, chain, coords):
         assert torch.equal(got.table, want.table)
 
 
-def test_a_box_cuts_a_level_of_a_chain(where):
-    coords = CLOUDS_HERE["sweep"].to(where)
+def test_a_box_cuts_a_level_of_a_chain(gpu_or_emulated):
+    coords = CLOUDS_HERE["sweep"].to(gpu_or_emulated)
     cache = CoordCache()
     uncut = cache.coarser(cache.coarser(coords, *CHAINS["cubes"][0]), CHAINS["cubes"][1][0])
     cut = cache.coarser(cache.coarser(coords, *CHAINS["cubes"][0]), *CHAINS["cubes"][1])
@@ -81,17 +71,17 @@ def test_a_box_cuts_a_level_of_a_chain(where):
     assert torch.equal(cut, uncut[inside])
 
 
-def test_the_host_waits_for_the_cloud_and_once_for_all_levels(where):
-    coords = CLOUDS_HERE["sweep"].to(where)
+def test_the_host_waits_for_the_cloud_and_once_for_all_levels(gpu_or_emulated):
+    coords = CLOUDS_HERE["sweep"].to(gpu_or_emulated)
     plan = _one_by_one(coords, CHAINS["halves"], some=False).plan()
-    with host_waits(where) as seen:
+    with host_waits(gpu_or_emulated) as seen:
         plan.fill(CoordCache(), {0: coords})
     assert len(seen.places) == 2, seen.places
     assert not seen.mixed
 
 
-def test_what_a_cache_has_is_not_made_again(where):
-    coords = CLOUDS_HERE["sweep"].to(where)
+def test_what_a_cache_has_is_not_made_again(gpu_or_emulated):
+    coords = CLOUDS_HERE["sweep"].to(gpu_or_emulated)
     plan = _one_by_one(coords, CHAINS["halves"]).plan()
     cache = CoordCache()
     first = cache.coarser(coords, HALF)
@@ -104,20 +94,22 @@ def test_what_a_cache_has_is_not_made_again(where):
     assert all(cache.maps()[key] is found for key, found in before.items())
 
 
-def test_a_chain_refuses_what_one_level_refuses(where):
-    plan = _one_by_one(CLOUDS_HERE["sweep"].to(where), CHAINS["halves"]).plan()
-    twice = torch.zeros(2, 4, dtype=torch.int32, device=where)
-    far = torch.tensor([[0, 0, 0, 1 << 16]], dtype=torch.int32, device=where)
+def test_a_chain_refuses_what_one_level_refuses(gpu_or_emulated):
+    plan = _one_by_one(CLOUDS_HERE["sweep"].to(gpu_or_emulated), CHAINS["halves"]).plan()
+    twice = torch.zeros(2, 4, dtype=torch.int32, device=gpu_or_emulated)
+    far = torch.tensor([[0, 0, 0, 1 << 16]], dtype=torch.int32, device=gpu_or_emulated)
     for coords, said in ((twice, "1 of 2 coordinates are duplicates"), (far, "z of the coordinates spans")):
         with pytest.raises(RangeError, match=said):
             plan.fill(CoordCache(), {0: coords})
 
 
-def test_a_level_beyond_the_range_is_refused_with_the_same_words(where):
+def test_a_level_beyond_the_range_is_refused_with_the_same_words(gpu_or_emulated):
     # in the range itself, but what is touched from there is not
-    end = torch.tensor([[0, 0, 0, 32511]], dtype=torch.int32, device=where)
+    end = torch.tensor([[0, 0, 0, 32511]], dtype=torch.int32, device=gpu_or_emulated)
     long = [(Relation.of((1, 1, 3), 1, (1, 1, 100)), "touched", None)]
-    plan = _one_by_one(CLOUDS_HERE["sweep"].to(where), [*long, *CHAINS["halves"]], some=False).plan()
+    plan = _one_by_one(
+        CLOUDS_HERE["sweep"].to(gpu_or_emulated), [*long, *CHAINS["halves"]], some=False
+    ).plan()
     said = []
     for ask in (lambda cache: cache.coarser(end, *long[0]), lambda cache: plan.fill(cache, {0: end})):
         with pytest.raises(RangeError, match="z of the coordinates spans") as refused:

@@ -6,7 +6,6 @@ import torch
 from pcsparse.kernels import reference
 from pcsparse.kernels.select import backend_of
 from tests.clouds import CLOUDS
-from tests.emulation import emulate
 from tests.host_waits import host_waits
 
 KEYS = reference.pack_rows(torch.unique(CLOUDS["two-batches"].coords, dim=0))[0]
@@ -36,14 +35,11 @@ CALLS = {  # waits, tensors of the device, the rest
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_the_host_waits_for_sizes_only(request, monkeypatch, name):
-    where = torch.device(request.config.getoption("--device"))
-    if where.type == "cpu":
-        emulate(monkeypatch)
+def test_the_host_waits_for_sizes_only(gpu_or_emulated, name):
     waits, tensors, rest = CALLS[name]
-    moved = [tensor.to(where) for tensor in tensors]
+    moved = [tensor.to(gpu_or_emulated) for tensor in tensors]
     for _ in range(2):
-        with host_waits(where) as seen:
+        with host_waits(gpu_or_emulated) as seen:
             # offsets are the host's
             numbers = [torch.tensor(value) if isinstance(value, list) else value for value in rest]
             getattr(backend_of(*moved), name)(*moved, *numbers)

@@ -7,7 +7,6 @@ from pcsparse.coords.neighbors import Neighbours
 from pcsparse.kernels.select import backend_of
 from pcsparse.ops.group import gather_rows, group_neighbours
 from pcsparse.ops.interpolate import interpolate
-from tests.emulation import emulate
 from tests.host_waits import host_waits
 from tests.kernels.random_maps import pairs
 
@@ -45,28 +44,20 @@ OPERATORS = {
 }
 
 
-@pytest.fixture
-def where(request, monkeypatch):
-    place = torch.device(request.config.getoption("--device"))
-    if place.type == "cpu":
-        emulate(monkeypatch)
-    return place
-
-
 @pytest.mark.parametrize("name", CALLS)
-def test_the_host_waits_for_sizes_only(where, name):
+def test_the_host_waits_for_sizes_only(gpu_or_emulated, name):
     waits, *arguments = CALLS[name]
-    moved = [part.to(where) if isinstance(part, torch.Tensor) else part for part in arguments]
-    with host_waits(where) as seen:
+    moved = [part.to(gpu_or_emulated) if isinstance(part, torch.Tensor) else part for part in arguments]
+    with host_waits(gpu_or_emulated) as seen:
         getattr(backend_of(moved[0]), name)(*moved)
     assert len(seen.places) == waits, seen.places
     assert not seen.mixed
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_an_operator_looks_at_its_neighbours_once(where, name):
-    feats, near = ROWS.to(where), NEAR.to(where)
-    with host_waits(where) as seen:
+def test_an_operator_looks_at_its_neighbours_once(gpu_or_emulated, name):
+    feats, near = ROWS.to(gpu_or_emulated), NEAR.to(gpu_or_emulated)
+    with host_waits(gpu_or_emulated) as seen:
         OPERATORS[name](feats, near)
     assert len(seen.places) == 1, seen.places
     assert not seen.mixed
