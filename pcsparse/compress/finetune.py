@@ -21,7 +21,7 @@ from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.compress.weights import Ratio, WeightMasks, all_weight_layers, magnitude_masks
 from pcsparse.errors import RangeError
-from pcsparse.nn import fuse
+from pcsparse.nn import RecordedForward, fuse
 from pcsparse.sparse_tensor import SparseTensor
 
 Fit = Callable[[nn.Module, float], object]
@@ -228,14 +228,33 @@ class Distillation:
                 f"weight and temperature of a distillation must be above 0, got {weight} and {temperature}"
             )
         self._teacher = fuse(teacher)
+        self._recorded: RecordedForward | None = None
         self._weight, self._temperature = weight, temperature
         self._of = fingerprint(teacher)
 
     def __call__(self, x: SparseTensor, logits: Tensor) -> Tensor:
         """The term, a scalar, for the logits (m, classes) that a student made of `x`."""
         with torch.no_grad():
-            told = self._teacher(x).feats
+            told = self._teacher.to(x.device)(x).feats
         return self._weight * distillation_loss(logits.float(), told.float(), self._temperature)
+
+    def told(self, x: SparseTensor) -> Tensor:
+        """(m, classes) logits of the teacher, on a GPU by a recorded pass; autocast as at the first call."""
+        with torch.no_grad():
+            if x.device.type != "cuda":
+                return self._teacher(x).feats
+            if self._recorded is None:
+                self._recorded = RecordedForward(self._teacher.to(x.device), x)
+            return self._recorded(x).feats
+
+    def of_rows(self, logits: Tensor, told: Tensor, counts: Tensor) -> Tensor:
+        """The term for the rows of `counts`, (m,) bool; the others may hold anything."""
+        size = 1.0 / self._temperature
+        ours = functional.log_softmax(logits.float() * size, dim=1)
+        theirs = functional.log_softmax(told.float() * size, dim=1)
+        rows = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)
+        mean = (rows * counts).sum() / counts.sum().clamp_min(1)
+        return self._weight * self._temperature**2 * mean
 
     def __repr__(self) -> str:
         """Weight, temperature and the bits of the teacher: equal where the term is the same."""

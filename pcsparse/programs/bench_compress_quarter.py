@@ -3,244 +3,103 @@
 The dense network is trained once. Its widths are searched, and for each seed the pruned network is
 fine-tuned; the dense one is fine-tuned as long (control), and a uniformly narrow one of the same budget is
 trained from scratch for the steps of both trainings together (control). Every training is resumable.
+
+Three parts, which may run on two machines with one folder: "cost" measures milliseconds, "train" trains,
+searches and judges by what "cost" measured, wherever a GPU is, "table" times the networks in turns where the
+cost was measured. Nothing beyond torch, numpy, numba and safetensors is needed.
 """
 
 import argparse
-import json
+import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from pcsparse.allocation import keep_freed_memory
-from pcsparse.compress.channels import kept_widths
-from pcsparse.compress.cost import CostTable
-from pcsparse.compress.cost_measure import measure_cost
-from pcsparse.compress.finetune import Distillation, recalibrate
-from pcsparse.compress.graph import ChannelGraph
-from pcsparse.compress.search.interface import search
-from pcsparse.compress.search.space import Assignment, Space
-from pcsparse.compress.search.uniform import uniform_widths
-from pcsparse.compress.sensitivity import fingerprint
-from pcsparse.compress.space_of import kept_of, space_of
-from pcsparse.errors import RangeError
-from pcsparse.nn import fuse
-from pcsparse.programs.bench_compress_methods import METHODS, method_named
-from pcsparse.programs.bench_compress_quarter_table import Tried, table_text
-from pcsparse.programs.bench_compress_score import PrunedScore, Sweeps
-from pcsparse.programs.bench_compress_streets import (
-    Streets,
-    Training,
-    check_study,
-    claim,
-    dense_network,
-    train_on,
-)
-from pcsparse.timing import environment, time_in_turns
-from pcsparse.train.model_file import load_model
-from pcsparse.train.sweep_counts import SweepCounts
+from pcsparse.errors import FormatError
+from pcsparse.programs.bench_compress_methods import METHODS
+from pcsparse.programs.bench_compress_quarter_cost import Milliseconds, mean_share, measure, times_in_turns
+from pcsparse.programs.bench_compress_quarter_jobs import do, run_here, run_processes
+from pcsparse.programs.bench_compress_quarter_networks import held_path, judged
+from pcsparse.programs.bench_compress_quarter_study import ROWS, QuarterStudy, split
+from pcsparse.programs.bench_compress_quarter_table import table_text
+from pcsparse.programs.bench_compress_score import Sweeps
+from pcsparse.programs.bench_compress_streets import Place, Streets
+from pcsparse.timing import environment
+from pcsparse.train.model_file import ModelCard, build_arch
 from pcsparse.whole_file import write_whole
 
-_TIMED_SWEEPS = 3
+PARTS = ("cost", "train", "table")
 _SLACK = 1.05
 
 
-@dataclass(frozen=True)
-class QuarterStudy:
-    """What to compare.
+def run(study: QuarterStudy, parts: Sequence[str] = PARTS, arguments: Sequence[str] = ()) -> int:
+    """Do what is not done yet.
 
     Args:
-        out: folder of all files.
-        streets: sweeps to train, search and judge on.
-        width: ratio of the dense network.
-        training: of the dense network.
-        share: of its milliseconds.
-        method: that looks for widths.
-        evaluations: of the search.
-        tuning_epochs: of every fine-tuning.
-        lr_factor: of the fine-tuning's rate over the training's.
-        distill: weight of the dense network's probabilities in every training but the dense one's: pruned,
-            narrow and control alike, so that it favours none; 0 for none.
-        seeds: fine-tunings and trainings from scratch: 1, 2, ...
-    """
-
-    out: Path
-    streets: Streets
-    width: float = 1.0
-    training: Training = field(default_factory=lambda: Training(epochs=4))
-    share: float = 0.25
-    method: str = "evolution"
-    evaluations: int = 100
-    tuning_epochs: int = 2
-    lr_factor: float = 0.1
-    distill: float = 1.0
-    seeds: int = 3
-
-    def __post_init__(self) -> None:
-        check_study(share=self.share, seeds=self.seeds, evaluations=self.evaluations)
-
-
-def run(study: QuarterStudy) -> int:
-    """Do what is not done yet and print the table.
+        study: what.
+        parts: of `PARTS`, in their order.
+        arguments: the command line that describes the study, for processes; needed with more than one job.
 
     Returns:
-        0 if the fine-tuned network lost at most one point of mIoU to the dense start, in the mean over seeds,
-        and measured takes no more than its share of the milliseconds (and 5 % of that); else 1.
+        The status of the table: 0 if the fine-tuned network lost at most one point of mIoU to the dense
+        start, in the mean over seeds, and measured takes no more than its share of the milliseconds (and 5 %
+        of that); else 1. 0 without the table.
 
     Raises:
         RangeError: a budget that cannot be met; the text says the smallest there is.
+        FormatError: the folder is of another study, or lacks what another part makes.
         PcsparseError: a signal ended a training; the same command goes on from there.
     """
     print(environment().header(), flush=True)
-    streets = study.streets
-    streets.write()
-    checkpoint = dense_network(streets, study.width, study.training, study.out / "dense")
-    model, _ = load_model(checkpoint)
-    tag = f"{fingerprint(model)} {streets}"
-    claim(study.out, tag)
-    graph = ChannelGraph.of(model)
-    sweeps = Sweeps(streets.batches(streets.search), model)
-    path = study.out / "cost.json"
-    if not path.is_file():
-        measure_cost(model, sweeps.inputs, graph=graph).save(path)
-    table = CostTable.load(path)
-    space = space_of(graph, table, "ms")
-    score = PrunedScore(checkpoint, streets, space)
-    widths = _search(study, space, score, tag)
-    narrow = uniform_widths(space, study.share * space.cost(space.largest))
-    nets: dict[tuple[str, int], nn.Module] = {}
-    for seed in range(1, study.seeds + 1):
-        nets["pruned, fine-tuned", seed] = _tuned(study, score, model, widths, seed)
-        nets["dense, fine-tuned", seed] = _control(study, model, seed)
-        nets["narrow, from scratch", seed] = _scratch(study, graph, model, space, narrow, seed)
-    nets["pruned, not trained", 0] = _recalibrated(study, score, widths)
-    nets["dense", 0] = model
-    tried = _judge(study, nets, model)
-    times = _times(nets, sweeps)
+    study.claim()
+    if "cost" in parts:
+        # times are of this machine, so nothing runs beside them
+        study.streets.render((study.streets.search,))
+        measure(study)
+    if "train" in parts:
+        if study.jobs > 1:
+            run_processes(study, arguments)
+        else:
+            run_here(study)
+    return _table(study) if "table" in parts else 0
+
+
+def _table(study: QuarterStudy) -> int:
+    missing = [network for network in study.networks if not held_path(study, network).is_file()]
+    if missing:
+        raise FormatError(f"{study.out} holds no counts of {', '.join(missing)}; run --part train first")
+    study.streets.render((study.streets.search,))
+    tried = [judged(study, network, ROWS[split(network)[0]]) for network in study.networks]
+    tried.sort(key=lambda one: list(ROWS.values()).index(one.name))
+    times = _times(study)
     text = table_text(tried, times, study.share)
     print(text)
     write_whole(study.out / "table.md", (text + "\n").encode())
-    tuned = [one.counts for one in tried if one.name == "pruned, fine-tuned"]
-    dense = next(one.counts for one in tried if one.name == "dense")
+    tuned = [one.counts for one in tried if one.name == ROWS["pruned"]]
+    dense = next(one.counts for one in tried if one.name == ROWS["dense"])
     lost = float(dense.miou()[0]) - sum(float(counts.miou()[0]) for counts in tuned) / len(tuned)
-    taken = sum(times["pruned, fine-tuned"]) / sum(times["dense"])
-    return 0 if lost <= 0.01 and taken <= _SLACK * study.share else 1
+    return 0 if lost <= 0.01 and mean_share(times, ROWS["pruned"]) <= _SLACK * study.share else 1
 
 
-def _search(study: QuarterStudy, space: Space, score: PrunedScore, tag: str) -> Assignment:
-    full = space.cost(space.largest)
-    budget, least = study.share * full, space.cost(space.cheapest)
-    if budget < least:
-        raise RangeError(
-            f"a budget of {budget:.2f} ms cannot be met: the smallest reachable is {least:.2f} ms, "
-            f"{least / full:.1%} of the dense network; give a larger --share or --width"
-        )
-    result = search(
-        space, score, budget, study.evaluations,
-        method=method_named(study.method, study.evaluations),
-        log=study.out / f"{study.method.replace(' ', '-')}.jsonl",
-        tag=tag,
-    )  # fmt: skip
-    best = result.best
-    print(f"{study.method}: {result.evaluations} evaluations, {best.counted_score:.4f} at {best.cost:.2f} ms")
-    return best.widths
+def _times(study: QuarterStudy) -> Milliseconds:
+    """By row; one architecture is timed once, its weights drawn at random: no time depends on them."""
+    nets: dict[str, nn.Module] = {}
+    for name in ("dense", "pruned", "scratch"):
+        torch.manual_seed(0)
+        folder = study.out / ("dense" if name == "dense" else f"{name}-1")
+        nets[name] = build_arch(ModelCard.read(folder / "model.json").arch).eval()
+    streets = study.streets
+    times = times_in_turns(nets, Sweeps(streets.batches(streets.search), nets["dense"]))
+    alike = {"control": "dense", "cut": "pruned"}
+    return {row: times[alike.get(name, name)] for name, row in ROWS.items()}
 
 
-def _tuning(study: QuarterStudy, seed: int) -> Training:
-    training = study.training
-    return replace(
-        training, epochs=study.tuning_epochs, lr=study.lr_factor * training.lr, seed=seed, validate_every=0
-    )
-
-
-def _recalibrated(study: QuarterStudy, score: PrunedScore, widths: Assignment) -> nn.Module:
-    pruned = score.network(widths)
-    recalibrate(pruned, [batch.tensor() for batch in study.streets.calibration(8)])
-    return pruned.eval()
-
-
-def _taught(study: QuarterStudy, model: nn.Module) -> Distillation | None:
-    return Distillation(model, study.distill) if study.distill else None
-
-
-def _tuned(
-    study: QuarterStudy, score: PrunedScore, model: nn.Module, widths: Assignment, seed: int
-) -> nn.Module:
-    folder = study.out / f"pruned-{seed}"
-    start = _recalibrated(study, score, widths)
-    train_on(study.streets, start, _tuning(study, seed), folder, _taught(study, model))
-    return load_model(folder)[0]
-
-
-def _control(study: QuarterStudy, model: nn.Module, seed: int) -> nn.Module:
-    folder = study.out / f"control-{seed}"
-    start, _ = load_model(study.out / "dense")
-    train_on(study.streets, start, _tuning(study, seed), folder, _taught(study, model))
-    return load_model(folder)[0]
-
-
-def _scratch(
-    study: QuarterStudy, graph: ChannelGraph, model: nn.Module, space: Space, widths: Assignment, seed: int
-) -> nn.Module:
-    """The uniformly narrow network, for as many steps as pruned ones had in all."""
-    training = study.training
-    longer = replace(
-        training, epochs=training.epochs + study.tuning_epochs, seed=100 + seed, validate_every=0
-    )
-    folder = study.out / f"scratch-{seed}"
-    kept = kept_widths(graph, kept_of(space, widths), 1)
-    named = {
-        name: graph.widths(kept)[name]
-        for name in (layer.name for layer in graph.layers if layer.kind != "norm")
-    }
-    torch.manual_seed(longer.seed)
-    start = type(model)(model.spec.with_channels(named))  # type: ignore[operator, union-attr, call-arg]
-    train_on(study.streets, start, longer, folder, _taught(study, model))
-    return load_model(folder)[0]
-
-
-def _judge(study: QuarterStudy, nets: dict[tuple[str, int], nn.Module], like: nn.Module) -> list[Tried]:
-    """Counts of every network on the held-out sweeps, from files where they are there."""
-    folder = study.out / "held"
-    folder.mkdir(parents=True, exist_ok=True)
-    sweeps: Sweeps | None = None
-    tried = []
-    for (name, seed), net in nets.items():
-        path = folder / f"{fingerprint(net)}.json"
-        if path.is_file():
-            counts = SweepCounts.from_lists(json.loads(path.read_text()))
-        else:
-            sweeps = sweeps or Sweeps(study.streets.batches(study.streets.held), like)
-            counts = sweeps.counts(fuse(net), int(net.spec.n_classes))  # type: ignore[union-attr, arg-type]
-            write_whole(path, json.dumps(counts.to_lists()).encode())
-        tried.append(
-            Tried(
-                name,
-                seed,
-                counts.by_town(study.streets.held.sweeps),
-                sum(p.numel() for p in net.parameters()),
-            )
-        )
-    return tried
-
-
-def _times(nets: dict[tuple[str, int], nn.Module], sweeps: Sweeps) -> dict[str, tuple[float, ...]]:
-    """Milliseconds of one network of each name, maps included, in turns, on a few sweeps."""
-    first = {name: fuse(net) for (name, _), net in reversed(nets.items())}
-    found: dict[str, list[float]] = {name: [] for name in first}
-    with torch.no_grad():
-        for x in sweeps.inputs[:_TIMED_SWEEPS]:
-            runners = {name: (lambda net=net, x=x: net(x)) for name, net in first.items()}
-            times = time_in_turns({"maps": x.cache.rebuilt, **runners}, runs=15)
-            for name in found:
-                found[name].append(1e3 * (times[name].median + times["maps"].median))
-    return {name: tuple(values) for name, values in found.items()}
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Parse a command line, without the program's name, and run it."""
+def _parser() -> argparse.ArgumentParser:
     default = QuarterStudy(Path("runs/compress-quarter"), Streets(Path()))
     parser = argparse.ArgumentParser(
         prog="bench_compress.py quarter",
@@ -248,8 +107,19 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, default=default.out, help="folder for all files")
     parser.add_argument("--streets", type=Path, help="folder for simulated sweeps (default: OUT/streets)")
+    parser.add_argument(
+        "--part", nargs="+", choices=PARTS, default=PARTS,
+        help="cost and table on the CPU whose milliseconds count, train wherever a GPU is (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--towns", type=int, nargs=3, default=[96, 8, 24], metavar="N",
+        help="to train, search and judge on (default: 96 8 24)",
+    )  # fmt: skip
+    parser.add_argument("--voxel-size", type=float, default=default.streets.voxel_size, help="metres")
     parser.add_argument("--width", type=float, default=default.width, help="of the dense network")
     parser.add_argument("--epochs", type=int, default=default.training.epochs, help="of its training")
+    parser.add_argument("--batch-size", type=int, default=default.training.batch_size, help="sweeps a step")
+    parser.add_argument("--lr", type=float, default=default.training.lr, help="peak of its rate")
     parser.add_argument("--share", type=float, default=default.share, help="of its milliseconds")
     parser.add_argument("--method", choices=METHODS, default=default.method)
     parser.add_argument("--evaluations", type=int, default=default.evaluations)
@@ -257,12 +127,56 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--lr-factor", type=float, default=default.lr_factor)
     parser.add_argument("--distill", type=float, default=default.distill)
     parser.add_argument("--seeds", type=int, default=default.seeds)
-    given = parser.parse_args(arguments)
-    keep_freed_memory()
-    return run(
-        QuarterStudy(
-            given.out, Streets(given.streets or given.out / "streets"), given.width,
-            Training(epochs=given.epochs), given.share, given.method, given.evaluations,
-            given.tuning_epochs, given.lr_factor, given.distill, given.seeds,
-        )
+    parser.add_argument("--device", default=default.place.device, help="of the trainings")
+    parser.add_argument("--record", default=default.place.record, help="CUDA graphs: auto, always or never")
+    parser.add_argument("--jobs", type=int, default=default.jobs, help="processes at once")
+    parser.add_argument(
+        "--until", type=float, default=0.0, metavar="TIME",
+        help="Unix time by which trainings end, their rates annealed; 0 for as many epochs as are asked for",
     )  # fmt: skip
+    parser.add_argument("--do", metavar="TASK", help=argparse.SUPPRESS)
+    return parser
+
+
+def _streets(given: argparse.Namespace) -> Streets:
+    streets = Streets(given.streets or given.out / "streets", voxel_size=given.voxel_size, pooled=True)
+    names = ("train", "search", "held")
+    sets = {
+        name: replace(getattr(streets, name), towns=n) for name, n in zip(names, given.towns, strict=True)
+    }
+    return replace(streets, **sets)
+
+
+def _study(given: argparse.Namespace) -> QuarterStudy:
+    default = QuarterStudy(given.out, _streets(given))
+    seconds = max(given.until - time.time(), 1.0) if given.until else 0.0
+    training = replace(default.training, epochs=given.epochs, batch_size=given.batch_size, lr=given.lr)
+    return replace(
+        default,
+        width=given.width,
+        training=training,
+        share=given.share,
+        method=given.method,
+        evaluations=given.evaluations,
+        tuning_epochs=given.tuning_epochs,
+        lr_factor=given.lr_factor,
+        distill=given.distill,
+        seeds=given.seeds,
+        place=Place(given.device, given.record, seconds),
+        jobs=given.jobs,
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse a command line, without the program's name, and run it."""
+    given = _parser().parse_args(arguments)
+    keep_freed_memory()
+    study = _study(given)
+    if given.do:
+        do(study, given.do)
+        return 0
+    return run(study, given.part, arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

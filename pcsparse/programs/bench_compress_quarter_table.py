@@ -20,12 +20,14 @@ class Tried:
         seed: of its training.
         counts: on the held-out streets, a row a town.
         parameters: of the network.
+        steps: of its last training; 0 where there was none.
     """
 
     name: str
     seed: int
     counts: SweepCounts
     parameters: int
+    steps: int = 0
 
 
 def differences(tried: Sequence[Tried]) -> dict[str, tuple[float, float, float]]:
@@ -55,8 +57,9 @@ def table_text(tried: Sequence[Tried], ms: Mapping[str, tuple[float, ...]], shar
     lines = [
         f"budget {share:.0%} of the milliseconds; {len(tried[0].counts.right)} held-out towns",
         "",
-        "| network | seeds | M parameters | ms a sweep | of dense | mIoU | least, most | above dense |",
-        "|" + "---|" * 8,
+        "| network | seeds | steps | M parameters | ms a sweep | of dense "
+        "| mIoU | least, most | above dense |",
+        "|" + "---|" * 9,
     ]
     gains, groups = differences(tried), _groups(tried)
     for name, group in groups.items():
@@ -65,7 +68,7 @@ def table_text(tried: Sequence[Tried], ms: Mapping[str, tuple[float, ...]], shar
         gain, low, high = (100 * value for value in gains[name])
         shown = "" if name == _START else f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
         lines.append(
-            f"| {name} | {len(group)} | {group[0].parameters / 1e6:.2f} "
+            f"| {name} | {len(group)} | {_steps(group)} | {group[0].parameters / 1e6:.2f} "
             f"| {' '.join(f'{value:.1f}' for value in ms[name])} | {part:.1%} | {np.mean(scores):.1f} "
             f"| {min(scores):.1f}, {max(scores):.1f} | {shown} |"
         )
@@ -77,6 +80,11 @@ def _groups(tried: Sequence[Tried]) -> dict[str, list[Tried]]:
     for one in tried:
         groups.setdefault(one.name, []).append(one)
     return groups
+
+
+def _steps(group: Sequence[Tried]) -> str:
+    """One number where all seeds had as many."""
+    return ", ".join(map(str, dict.fromkeys(one.steps for one in group)))
 
 
 def _mean(group: Sequence[Tried]) -> float:

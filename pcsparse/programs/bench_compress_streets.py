@@ -1,13 +1,14 @@
 """Simulated streets for the studies of compression: three sets of towns, and a network trained on one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from pcsparse.data.collate import VoxelBatch, VoxelSettings, voxel_batch
 from pcsparse.data.datasets.semantic_kitti import SemanticKitti
+from pcsparse.data.synthetic.pool import PoolPlan, RenderedSweeps, render
 from pcsparse.data.synthetic.sensor import sensor_named
 from pcsparse.data.synthetic.writer import write_towns
 from pcsparse.data.transforms import (
@@ -74,6 +75,8 @@ class Streets:
         reach: metres from the sensor, along x and y each way, to which sweeps are cropped where a search
             looks at them many times.
         sensor: what looks.
+        pooled: store them as `data.synthetic.pool` does, by the caster that needs no extra: smaller, read
+            faster, and by several processes at once.
     """
 
     root: Path
@@ -83,9 +86,35 @@ class Streets:
     voxel_size: float = 0.2
     reach: float = 15.0
     sensor: str = "hdl64e"
+    pooled: bool = field(default=False, repr=False)
+
+    @property
+    def facts(self) -> str:
+        """What the sweeps are, wherever they lie."""
+        sets = f"{self.train} {self.search} {self.held}"
+        return (
+            f"{sets} {self.voxel_size} m, search within {self.reach} m, {self.sensor}, pooled={self.pooled}"
+        )
+
+    def plan(self, towns: Towns) -> PoolPlan:
+        """Of a set that is pooled."""
+        return PoolPlan((self.sensor,), towns.towns, towns.sweeps, towns.seed, towns.stride_metres)
+
+    def render(self, sets: Sequence[Towns], part: int = 0, parts: int = 1) -> None:
+        """Make what is missing of pooled sets, or one of several parts of it."""
+        for towns in sets:
+            render(self.plan(towns), self.root / towns.name, part, parts)
+
+    def complete(self, towns: Towns) -> bool:
+        """Whether all sweeps of a pooled set are there."""
+        plan = self.plan(towns)
+        return all(plan.path(self.root / towns.name, index).is_file() for index in range(len(plan)))
 
     def write(self) -> None:
         """Make what is not there yet; an interrupted set is gone on with."""
+        if self.pooled:
+            self.render((self.train, self.search, self.held))
+            return
         for towns in (self.train, self.search, self.held):
             seeds = {name: towns.seed + i for i, name in enumerate(towns.sequences)}
             write_towns(
@@ -93,8 +122,10 @@ class Streets:
                 towns.stride_metres, "resume",
             )  # fmt: skip
 
-    def read(self, towns: Towns) -> SemanticKitti:
+    def read(self, towns: Towns) -> SemanticKitti | RenderedSweeps:
         """A set as a source of sweeps."""
+        if self.pooled:
+            return RenderedSweeps(self.plan(towns), self.root / towns.name)
         return SemanticKitti(self.root / towns.name, "train", towns.sequences)
 
     def batches(
@@ -115,6 +146,28 @@ class Streets:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a training runs; it changes what it learns by rounding alone.
+
+    Args:
+        device: of the network.
+        record: see `FitSettings`.
+        seconds: see `FitSettings.time_limit`.
+    """
+
+    device: str = "cpu"
+    record: str = "auto"
+    seconds: float = 0.0
+
+    def of(self, settings: FitSettings) -> FitSettings:
+        """The settings of a training that runs there."""
+        settings = replace(settings, device=self.device, record=self.record, time_limit=self.seconds)
+        # on a GPU a run takes less time than its checkpoints would
+        gpu = self.device != "cpu"
+        return replace(settings, checkpoint_every=0, store_every=settings.epochs) if gpu else settings
+
+
+@dataclass(frozen=True)
 class Training:
     """How a network of the studies is trained.
 
@@ -124,6 +177,8 @@ class Training:
         seed: of weights, order and augmentation.
         precision: see `FitSettings`.
         validate_every: epochs between validations on the search towns; 0 for none.
+        batch_size: sweeps a step.
+        resident: see `FitSettings`.
 
     Raises:
         RangeError: no epoch, or a rate that is not above 0.
@@ -134,6 +189,8 @@ class Training:
     seed: int = 0
     precision: str = "bfloat16"
     validate_every: int = 1
+    batch_size: int = 2
+    resident: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or not self.lr > 0:
@@ -143,6 +200,7 @@ class Training:
         """For `train.fit`: the recipe of the default model."""
         return FitSettings(
             epochs=self.epochs,
+            batch_size=self.batch_size,
             voxels=VoxelSettings(voxel_size),
             optim=OptimSettings(lr=self.lr),
             loss=LossSettings(lovasz=1.0),
@@ -150,6 +208,7 @@ class Training:
             ema_decay=0.99,
             keep="last",
             seed=self.seed,
+            resident=self.resident,
             checkpoint_every=100,
             validate_every=self.validate_every,
             progress="plain",
@@ -162,6 +221,7 @@ def train_on(
     training: Training,
     folder: Path,
     extra_loss: ExtraLoss | None = None,
+    place: Place | None = None,
 ) -> Path:
     """Train a network on the training towns, or go on with it; its folder, which `load_model` reads.
 
@@ -175,7 +235,7 @@ def train_on(
         model,
         source,
         streets.read(streets.search) if training.validate_every else None,
-        training.settings(streets.voxel_size),
+        (place or Place()).of(training.settings(streets.voxel_size)),
         folder,
         labels=source.label_map,
         augmentation=AUGMENTATION,

@@ -25,6 +25,7 @@ _NEUTRAL = {
     "workers",
     "prefetch",
     "checkpoint_every",
+    "store_every",
     "resume",
     "progress",
     "tensorboard",
@@ -79,6 +80,9 @@ def run_facts(settings: FitSettings, **others: object) -> dict[str, str]:
     names = [field.name for field in fields(FitSettings) if field.name not in _NEUTRAL]
     facts = {name: repr(getattr(settings, name)) for name in names}
     facts |= {key: repr(value) for key, value in others.items()}
+    if not settings.resident:
+        # as runs from before it was there
+        del facts["resident"]
     # what runs from before it was there had, too
     return {name: text.replace(", min_range=0.0", "") for name, text in facts.items()}
 

@@ -23,6 +23,7 @@ from pcsparse.train.model_file import ModelCard, arch_of, save_model
 from pcsparse.train.order import BatchesFrom, SampleOrder
 from pcsparse.train.passes import ExtraLoss
 from pcsparse.train.progress import Progress, Throughput, open_progress
+from pcsparse.train.resident import ResidentSweeps
 from pcsparse.train.run_log import CsvLog
 from pcsparse.train.settings import FitSettings
 from pcsparse.train.stepper import StepFacts, Stepper
@@ -132,15 +133,18 @@ def fit(
             (folder / name).unlink(missing_ok=True)
     if config_text is not None:
         write_whole(folder / "config.yaml", config_text.encode())
-    samples = TrainSamples(train_set, settings.voxels, augmentation, settings.seed)
     with ExitStack() as stack:
         outputs = _open_outputs(stack, folder, settings, stepper.step if resuming else None, facts, card)
         stop = stack.enter_context(StopRequest())
         if resuming:
             outputs.progress.note(f"going on from step {stepper.step} of {order.n_steps} in {folder}")
-        batches = stack.enter_context(
-            open_loader(samples, BatchesFrom(order, stepper.step), settings.workers, settings.prefetch)
-        )
+        left = BatchesFrom(order, stepper.step)
+        if settings.resident:
+            resident = ResidentSweeps(train_set, settings.voxels, augmentation, settings.seed, stepper.device)
+            batches = resident.batches(left)
+        else:
+            samples = TrainSamples(train_set, settings.voxels, augmentation, settings.seed)
+            batches = stack.enter_context(open_loader(samples, left, settings.workers, settings.prefetch))
         _loop(stepper, order, batches, val_set, outputs, stop)
     return FitResult(
         step=stepper.step,
@@ -232,18 +236,25 @@ def _loop(
         outputs.progress.step(stepper.step, epoch, done.loss, throughput)
         timed_out = stepper.clock.share >= 1.0
         ends_epoch = stepper.step % order.steps_per_epoch == 0 or timed_out
+        is_last = timed_out or stepper.step == order.n_steps
+        stores = ends_epoch and (is_last or (epoch + 1) % settings.store_every == 0)
         if ends_epoch:
-            is_last = timed_out or stepper.step == order.n_steps
-            _end_epoch(stepper, epoch, val_set, outputs, is_last=is_last)
+            _end_epoch(stepper, epoch, val_set, outputs, is_last=is_last, stores=stores)
         every = settings.checkpoint_every
-        if ends_epoch or stop.signal_number is not None or (every and stepper.step % every == 0):
+        if stores or stop.signal_number is not None or (every and stepper.step % every == 0):
             save_state(outputs.folder / "last.pt", stepper.state(outputs.facts))
     if stop.signal_number is not None:
         outputs.progress.note(f"stopped by signal {stop.signal_number}; step {stepper.step} is stored")
 
 
 def _end_epoch(
-    stepper: Stepper, epoch: int, val_set: SweepSource | None, outputs: _Outputs, *, is_last: bool
+    stepper: Stepper,
+    epoch: int,
+    val_set: SweepSource | None,
+    outputs: _Outputs,
+    *,
+    is_last: bool,
+    stores: bool,
 ) -> None:
     """Validate where it is due, and store the model where it is the one to keep."""
     settings = stepper.settings
@@ -266,7 +277,7 @@ def _end_epoch(
             f"epoch {epoch + 1}: mIoU {100 * result.mean_iou:.2f} %, over present classes "
             f"{100 * result.mean_iou_present:.2f} %, accuracy {100 * result.accuracy:.2f} %"
         )
-    if better or settings.keep == "last" or not validates:
+    if better or (stores and (settings.keep == "last" or not validates)):
         card = replace(outputs.card, metrics={"step": float(stepper.step), **metrics})
         save_model(outputs.folder / "model.safetensors", stepper.evaluated, card)
 

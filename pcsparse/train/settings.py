@@ -110,7 +110,10 @@ class FitSettings:
         seed: of the weights, the order and the augmentation.
         workers: loader processes; 0 reads in the training process.
         prefetch: batches each worker holds ready.
+        resident: keep all sweeps in the memory of the device, augment and voxelise them there; no loader
+            processes then. For augmentation whose steps `data.device_augmentation` knows.
         checkpoint_every: steps between checkpoints inside an epoch; 0 for epoch ends only.
+        store_every: epochs between those whose ends store state and model; the last one always does.
         validate_every: epochs between validations; the last epoch always has one. 0 for never.
         log_every: steps between rows of log.csv.
         resume: auto (continue where a run is), never (refuse to touch one) or overwrite.
@@ -137,7 +140,9 @@ class FitSettings:
     seed: int = 0
     workers: int = 1
     prefetch: int = 4
+    resident: bool = False
     checkpoint_every: int = 200
+    store_every: int = 1
     validate_every: int = 1
     log_every: int = 1
     resume: str = "auto"
@@ -152,7 +157,7 @@ class FitSettings:
         _one_of("keep", self.keep, ("best", "last"))
         _one_of("resume", self.resume, ("auto", "never", "overwrite"))
         _one_of("progress", self.progress, ("auto", "rich", "plain", "none"))
-        for name in ("epochs", "batch_size", "accumulate", "log_every", "prefetch"):
+        for name in ("epochs", "batch_size", "accumulate", "log_every", "prefetch", "store_every"):
             if getattr(self, name) < 1:
                 raise RangeError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("workers", "checkpoint_every", "validate_every", "grad_clip", "seed", "time_limit"):

@@ -1,24 +1,35 @@
 """The study of a quarter: differences on the same sweeps, and a study on tiny streets."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import torch
 
-from pcsparse.errors import RangeError
+from pcsparse.compress import cost as cost_module
+from pcsparse.compress.cost_measure import measure_cost
+from pcsparse.data.synthetic import pool
+from pcsparse.errors import FormatError, RangeError
 from pcsparse.programs import bench_compress_quarter as quarter
-from pcsparse.programs.bench_compress_quarter import QuarterStudy, run
+from pcsparse.programs import bench_compress_quarter_cost as quarter_cost
+from pcsparse.programs import bench_compress_quarter_jobs as jobs
+from pcsparse.programs.bench_compress_quarter import run
+from pcsparse.programs.bench_compress_quarter_jobs import Task
+from pcsparse.programs.bench_compress_quarter_networks import held_path
+from pcsparse.programs.bench_compress_quarter_study import ROWS, QuarterStudy
 from pcsparse.programs.bench_compress_quarter_table import Tried, differences, table_text
-from pcsparse.programs.bench_compress_streets import Streets, Towns, Training
+from pcsparse.programs.bench_compress_streets import Place, Streets, Towns, Training
+from pcsparse.train.checkpoint import run_facts
 from pcsparse.train.model_file import load_model
 from pcsparse.train.sweep_counts import SweepCounts
-from tests.streets import write_root
+from tests.streets import tiny_street
 
 
 def _tried(name, right, seed=0):
     """Every sweep has 100 points of one class; `right` of them are told."""
     right = np.array(right)[:, None]
     truth = np.full_like(right, 100)
-    return Tried(name, seed, SweepCounts(right, truth, truth), 1_500_000)
+    return Tried(name, seed, SweepCounts(right, truth, truth), 1_500_000, 700)
 
 
 def test_what_is_lost_is_counted_against_the_dense_start_on_the_same_sweeps():
@@ -33,42 +44,186 @@ def test_what_is_lost_is_counted_against_the_dense_start_on_the_same_sweeps():
     assert found["dense"] == (0.0, 0.0, 0.0)
     text = table_text(tried, {"pruned, fine-tuned": (10.0, 30.0), "dense": (40.0, 100.0)}, 0.25)
     row = next(line for line in text.splitlines() if line.startswith("| pruned"))
-    assert (
-        row
-        == "| pruned, fine-tuned | 2 | 1.50 | 10.0 30.0 | 27.5% | 48.0 | 47.0, 49.0 | -2.0 (-3.4 to -0.6) |"
+    gain = "48.0 | 47.0, 49.0 | -2.0 (-3.4 to -0.6)"
+    assert row == f"| pruned, fine-tuned | 2 | 700 | 1.50 | 10.0 30.0 | 27.5% | {gain} |"
+
+
+def _streets(root):
+    """Two towns a set, of tiny streets; rendering finds all of them there."""
+    sets = [Towns(name, 2, 1, 10 * i, 1.0) for i, name in enumerate(("train", "search", "held"))]
+    streets = Streets(root, *sets, voxel_size=1.0, pooled=True)
+    for towns in sets:
+        (root / towns.name).mkdir(parents=True)
+        for index in range(towns.towns):
+            sweep = tiny_street(towns.seed + index, 400)
+            rows = np.zeros(len(sweep.points), pool._ROW)
+            rows["place"] = np.round(sweep.points / pool._STEP)
+            rows["intensity"] = np.round(sweep.intensity * 255)
+            rows["target"] = sweep.targets
+            np.save(streets.plan(towns).path(root / towns.name, index), rows)
+    return streets
+
+
+def _study(out, **changes):
+    training = Training(epochs=1, precision="float32", validate_every=0, resident=True)
+    study = QuarterStudy(
+        out, Streets(out), 0.25, training, share=0.9, method="random", evaluations=3, tuning_epochs=1, seeds=2
     )
+    return replace(study, **changes)
+
+
+def _counted(model, inputs, graph):
+    """A cost table whose milliseconds are multiply-adds."""
+    table = measure_cost(model, inputs, graph=graph, runs=1, step=256)
+    layers = [
+        replace(
+            layer,
+            ms=tuple(
+                tuple(1e-6 * layer.n_pairs * wide * narrow for narrow in layer.widths_out)
+                for wide in (layer.widths_in if len(layer.ms) > 1 else layer.widths_in[:1])
+            ),
+        )
+        for layer in table.layers
+    ]
+    whole = sum(layer.ms[-1][-1] for layer in layers)
+    return replace(table, layers=tuple(layers), map_ms=1.0, network_ms=whole, least_ms=None)
+
+
+def _by_parameters(nets, sweeps):
+    return {name: (float(sum(p.numel() for p in net.parameters())),) for name, net in nets.items()}
 
 
 @pytest.mark.slow
-def test_a_study_trains_three_networks_a_seed_and_nothing_twice(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Streets, "write", lambda self: None)
-    sets = [Towns(name, 2, 1, 0, 1.0) for name in ("train", "search", "held")]
-    for i, towns in enumerate(sets):
-        write_root(tmp_path / towns.name, {"00": 1, "01": 1}, points=300 + i)
-    training = Training(epochs=1, precision="float32", validate_every=0)
-    study = QuarterStudy(
-        tmp_path / "out", Streets(tmp_path, *sets, voxel_size=1.0), 0.25, training, share=1.0,
-        method="random", evaluations=3, tuning_epochs=1, seeds=2,
-    )  # fmt: skip
-    run(study)
-    text = (study.out / "table.md").read_text()
-    names = [line.split(" | ")[0][2:] for line in text.splitlines() if line.startswith("| ")]
-    assert names == [
-        "network", "pruned, fine-tuned", "dense, fine-tuned", "narrow, from scratch", "pruned, not trained",
-        "dense",
-    ]  # fmt: skip
-    dense, pruned = (load_model(study.out / name)[0] for name in ("dense", "pruned-1"))
-    assert dense.spec != pruned.spec
-    # what was trained from scratch had as many steps as both trainings of the pruned one
-    steps = {name: len((study.out / name / "log.csv").read_text().splitlines()) - 1
-             for name in ("dense", "pruned-2", "control-2", "scratch-2")}  # fmt: skip
-    assert steps["scratch-2"] == steps["dense"] + steps["pruned-2"]
-    assert steps["control-2"] == steps["pruned-2"]
-    written = {path: path.stat().st_mtime_ns for path in study.out.rglob("model.safetensors")}
-    assert len(written) == 7
-    capsys.readouterr()
-    run(study)
-    assert {path: path.stat().st_mtime_ns for path in written} == written
+def test_a_study_goes_on_in_another_folder_and_without_weights_that_are_judged(tmp_path, monkeypatch):
+    monkeypatch.setattr(quarter_cost, "measure_cost", _counted)
+    for module in (quarter_cost, quarter):
+        monkeypatch.setattr(module, "times_in_turns", _by_parameters)
+    here = _study(tmp_path / "here", streets=_streets(tmp_path / "streets"))
     with pytest.raises(RangeError, match="cannot be met: the smallest reachable is"):
-        run(quarter.replace(study, share=0.001))
-    assert torch.is_grad_enabled()
+        run(replace(here, out=tmp_path / "too small", share=0.001), ("cost",))
+    assert run(here, ("cost",)) == 0
+    assert {path.name for path in here.out.iterdir()} == {"cost.json", "budget.json", "study.txt"}
+
+    # another machine, other folders
+    (tmp_path / "there").mkdir()
+    (tmp_path / "streets").rename(tmp_path / "there" / "streets")
+    here.out.rename(tmp_path / "there" / "out")
+    streets = replace(here.streets, root=tmp_path / "there" / "streets")
+    there = replace(here, out=tmp_path / "there" / "out", streets=streets)
+    load = cost_module.device_key
+    monkeypatch.setattr(cost_module, "device_key", lambda: "another processor")
+    with pytest.raises(FormatError, match="holds no counts of dense, cut, pruned-1"):
+        run(there, ("table",))
+    assert run(there, ("train",)) == 0
+    dense, pruned = (load_model(there.out / name)[0] for name in ("dense", "pruned-1"))
+    assert dense.spec != pruned.spec
+    steps = {name: json.loads((there.out / "held" / f"{name}.json").read_text())["steps"]
+             for name in there.networks}  # fmt: skip
+    # what was trained from scratch had as many steps as both trainings of the pruned one
+    assert steps["scratch-2"] == steps["dense"] + steps["pruned-2"] == 2
+    assert (steps["control-2"], steps["cut"]) == (steps["pruned-2"], 0)
+
+    # and back, without what is large
+    there.out.rename(here.out)
+    streets.root.rename(here.streets.root)
+    monkeypatch.setattr(cost_module, "device_key", load)
+    for path in [*here.out.rglob("*.safetensors"), *here.out.rglob("last.pt")]:
+        path.unlink()
+    held = {path: path.stat().st_mtime_ns for path in (here.out / "held").iterdir()}
+    assert len(held) == 2 + 3 * 2
+    run(here)
+    assert {path: path.stat().st_mtime_ns for path in held} == held
+    assert not list(here.out.rglob("*.safetensors"))
+    lines = (here.out / "table.md").read_text().splitlines()
+    names = [line.split(" | ")[0][2:] for line in lines if line.startswith("| ")]
+    assert names == ["network", *ROWS.values()]
+    with pytest.raises(FormatError, match="study of another network or of other streets"):
+        run(replace(here, width=0.5))
+
+
+def test_a_search_that_is_done_is_not_done_again_on_another_machine(tmp_path):
+    study = _study(tmp_path)
+    for network in study.networks:
+        path = held_path(study, network)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+    # no streets, no cost table and no weights are there
+    run_here_without_rendering = [task for task in jobs.tasks_of(study) if not task.name.startswith("render")]
+    assert len(run_here_without_rendering) == 1 + 1 + 3 * 2 + 2 + 3 * 2
+    for task in run_here_without_rendering:
+        jobs.do(study, task.name)
+
+
+class _Process:
+    def __init__(self, status):
+        self.status, self.looks, self.ended = status, 2, False
+
+    def poll(self):
+        self.looks -= 1
+        return self.status if self.looks <= 0 else None
+
+    def terminate(self):
+        self.ended = True
+
+    wait = terminate
+
+
+def test_tasks_wait_for_those_before_them_and_a_failed_training_is_tried_once_more(monkeypatch):
+    monkeypatch.setattr(jobs, "_LOOK", 0.0)
+    tasks = [
+        Task("warm", optional=True), Task("render"), Task("train-dense", ("render", "warm")),
+        Task("search", ("train-dense",)), Task("train-pruned", ("search",)), Task("judge", ("train-dense",)),
+    ]  # fmt: skip
+    status = {"warm": [1], "train-dense": [1, 0], "search": [1]}
+    begun = []
+
+    def start(task, again):
+        begun.append((task.name, again))
+        return _Process(status.get(task.name, [0]).pop(0) if task.name in status else 0)
+
+    assert jobs.schedule(tasks, 2, start) == ["search", "train-pruned"]
+    assert begun == [
+        ("warm", False), ("render", False), ("train-dense", False), ("train-dense", True),
+        ("search", False), ("judge", False),
+    ]  # fmt: skip
+    begun.clear()
+    status.update({"warm": [0], "train-dense": [2, 2], "search": [0]})
+    assert jobs.schedule(tasks, 1, start) == ["train-dense", "search", "train-pruned", "judge"]
+
+
+def test_processes_end_with_the_one_that_started_them(monkeypatch):
+    monkeypatch.setattr(jobs, "_LOOK", 0.0)
+    running = _Process(None)
+
+    def start(task, again):
+        if task.name == "second":
+            raise KeyboardInterrupt
+        return running
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.schedule([Task("first"), Task("second")], 2, start)
+    assert running.ended
+
+
+def test_kernels_are_compiled_ahead_where_there_is_a_gpu_and_processes(tmp_path):
+    def warm(**changes):
+        return [task.name for task in jobs.tasks_of(_study(tmp_path, **changes)) if task.optional]
+
+    assert warm() == warm(jobs=4) == warm(place=Place("cuda")) == []
+    assert warm(jobs=4, place=Place("cuda")) == ["warm-dense", "warm-scratch", "warm-cpu"]
+
+
+def test_a_gpu_stores_at_the_end_alone_and_changes_nothing_else(tmp_path):
+    settings = Training(epochs=7, resident=True).settings(0.2)
+    assert Place().of(settings) == settings
+    gpu = Place("cuda", "never", 90.0).of(settings)
+    assert (gpu.store_every, gpu.checkpoint_every, gpu.time_limit) == (7, 0, 90.0)
+    assert run_facts(gpu) == run_facts(settings)
+
+
+def test_a_study_is_the_same_wherever_its_files_are(tmp_path):
+    study = _study(tmp_path / "a")
+    moved = replace(study, out=tmp_path / "b", streets=Streets(tmp_path / "c"), place=Place("cuda"), jobs=9)
+    assert moved.facts == study.facts
+    assert str(tmp_path) not in study.facts
+    assert replace(study, share=0.5).facts != study.facts

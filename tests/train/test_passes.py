@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from pcsparse.compress.finetune import Distillation
 from pcsparse.data.collate import VoxelBatch, VoxelSettings, collate, voxel_batch
 from pcsparse.errors import RangeError, UnsupportedError
+from pcsparse.kernels import cpu
+from pcsparse.nn import recorded_training
 from pcsparse.train.passes import Passes
 from pcsparse.train.settings import FitSettings
 from tests.streets import tiny_model, tiny_street
@@ -66,3 +69,52 @@ def test_recorded_and_plain_passes_train_alike(device, batches):
         gradients.append([p.grad.clone() for p in passes._model.parameters()])
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=5e-3, atol=1e-5)
+
+
+def test_a_recorded_pass_is_taught_as_a_plain_one(device, batches, monkeypatch):
+    if device.type != "cuda":
+        # a replay runs the pass again, into the same memory
+        def record(run):
+            loss, grads = run()
+
+            def replay():
+                with torch.enable_grad():
+                    for ours, again in zip(
+                        (loss, *grads), (lambda out: (out[0], *out[1]))(run()), strict=True
+                    ):
+                        ours.copy_(again)
+
+            return (loss, grads), replay
+
+        monkeypatch.setattr(cpu, "TABLES", True)
+        monkeypatch.setattr(recorded_training, "check_device", lambda x: None)
+        monkeypatch.setattr(recorded_training, "record", record)
+    torch.manual_seed(1)
+    teacher = tiny_model().eval()
+    found = []
+    for recorded in (True, False):
+        torch.manual_seed(0)
+        model = tiny_model().to(device).train()
+        settings = FitSettings(batch_size=2, device=str(device), record="auto" if recorded else "never")
+        passes = Passes(model, settings, None, Distillation(teacher, 3.0))
+        monkeypatch.setattr(passes, "_records", recorded)
+        losses = []
+        for batch in (batches[1], collate([batches[0], batches[0]])):
+            model.zero_grad()
+            losses.append(float(passes.run(batch, 1.0)))
+        found.append((losses, [p.grad.clone() for p in model.parameters()]))
+        assert (passes._recorded is not None) == recorded
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    for ours, theirs in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=5e-3, atol=1e-5)
+    # the term is there at all
+    plain = _passes(device)
+    assert abs(float(plain.run(batches[1], 1.0)) - found[0][0][0]) > 0.05
+
+
+def test_an_extra_loss_of_another_kind_is_not_recorded():
+    passes = Passes(tiny_model(), FitSettings(), None, lambda x, logits: logits.sum())
+    passes._device = torch.device("cuda")
+    assert passes._refusal() == "an extra loss may run what cannot be recorded"
+    passes._extra_loss = Distillation(tiny_model(), 1.0)
+    assert passes._refusal() is None

@@ -1,0 +1,95 @@
+"""What the study of a quarter compares, and the names of its networks and files."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pcsparse.errors import RangeError
+from pcsparse.programs.bench_compress_streets import Place, Streets, Training, check_study, claim
+
+ROWS = {
+    "pruned": "pruned, fine-tuned",
+    "control": "dense, fine-tuned",
+    "scratch": "narrow, from scratch",
+    "cut": "pruned, not trained",
+    "dense": "dense",
+}
+"""The rows of the table, by the networks' short names."""
+
+SEEDED = ("pruned", "control", "scratch")
+"""Networks that are trained once a seed."""
+
+
+@dataclass(frozen=True)
+class QuarterStudy:
+    """What to compare.
+
+    Args:
+        out: folder of all files.
+        streets: sweeps to train, search and judge on.
+        width: ratio of the dense network.
+        training: of the dense network.
+        share: of its milliseconds.
+        method: that looks for widths.
+        evaluations: of the search.
+        tuning_epochs: of every fine-tuning.
+        lr_factor: of the fine-tuning's rate over the training's.
+        distill: weight of the dense network's probabilities in every training but the dense one's: pruned,
+            narrow and control alike, so that it favours none; 0 for none.
+        seeds: fine-tunings and trainings from scratch: 1, 2, ...
+        place: where trainings run; searching, judging and timing are the CPU's.
+        jobs: processes that render, search and train at once; 1 does all in this one.
+    """
+
+    out: Path
+    streets: Streets
+    width: float = 1.0
+    training: Training = field(
+        default_factory=lambda: Training(epochs=8, validate_every=0, batch_size=4, resident=True)
+    )
+    share: float = 0.25
+    method: str = "evolution"
+    evaluations: int = 200
+    tuning_epochs: int = 5
+    lr_factor: float = 0.1
+    distill: float = 1.0
+    seeds: int = 3
+    place: Place = field(default_factory=Place)
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        check_study(share=self.share, seeds=self.seeds, evaluations=self.evaluations)
+        if self.jobs < 1:
+            raise RangeError(f"jobs must be at least 1, got {self.jobs}")
+
+    @property
+    def networks(self) -> list[str]:
+        """All that are judged: names of their folders and files."""
+        seeded = [f"{name}-{seed}" for name in SEEDED for seed in range(1, self.seeds + 1)]
+        return ["dense", "cut", *seeded]
+
+    @property
+    def tuning(self) -> Training:
+        """Of a pruned network and of the control; its seed is the network's."""
+        training = self.training
+        return replace(training, epochs=self.tuning_epochs, lr=self.lr_factor * training.lr, validate_every=0)
+
+    @property
+    def longer(self) -> Training:
+        """Of a narrow network from scratch: as many steps as pruned ones had in all."""
+        training = self.training
+        return replace(training, epochs=training.epochs + self.tuning_epochs, validate_every=0)
+
+    @property
+    def facts(self) -> str:
+        """What the study is, on whichever machine and in whichever folder."""
+        return f"MinkUNet-18 x{self.width:g}, {self.share:g} of its milliseconds; {self.streets.facts}"
+
+    def claim(self) -> None:
+        """Refuse a folder of another study."""
+        claim(self.out, self.facts)
+
+
+def split(network: str) -> tuple[str, int]:
+    """Short name and seed; 0 where there is one network of the name."""
+    name, _, seed = network.partition("-")
+    return name, int(seed or 0)
