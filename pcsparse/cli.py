@@ -99,8 +99,8 @@ def _infer(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser(
         prog="pcsparse infer",
-        description="Predict the class of every point of .bin .npy .npz .pcd .ply .las .laz .e57 and "
-        "Argoverse 2 .feather files.",
+        description="Predict the class of every point of .bin .npy .npz .pcd .ply .las .laz .e57, "
+        "Argoverse 2 .feather, and text .xyz .csv .txt files.",
     )
     parser.add_argument("sources", nargs="+", help="files, folders or patterns")
     parser.add_argument(
@@ -111,7 +111,7 @@ def _infer(arguments: list[str]) -> int:
         dest="formats",
         default="label",
         help="what to write, one or more with commas: label (default), same (the input with class and "
-        "confidence as columns), or such a file as bin, npy, npz, pcd, ply, las, laz, e57, feather",
+        "confidence as columns), or such a file as bin, npy, npz, pcd, ply, las, laz, e57, feather, csv",
     )
     _add_model(parser)
     _add_reading(parser)

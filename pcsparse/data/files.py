@@ -3,7 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pcsparse.data import files_array, files_bin, files_e57, files_feather, files_las, files_pcd, files_ply
+from pcsparse.data import (
+    files_array,
+    files_bin,
+    files_e57,
+    files_feather,
+    files_las,
+    files_pcd,
+    files_ply,
+    files_text,
+)
 from pcsparse.data.files_faults import refuse_empty, refuse_other_kind
 from pcsparse.data.files_write import read_classes as read_classes
 from pcsparse.data.files_write import write_classes as write_classes
@@ -22,10 +31,15 @@ _READERS: dict[str, Callable[[Path], RawCloud]] = {
     ".las": files_las.read_las,
     ".laz": files_las.read_las,
     ".e57": files_e57.read_e57,
+    ".xyz": files_text.read_text,
+    ".csv": files_text.read_text,
+    ".txt": files_text.read_text,
 }
 EXTENSIONS = (".bin", *_READERS)
 """Endings of the point files that can be read; `.pcd.bin` is nuScenes' own `.bin`."""
 
+# endings of poses, boxes and logs too: in a folder they count where nothing else is there
+_AMBIGUOUS = frozenset({".csv", ".txt"})
 _WILDCARDS = frozenset("*?[")
 _SHOWN_FOLDERS = 3
 
@@ -38,7 +52,7 @@ def read_points(
     invalid: InvalidPolicy = "drop",
     intensity_scale: float | None = None,
 ) -> PointCloud:
-    """Read a point file: .bin .npy .npz .pcd .ply .las .laz .e57, Argoverse 2 .feather.
+    """Read a point file: .bin .npy .npz .pcd .ply .las .laz .e57, Argoverse 2 .feather, text .xyz .csv .txt.
 
     Intensity is brought to 0-1: divided by what the format says full scale is (nuScenes `.pcd.bin` 255,
     Argoverse 255, E57 header), else by 1 for floats up to 2, else by 255 or 65,535, the least that holds the
@@ -85,7 +99,8 @@ def list_point_files(path: str | Path) -> list[Path]:
 
     Args:
         path: a file (any ending); a folder (its point files, not those of sub folders); or a pattern with
-            `*`, `?`, `[...]` or `**` for sub folders.
+            `*`, `?`, `[...]` or `**` for sub folders. A folder's .csv and .txt count where neither it nor a
+            sub folder has another point file, those of a pattern where it matches no other.
 
     Raises:
         FormatError: nothing there, or no point file; the text says where there are some.
@@ -94,15 +109,13 @@ def list_point_files(path: str | Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(child for child in path.iterdir() if _is_point_file(child))
-        if not found:
-            raise FormatError(f"no point file in {path} (known: {' '.join(EXTENSIONS)}){_below(path)}")
-        return found
+        return _in_folder(path)
     if not _WILDCARDS & set(str(path)):
         raise FormatError(f"{path} does not exist (looked in {path.parent.resolve()})")
     first = next(i for i, part in enumerate(path.parts) if _WILDCARDS & set(part))
     base, pattern = Path(*path.parts[:first]), Path(*path.parts[first:])
     found = sorted(child for child in base.glob(str(pattern)) if _is_point_file(child))
+    found = _clear(found) or found
     if not found:
         raise FormatError(f"the pattern {path} matches no point file (known: {' '.join(EXTENSIONS)})")
     return found
@@ -112,8 +125,24 @@ def _is_point_file(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
+def _clear(paths: list[Path]) -> list[Path]:
+    """Those that are point files by their ending alone."""
+    return [path for path in paths if path.suffix.lower() not in _AMBIGUOUS]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found = sorted(child for child in folder.iterdir() if _is_point_file(child))
+    if _clear(found):
+        return _clear(found)
+    below = _below(folder)
+    if not found or below:
+        raise FormatError(f"no point file in {folder} (known: {' '.join(EXTENSIONS)}){below}")
+    return found
+
+
 def _below(folder: Path) -> str:
-    folders = sorted({child.parent for child in folder.glob("*/**/*") if _is_point_file(child)})
+    files = _clear([child for child in folder.glob("*/**/*") if _is_point_file(child)])
+    folders = sorted({child.parent for child in files})
     if not folders:
         return ""
     shown = ", ".join(str(f) for f in folders[:_SHOWN_FOLDERS])

@@ -41,7 +41,10 @@ def refuse_other_kind(path: Path) -> None:
         if head.startswith(magic) and path.suffix.lower() not in endings:
             raise FormatError(f"{path} begins as {kind}, not as a {path.suffix} file: {advice}")
     if path.suffix.lower() == ".bin" and len(head) == _HEAD and head.isascii() and not set(head) - _TEXT:
-        raise FormatError(f"{path} begins as text, not as a .bin file of floats: save its points as .npy")
+        raise FormatError(
+            f"{path} begins as text, not as a .bin file of floats: if it is rows of numbers, rename it to "
+            ".xyz, .csv or .txt"
+        )
 
 
 def broken(path: Path, kind: str, error: Exception) -> FormatError:

@@ -16,6 +16,7 @@ from pcsparse.data import (
     files_las,
     files_pcd,
     files_ply,
+    files_text,
 )
 from pcsparse.data.files_faults import refuse_empty, refuse_other_kind
 from pcsparse.data.files_table import CLASS_COLUMN, CONFIDENCE_COLUMN, PointClasses, Table, joined, table_of
@@ -46,6 +47,9 @@ _FORMATS = {
     ".las": _LAS,
     ".laz": _LAS,
     ".e57": _Format(files_e57.e57_table, files_e57.write_e57, files_e57_copy.add_to_e57),
+    ".xyz": _Format(files_text.text_table, files_text.write_xyz, files_text.add_to_text),
+    ".csv": _Format(files_text.text_table, files_text.write_csv, files_text.add_to_text),
+    ".txt": _Format(files_text.text_table, files_text.write_xyz, files_text.add_to_text),
 }
 WRITABLE = (".bin", *_FORMATS)
 """Endings of the point files that can be written."""
@@ -58,7 +62,8 @@ def write_points(path: str | Path, cloud: PointCloud, classes: PointClasses | No
     held, and rows that were dropped, are not in it: `write_classes` keeps them.
 
     Args:
-        path: .bin .npy .npz .pcd .ply .las .laz .e57 .feather; its folder is made where it is missing.
+        path: .bin .npy .npz .pcd .ply .las .laz .e57 .feather .xyz .csv .txt; its folder is made where it is
+            missing.
         cloud: the points.
         classes: a row a point of the cloud (not a row of its file); None for none.
 
@@ -122,7 +127,7 @@ def read_classes(path: str | Path) -> PointClasses | None:
     """What `write_classes` added to a point file.
 
     Args:
-        path: a point file; `.bin` and `.npy` files without names for their columns say nothing.
+        path: a point file; `.bin`, `.npy` and text files without names for their columns say nothing.
 
     Returns:
         A row for every row of the file, or None where it has no such column.

@@ -225,7 +225,7 @@ def unit_intensity(
     if low < 0:
         raise FormatError(
             f"{source}: intensity lies in {low:g} ... {high:g}, it cannot be negative; "
-            "is it another column? (--columns, of a .bin)"
+            "is it another column? (--columns, of a .bin; names in a first line, of text)"
         )
     if high > INTENSITY_SLACK * scale:
         raise FormatError(

@@ -97,6 +97,8 @@ def output_paths(source: Path, name: str, settings: InferSettings) -> tuple[Path
     for path in paths:
         if path.resolve() == source.resolve():
             raise RangeError(f"{path} would be overwritten by its own classes; give another --out")
+        if path.name == LEGEND:
+            raise RangeError(f"{path} is the file that says what the classes are; rename {source}")
     return tuple(dict.fromkeys(paths))
 
 

@@ -63,6 +63,14 @@ def _feather(path, rows):
     feather.write_feather(pa.table(columns), str(path))
 
 
+def _csv(path, rows):
+    np.savetxt(path, rows, "%.9g", delimiter=",", header="x,y,z,intensity", comments="")
+
+
+def _xyz(path, rows):
+    np.savetxt(path, rows, "%.9g")
+
+
 # how exactly the format can hold metres
 WRITERS = {
     "bin": (_bin, 0.0),
@@ -74,7 +82,12 @@ WRITERS = {
     "laz": (_las, 1e-4),
     "e57": (_e57, 1e-4),
     "feather": (_feather, 0.05),
+    "csv": (_csv, 0.0),
+    "xyz": (_xyz, 0.0),
+    "txt": (_xyz, 0.0),
 }
+# cut between two rows, they cannot be told from shorter ones
+UNCOUNTED = ("bin", "csv", "xyz", "txt")
 
 
 @pytest.mark.parametrize("ending", WRITERS)
@@ -95,7 +108,7 @@ def test_every_format_gives_the_same_points(tmp_path, ending):
     assert not cloud.origin.any()
 
 
-@pytest.mark.parametrize("ending", [e for e in WRITERS if e != "bin"])
+@pytest.mark.parametrize("ending", [e for e in WRITERS if e not in UNCOUNTED])
 def test_truncated_and_empty_files_of_every_format(tmp_path, ending):
     write, _ = WRITERS[ending]
     path = tmp_path / f"sweep.{ending}"
@@ -242,9 +255,9 @@ def test_bin_options_do_not_apply_elsewhere(tmp_path, given):
 
 
 def test_unknown_ending_missing_file_and_folder(tmp_path):
-    (tmp_path / "a.xyz").write_text("0 0 0")
-    with pytest.raises(FormatError, match=r"unknown ending '\.xyz'; known: \.bin \.npy .*\.e57"):
-        read_points(tmp_path / "a.xyz")
+    (tmp_path / "a.shp").write_text("0 0 0")
+    with pytest.raises(FormatError, match=r"unknown ending '\.shp'; known: \.bin \.npy .*\.e57"):
+        read_points(tmp_path / "a.shp")
     with pytest.raises(FormatError, match=rf"b\.bin does not exist \(looked in {tmp_path}\)"):
         read_points(tmp_path / "b.bin")
     with pytest.raises(FormatError, match="is a folder"):

@@ -157,6 +157,8 @@ def test_names_of_outputs(tmp_path):
     assert named(tmp_path / "a.las", ("same", "npz"), "a.las") == ["a.las", "a.las.npz"]
     with pytest.raises(RangeError, match="got None"):
         named(nuscenes, ())
+    with pytest.raises(RangeError, match=r"classes\.csv is the file that says what the classes are; rename"):
+        named(tmp_path / "classes.npy", ("csv",))
 
 
 def test_tiles_give_every_row_a_class_and_a_picture(model_file, tmp_path, capsys):
