@@ -12,7 +12,10 @@ import pytest
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed here")
 _ROOT = Path(__file__).parents[3]
 # kernels that others call, and that no one launches
-_PARTS = {"_double", "_finish", "_follow", "_places", "_span", "_take_larger", "store_wide", "sum_of_runs"}
+_PARTS = {
+    "_double", "_finish", "_follow", "_places", "_span", "_take_larger", "real_of", "rows_that_count",
+    "store_wide", "sum_of_runs",
+}  # fmt: skip
 
 
 def _report(*arguments: str) -> list[dict]:
