@@ -1,11 +1,14 @@
 """What every test may ask for: a device, seeded numbers, poisoned fresh memory, the real samples."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+
+_NAMES = re.compile(r"\bdevice\b|\bgpu_or_emulated\b|mark\.gpu\b")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,6 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("TRITON_INTERPRET", "1")
     elif not torch.cuda.is_available():
         raise pytest.UsageError(f"--device cuda: torch {torch.__version__} sees no CUDA device here")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if config.getoption("--device") == "cpu" or not collection_path.match("test_*.py"):
+        return None
+    # whose text names no device touches none, and need not be imported
+    return None if _NAMES.search(collection_path.read_text()) else True
 
 
 def _touches_device(item: pytest.Item) -> bool:

@@ -31,6 +31,20 @@ def test_what_touches_no_device_is_left_to_the_cpu(option, kept):
     assert "".join(item.name for item in left_out) == "".join(c for c in "abcde" if c not in kept)
 
 
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [("def test_x(rng): ...", True), ("def test_x(rng, device): ...", None), ("@pytest.mark.gpu", None)],
+)
+def test_a_file_that_names_no_device_is_not_imported(tmp_path, text, left_out):
+    file = tmp_path / "test_x.py"
+    file.write_text(text)
+    found = [
+        conftest.pytest_ignore_collect(path, SimpleNamespace(getoption=lambda _, option=option: option))
+        for path, option in ((file, "cuda"), (file, "cpu"), (tmp_path, "cuda"))
+    ]
+    assert found == [left_out, None, None]
+
+
 def test_waits_of_a_gpu_are_those_that_torch_warns_of(monkeypatch):
     modes = []
 

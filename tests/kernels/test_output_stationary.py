@@ -118,7 +118,8 @@ def test_output_stationary_does_not_let_an_unread_row_in(device, rng):
     rows_in, rows_out, starts = pairs([40, 60], rng, 50, N_OUT)
     feats, weight = _operands(rng, torch.float32, 3, 5, [40, 60])
     feats[50:] = float("inf")
-    out = backend_of(feats).output_stationary(feats, weight, rows_in, rows_out, starts, N_OUT, 64)
+    inputs = [part.to(device) for part in (feats, weight, rows_in, rows_out, starts)]
+    out = backend_of(*inputs).output_stationary(*inputs, N_OUT, 64)
 
     assert out.isfinite().all()
 

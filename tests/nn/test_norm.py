@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn as torch_nn
 
-from pcsparse import nn
+from pcsparse import SparseTensor, nn
 from pcsparse.errors import DtypeError, RangeError, ShapeError
 from pcsparse.ops.batch_norm import batch_norm
 from tests.clouds import TWO_BATCHES, UNSORTED
@@ -20,35 +20,46 @@ SETTINGS = {
 }
 
 
+def _leaf(n, channels, rng):
+    return torch.randn(n, channels, generator=rng, dtype=torch.float64, requires_grad=True)
+
+
+def _moved(leaf, device):
+    return leaf.detach().to(device, copy=True).requires_grad_()
+
+
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("with_residual", [False, True], ids=["alone", "residual"])
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
 def test_three_batches_and_an_evaluation(device, rng, settings, with_residual, relu):
-    mine = nn.BatchNorm(3, **settings).double()
+    mine = nn.BatchNorm(3, **settings).double().to(device)
     other = torch_nn.BatchNorm1d(3, **settings).double()
     if mine.affine:
         with torch.no_grad():
             mine.weight.copy_(torch.tensor([1.0, -2, 3]))
             mine.bias.copy_(torch.tensor([0.0, -1, 5]))
     other.load_state_dict(mine.state_dict())
+    coords = TWO_BATCHES.coords.to(device)
     for batch in range(4):
         training = batch < 3
-        x = tensor_of(TWO_BATCHES, rng)
-        extra = x.replace(torch.randn(x.feats.shape, generator=rng, dtype=torch.float64, requires_grad=True))
+        feats, more = (_leaf(len(coords), 3, rng) for _ in range(2))
+        x = SparseTensor(_moved(feats, device), coords, batch_size=2)
+        extra = x.replace(_moved(more, device))
         y = mine.train(training)(x, residual=extra if with_residual else None, relu=relu).feats
-        expected = other.train(training)(x.feats) + (extra.feats if with_residual else 0)
+        expected = other.train(training)(feats) + (more if with_residual else 0)
         expected = expected.relu() if relu else expected
         leaves = [x.feats, *([extra.feats] if with_residual else []), *mine.parameters()]
-        same = [*leaves[: 2 if with_residual else 1], *other.parameters()]
+        same = [feats, *([more] if with_residual else []), *other.parameters()]
         grad_out = torch.randn(expected.shape, generator=rng, dtype=torch.float64)
 
         bound = tolerance(torch.float64, len(x), factor=64)
-        torch.testing.assert_close(y, expected, **bound)
-        got, wanted = torch.autograd.grad(y, leaves, grad_out), torch.autograd.grad(expected, same, grad_out)
+        torch.testing.assert_close(y.cpu(), expected, **bound)
+        got = torch.autograd.grad(y, leaves, grad_out.to(device))
+        wanted = torch.autograd.grad(expected, same, grad_out)
         for a, b in zip(got, wanted, strict=True):
-            torch.testing.assert_close(a, b, **bound)
+            torch.testing.assert_close(a.cpu(), b, **bound)
         for a, b in zip(mine.buffers(), other.buffers(), strict=True):
-            torch.testing.assert_close(a, b, **bound)
+            torch.testing.assert_close(a.cpu(), b, **bound)
 
 
 def test_norm_and_relu_in_one_module(rng):

@@ -12,7 +12,7 @@ from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
 from pcsparse.ops import sparse_conv
 from tests import oracle
 from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED, Cloud
-from tests.engine.test_dataflows import FLOWS
+from tests.engine.test_dataflows import FLOWS, on_device
 from tests.oracle import Geometry
 from tests.tolerance import tolerance
 
@@ -65,6 +65,11 @@ class Case:
         return out if bias is None else out + bias
 
 
+def skip_without_kernel(dataflow: str, device: torch.device) -> None:
+    if device.type not in FLOWS[dataflow].devices:
+        pytest.skip(f"{dataflow} has no kernel on {device.type}")
+
+
 @pytest.mark.parametrize("dataflow", FLOWS)
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 @pytest.mark.parametrize("cloud", [UNSORTED, TWO_BATCHES, CLOUDS["one"]], ids=["unsorted", "two", "one"])
@@ -74,13 +79,16 @@ def test_forward_and_gradients_are_the_oracles(device, rng, cloud, kind, dataflo
     expected = case.expected(feats, weight, bias)
     wanted = torch.autograd.grad(expected, (feats, weight, bias), grad_out)
 
-    actual = sparse_conv(feats, weight, case.kmap, bias=bias, dataflow=dataflow)
-    got = torch.autograd.grad(actual, (feats, weight, bias), grad_out)
+    skip_without_kernel(dataflow, device)
+    moved = [part.detach().to(device, copy=True).requires_grad_() for part in (feats, weight, bias)]
+    actual = sparse_conv(*moved[:2], on_device(case.kmap, device), bias=moved[2], dataflow=dataflow)
+    got = torch.autograd.grad(actual, moved, grad_out.to(device))
 
     terms = case.kmap.volume * 4
-    torch.testing.assert_close(actual, expected, **tolerance(torch.float64, terms, factor=64))
+    torch.testing.assert_close(actual.cpu(), expected, **tolerance(torch.float64, terms, factor=64))
+    close = tolerance(torch.float64, len(grad_out) + terms, factor=64)
     for mine, theirs in zip(got, wanted, strict=True):
-        torch.testing.assert_close(mine, theirs, **tolerance(torch.float64, len(grad_out) + terms, factor=64))
+        torch.testing.assert_close(mine.cpu(), theirs, **close)
 
 
 @pytest.mark.parametrize("dataflow", FLOWS)

@@ -6,8 +6,8 @@ import torch
 from pcsparse.errors import DtypeError, ShapeError
 from pcsparse.ops import sparse_conv
 from tests.clouds import TWO_BATCHES, UNSORTED
-from tests.engine.test_dataflows import FLOWS
-from tests.ops.test_conv import KINDS, Case
+from tests.engine.test_dataflows import FLOWS, on_device
+from tests.ops.test_conv import KINDS, Case, skip_without_kernel
 from tests.tolerance import tolerance
 
 # remainders of vectors and of panels: 80 channels are panels of three and two vectors
@@ -45,10 +45,13 @@ def test_every_dtype_and_width(device, rng, c_in, c_out, dtype, dataflow):
     expected = case.expected(*(part.double() for part in (feats, weight, bias)))
     expected = (expected + residual.double()).clamp(min=0).to(dtype)
 
-    actual = sparse_conv(feats, weight, case.kmap, bias=bias, residual=residual, relu=True, dataflow=dataflow)
+    skip_without_kernel(dataflow, device)
+    feats, weight, bias, residual = (part.to(device) for part in parts)
+    kmap = on_device(case.kmap, device)
+    actual = sparse_conv(feats, weight, kmap, bias=bias, residual=residual, relu=True, dataflow=dataflow)
 
     assert actual.dtype == dtype
-    torch.testing.assert_close(actual, expected, **tolerance(dtype, 27 * c_in, factor=32))
+    torch.testing.assert_close(actual.cpu(), expected, **tolerance(dtype, 27 * c_in, factor=32))
 
 
 @pytest.mark.parametrize("dataflow", FLOWS)

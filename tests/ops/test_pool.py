@@ -9,6 +9,7 @@ from pcsparse.coords.relation import Relation
 from pcsparse.errors import ShapeError
 from pcsparse.ops import max_pool, mean_pool, sum_pool
 from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED
+from tests.engine.test_dataflows import on_device
 from tests.tolerance import tolerance
 
 POOLS = {"sum": sum_pool, "mean": mean_pool, "max": max_pool}
@@ -54,15 +55,17 @@ def _by_hand(how: str, feats: torch.Tensor, kmap: KernelMap) -> torch.Tensor:
 def test_forward_and_gradient_are_those_of_torch(device, rng, kmap, how, channels):
     feats = torch.randn(kmap.n_in, channels, generator=rng, dtype=torch.float64, requires_grad=True)
     grad_out = torch.randn(kmap.n_out, channels, generator=rng, dtype=torch.float64)
-    expected, actual = _by_hand(how, feats, kmap), POOLS[how](feats, kmap)
+    moved = feats.detach().to(device, copy=True).requires_grad_()
+    expected, actual = _by_hand(how, feats, kmap), POOLS[how](moved, on_device(kmap, device))
 
     close = tolerance(torch.float64, terms=27)
-    torch.testing.assert_close(actual, expected, **close)
+    torch.testing.assert_close(actual.cpu(), expected, **close)
     if kmap.n_pairs:
         wanted = torch.autograd.grad(expected, feats, grad_out)[0]
-        torch.testing.assert_close(torch.autograd.grad(actual, feats, grad_out)[0], wanted, **close)
+        (found,) = torch.autograd.grad(actual, moved, grad_out.to(device))
+        torch.testing.assert_close(found.cpu(), wanted, **close)
     else:
-        assert not torch.autograd.grad(actual.sum(), feats)[0].any()
+        assert not torch.autograd.grad(actual.sum(), moved)[0].any()
 
 
 @pytest.mark.parametrize("how", POOLS)

@@ -29,11 +29,16 @@ def test_the_layer_and_its_gradients_are_the_dense_ones(device, rng, relu, n_ite
     expected = dense.relu() if relu else dense
     grads = torch.autograd.grad(expected, (x, bias), grad_out)
 
-    actual = two_four_linear(x, pack_two_four(weight), bias, relu=relu)
+    matrix = pack_two_four(weight)
+    matrix = dataclasses.replace(
+        matrix, values=matrix.values.to(device), positions=matrix.positions.to(device)
+    )
+    moved = [part.detach().to(device, copy=True).requires_grad_() for part in (x, bias)]
+    actual = two_four_linear(moved[0], matrix, moved[1], relu=relu)
     bound = tolerance(torch.float32, 44)
-    torch.testing.assert_close(actual, expected, **bound)
-    for mine, theirs in zip(torch.autograd.grad(actual, (x, bias), grad_out), grads, strict=True):
-        torch.testing.assert_close(mine, theirs, **bound)
+    torch.testing.assert_close(actual.cpu(), expected, **bound)
+    for mine, theirs in zip(torch.autograd.grad(actual, moved, grad_out.to(device)), grads, strict=True):
+        torch.testing.assert_close(mine.cpu(), theirs, **bound)
     if n_items:
         assert bool((actual == 0).any()) == relu
 

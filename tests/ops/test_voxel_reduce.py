@@ -22,6 +22,10 @@ def _members(voxels: Voxels) -> list[list[int]]:
     return members
 
 
+def _on_device(voxels: Voxels, device: torch.device) -> Voxels:
+    return Voxels(voxels.coords.to(device), voxels.inverse.to(device), voxels.first.to(device))
+
+
 SIZES = [0, 1, 7, 500]
 
 
@@ -35,10 +39,10 @@ def test_floats(device, rng, n, how, dtype):
     rows = [reduce(values[members].double()) for members in _members(voxels)]
     expected = torch.stack(rows).to(dtype) if rows else values.new_zeros(0, 3)
 
-    actual = voxel_reduce(values, voxels, how)
+    actual = voxel_reduce(values.to(device), _on_device(voxels, device), how)
 
     assert actual.dtype == dtype
-    torch.testing.assert_close(actual, expected, **tolerance(dtype, terms=max(n, 1)))
+    torch.testing.assert_close(actual.cpu(), expected, **tolerance(dtype, terms=max(n, 1)))
 
 
 @pytest.mark.parametrize("how", ["mean", "max", "first"])
@@ -52,10 +56,10 @@ def test_gradcheck(rng, how):
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("classes", [1, 2, 5])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16], ids=str)
-def test_majority(rng, n, classes, dtype):
+def test_majority(device, rng, n, classes, dtype):
     voxels = _voxels(rng, n)
     labels = torch.randint(-1, classes, (n,), generator=rng).to(dtype)
-    actual = voxel_reduce(labels, voxels, "majority")
+    actual = voxel_reduce(labels.to(device), _on_device(voxels, device), "majority")
 
     expected = []
     for members in _members(voxels):
