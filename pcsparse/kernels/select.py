@@ -1,6 +1,7 @@
 """Which device's kernels to use: the only module that imports `cpu` or `gpu`."""
 
 import importlib
+from functools import cache
 from typing import cast
 
 from torch import Tensor
@@ -30,6 +31,7 @@ def backend_of(*tensors: Tensor) -> Backend:
     return _load(device.type)
 
 
+@cache
 def _load(device_type: str) -> Backend:
     # by name, so that `import pcsparse` loads neither numba nor cupy and mypy still sees one contract
     match device_type:

@@ -244,7 +244,9 @@ class EIELinear(nn.Module):
         return choice.way
 
     def _sparse_product(self, items: Tensor) -> Tensor:
-        return eie_linear(items, self.layout(items.device), self.bias, relu=self.with_relu)
+        # past `Module.__getattr__`, which takes a microsecond to find a buffer
+        bias = self._buffers["bias"]
+        return eie_linear(items, self.layout(items.device), bias, relu=self.with_relu)
 
     def _dense_product(self, items: Tensor) -> Tensor:
         check_dtype("x", items, torch.float32)

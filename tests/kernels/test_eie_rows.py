@@ -5,6 +5,10 @@ import torch
 from torch import Tensor
 
 from pcsparse.kernels import cpu, reference
+from pcsparse.kernels.cpu import eie_rows
+from pcsparse.kernels.cpu.eie_slice_chunks import NEAR, WIDE
+from pcsparse.kernels.cpu.eie_slices import slice_layout, slice_linear
+from pcsparse.kernels.cpu.emitter import HAS_WIDE_REGISTERS
 from pcsparse.kernels.select import backend_of
 from tests.kernels.test_eie import CASES, activations, codebook_of, dense_codes, terms
 from tests.tolerance import tolerance
@@ -166,3 +170,93 @@ def test_more_columns_than_a_chunk_can_number(device, rng):
     x = torch.rand(2, n_in, generator=rng)
     found = product_on(device, codes, book, x)
     torch.testing.assert_close(found, x @ book[codes.long()].T, **tolerance(torch.float32, 400))
+
+
+needs_wide_registers = pytest.mark.skipif(not HAS_WIDE_REGISTERS, reason="this CPU has no AVX-512")
+WINDOWS = pytest.mark.parametrize("window", [NEAR, WIDE])
+
+
+def sliced(codes: Tensor, book: Tensor, x: Tensor, window: int, bias=None, relu=False) -> Tensor:
+    layout = slice_layout(*rows_of(codes), book, codes.shape[1], window)
+    return slice_linear(x, layout, bias, len(codes), relu)
+
+
+@needs_wide_registers
+@WINDOWS
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name][3] <= 4])
+def test_slices_match_twin(name, relu, window, rng):
+    codes, book, x = dense_codes(name, rng), codebook_of(name, rng), activations(name, rng)
+    bias = torch.randn(len(codes), generator=rng)
+    found, twin = sliced(codes, book, x, window, bias, relu), product(reference, codes, book, x, bias, relu)
+    torch.testing.assert_close(found, twin, **tolerance(torch.float32, terms(name), 32))
+    unit = torch.eye(codes.shape[1])
+    assert torch.equal(sliced(codes, book, unit, window), book[codes.long()].T)
+
+
+@needs_wide_registers
+@WINDOWS
+def test_windows_slide_over_gaps_of_any_width(window, rng):
+    codes = torch.zeros(20, 3000, dtype=torch.uint8)
+    for row, columns in enumerate(([0, 63, 64, 127, 128], [0, 255, 256, 511], [5, 700, 2999], [2998], [64])):
+        codes[row, columns] = torch.randint(1, 16, (len(columns),), generator=rng).to(torch.uint8)
+    book, unit = torch.arange(16.0), torch.eye(3000)
+    assert torch.equal(sliced(codes, book, unit, window), book[codes.long()].T)
+
+
+@needs_wide_registers
+@WINDOWS
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_slices_keep_an_infinite_activation_to_its_rows(window, value, rng):
+    codes, book = dense_codes("odd", rng), codebook_of("odd", rng)
+    x = torch.randn(1, 97, generator=rng).repeat(97, 1)
+    finite = sliced(codes, book, x, window)
+    # in each item another column, so that one of them is where the empty slots of a chunk point
+    x.fill_diagonal_(value)
+    found, hit = sliced(codes, book, x, window), codes.T != 0
+    assert torch.equal(~found.isfinite(), hit)
+    assert torch.equal(found[~hit], finite[~hit])
+
+
+@needs_wide_registers
+@WINDOWS
+def test_windows_end_with_the_activations(window, rng):
+    codes = dense_codes("odd", rng).repeat(1, 3)
+    _, steps, pointers, _, mode = slice_layout(*rows_of(codes), codebook_of("odd", rng), 291, window)
+    assert len(mode) == window
+    for begin, end in zip(pointers[:-1].tolist(), pointers[1:].tolist(), strict=True):
+        assert int(steps[begin:end].sum()) == 291 - window
+
+
+@needs_wide_registers
+def test_the_layout_takes_what_is_small_and_then_what_is_fast(rng, monkeypatch):
+    def taken(codes: Tensor) -> int:
+        layout = cpu.eie_row_layout(*rows_of(codes), torch.rand(16), codes.shape[1])
+        return layout[-1].shape[0] if len(layout) > 3 else 0
+
+    def drawn(density: float) -> Tensor:
+        return (torch.rand(64, 8000, generator=rng) < density).to(torch.uint8)
+
+    # at 4 % windows of 64 columns take more than two bytes a weight
+    assert taken(drawn(0.1)) == NEAR
+    assert taken(drawn(0.04)) == WIDE
+    # nothing that 16 rows have in common
+    apart = torch.zeros(160, 4000, dtype=torch.uint8)
+    for row in range(160):
+        apart[row, row * 25 : row * 25 + 16] = 1
+    assert taken(apart) == 0
+    monkeypatch.setattr(eie_rows, "HAS_WIDE_REGISTERS", False)
+    assert taken(drawn(0.1)) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["odd", "narrow", "runs beyond a byte", "more rows than a group", "two codes"]
+)
+def test_single_rows_match_twin(name, rng, monkeypatch):
+    monkeypatch.setattr(eie_rows, "HAS_WIDE_REGISTERS", False)
+    codes, book, x = dense_codes(name, rng), codebook_of(name, rng), activations(name, rng)
+    found, twin = product(cpu, codes, book, x), product(reference, codes, book, x)
+    torch.testing.assert_close(found, twin, **tolerance(torch.float32, terms(name), 32))
+    x[:, 3] = float("inf")
+    found = product(cpu, codes, book, x)
+    assert torch.equal(~found.isfinite(), (codes[:, 3] != 0).expand_as(found))

@@ -14,7 +14,7 @@ CPUS = {
 }
 _FILES = (
     "test_output_stationary", "test_batch_norm", "test_segment", "test_match", "test_levels", "test_two_four",
-    "test_eie", "test_neighbors",
+    "test_eie", "test_eie_rows", "test_neighbors",
 )  # fmt: skip
 
 

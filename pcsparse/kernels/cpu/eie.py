@@ -162,10 +162,11 @@ def eie_layout(starts: Tensor, rows: Tensor, codes: Tensor, codebook: Tensor, n_
 
 
 @jit_parallel()
-def _eie_linear(code_bits, chained, shape, layout, x, bias, relu, sums, active, out):
-    """All but the first three are addresses (bias 0 for none); `shape` is n_items, n_in, n_out."""
-    n_items, n_in, n_out = shape
-    chunks, pointers, bounds, table, n_groups, n_parts, group_rows = layout
+def _eie_linear(
+    code_bits, chained, n_items, n_in, n_out, n_groups, n_parts, group_rows, chunks, pointers, bounds, table,
+    x, bias, relu, sums, active, out,
+):  # fmt: skip
+    """From `chunks` on, and but for `relu`, all are addresses (bias 0 for none)."""
     size = len(code_bits) * SLOTS // 8 + CODES
     stride = _padded_rows(group_rows)
     for task in prange(n_items * n_parts * n_groups):
@@ -260,11 +261,8 @@ def _multiply(
     _eie_linear(
         _NARROW if table.shape[0] == len(_TABLE) else _WIDE,
         _CHAINED if mode.shape[0] else _ABSOLUTE,
-        (n_items, n_in, n_out),
-        (
-            chunks.data_ptr(), pointers.data_ptr(), bounds.data_ptr(), table.data_ptr(), n_groups, n_parts,
-            group_rows,
-        ),
+        n_items, n_in, n_out, n_groups, n_parts, group_rows,
+        chunks.data_ptr(), pointers.data_ptr(), bounds.data_ptr(), table.data_ptr(),
         x.data_ptr(), 0 if bias is None else bias.data_ptr(), relu, sums.data_ptr(), active.data_ptr(),
         out.data_ptr(),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Layers in EIE's format by rows, for activations that are seldom 0."""
+"""Layers in EIE's format by rows, for activations that are seldom 0: row by row where slices of rows lose."""
 
 import numpy as np
 import torch
@@ -13,6 +13,15 @@ from pcsparse.kernels.cpu.eie_chunks import (
     write_float32,
 )
 from pcsparse.kernels.cpu.eie_row_chunks import CHUNK_BYTES, CODES, MOST_GAP, OFFSETS, row_sum
+from pcsparse.kernels.cpu.eie_slice_chunks import NEAR, WIDE
+from pcsparse.kernels.cpu.eie_slices import (
+    SLICE_BYTES,
+    SLICE_CYCLES,
+    n_slice_chunks,
+    slice_layout,
+    slice_linear,
+)
+from pcsparse.kernels.cpu.emitter import HAS_WIDE_REGISTERS
 from pcsparse.kernels.cpu.launch import jit_parallel, jit_serial
 from pcsparse.kernels.cpu.memory import aligned
 
@@ -23,6 +32,12 @@ _TASK_ROWS = 64
 _NARROW, _WIDE = (0,) * 4, (0,) * 8
 # of a table of half-byte codes
 _TABLE = range(16)
+# cycles of a chunk of one row on a Zen 4 core
+_CYCLES = 16.0
+# bytes a weight: a quarter of compressed rows of float32 with columns of 32 bits
+_MOST_BYTES = 2
+# tensors of a layout by single rows
+_ROW_PARTS = 3
 
 
 @jit_serial
@@ -72,6 +87,22 @@ def _fill_chunks(starts, columns, codes, part_columns, n_parts, code_bits, chunk
                 slot += 1
 
 
+def _window(starts: Tensor, columns: Tensor, codes: Tensor, n_in: int, n_chunks: int) -> int | None:
+    """Columns of the windows of a layout of slices; None where single rows, of so many chunks, are better.
+
+    The fewest cycles of those that take at most two bytes a weight; the fewest of all where all take more.
+    """
+    if not HAS_WIDE_REGISTERS:
+        return None
+    cycles: dict[int | None, float] = {None: _CYCLES * n_chunks}
+    sizes: dict[int | None, int] = {None: CHUNK_BYTES[4] * n_chunks}
+    for window in (NEAR, WIDE):
+        n_slice = n_slice_chunks(starts, columns, codes, n_in, window)
+        cycles[window], sizes[window] = SLICE_CYCLES[window] * n_slice, SLICE_BYTES * n_slice
+    small = [window for window in sizes if sizes[window] <= _MOST_BYTES * len(columns)]
+    return min(small or sizes, key=lambda window: cycles[window])
+
+
 def eie_row_layout(
     starts: Tensor, columns: Tensor, codes: Tensor, codebook: Tensor, n_in: int
 ) -> list[Tensor]:
@@ -79,6 +110,9 @@ def eie_row_layout(
     pointers = torch.zeros(n_parts, n_out + 1, dtype=torch.int32, device="cpu")
     _count_chunks(starts.numpy(), columns.numpy(), _MOST_COLUMNS, pointers.numpy())
     code_bits, n_chunks = 4 if len(codebook) <= len(_TABLE) else 8, int(pointers[-1, -1])
+    window = _window(starts, columns, codes, n_in, n_chunks) if code_bits == 4 else None
+    if window is not None:
+        return slice_layout(starts, columns, codes, codebook, n_in, window)
     chunks = aligned((n_chunks * CHUNK_BYTES[code_bits],), torch.uint8).zero_()
     if n_chunks:
         _fill_chunks(
@@ -116,6 +150,8 @@ def _eie_row_linear(code_bits, shape, layout, x, bias, relu, out):
 def eie_row_linear(
     x: Tensor, layout: list[Tensor], bias: Tensor | None, n_out: int, relu: bool = False
 ) -> Tensor:
+    if len(layout) > _ROW_PARTS:
+        return slice_linear(x, layout, bias, n_out, relu)
     chunks, pointers, table = layout
     # addresses are handed on, so all must be as the kernel reads it
     x, bias = x.detach().contiguous(), None if bias is None else bias.detach().contiguous()

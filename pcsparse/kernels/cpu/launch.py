@@ -42,21 +42,29 @@ class _Cores:
 
     def run(self, wanted: int, kernel: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Call `kernel` while `wanted` cores, or all if there are fewer, are taken for it."""
-        me, gate = threading.get_ident(), threading.Lock()
+        me, gate = threading.get_ident(), None
         try:
             with self._lock:
                 # a thread runs one kernel at a time; an interrupt at the wrong moment leaves an entry behind
                 self._running.pop(me, None)
+                wanted = min(wanted, self._count)
+                if not self._waiting and not self._running:
+                    # nobody to share with, as almost always: a gate takes a microsecond
+                    self._running[me] = wanted
+                else:
+                    gate = threading.Lock()
+                    gate.acquire()
+                    self._waiting[me] = wanted, gate
+                    self._admit()
+            if gate is not None:
                 gate.acquire()
-                self._waiting[me] = min(wanted, self._count), gate
-                self._admit()
-            gate.acquire()
             return kernel(*args)
         finally:
             with self._lock:
                 self._waiting.pop(me, None)
                 self._running.pop(me, None)
-                self._admit()
+                if self._waiting:
+                    self._admit()
 
     def _admit(self) -> None:
         free = self._count - sum(self._running.values())
