@@ -9,6 +9,8 @@ ARGS ?=
 # one process a core, with one thread each: most tests are too small to share their work; those that are about
 # threads ask for them. A file's tests stay in one process, as some of them share what they made
 TESTING = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# most of its time kernels are compiled for the device, by one core each; every process takes memory of the device
+TESTING_GPU = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 16
 # nothing else knows where the real samples are
 PCSPARSE_REAL_DATA ?= $(abspath $(wildcard ../shared/data))
 export PCSPARSE_REAL_DATA PIP_ARGS
@@ -39,11 +41,11 @@ test-slow: $(STAMP) ## the tests that take longer than 10 s each
 	@.ci/browser
 	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
-test-gpu: $(STAMP) ## the same tests on a CUDA device, and those that need one
-	@echo "== test-gpu: the tests with --device cuda"
+test-gpu: $(STAMP) ## the tests that touch a device, on a CUDA device
+	@echo "== test-gpu: the tests that touch a device, with --device cuda"
 	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || \
 		{ echo "test-gpu: torch sees no CUDA device on this machine, so nothing was tested"; exit 1; }
-	@$(BIN)/python -m pytest -m "not slow" --device cuda $(PYTEST_ARGS)
+	@$(TESTING_GPU) -m "not slow" --device cuda $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff, its formatter, and the direction of imports
 	@echo "== lint: ruff check, ruff format --check, lint-imports"

@@ -114,9 +114,10 @@ def _tune(settings: TuneSettings, device: torch.device) -> None:
     x, _ = SparseTensor.from_points(cloud.points.to(device), cloud.feats.to(device), voxel_size)
     calls = conv_calls(model, x, DTYPES[settings.dtype])
     n_convs = sum(len(call.names) for call in calls)
+    as_tf32 = settings.tf32 and settings.dtype == "float32"
     print(
         f"{settings.model} on {cloud.name}: {len(x):,} voxels of {voxel_size:g} m, {n_convs} convolutions, "
-        f"{len(calls)} different, {settings.dtype}{' as tf32' if settings.tf32 else ''} on {device}\n"
+        f"{len(calls)} different, {settings.dtype}{' as tf32' if as_tf32 else ''} on {device}\n"
     )
     print(_row("problem", "pass", "rule, ms", "tuned, ms", "gain", "choice"))
     found: list[tuple[ConvCall, Tuning]] = []

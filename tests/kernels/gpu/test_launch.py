@@ -59,7 +59,8 @@ def _launcher(kernel):
 def test_a_form_is_compiled_once_and_then_called_with_addresses(kernel):
     launcher, tensors = _launcher(kernel), (OnCuda(256), None, OnCuda(512, torch.int32))
     launcher((3, 2, 1), tensors, (7, 8), (64, "ieee"), 8, 5)
-    assert kernel.bound == [((3, 2, 1), (*tensors, 7, 8, 64, "ieee"), {"num_warps": 8, "num_stages": 5})]
+    options = {"num_warps": 8, "num_stages": 5, "enable_fp_fusion": True}
+    assert kernel.bound == [((3, 2, 1), (*tensors, 7, 8, 64, "ieee"), options)]
     assert kernel.direct == []
 
     others = (OnCuda(1024), None, OnCuda(2048, torch.int32))
