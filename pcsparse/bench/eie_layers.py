@@ -46,7 +46,9 @@ class HeadResult:
         bytes_chip: of EIE's format.
         bytes_layout: of what our kernel reads.
         bytes_csr: of float32 values, int32 columns and row starts.
-        bytes_read: what a product must read and write at least: chunks of active columns, input, output.
+        bytes_read: what a product must read and write at least: chunks, of active columns alone where zeros
+            are skipped, input, output.
+        skips_zeros: whether they are: the faster of the two layouts.
         cold: by library; those that are wrong are missing.
         warm: the same.
     """
@@ -60,6 +62,7 @@ class HeadResult:
     bytes_layout: int
     bytes_csr: int
     bytes_read: int
+    skips_zeros: bool
     cold: Mapping[str, Timing]
     warm: Mapping[str, Timing]
 
@@ -111,8 +114,9 @@ def run_head_layer(
     matrix = pack_eie(codes, codebook, EIEFormat())
     dense = matrix.to_dense()
     rows = sparse.csr_matrix(dense.numpy())
-    # behind no ReLU there is nothing to skip: a user who builds such a layer knows
-    ours = EIELinear.from_matrix(matrix, skips_zeros=layer.activation_density < 1)
+    ours = EIELinear.from_matrix(matrix)
+    # as `sparsify_heads` does: with warm caches, before anything else is measured
+    ours.choose_layout(x)
     copies = _Copies((cache or cache_bytes()) * _CACHES)
     made: dict[str, Callable[[bool], Callable[[], Any]]] = {
         OURS: lambda one: _ours(ours, x, copies, one),
@@ -137,7 +141,7 @@ def run_head_layer(
     per_column = (codes != 0).sum(dim=0)
     layout = ours.layout(torch.device("cpu"))
     n_weights = int(per_column.sum())
-    share = float(per_column[active.any(dim=0)].sum()) / max(n_weights, 1)
+    share = float(per_column[active.any(dim=0)].sum()) / max(n_weights, 1) if ours.skips_zeros else 1.0
     return HeadResult(
         layer,
         n_items,
@@ -148,6 +152,7 @@ def run_head_layer(
         layout.n_bytes,
         rows.data.nbytes + rows.indices.nbytes + rows.indptr.nbytes,
         int(share * layout.tensors[0].numel()) + 4 * n_items * (n_in + n_out),
+        ours.skips_zeros,
         cold,
         warm,
     )

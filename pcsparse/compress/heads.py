@@ -33,6 +33,7 @@ from pcsparse.compress.sparse_heads_settings import TwoFourSettings as TwoFourSe
 from pcsparse.errors import DeviceError, RangeError, UnsupportedError
 from pcsparse.nn.linear_conv2d import Mode
 from pcsparse.nn.product_choice import Way
+from pcsparse.nn.semi_structured_linear import SemiStructuredLinear
 
 
 def sparsify_heads(
@@ -78,7 +79,8 @@ def sparsify_heads(
             of those of its weights, so plain gradient descent wants a lower learning rate there.
         with_dense_control: also train a copy of the dense model as often, without pruning, and evaluate it:
             what of the gain is due to more training alone. Needs `fit` and `evaluate`.
-        mode: of the packed layers, see `EIELinear`.
+        mode: of the packed layers, see `EIELinear`. In mode "auto" layers in EIE's format measure their
+            layout, too, on an item or some patches that `evaluate` gave them.
 
     Returns:
         Bytes by layer, accuracy by stage, what was left dense and why.
@@ -116,6 +118,8 @@ def sparsify_heads(
         for layer, module, way in zip(layers, packed, ways, strict=True):
             module.mode = way
             check_packed(layer, module, inputs.of(layer))
+            if mode == "auto" and way == "sparse" and not isinstance(module, SemiStructuredLinear):
+                module.choose_layout(inputs.of(layer)[:1])
         # only now, when nothing can be refused any more
         for layer, module in zip(layers, packed, strict=True):
             module.mode = mode

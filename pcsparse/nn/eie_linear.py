@@ -1,6 +1,7 @@
 """A linear layer with a pruned weight of a few shared values, for inference at batch 1."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,24 +14,28 @@ from pcsparse.nn.product_choice import Choice, Choices, Way, bucket_of, measure
 from pcsparse.ops.packed_linear import EIELayout, eie_layout, eie_linear, refuse_gradients
 from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
 from pcsparse.packed.eie_codes import codes_of
+from pcsparse.timing import time_in_turns
 
 Mode = Literal["auto", "sparse", "dense"]
 # a call asks, and typing takes a microsecond to answer
 _MODES = get_args(Mode)
+# of each layout
+_RUNS = 11
 _PARTS = ("codes", "skips", "pointers", "batch_starts", "codebook")
 
 
 class EIELinear(nn.Module):
     """`act(x @ W.T + bias)` with W in EIE's format, in place of an `nn.Linear` for inference.
 
-    Columns of activations that are 0 are not read, so it wins most behind a ReLU; say `skips_zeros=False`
-    where activations are seldom 0, and weights are laid out by rows, which takes a third off. It wins at
-    batch 1, where a dense product waits for its weights; each further item reads the packed weights again,
-    and a dense product soon overtakes. In mode "auto" the first batch of each size (in powers of two) on each
-    device times both, on the activations of that batch, and the faster one is taken from then on; `choices`
-    says which and why, and travels in the state dict. The two add in different orders, so their last bits
-    differ: set a mode, or load a state dict with choices, where results must be the same bits. A layer that
-    takes the dense product anywhere holds the dense weight, too.
+    By default columns of activations that are 0 are not read. With `skips_zeros=False` weights are laid out
+    by rows and all are read, which is the faster way on a CPU with AVX-512 unless four fifths of the
+    activations are 0, on others where they seldom are; `choose_layout` measures. It wins at batch 1, where a
+    dense product waits for its weights; each further item reads the packed weights again, and a dense product
+    soon overtakes. In mode "auto" the first batch of each size (in powers of two) on each device times both,
+    on the activations of that batch, and the faster one is taken from then on; `choices` says which and why,
+    and travels in the state dict. The two add in different orders, so their last bits differ: set a mode, or
+    load a state dict with choices, where results must be the same bits. A layer that takes the dense product
+    anywhere holds the dense weight, too.
 
     There are no gradients; train with `compress.heads.train_centroids`, then convert.
 
@@ -171,6 +176,37 @@ class EIELinear(nn.Module):
         """Measure anew: on another machine, with another number of threads, for other activations."""
         self._choices.clear()
 
+    @torch.no_grad()
+    def choose_layout(self, x: Tensor) -> bool:
+        """Time both layouts on activations like those to come, and keep the faster one.
+
+        The two add in different orders. So nothing else asks for this but `sparsify_heads` in mode "auto",
+        and state dicts and files hold what was found.
+
+        Args:
+            x: (..., in_features) float32; as many items as there will be in a batch.
+
+        Returns:
+            `skips_zeros` from now on.
+
+        Raises:
+            ShapeError: another number of features, or no item.
+            DtypeError: `x` is not float32.
+            UnsupportedError, DeviceError: the device has no kernels.
+        """
+        if x.dim() < 1 or x.shape[-1] != self.in_features or x.numel() == 0:
+            raise ShapeError(f"x must be items of {self.in_features} features, got shape {tuple(x.shape)}")
+        items = x.reshape(-1, self.in_features)
+        layouts = {skips: eie_layout(self.matrix, x.device, by_rows=not skips) for skips in (True, False)}
+        products = {
+            str(skips): partial(eie_linear, items, layout, self.bias, relu=self.with_relu)
+            for skips, layout in layouts.items()
+        }
+        taken = time_in_turns(products, runs=_RUNS, settle=1, device=x.device)
+        self.skips_zeros = taken[str(True)].median < taken[str(False)].median
+        self._layout = layouts[self.skips_zeros]
+        return self.skips_zeros
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features), float32.
 
@@ -294,16 +330,20 @@ class EIELinear(nn.Module):
         )
 
     def get_extra_state(self) -> Tensor:
-        """The choices."""
-        return self._choices.to_state()
+        """The choices, and the layout that they are for."""
+        return self._choices.to_state(skips_zeros=self.skips_zeros)
 
     def set_extra_state(self, state: Any) -> None:
-        """Take over stored choices.
+        """Take over stored choices, and their layout.
 
         Raises:
             FormatError: they are of another version, or damaged.
         """
-        self._choices.take_state(state)
+        facts = self._choices.take_state(state)
+        # older versions did not store it
+        skips = bool(facts.get("skips_zeros", self._skips_zeros))
+        if skips != self._skips_zeros:
+            self._skips_zeros, self._layout = skips, None
 
     def extra_repr(self) -> str:
         """Sizes, format, mode and choices."""

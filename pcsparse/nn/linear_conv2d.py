@@ -19,6 +19,8 @@ Pair = tuple[int, int]
 
 # a product that one run shows to be this many times slower is not run eleven times: a map may take seconds
 _CLEAR = 4.0
+# to see which layout is faster
+_MOST_PATCHES = 64
 
 
 def reduction_order(weight: Tensor) -> Tensor:
@@ -149,6 +151,20 @@ class LinearConv2d(nn.Module):
     def forget_choices(self) -> None:
         """Measure anew: on another machine, with another number of threads, for other activations."""
         self._choices.clear()
+
+    def choose_layout(self, maps: Tensor) -> None:
+        """Let a weight in EIE's format take the layout that is faster on some patches of such maps.
+
+        Args:
+            maps: (n, c_in, h, w), float32.
+
+        Raises:
+            ShapeError: a map smaller than the kernel, or without channels.
+            UnsupportedError, DeviceError: see `EIELinear.choose_layout`.
+        """
+        if isinstance(self.linear, EIELinear):
+            patches = self._patches(maps, *self._size(maps))
+            self.linear.choose_layout(patches[:_MOST_PATCHES])
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c_in, h, w) or (c_in, h, w) -> the same with c_out and the rows and columns of the output.

@@ -92,20 +92,27 @@ class Choices:
         # a copy: another thread may choose or forget meanwhile
         return tuple(choice for _, choice in sorted(self._by_key.copy().items(), key=lambda item: item[0]))
 
-    def to_state(self) -> Tensor:
-        """Bytes of JSON in a tensor: so every way to store tensors stores them, too."""
-        content = {"format": _STATE_FORMAT, "choices": [asdict(choice) for choice in self.listed()]}
+    def to_state(self, **facts: bool) -> Tensor:
+        """Bytes of JSON in a tensor: so every way to store tensors stores them, too.
+
+        Args:
+            facts: what the layer was when it measured.
+        """
+        content = {"format": _STATE_FORMAT, "choices": [asdict(choice) for choice in self.listed()], **facts}
         return torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8).clone()
 
-    def take_state(self, state: Any) -> None:
+    def take_state(self, state: Any) -> dict[str, Any]:
         """Replace all by what `to_state` gave.
+
+        Returns:
+            The facts that it was given.
 
         Raises:
             FormatError: of another version, or damaged.
         """
         try:
             content = json.loads(bytes(state.cpu().tolist()))
-            version, listed = content["format"], content["choices"]
+            version, listed = content.pop("format"), content.pop("choices")
             if version != _STATE_FORMAT:
                 raise FormatError(f"choices of format {version}; this version reads format {_STATE_FORMAT}")
             found = [Choice(**entry) for entry in listed]
@@ -117,3 +124,4 @@ class Choices:
         if wrong:
             raise FormatError(f"the stored choices of a layer are none: {wrong[0]!r}")
         self._by_key = {(choice.device, choice.items): choice for choice in found}
+        return dict(content)

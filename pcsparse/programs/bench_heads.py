@@ -80,7 +80,7 @@ def _show(results: list[HeadResult], n_items: int, limits: Limits) -> None:
     if not whole:
         return
     for title, warm in (("caches cold", False), ("caches warm", True)):
-        columns = ("layer", "pcsparse us", "quartiles", *_OTHERS, "x dense", "x CSR", "x CSR int64",
+        columns = ("layer", "pcsparse us", "quartiles", "by", *_OTHERS, "x dense", "x CSR", "x CSR int64",
                    "ps a MAC", "floor us", "bytes", "of CSR")  # fmt: skip
         rows = [_row(result, limits, warm=warm) for result in whole]
         print(f"\nEIE's layers, batch {n_items}, {title}; microseconds\n{table(columns, rows)}")
@@ -110,6 +110,7 @@ def _row(result: HeadResult, limits: Limits, *, warm: bool) -> tuple[str, ...]:
         result.layer.name,
         _us(ours.median),
         f"{_us(ours.q1)}-{_us(ours.q3)}",
+        "columns" if result.skips_zeros else "rows",
         *(_us(times[name].median) for name in _OTHERS),
         f"{result.ratio(DENSE, warm=warm):.2f}",
         f"{result.ratio(TORCH_CSR, SCIPY_CSR, warm=warm):.2f}",

@@ -121,7 +121,7 @@ def test_a_layer_keeps_what_it_knows_of_its_activations(tmp_path):
     fresh = mlp(1)
     load_heads(fresh, tmp_path / "heads.safetensors")
     assert [m.skips_zeros for m in fresh.modules() if isinstance(m, EIELinear)] == [
-        False, *(True for _ in layers[1:])
+        False, *(layer.skips_zeros for layer in layers[1:])
     ]  # fmt: skip
 
 

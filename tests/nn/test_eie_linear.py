@@ -14,6 +14,7 @@ from pcsparse.nn import eie_linear as module
 from pcsparse.nn.eie_linear import EIELinear
 from pcsparse.packed.eie import EIEFormat
 from pcsparse.packed.eie_file import load_eie, save_eie
+from pcsparse.timing import Timing
 from tests.emulation import emulate
 from tests.tolerance import tolerance
 
@@ -266,3 +267,28 @@ def test_other_widths_by_parameter(rng):
     x = torch.randn(2, 60, generator=rng)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), linear(x), **tolerance(torch.float32, 60, 16))
+
+
+@pytest.mark.parametrize("faster", [False, True])
+@torch.no_grad()
+def test_the_faster_layout_stays_and_travels(faster, rng, monkeypatch):
+    linear, x = pruned(rng), torch.randn(2, 60, generator=rng).relu()
+
+    def fixed(products, **_):
+        # both are run, and both are right
+        for product in products.values():
+            torch.testing.assert_close(product(), linear(x), **tolerance(torch.float32, 60, 16))
+        return {name: Timing.of([1.0 if name == str(faster) else 2.0]) for name in products}
+
+    monkeypatch.setattr(module, "time_in_turns", fixed)
+    layer = packed(linear, skips_zeros=not faster)
+    assert layer.choose_layout(x) is faster
+    assert layer.layout(x.device).by_rows is not faster
+    fresh = packed(linear, skips_zeros=not faster)
+    fresh(x)
+    fresh.load_state_dict(layer.state_dict())
+    assert fresh.skips_zeros is faster
+    assert torch.equal(fresh(x), layer(x))
+    assert layer.choose_layout(x[0]) is faster
+    with pytest.raises(ShapeError, match="items of 60 features"):
+        layer.choose_layout(x[:0])
