@@ -107,6 +107,7 @@ class CompressSettings(FitSettings):
         temperature: of that, see `compress.finetune.distillation_loss`.
         control: train the whole network on for as many steps too, to compare with.
         half: store weights as float16; null for as the checkpoint has them.
+        checkpoint_every: steps between checkpoints of the fine-tuning, the most that a kill loses.
         resume: auto (go on; refuse a folder of other inputs), never, or overwrite (make anew what was made
             from other inputs, and what follows from it).
     """
@@ -136,6 +137,7 @@ class CompressSettings(FitSettings):
     epochs: int = 2
     keep: str = "last"
     validate_every: int = 0
+    checkpoint_every: int = 20
     threads: int = 0
     tuned: str | None = None
 

@@ -34,6 +34,7 @@ class BudgetSettings:
             raise RangeError(
                 "a budget is one of budget.share (of milliseconds, unless budget.of says macs or bytes), "
                 f"budget.ms, budget.macs and budget.bytes; got {given or 'none of them'}"
+                + ("; set the others to null" if given else "")
             )
         ((name, value),) = given.items()
         if not (math.isfinite(value) and value > 0) or (name == "share" and value > 1):

@@ -3,6 +3,7 @@
 import torch
 
 from pcsparse.allocation import keep_freed_memory
+from pcsparse.compress.pruning import Prunable
 from pcsparse.config import CompressSettings, to_yaml
 from pcsparse.programs.compress_folder import RunFolder, Step
 from pcsparse.programs.compress_job import Job
@@ -16,6 +17,7 @@ from pcsparse.programs.compress_steps import (
     search_step,
 )
 from pcsparse.programs.compress_tuning import Stopped, control_step, export_step, tune_step
+from pcsparse.programs.folder_lock import sole_user
 from pcsparse.timing import environment
 from pcsparse.whole_file import write_whole
 
@@ -59,11 +61,17 @@ def compress(job: Job) -> RunFolder:
             reachable cost.
         UnsupportedError: an operator that the channel graph does not know; the text names it and its place.
         Stopped: a signal ended the fine-tuning, after a checkpoint.
+        PcsparseError: another process is at work in the folder.
     """
-    settings = job.settings
     print(environment().header(), flush=True)
     # before anything is written: a network that cannot be pruned is refused here
     prunable = job.prunable
+    with sole_user(job.folder):
+        return _in_folder(job, prunable)
+
+
+def _in_folder(job: Job, prunable: Prunable) -> RunFolder:
+    settings = job.settings
     folder = RunFolder(job.folder, steps_of(settings), job.inputs, settings.resume)
     print(
         f"{job.weights}: {job.card.voxels.voxel_size:g} m voxels; {len(job.search_batches)} sweeps to search "

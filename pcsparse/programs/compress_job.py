@@ -87,6 +87,12 @@ class Job:
                 f"least squares refit layers that lost channels, not {pruning.name}; set reconstruct=false "
                 "or compress=channels"
             )
+        if isinstance(method, AMC) and settings.evaluations < 2:
+            # the search says so itself, but not before all was scanned
+            raise RangeError(
+                f"{method.name} needs a rollout to warm up and one to act, got evaluations="
+                f"{settings.evaluations}; some hundreds are usual"
+            )
         weights = find_weights(checkpoint_or_default(settings.checkpoint))
         if weights.resolve().is_relative_to(Path(settings.output_dir).resolve()):
             raise FormatError(

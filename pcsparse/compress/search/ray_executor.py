@@ -2,15 +2,19 @@
 
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import torch
 
 from pcsparse.checks import require_extra
 from pcsparse.compress.search.executor import Finished, Item, Result, timed
 from pcsparse.errors import PcsparseError, RangeError, UnsupportedError
+
+_PATIENCE_S = 10.0
 
 
 class RayCluster:
@@ -42,7 +46,9 @@ class RayCluster:
 
         Raises:
             UnsupportedError: Ray is not installed, or `evaluate` cannot be sent.
-            PcsparseError: a worker died.
+            PcsparseError: a worker died, or the cluster cannot be reached, or fails.
+
+        What `evaluate` raises there is raised here, of its own type and with its own text.
         """
         ray = self._connect()
         if self._sent is None or self._sent[0] is not evaluate:
@@ -60,10 +66,18 @@ class RayCluster:
             while waiting:
                 (done,), waiting = ray.wait(waiting, num_returns=1)
                 yield ray.get(done)
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+        except ray.exceptions.RayTaskError as error:
+            # without Ray's frames and colours, which hide what there is to do; where they came from stays
+            raise error.cause from error
+        except _deaths(ray) as error:
             raise PcsparseError(
                 "a worker of the cluster died, for lack of memory perhaps; what was finished is in the log: "
                 "run again"
+            ) from error
+        except ray.exceptions.RayError as error:
+            raise PcsparseError(
+                f"the cluster failed ({type(error).__name__}: {error}); what was finished is in the log: run "
+                "again, or with executor=processes"
             ) from error
         finally:
             for task_left in waiting:
@@ -76,11 +90,24 @@ class RayCluster:
             address = self._address or os.environ.get("RAY_ADDRESS")
             quiet = {"log_to_driver": False, "configure_logging": False}
             if address:
-                self._ray.init(address=address, **quiet)
+                self._reach(address, quiet)
             else:
                 self._ray.init(address="local", num_cpus=self._workers, include_dashboard=False, **quiet)
             self._connected_here = True
         return self._ray
+
+    def _reach(self, address: str, quiet: Mapping[str, bool]) -> None:
+        place = urlsplit(address if "://" in address else f"ray://{address}")
+        try:
+            if place.hostname and place.port:
+                # Ray itself tries for many minutes, and says nothing
+                socket.create_connection((place.hostname, place.port), timeout=_PATIENCE_S).close()
+            self._ray.init(address=address, **quiet)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise PcsparseError(
+                f"there is no Ray cluster at {address} ({error}); start one, or give neither address nor "
+                "RAY_ADDRESS for workers on this machine"
+            ) from error
 
     def close(self) -> None:
         """Leave the cluster if this executor connected to it; a local one ends."""
@@ -95,6 +122,11 @@ class RayCluster:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _deaths(ray: Any) -> tuple[type[Exception], ...]:
+    errors = ray.exceptions
+    return errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError
 
 
 def _evaluate(

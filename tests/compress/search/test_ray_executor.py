@@ -2,11 +2,13 @@
 
 import importlib
 import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +41,74 @@ def test_without_ray_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(UnsupportedError, match=r"pip install 'pcsparse\[ray\]'"):
         list(RayCluster().run(SCORE, [(8, 8, 8, 8)]))
+
+
+class StandIn:
+    """As much of Ray as `RayCluster` calls: one that runs a task when it is waited for, here."""
+
+    def __init__(self, raised=None):
+        self.raised, self.reached = raised, []
+        names = ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "RayTaskError", "ObjectLostError")
+        base = type("RayError", (Exception,), {})
+        kinds = {name: type(name, (base,), {"cause": ValueError("budget 3 is below 4")}) for name in names}
+        self.exceptions = SimpleNamespace(RayError=base, **kinds)
+
+    def is_initialized(self):
+        return bool(self.reached)
+
+    def init(self, **how):
+        self.reached.append(how.get("address"))
+
+    def remote(self, **how):
+        return lambda task: SimpleNamespace(remote=lambda *args: lambda: task(*args))
+
+    def put(self, value):
+        return value
+
+    def wait(self, waiting, num_returns):
+        return waiting[:num_returns], waiting[num_returns:]
+
+    def get(self, task):
+        if self.raised:
+            raise getattr(self.exceptions, self.raised)("\x1b[36mframes and frames\x1b[39m")
+        return task()
+
+    def cancel(self, task):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("RayTaskError", ValueError, "^budget 3 is below 4$"),
+        ("WorkerCrashedError", PcsparseError, "a worker of the cluster died"),
+        ("OutOfMemoryError", PcsparseError, "a worker of the cluster died, for lack of memory"),
+        ("ObjectLostError", PcsparseError, r"the cluster failed \(ObjectLostError: .*in the log: run again"),
+    ],
+)
+def test_what_goes_wrong_in_a_cluster_is_said_in_words_of_ours(monkeypatch, name, kind, said):
+    ray = StandIn(name)
+    monkeypatch.setattr(importlib, "import_module", lambda _: ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(kind, match=said) as raised:
+        list(RayCluster().run(SCORE, [(8, 8, 8, 8)]))
+    # and where it came from is not lost
+    assert "frames and frames" in str(raised.value.__cause__)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch, scheme):
+    ray = StandIn()
+    monkeypatch.setattr(importlib, "import_module", lambda _: ray)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
+        assert len(list(RayCluster(address=address).run(SCORE, [(8, 8, 8, 8)]))) == 1
+        assert ray.reached == [address]
+    ray.reached.clear()
+    with pytest.raises(PcsparseError, match=f"no Ray cluster at {address}.*RAY_ADDRESS"):
+        list(RayCluster(address=address).run(SCORE, [(8, 8, 8, 8)]))
+    # it would have tried for many minutes
+    assert ray.reached == []
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(0, 1), (1, 0)])
