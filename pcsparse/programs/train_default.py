@@ -7,76 +7,31 @@ torch, numpy, numba and safetensors is needed, so that a bare machine with a GPU
 import argparse
 import contextlib
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from pcsparse.data.synthetic.pool import RenderedSweeps, render, render_sample
+from pcsparse.data.synthetic.pool import RenderedSweeps, check_pool, render, render_sample
 from pcsparse.errors import PcsparseError, RangeError
 from pcsparse.programs.default_recipes import RECIPES, Recipe, recipe_named, wanted_shares
 from pcsparse.programs.train_default_part import TrainingJob, train
+from pcsparse.programs.train_default_processes import Failure, Processes
+from pcsparse.programs.train_default_settings import RESERVE, DefaultSettings
+from pcsparse.train.survey import survey_of
 
-# seconds: for the last checkpoint and the export, which come after the training
-_RESERVE = 15.0
 # seconds between two looks at the processes, and between two exports of what is there
 _LOOK, _EXPORT = 1.0, 45.0
 # seconds before the end: too few for a training that failed to begin anew
 _TOO_LATE = 60.0
 _PRIORS = "bias moved from the class shares of the towns to the published ones of SemanticKITTI, fences left"
-_PROGRAM = "pcsparse.programs.train_default"
+# times that a renderer which failed is started again
+_RENDER_AGAIN = 3
+# towns that the first sweeps come from: as many as a training looks at for weights and input spec
+_FIRST_TOWNS = 32
 # rendering gives way, by half, to the processes that feed the GPU
 _NICE = 3
-
-
-@dataclass(frozen=True)
-class DefaultSettings:
-    """What is asked for.
-
-    Attributes:
-        out: folder for NAME.safetensors, NAME.json and NAME.log.csv.
-        work: folder for sweeps and runs; a second start with the same one goes on.
-        seconds: from the start to the end of all.
-        recipes: what to train, all at once.
-        device: of the networks.
-        renderers: processes that render, for all models together.
-        loaders: processes that augment, for all models together.
-        enough: sweeps that a training waits for before it starts.
-        render_seconds: when rendering ends at the latest.
-        record: see `FitSettings`.
-    """
-
-    out: Path
-    work: Path
-    seconds: float
-    recipes: tuple[Recipe, ...] = RECIPES
-    device: str = "cuda"
-    renderers: int = 12
-    loaders: int = 13
-    enough: int = 96
-    render_seconds: float = 330.0
-    record: str = "auto"
-
-    def __post_init__(self) -> None:
-        if (
-            self.seconds <= _RESERVE
-            or self.renderers < len(self.recipes)
-            or min(self.loaders, self.enough) < 1
-        ):
-            raise RangeError(
-                f"training needs more than {_RESERVE:g} s, a renderer a model, a loader and a sweep, got "
-                f"{self.seconds:g}, {self.renderers}, {self.loaders} and {self.enough}"
-            )
-
-    def pool(self, recipe: Recipe) -> Path:
-        """Where the sweeps of a model lie."""
-        return self.work / "pool" / recipe.name
-
-    def run(self, recipe: Recipe) -> Path:
-        """The folder of its run."""
-        return self.work / "runs" / recipe.name
 
 
 def run(settings: DefaultSettings, arguments: Sequence[str]) -> int:
@@ -88,40 +43,82 @@ def run(settings: DefaultSettings, arguments: Sequence[str]) -> int:
 
     Returns:
         Exit status: 0, or 1 if a model is not there at the end.
+
+    Raises:
+        FormatError: a pool was rendered by another version of the simulator, or with other settings.
+        RangeError: renderers failed, or took too long, before there was enough to train on.
     """
     began = time.monotonic()
     deadline = time.time() + settings.seconds
     settings.out.mkdir(parents=True, exist_ok=True)
-    with _Processes(arguments) as processes:
-        for recipe in settings.recipes:
-            # the first of each compiles the caster for all
-            processes.start("render", recipe, "0", str(_parts(settings)))
-            processes.start("train", recipe, repr(deadline - _RESERVE))
-        exported, rest_started = 0.0, False
-        while True:
-            time.sleep(_LOOK)
-            if time.time() < deadline - _TOO_LATE:
-                processes.restart_failed("train", repr(deadline - _RESERVE))
-            if not processes.any("train"):
-                break
-            now = time.monotonic() - began
-            if not rest_started and all(_n_rendered(settings, r) for r in settings.recipes):
-                rest_started = True
-                for part in range(1, _parts(settings)):
-                    for recipe in settings.recipes:
-                        processes.start("render", recipe, str(part), str(_parts(settings)))
-            if now > settings.render_seconds:
-                processes.end("render")
-            if now - exported > _EXPORT:
-                exported = now
-                _export(settings)
-            if time.time() > deadline - _RESERVE / 3:
-                break
-    missing = _export(settings)
+    for recipe in settings.recipes:
+        check_pool(recipe.pool, settings.pool(recipe))
+    try:
+        with Processes(arguments, settings.work / "logs", RESERVE / 2) as processes:
+            _watch(settings, processes, deadline)
+    finally:
+        missing = _export(settings)
     for recipe in settings.recipes:
         print(f"{recipe.name}: {_n_rendered(settings, recipe)} sweeps rendered", flush=True)
     print(f"ended after {time.monotonic() - began:.0f} s" + (f"; missing: {missing}" if missing else ""))
     return 1 if missing else 0
+
+
+def _watch(settings: DefaultSettings, processes: Processes, deadline: float) -> None:
+    """Start what is needed and look after it until the trainings end, or `deadline` (Unix time) is near."""
+    for recipe in settings.recipes:
+        # the first of each compiles the caster for all
+        _start_renderer(settings, processes, recipe, 0)
+        processes.start("train", recipe.name, repr(deadline - RESERVE))
+    began, exported, rest_started = time.monotonic(), 0.0, False
+    while True:
+        time.sleep(_LOOK)
+        lost = processes.restart_failed("render", _RENDER_AGAIN)
+        if time.time() < deadline - _TOO_LATE:
+            lost += processes.restart_failed("train", 1, "--record", "never")
+        now = time.monotonic() - began
+        _judge(settings, processes, lost, now)
+        if not processes.any("train"):
+            return
+        if not rest_started and all(_n_rendered(settings, r) for r in settings.recipes):
+            rest_started = True
+            for part in range(1, _parts(settings)):
+                for recipe in settings.recipes:
+                    _start_renderer(settings, processes, recipe, part)
+        if now > settings.render_seconds:
+            processes.end("render")
+        if now - exported > _EXPORT:
+            exported = now
+            _export(settings)
+        if time.time() > deadline - RESERVE / 3:
+            return
+
+
+def _start_renderer(settings: DefaultSettings, processes: Processes, recipe: Recipe, part: int) -> None:
+    parts = str(_parts(settings))
+    processes.start("render", recipe.name, str(part), parts, log=f"{recipe.name}-render-{part}")
+
+
+def _judge(settings: DefaultSettings, processes: Processes, lost: list[Failure], now: float) -> None:
+    """Say what failed for good; raise where that leaves a training without its sweeps, or they are late.
+
+    Raises:
+        RangeError: fewer sweeps than are enough, and no hope of more in time; the text names the logs.
+    """
+    told = {failure.recipe: failure.text for failure in lost}
+    for failure in lost:
+        print(f"{failure.text}; the others go on", flush=True)
+    for recipe in settings.recipes:
+        n, wanted = _n_rendered(settings, recipe), min(settings.enough, len(recipe.pool))
+        if n >= wanted:
+            continue
+        if recipe.name in told:
+            raise RangeError(f"{recipe.name} has {n} of {wanted} sweeps: {told[recipe.name]}")
+        if now > settings.enough_seconds:
+            raise RangeError(
+                f"{recipe.name} has {n} of {wanted} sweeps after {now:.0f} s; give it more with "
+                f"--enough-seconds, or start with fewer (--enough); the renderers' logs: {processes.logs}"
+            )
 
 
 def _parts(settings: DefaultSettings) -> int:
@@ -130,67 +127,6 @@ def _parts(settings: DefaultSettings) -> int:
 
 def _n_rendered(settings: DefaultSettings, recipe: Recipe) -> int:
     return len(RenderedSweeps(recipe.pool, settings.pool(recipe)).present)
-
-
-@dataclass(frozen=True)
-class _Running:
-    verb: str
-    recipe: Recipe
-    again: bool
-    process: subprocess.Popen[bytes]
-
-
-class _Processes:
-    """Processes of this program, by what they do; they end when the context is left.
-
-    Args:
-        arguments: the command line that all of them share.
-    """
-
-    def __init__(self, arguments: Sequence[str]) -> None:
-        self._arguments = list(arguments)
-        self._running: list[_Running] = []
-
-    def start(self, verb: str, recipe: Recipe, *more: str, again: bool = False) -> None:
-        """Start one that does `verb` for a recipe; `again` one that failed, without CUDA graphs."""
-        # one thread each: there are as many processes as cores
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        changed = ["--record", "never"] if again else []
-        part = ["--part", verb, recipe.name, *more]
-        command = [sys.executable, "-m", _PROGRAM, *self._arguments, *changed, *part]
-        self._running.append(_Running(verb, recipe, again, subprocess.Popen(command, env=env)))
-
-    def any(self, verb: str) -> bool:
-        """Whether one of them runs."""
-        return any(one.verb == verb and one.process.poll() is None for one in self._running)
-
-    def restart_failed(self, verb: str, *more: str) -> None:
-        """Start those of `verb` that failed once again, once."""
-        tried = {one.recipe.name for one in self._running if one.again}
-        for one in list(self._running):
-            failed = one.verb == verb and one.process.poll() not in (None, 0)
-            if failed and one.recipe.name not in tried:
-                print(f"{one.recipe.name}: {verb} failed, once more without CUDA graphs", flush=True)
-                self.start(verb, one.recipe, *more, again=True)
-
-    def end(self, verb: str) -> None:
-        """Ask those of `verb` to end."""
-        for one in self._running:
-            if one.verb == verb and one.process.poll() is None:
-                one.process.terminate()
-
-    def __enter__(self) -> "_Processes":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.end("render")
-        # a training ends with a checkpoint, which takes a moment
-        self.end("train")
-        ends = time.monotonic() + _RESERVE / 2
-        for one in self._running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                one.process.wait(max(ends - time.monotonic(), 0.1))
-            one.process.kill()
 
 
 def _export(settings: DefaultSettings) -> list[str]:
@@ -222,9 +158,12 @@ def _export_one(settings: DefaultSettings, recipe: Recipe, source: Path) -> None
 
     model, card = load_model(source)
     if "priors" not in card.provenance:
-        trained = RenderedSweeps(recipe.pool, settings.pool(recipe)).class_shares()
+        sweeps = RenderedSweeps(recipe.pool, settings.pool(recipe))
+        trained = sweeps.class_shares()
         shift_priors(model, trained, wanted_shares(trained))
-        card = replace(card, provenance={**card.provenance, "priors": _PRIORS})
+        # the training saw the first towns only
+        spec = survey_of(sweeps, sweeps.label_map.n_classes).input_spec
+        card = replace(card, input_spec=spec, provenance={**card.provenance, "priors": _PRIORS})
     save_model(settings.out / f"{recipe.name}.safetensors", model, card, half=True)
 
 
@@ -248,6 +187,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--renderers", type=int, default=given.renderers)
     parser.add_argument("--loaders", type=int, default=given.loaders, help="for all models together")
     parser.add_argument("--enough", type=int, default=given.enough, help="sweeps before a training starts")
+    parser.add_argument(
+        "--enough-seconds", type=float, default=given.enough_seconds, help="when they must be there"
+    )
     parser.add_argument("--render-seconds", type=float, default=given.render_seconds)
     parser.add_argument("--record", default=given.record, help="CUDA graphs: auto, always or never")
     parser.add_argument("--towns", type=int, help="of each pool, in place of the recipe's")
@@ -284,7 +226,7 @@ def main(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(arguments)
     settings = DefaultSettings(
         given.out, given.work, given.seconds, _recipes(given), given.device, given.renderers, given.loaders,
-        given.enough, given.render_seconds, given.record,
+        given.enough, given.render_seconds, given.record, given.enough_seconds,
     )  # fmt: skip
     match given.part:
         case []:
@@ -293,7 +235,7 @@ def main(arguments: Sequence[str]) -> int:
         case ["render", name, part, parts]:
             os.nice(_NICE)
             recipe = _named(settings, name)
-            render(recipe.pool, settings.pool(recipe), int(part), int(parts))
+            render(recipe.pool, settings.pool(recipe), int(part), int(parts), first_towns=_FIRST_TOWNS)
         case ["train", name, deadline]:
             recipe = _named(settings, name)
             job = TrainingJob(

@@ -16,6 +16,7 @@ from pcsparse.data.collate import TrainSamples
 from pcsparse.data.datasets.semantic_kitti import Sweep
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.synthetic.pool import RenderedSweeps
+from pcsparse.errors import RangeError
 from pcsparse.models.minkunet import MinkUNet, MinkUNetSpec
 from pcsparse.programs.default_recipes import Recipe
 from pcsparse.train.fit import fit
@@ -65,15 +66,14 @@ def train(job: TrainingJob, deadline: float) -> None:
 
     Raises:
         FormatError: the folder holds another run.
-        RangeError: the loss stopped being finite.
+        RangeError: the loss stopped being finite, or there are not enough sweeps before the deadline.
     """
     keep_freed_memory()
     recipe, source = job.recipe, RenderedSweeps(job.recipe.pool, job.pool)
     with _told(f"{recipe.name}: loaders and kernels compiled"):
         _compile(job)
     with _told(f"{recipe.name}: waited for {job.enough} sweeps"):
-        while len(source.present) < min(job.enough, len(source)):
-            time.sleep(0.2)
+        wait_for_sweeps(job, source, deadline)
     seconds = max(deadline - time.time(), 1.0)
     result = fit(
         job.model(),
@@ -86,6 +86,21 @@ def train(job: TrainingJob, deadline: float) -> None:
         provenance=_provenance(job, seconds),
     )
     print(f"{recipe.name}: {result.step} steps, {len(source.present)} sweeps", flush=True)
+
+
+def wait_for_sweeps(job: TrainingJob, source: RenderedSweeps, deadline: float) -> None:
+    """Return when enough sweeps are there.
+
+    Raises:
+        RangeError: they are not before `deadline` (Unix time).
+    """
+    while len(source.present) < min(job.enough, len(source)):
+        if time.time() > deadline:
+            raise RangeError(
+                f"{job.recipe.name}: {len(source.present)} of {job.enough} sweeps when the time was over; "
+                "give more --seconds or renderers, or start with fewer (--enough)"
+            )
+        time.sleep(0.2)
 
 
 def _spent(folder: Path) -> float:

@@ -9,15 +9,21 @@ import pytest
 import torch
 
 from pcsparse.data.collate import VoxelSettings
+from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.data.label_map import LabelMap
-from pcsparse.errors import RangeError, UnsupportedError
+from pcsparse.data.synthetic import pool
+from pcsparse.data.synthetic.pool import RenderedSweeps
+from pcsparse.data.synthetic.writer import FORMAT
+from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models.minkunet import MinkUNetSpec
-from pcsparse.programs import train_default
+from pcsparse.programs import train_default, train_default_processes
 from pcsparse.programs.default_recipes import PUBLISHED_SHARES, RECIPES, recipe_named
 from pcsparse.programs.train_default import DefaultSettings, main
+from pcsparse.programs.train_default_part import TrainingJob, wait_for_sweeps
 from pcsparse.train.fit import fit
 from pcsparse.train.model_file import load_model
 from pcsparse.train.settings import FitSettings
+from pcsparse.train.survey import Survey
 from tests.streets import TinyStreets, tiny_model
 
 LABELS = LabelMap.load("synthetic")
@@ -76,13 +82,23 @@ class FakeProcess:
     """A process that runs until it is ended, or a training that runs for some looks."""
 
     fails = 0
+    # looks at a training until it ends
+    patience = 6
     started: ClassVar[list["FakeProcess"]] = []
+    # renderers that fail whenever they are started
+    broken: ClassVar[list[list[str]]] = []
 
-    def __init__(self, command, env):
+    def __init__(self, command, env, stdout=None, stderr=None):
         self.part = command[command.index("--part") + 1 :]
-        self.env, self.looks, self.status = env, 6, None
+        if self.part[0] == "render":
+            # no renderer's words on the console
+            assert stderr == train_default_processes.subprocess.STDOUT
+            stdout.write(b"a town\nRangeError: no town\n\n")
+        self.env, self.looks, self.status = env, FakeProcess.patience, None
         self.command = command
         self.ends = FakeProcess.fails if "never" not in command else 0
+        if self.part[:3] in FakeProcess.broken:
+            self.status = 1
         FakeProcess.started.append(self)
 
     def poll(self):
@@ -106,17 +122,23 @@ class FakeProcess:
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     monkeypatch.setattr(train_default, "_LOOK", 0.0)
-    monkeypatch.setattr(train_default.subprocess, "Popen", FakeProcess)
-    FakeProcess.started = []
+    monkeypatch.setattr(train_default_processes.subprocess, "Popen", FakeProcess)
+    FakeProcess.started, FakeProcess.broken = [], []
     return DefaultSettings(tmp_path / "out", tmp_path / "work", 1000.0, renderers=4, render_seconds=1e6)
+
+
+def fill(settings, recipe, sweeps):
+    """Empty files in place of the first sweeps of a pool."""
+    folder = settings.pool(recipe)
+    pool._claim(recipe.pool, folder)
+    for index in range(sweeps):
+        recipe.pool.path(folder, index).touch()
 
 
 def test_rendering_starts_with_one_process_a_model_and_goes_on_with_all(settings):
     arguments = ["out", "--work", "work"]
     for recipe in settings.recipes:
-        path = recipe.pool.path(settings.pool(recipe), 0)
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"")
+        fill(settings, recipe, 1)
     # no run has stored a model
     assert train_default.run(settings, arguments) == 1
     names = [recipe.name for recipe in settings.recipes]
@@ -134,6 +156,57 @@ def test_rendering_ends_when_its_time_is_over(settings):
     assert all(p.ended_early for p in FakeProcess.started if p.part[0] == "render")
 
 
+def test_a_renderer_that_fails_is_started_again_and_then_named(settings, monkeypatch, capsys):
+    recipe = settings.recipes[0]
+    FakeProcess.broken = [["render", recipe.name, "0"]]
+    monkeypatch.setattr(FakeProcess, "patience", 30)
+    log = settings.work / "logs" / f"{recipe.name}-render-0.log"
+    said = (
+        rf"has 0 of 96 sweeps: render 0 of {recipe.name} ended with status 1; see {log}, which ends: RangeErr"
+    )
+    with pytest.raises(RangeError, match=f"{said}or: no town, 4 times in all"):
+        train_default.run(settings, [])
+    failed = [one for one in FakeProcess.started if one.part[:3] in FakeProcess.broken]
+    assert len(failed) == 4
+    assert "once more (3 of 3)" in capsys.readouterr().out
+    assert log.read_text().count("a town") == 4
+    # none is left alone
+    assert all(one.status is not None for one in FakeProcess.started)
+
+
+def test_a_renderer_may_fail_where_there_is_enough(settings, monkeypatch, capsys):
+    FakeProcess.broken = [["render", settings.recipes[0].name, "0"]]
+    monkeypatch.setattr(FakeProcess, "patience", 30)
+    for recipe in settings.recipes:
+        fill(settings, recipe, 2)
+    assert train_default.run(replace(settings, enough=2), []) == 1
+    said = capsys.readouterr().out
+    assert "4 times in all; the others go on" in said
+    assert said.count("go on") == 1
+    assert said.count("once more") == 3
+
+
+def test_renderers_that_are_late_are_not_waited_for(settings):
+    fill(settings, settings.recipes[0], 5)
+    with pytest.raises(RangeError, match=r"has 5 of 96 sweeps after 0 s; .*--enough-seconds.*work/logs"):
+        train_default.run(replace(settings, enough_seconds=1e-9), [])
+    # nor does a training wait beyond its own end
+    recipe = settings.recipes[0]
+    job = TrainingJob(recipe, settings.pool(recipe), settings.run(recipe), "cpu", 1, 96, "never")
+    with pytest.raises(RangeError, match="5 of 96 sweeps when the time was over"):
+        wait_for_sweeps(job, RenderedSweeps(recipe.pool, job.pool), 0.0)
+
+
+def test_a_pool_of_another_simulator_is_refused_before_anything_starts(settings):
+    recipe = settings.recipes[0]
+    fill(settings, recipe, 1)
+    record = settings.pool(recipe) / "pool.json"
+    record.write_text(record.read_text().replace(f'"simulator": {FORMAT}', '"simulator": 1'))
+    with pytest.raises(FormatError, match=f"simulated otherwise .simulator 1, now {FORMAT}"):
+        train_default.run(settings, [])
+    assert not FakeProcess.started
+
+
 def test_a_training_that_fails_is_started_once_more_without_graphs(settings, monkeypatch):
     monkeypatch.setattr(FakeProcess, "fails", 1)
     train_default.run(settings, [])
@@ -149,11 +222,15 @@ def test_what_the_runs_stored_is_exported_in_half_precision(settings, monkeypatc
     recipe = settings.recipes[0]
     # towns where all classes are as frequent
     monkeypatch.setattr(train_default.RenderedSweeps, "class_shares", lambda self: (1 / 19,) * 19)
+    spec = InputSpec.of([CloudFacts.of(np.full((5, 3), 7.0, np.float32), np.full(5, 0.25, np.float32))])
+    monkeypatch.setattr(train_default, "survey_of", lambda sweeps, n: Survey(torch.ones(n), spec))
     fitting = FitSettings(epochs=1, batch_size=2, voxels=VoxelSettings(0.5), workers=0, progress="none")
     fit(tiny_model(), TinyStreets(2), None, fitting, settings.run(recipe), labels=LABELS)
     assert train_default.run(replace(settings, recipes=(recipe,)), []) == 0
     model, card = load_model(settings.out / f"{recipe.name}.safetensors")
     assert card.label_set == LABELS.label_set
+    # of all that was rendered in the end
+    assert card.input_spec == spec
     whole, half = settings.run(recipe) / "model.safetensors", settings.out / f"{recipe.name}.safetensors"
     assert half.stat().st_size < 0.55 * whole.stat().st_size
     log = settings.out / f"{recipe.name}.log.csv"
@@ -187,7 +264,13 @@ def test_a_model_that_cannot_be_exported_is_missing(settings, capsys):
 
 
 def test_senseless_settings_are_refused(tmp_path):
-    for change in ({"seconds": 5.0}, {"renderers": 1}, {"loaders": 0}, {"enough": 0}):
+    for change in (
+        {"seconds": 5.0},
+        {"renderers": 1},
+        {"loaders": 0},
+        {"enough": 0},
+        {"enough_seconds": 0.0},
+    ):
         with pytest.raises(RangeError):
             replace(DefaultSettings(tmp_path, tmp_path, 100.0), **change)
     with pytest.raises(UnsupportedError, match="minkunet-32beam"):

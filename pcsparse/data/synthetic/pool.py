@@ -1,8 +1,9 @@
 """Simulated sweeps in a folder that grows while a training already reads from it."""
 
+import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from pcsparse.data.label_map import LabelMap
 from pcsparse.data.synthetic import sweep as simulated
 from pcsparse.data.synthetic.scene import make_town
 from pcsparse.data.synthetic.sensor import sensor_named
+from pcsparse.data.synthetic.writer import FORMAT
 from pcsparse.errors import FormatError, RangeError
+from pcsparse.whole_file import write_whole
 
 # 11 bytes a point; 6.5 mm are half of the range noise, and 212 m lie beyond every sensor's reach
 _ROW = np.dtype(
@@ -23,6 +26,7 @@ _ROW = np.dtype(
 _STEP = 0.0065
 _BRIGHT = 255.0
 _ENDING = ".npy"
+_RECORD = "pool.json"
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,59 @@ class PoolPlan:
         return self.sensors[town % len(self.sensors)]
 
 
-def render(plan: PoolPlan, folder: Path, part: int = 0, parts: int = 1) -> int:
+def check_pool(plan: PoolPlan, folder: Path) -> None:
+    """Refuse the sweeps of a folder that this simulator would not make for a plan.
+
+    More or fewer towns are no other plan: each town is what it is.
+
+    Raises:
+        FormatError: they are of another version of the simulator, or of other drives; the text says which.
+    """
+    # the record is there before the first sweep: looked for after them, so that none is seen without it
+    there = _sweeps_in(folder)
+    try:
+        before = json.loads((folder / _RECORD).read_text())
+    except FileNotFoundError:
+        if not there:
+            return
+        before = {}
+    except ValueError as error:
+        raise FormatError(f"{folder / _RECORD} is broken ({error}); remove {folder}") from error
+    wanted = _record(plan)
+    told = [
+        f"{key} {before.get(key)!r}, now {value!r}"
+        for key, value in wanted.items()
+        if before.get(key) != value
+    ]
+    if told:
+        raise FormatError(
+            f"{folder} holds {len(there)} sweeps that were simulated otherwise ({'; '.join(told)}); "
+            "remove it, or name another folder"
+        )
+
+
+def _record(plan: PoolPlan) -> dict[str, object]:
+    # a town is as long as its drive, so that all its sweeps depend on their number
+    return {"simulator": FORMAT, "sweeps_of_a_town": plan.sweeps, "stride_metres": plan.stride}
+
+
+def _claim(plan: PoolPlan, folder: Path) -> None:
+    """Make the folder of a pool and its record, or check those that are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    check_pool(plan, folder)
+    if not (folder / _RECORD).is_file():
+        write_whole(folder / _RECORD, (json.dumps(_record(plan), indent=2) + "\n").encode())
+
+
+def _sweeps_in(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    # no Path a file: this is asked for every sweep that is missing
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.name.endswith(_ENDING))
+
+
+def render(plan: PoolPlan, folder: Path, part: int = 0, parts: int = 1, *, first_towns: int = 0) -> int:
     """Simulate the towns part, part + parts, ... of a pool, sweeps that are there left out.
 
     It may be killed at any moment: a sweep is there as a whole or not at all.
@@ -74,25 +130,38 @@ def render(plan: PoolPlan, folder: Path, part: int = 0, parts: int = 1) -> int:
         folder: where the sweeps go; made where it is missing.
         part: first town that is rendered here.
         parts: step to the next one: as many processes share the work.
+        first_towns: about so many towns, spread over the pool, have one sweep before any town has all: who
+            starts early sees many. Each costs the building of its town once more.
 
     Returns:
         sweeps written.
+
+    Raises:
+        FormatError: the folder holds sweeps that were simulated otherwise.
     """
-    return sum(_render(plan, folder, town, range(plan.sweeps)) for town in range(part, plan.towns, parts))
+    _claim(plan, folder)
+    early = _spread(plan, first_towns)[part::parts] if first_towns else ()
+    n = sum(_render(plan, folder, town, [plan.sweeps // 2]) for town in early)
+    towns = range(part, plan.towns, parts)
+    return n + sum(_render(plan, folder, town, range(plan.sweeps)) for town in towns)
 
 
 def render_sample(plan: PoolPlan, folder: Path, towns: int = 24) -> int:
     """Simulate the middle sweep of some towns, evenly spread over the pool, as `render` does."""
+    _claim(plan, folder)
+    return sum(_render(plan, folder, town, [plan.sweeps // 2]) for town in _spread(plan, towns))
+
+
+def _spread(plan: PoolPlan, towns: int) -> Sequence[int]:
+    """About that many towns, evenly spread, with every sensor."""
     step = max(plan.towns // towns, 1)
     while math.gcd(step, len(plan.sensors)) > 1:
         # else towns of one sensor only
         step += 1
-    spread = range(0, plan.towns, step)
-    return sum(_render(plan, folder, town, [plan.sweeps // 2]) for town in spread)
+    return range(0, plan.towns, step)
 
 
 def _render(plan: PoolPlan, folder: Path, town: int, sweeps: Iterable[int]) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
     indices = [town * plan.sweeps + sweep for sweep in sweeps]
     missing = [index for index in indices if not plan.path(folder, index).is_file()]
     if missing:
@@ -127,13 +196,16 @@ def _store(path: Path, rows: npt.NDArray[np.void]) -> None:
 class RenderedSweeps:
     """The sweeps of a pool, a `SweepSource` that can be trained on before the pool is complete.
 
-    A sweep that is not there yet is stood in for by one that is. So a training that starts early sees the
-    first ones more often, and what it sees depends on the speed of the rendering; of a complete pool every
-    sweep has its own place, and the same bytes.
+    A sweep that is not there yet is stood in for by one that is, of any town alike. So a training that starts
+    early sees the first ones more often, and what it sees depends on the speed of the rendering; of a
+    complete pool every sweep has its own place, and the same bytes.
 
     Args:
         plan: of the pool.
         folder: where `render` writes it.
+
+    Raises:
+        FormatError: the folder holds sweeps that were simulated otherwise.
 
     Attributes:
         label_map: what the targets mean.
@@ -143,6 +215,7 @@ class RenderedSweeps:
         self.plan = plan
         self.folder = folder
         self.label_map = LabelMap.load("synthetic")
+        check_pool(plan, folder)
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -150,11 +223,7 @@ class RenderedSweeps:
     @property
     def present(self) -> list[str]:
         """Names of the files that are there, in order."""
-        if not self.folder.is_dir():
-            return []
-        # no Path a file: this is asked for every sweep that is missing
-        with os.scandir(self.folder) as entries:
-            return sorted(entry.name for entry in entries if entry.name.endswith(_ENDING))
+        return _sweeps_in(self.folder)
 
     def class_shares(self, most: int = 48) -> tuple[float, ...]:
         """How frequent each class is among the labelled points of at most that many sweeps that are there.
@@ -183,8 +252,17 @@ class RenderedSweeps:
             present = self.present
             if not present:
                 raise FormatError(f"{self.folder} holds no sweep yet; wait for the rendering, or start it")
-            path = self.folder / present[index % len(present)]
+            path = self.folder / _stand_in(present, *divmod(index, self.plan.sweeps))
         return read_rendered(path)
+
+
+def _stand_in(present: list[str], town: int, sweep: int) -> str:
+    """A sweep that is there: of a town for each that is missing, however many sweeps of it there are."""
+    # names begin with the town's seed, and are sorted
+    seeds = [name.partition("-")[0] for name in present]
+    starts = [i for i, seed in enumerate(seeds) if i == 0 or seed != seeds[i - 1]]
+    start, stop = (*starts, len(present))[town % len(starts) :][:2]
+    return present[start + sweep % (stop - start)]
 
 
 def read_rendered(path: Path) -> Sweep:

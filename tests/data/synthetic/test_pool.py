@@ -1,5 +1,7 @@
 """A pool of simulated sweeps: it holds what was simulated, and can be read before it is complete."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from pcsparse.data.synthetic.pool import PoolPlan, RenderedSweeps, render, rende
 from pcsparse.data.synthetic.scene import make_town
 from pcsparse.data.synthetic.sensor import sensor_named
 from pcsparse.data.synthetic.sweep import Drive
+from pcsparse.data.synthetic.writer import FORMAT
 from pcsparse.errors import FormatError, RangeError
 
 PLAN = PoolPlan(sensors=("vlp16",), towns=2, sweeps=2, seed=40, stride=10.0)
@@ -67,12 +70,56 @@ def test_towns_carry_the_sensors_in_turn(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no array", None], ids=["empty", "text", "other"])
 def test_a_broken_file_is_named(tmp_path, content):
     path = PLAN.path(tmp_path, 0)
+    pool._claim(PLAN, tmp_path)
     if content is None:
         np.save(path, np.zeros((3, 4), np.float32))
     else:
         path.write_bytes(content)
     with pytest.raises(FormatError, match=path.name):
         RenderedSweeps(PLAN, tmp_path)[0]
+
+
+def test_sweeps_that_were_simulated_otherwise_are_refused(folder, tmp_path):
+    def refused(said, plan=PLAN):
+        for use in (lambda: render(plan, tmp_path), lambda: RenderedSweeps(plan, tmp_path)):
+            with pytest.raises(
+                FormatError, match=f"{tmp_path} holds 1 sweeps .*{said}.*; remove it, or name"
+            ):
+                use()
+
+    name = "000040-0000-vlp16.npy"
+    (tmp_path / name).write_bytes((folder / name).read_bytes())
+    refused(f"simulator None, now {FORMAT}")
+    record = (folder / "pool.json").read_text()
+    (tmp_path / "pool.json").write_text(record.replace(f'"simulator": {FORMAT}', '"simulator": 1'))
+    refused(f"simulator 1, now {FORMAT}")
+    (tmp_path / "pool.json").write_text(record)
+    refused("stride_metres 10.0, now 8.0", replace(PLAN, stride=8.0))
+    refused("sweeps_of_a_town 2, now 3", replace(PLAN, sweeps=3))
+    # more towns are the same ones and some more
+    assert len(RenderedSweeps(replace(PLAN, towns=9), tmp_path).present) == 1
+    (tmp_path / "pool.json").write_text("{")
+    with pytest.raises(FormatError, match=r"pool\.json is broken"):
+        render(PLAN, tmp_path)
+
+
+def test_the_first_sweeps_are_of_many_towns(tmp_path, monkeypatch):
+    plan, visits = PoolPlan(("vlp16",), towns=24, sweeps=4, seed=7, stride=8.0), []
+    monkeypatch.setattr(
+        pool, "_render", lambda plan, folder, town, sweeps: visits.append((town, [*sweeps])) or 1
+    )
+    for part in (0, 1):
+        visits.clear()
+        render(plan, tmp_path, part, 2, first_towns=8)
+        # every third town, in turn; and then every second as a whole
+        assert visits[:4] == [(town, [2]) for town in range(3 * part, 24, 6)]
+        assert visits[4:] == [(town, [0, 1, 2, 3]) for town in range(part, 24, 2)]
+
+
+def test_towns_stand_in_alike_however_many_of_their_sweeps_are_there():
+    present = ["000007-0002-a.npy", *(f"000009-{i:04d}-a.npy" for i in range(4)), "000012-0001-a.npy"]
+    taken = [pool._stand_in(present, town, sweep) for town in range(3) for sweep in range(4)]
+    assert taken == [present[0]] * 4 + present[1:5] + [present[5]] * 4
 
 
 def test_senseless_plans_are_refused():
@@ -84,7 +131,7 @@ def test_senseless_plans_are_refused():
 
 def test_class_shares_of_a_sample(folder, tmp_path):
     assert render_sample(PLAN, tmp_path, towns=1) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["000040-0001-vlp16.npy"]
+    assert RenderedSweeps(PLAN, tmp_path).present == ["000040-0001-vlp16.npy"]
     # the middle sweep of a town, as the whole pool has it
     assert (tmp_path / "000040-0001-vlp16.npy").read_bytes() == (
         folder / "000040-0001-vlp16.npy"
