@@ -1,6 +1,7 @@
 """What recordings of a network as a CUDA graph share: capture, rooms, and clouds without coordinates."""
 
 import gc
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,6 +25,9 @@ from pcsparse.sparse_tensor import SparseTensor
 
 # rows of the largest tile of a kernel
 _ROUND = 256
+# one recording at a time: it synchronises the device, which would end another one, and switches the garbage
+# collector and torch's mind about waits, of which the process has one each
+_ALONE = threading.RLock()
 Result = TypeVar("Result")
 Network = Callable[[SparseTensor], SparseTensor]
 
@@ -193,12 +197,21 @@ def explaining_waits() -> Iterator[None]:
 def record(run: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
     """Record what `run` launches on the current device.
 
+    Other threads may use the device meanwhile, as those do that pin memory for a data loader, but not wait
+    for it: a wait raises RuntimeError there, and one for the whole device ends the recording. Two threads
+    record one after the other.
+
     Returns:
         What `run` returned, and a function that replays the launches, so that it holds their new results.
 
     Raises:
         RuntimeError: `run` does what cannot be recorded.
     """
+    with _ALONE:
+        return _record(run)
+
+
+def _record(run: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
     before = torch.cuda.current_stream()
     # torch's own stream for this is one of the device that first recorded
     stream = torch.cuda.Stream()
@@ -211,7 +224,9 @@ def record(run: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
     before.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:
-        with _nothing_collected(), torch.cuda.graph(graph, stream=stream):
+        # not "global", where memory that any other thread takes or pins ends the recording, and that thread
+        recording = torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")
+        with _nothing_collected(), recording:
             out = run()
     finally:
         # where ending the recording fails, torch does not leave its stream

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import itertools
+import threading
 import weakref
 
 import pytest
@@ -268,30 +269,95 @@ class _Node:
         self.freed.append(gc.isenabled())
 
 
-def test_no_garbage_is_collected_while_a_graph_is_recorded(device, monkeypatch):
-    if device.type == "cuda":
-        pytest.skip("looks at the recording itself, with stand-ins for CUDA's part of it")
-    inside, freed = [], []
+class _Stream:
+    def wait_stream(self, other):
+        pass
 
-    class Stream:
-        def wait_stream(self, other):
-            pass
+
+@pytest.fixture
+def looks(monkeypatch):
+    """What is called within each graph, with its options; stand-ins take CUDA's part of the recording."""
+    inside = []
 
     @contextlib.contextmanager
-    def graph(*given, **named):
-        inside.append((gc.isenabled(), list(freed)))
+    def graph(graph, **options):
+        for look in inside:
+            look(options)
         yield
 
     for name, stand_in in {
-        "current_stream": Stream, "Stream": Stream, "stream": lambda s: contextlib.nullcontext(),
+        "current_stream": _Stream, "Stream": _Stream, "stream": lambda s: contextlib.nullcontext(),
         "CUDAGraph": lambda: type("Graph", (), {"replay": None})(), "graph": graph,
         "set_stream": lambda s: None, "get_sync_debug_mode": lambda: 0, "set_sync_debug_mode": lambda m: None,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, stand_in)
+    return inside
+
+
+def test_no_garbage_is_collected_while_a_graph_is_recorded(looks):
+    seen, freed = [], []
+    looks.append(lambda options: seen.append((gc.isenabled(), list(freed))))
     _Node(freed)
     assert recording.record(lambda: 5)[0] == 5
-    assert inside == [(False, [True])]
+    assert seen == [(False, [True])]
     assert gc.isenabled()
+
+
+def _elsewhere(call):
+    """What another thread gets from it."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(call()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_only_what_the_recording_thread_does_can_end_a_recording(looks):
+    seen = []
+    looks.append(lambda options: seen.append(options["capture_error_mode"]))
+    recording.record(lambda: None)
+    assert seen == ["thread_local"]
+
+
+def test_threads_record_one_after_the_other(looks):
+    free = []
+
+    def ask():
+        taken = recording._ALONE.acquire(blocking=False)
+        if taken:
+            recording._ALONE.release()
+        return taken
+
+    looks.append(lambda options: free.append(_elsewhere(ask)))
+    recording.record(lambda: free.append(_elsewhere(ask)))
+    assert len(free) == 4
+    assert not any(free)
+    assert _elsewhere(ask)
+
+
+class _Pins(nn.Module):
+    """Another thread pins memory while this is recorded, as those of data loaders do."""
+
+    def __init__(self):
+        super().__init__()
+        self.pinned = []
+
+    def forward(self, x):
+        if x.coords.is_meta and torch.cuda.is_current_stream_capturing():
+            # more than anyone has pinned before, so that there is none to take again
+            _elsewhere(lambda: self.pinned.append(torch.empty(3 << 24, dtype=torch.uint8).pin_memory()))
+        return x
+
+
+@torch.no_grad()
+def test_other_threads_may_pin_memory_meanwhile(device):
+    if device.type != "cuda":
+        pytest.skip("a CPU pins nothing; run with --device cuda")
+    conv, pins = SubmanifoldConv3d(4, 3).to(device).eval(), _Pins()
+    forward = RecordedForward(nn.Sequential(conv, pins).eval(), _cloud(60, 1, device=device))
+    assert len(pins.pinned) == 1
+    x = _cloud(60, 2, device=device)
+    torch.testing.assert_close(forward(x).feats, conv(x).feats, rtol=1e-5, atol=1e-5)
 
 
 def test_a_cpu_has_no_graphs():
