@@ -116,6 +116,29 @@ def build_kernel_map(
     return kmap if kept is None else kmap.keep_offsets(torch.tensor(kept))
 
 
+def first_map(
+    coords: Tensor, relation: Relation, offsets: tuple[int, ...] | None = None
+) -> tuple[SortedKeys, KernelMap]:
+    """The keys of a cloud of which nothing is known yet, and its map to itself.
+
+    Args:
+        coords: (n, 4) int32, contiguous, where maps are tables.
+        relation: of a submanifold map.
+        offsets: as in `build_kernel_map`.
+
+    Raises:
+        RangeError: see `SortedKeys.of` and `build_kernel_map`.
+    """
+    deltas, symmetric, kept = map_deltas(relation, offsets, same_coords=True)
+    keys, kmap = build_tables.first(coords, relation, deltas, symmetric=symmetric)
+    return keys, kmap if kept is None else kmap.keep_offsets(torch.tensor(kept))
+
+
+def has_first(coords: Tensor) -> bool:
+    """Whether `first_map` takes `coords`."""
+    return coords.dtype == torch.int32 and backend_of(coords).TABLES and coords.is_contiguous()
+
+
 def map_deltas(
     relation: Relation, offsets: tuple[int, ...] | None, *, same_coords: bool
 ) -> tuple[tuple[int, ...], bool, list[bool] | None]:

@@ -27,7 +27,31 @@ def search(
     fine: SortedKeys, coarse: SortedKeys, relation: Relation, deltas: Sequence[int], *, symmetric: bool
 ) -> KernelMap:
     """The map of the offsets whose `deltas` are given; `symmetric`: of one set, mirrored about the middle."""
-    return search_all([Wanted(fine, coarse, relation, tuple(deltas), symmetric)])[0]
+    wanted = Wanted(fine, coarse, relation, tuple(deltas), symmetric)
+    return _map_of(wanted, search_into([wanted], [None])[0])
+
+
+def first(
+    coords: Tensor, relation: Relation, deltas: tuple[int, ...], *, symmetric: bool
+) -> tuple[SortedKeys, KernelMap]:
+    """The keys of a cloud and its map to itself: the host waits once for both where rows ascend by key.
+
+    Args:
+        coords: (n, 4) int32, contiguous.
+        relation: of the map.
+        deltas: as `search` takes them.
+        symmetric: as there.
+
+    Raises:
+        RangeError: see `SortedKeys.of`.
+    """
+    keys, low, high, table = backend_of(coords).pack_and_match(coords, deltas)
+    extent = Extent(low, high)
+    extent.check()
+    found = SortedKeys.of_packed(coords, keys, extent) if table is None else SortedKeys(keys, None, extent)
+    if table is None:
+        return found, search(found, found, relation, deltas, symmetric=symmetric)
+    return found, _map_of(Wanted(found, found, relation, deltas, symmetric), table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,18 +72,19 @@ def search_all(wanted: Sequence[Wanted]) -> list[KernelMap]:
         RangeError: a scaled output coordinate leaves the range of a key.
     """
     tables = search_into(wanted, [None] * len(wanted))
-    return [
-        KernelMap(
-            one.relation,
-            one.fine.keys.numel(),
-            one.coarse.keys.numel(),
-            table=table,
-            symmetric=one.symmetric,
-            monotone=one.fine.order is None and one.coarse.order is None,
-            checked=True,
-        )
-        for one, table in zip(wanted, tables, strict=True)
-    ]
+    return list(map(_map_of, wanted, tables))
+
+
+def _map_of(one: Wanted, table: Tensor) -> KernelMap:
+    return KernelMap(
+        one.relation,
+        one.fine.keys.shape[0],
+        one.coarse.keys.shape[0],
+        table=table,
+        symmetric=one.symmetric,
+        monotone=one.fine.order is None and one.coarse.order is None,
+        checked=True,
+    )
 
 
 def search_into(wanted: Sequence[Wanted], tables: Sequence[Tensor | None]) -> list[Tensor]:

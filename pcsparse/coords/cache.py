@@ -8,6 +8,7 @@ through one network have equal keys, and a compiled graph that found its maps in
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,6 +20,8 @@ from pcsparse.coords.build import (
     Strided,
     build_kernel_map,
     expanded_level,
+    first_map,
+    has_first,
     identity_map,
     search_all,
     strided_levels,
@@ -42,9 +45,13 @@ def _version(coords: Tensor) -> int:
     return 0 if coords.is_inference() else coords._version
 
 
-def _kept() -> torch.inference_mode:
-    # what is built during inference may serve training later, and autograd cannot save inference tensors
-    return torch.inference_mode(False)
+_AS_IT_IS: AbstractContextManager[None] = nullcontext()
+
+
+def _kept() -> AbstractContextManager[None]:
+    # what is built during inference may serve training later, and autograd cannot save inference tensors;
+    # entering a mode takes as long as making a tensor
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else _AS_IT_IS
 
 
 def _map_sizes(fine: Tensor, coarse: Tensor, relation: Relation) -> str:
@@ -177,10 +184,11 @@ class CoordCache:
                 what `expect_clouds` was told.
         """
         token = self._token(coords)
-        if token not in self._sorted:
+        known = self._sorted.get(token)
+        if known is None:
             with _kept():
-                self._sorted[token] = self._claims.keys_of(coords, token)
-        return self._sorted[token]
+                known = self._sorted[token] = self._claims.keys_of(coords, token)
+        return known
 
     def expect_clouds(self, coords: Tensor, n_clouds: int) -> None:
         """Check the batch column of `coords` (n, 4) int32 when their keys are made, which look at it anyway.
@@ -238,7 +246,8 @@ class CoordCache:
         offsets: tuple[int, ...] | None,
         searched: tuple[int, ...] | None,
     ) -> KernelMap:
-        key = MapKey(self._token(fine), self._token(coarse), relation, offsets)
+        token = self._token(fine)
+        key = MapKey(token, token if coarse is fine else self._token(coarse), relation, offsets)
         kmap = self._maps.get(key)
         if kmap is None:
             with _kept(), NamesSizes(lambda: _map_sizes(fine, coarse, relation)):
@@ -263,9 +272,23 @@ class CoordCache:
         if same and key.relation.is_symmetric and key.relation.volume == 1:
             # a row meets itself, whatever its coordinates are
             return identity_map(key.relation, fine)
+        if same and key.fine not in self._sorted and has_first(fine):
+            return self._first(fine, key)
         fine_keys = self.sorted_keys(fine)
         coarse_keys = fine_keys if same else self.sorted_keys(coarse)
         return build_kernel_map(fine_keys, coarse_keys, key.relation, key.offsets, same_coords=same)
+
+    def _first(self, coords: Tensor, key: MapKey) -> KernelMap:
+        """The map to itself of a cloud whose keys nobody has asked for; they come with it."""
+        made: list[KernelMap] = []
+
+        def keys_of(coords: Tensor) -> SortedKeys:
+            keys, kmap = first_map(coords, key.relation, key.offsets)
+            made.append(kmap)
+            return keys
+
+        self._sorted[key.fine] = self._claims.keys_of(coords, key.fine, keys_of)
+        return made[0]
 
     def _wider(self, key: MapKey) -> tuple[Sequence[int], KernelMap] | None:
         """A map that has all offsets of a key, and which offsets it has."""

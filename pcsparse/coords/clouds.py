@@ -1,5 +1,6 @@
 """How many clouds a batch has, and that the batch column names no other."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -69,14 +70,21 @@ class Claims:
             ask_clouds(coords, self._of[token])
             del self._of[token]
 
-    def keys_of(self, coords: Tensor, token: int) -> SortedKeys:
+    def keys_of(
+        self, coords: Tensor, token: int, make: Callable[[Tensor], SortedKeys] = SortedKeys.of
+    ) -> SortedKeys:
         """The keys of `coords`, whose extent settles a claim.
+
+        Args:
+            coords: (n, 4) int32.
+            token: number of the set.
+            make: what makes the keys.
 
         Raises:
             RangeError: it was wrong; or see `SortedKeys.of`.
         """
         try:
-            found = SortedKeys.of(coords)
+            found = make(coords)
         except RangeError:
             # the batch column has words of its own for what is wrong with it
             self.settle(coords, token)

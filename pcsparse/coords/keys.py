@@ -68,10 +68,12 @@ class Extent:
     @property
     def fits(self) -> bool:
         """Whether a key holds everything within the bounds."""
-        lowest, highest = (0, *COORD_MIN), (_BATCH_MAX, *COORD_MAX)
-        return all(a <= b for a, b in zip(lowest, self.low, strict=True)) and all(
-            a <= b for a, b in zip(self.high, highest, strict=True)
-        )
+        # field by field: this stands before every map
+        (b, x, y, z), (b_end, x_end, y_end, z_end) = self.low, self.high
+        return (
+            b >= 0 and x >= COORD_MIN[0] and y >= COORD_MIN[1] and z >= COORD_MIN[2] and b_end <= _BATCH_MAX
+            and x_end <= COORD_MAX[0] and y_end <= COORD_MAX[1] and z_end <= COORD_MAX[2]
+        )  # fmt: skip
 
     def check(self) -> None:
         """Raise RangeError unless a key holds everything within the bounds.
@@ -79,6 +81,8 @@ class Extent:
         Raises:
             RangeError: the text names the field, the values found and the values allowed.
         """
+        if self.fits:
+            return
         limits = zip(("batch", "x", "y", "z"), (0, *COORD_MIN), (_BATCH_MAX, *COORD_MAX), strict=True)
         for (name, smallest, largest), lowest, highest in zip(limits, self.low, self.high, strict=True):
             if lowest < smallest or highest > largest:

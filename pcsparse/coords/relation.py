@@ -29,6 +29,15 @@ class Relation:
     dilation: Triple = (1, 1, 1)
     padding: Triple = (0, 0, 0)
 
+    def __post_init__(self) -> None:
+        """Hash it once: tables of maps ask for it again and again."""
+        fields = self.kernel_size, self.stride, self.dilation, self.padding
+        object.__setattr__(self, "_hash", hash(fields))
+
+    def __hash__(self) -> int:
+        """Of the four fields."""
+        return self._hash  # type: ignore[attr-defined, no-any-return]
+
     @staticmethod
     def of(
         kernel_size: int | Triple,

@@ -33,8 +33,15 @@ class SortedKeys:
             RangeError: a coordinate leaves the range of a key, or two rows are equal.
         """
         keys, extent, ascending = pack_and_compare(coords)
-        if ascending:
-            return SortedKeys(keys, None, extent)
+        return SortedKeys(keys, None, extent) if ascending else SortedKeys.of_packed(coords, keys, extent)
+
+    @staticmethod
+    def of_packed(coords: Tensor, keys: Tensor, extent: Extent) -> "SortedKeys":
+        """Sort `keys` (n,) int64 of `coords` (n, 4), which do not ascend and whose `extent` fits.
+
+        Raises:
+            RangeError: two rows are equal.
+        """
         ordered, order = backend_of(keys).sort_keys(keys)
         if not backend_of(keys).ascend(ordered):
             unique, _, first = backend_of(keys).unique_keys(keys)

@@ -243,6 +243,24 @@ class Backend(Protocol):
         """
         ...
 
+    def pack_and_match(
+        self, coords: Tensor, deltas: tuple[int, ...]
+    ) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], Tensor | None]:
+        """`pack_rows`, and the map of a cloud to itself; the host waits once where there is a device.
+
+        Args:
+            coords: (n, 4) int32, columns (batch, x, y, z).
+            deltas: differences of keys, one an offset.
+
+        Returns:
+            keys, lowest and highest of each column, as `pack_rows` gives them; and the table (k, n) int32
+            that `match_table` makes of these keys and themselves, None where they do not ascend.
+
+        Raises:
+            RangeError: more deltas than `key_layout.MOST_OFFSETS`.
+        """
+        ...
+
     def partition_table(
         self, keys: Tensor, stride: Triple, first: Triple, bounds: Bounds | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,9 @@
 """CUDA text: launched as it says, and run honestly on a host."""
 
+import ctypes
 import re
+import struct
+import threading
 
 import pytest
 import torch
@@ -115,21 +118,56 @@ def test_tensors_that_share_memory_share_it_in_the_shim():
     assert torch.equal(numbers, torch.cat([torch.arange(127, 63, -1), torch.arange(64, 128)]).int())
 
 
-def test_a_launch_passes_addresses_and_numbers(monkeypatch):
+class Kernel:
+    ptr = 4711
+
+
+@pytest.fixture
+def launched(monkeypatch) -> list:
+    """What the driver was given: which kernel, sizes, stream and as many words as the most arguments."""
     calls = []
-    monkeypatch.setattr(cuda_text, "_function", lambda *which: lambda *how: calls.append((which, how)))
-    monkeypatch.setattr(cuda_text, "_word", lambda: lambda number: number)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
+
+    def driver(kernel, *given):
+        *sizes, stream, places, extra = given
+        addresses = (ctypes.c_void_p * cuda_text.MOST_ARGUMENTS).from_address(places)
+        words = [ctypes.c_longlong.from_address(address).value for address in addresses]
+        calls.append((kernel, sizes, stream, words, extra))
+
+    monkeypatch.setattr(cuda_text, "_function", lambda *which: Kernel)
+    monkeypatch.setattr(cuda_text, "_driver", lambda: driver)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: -1, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 77, raising=False)
+    return calls
+
+
+def test_a_launch_passes_addresses_and_numbers(launched):
     numbers = torch.arange(10)
-    cuda_text.launch("a.cu", "f", 3, 64, numbers[2:], True, 5, shared=16)
+    cuda_text.launch("a.cu", "f", 3, 64, numbers[2:], True, -5, shared=16)
     cuda_text.launch("a.cu", "f", 0, 64, numbers)
 
-    ((which, (grid, block, values, shared, stream)),) = calls
-    assert which == ("a.cu", "f", -1)
-    assert (grid, block, shared, stream.ptr) == ((3,), (64,), 16, 77)
-    assert values == [numbers.data_ptr() + 16, 1, 5]
-    assert [type(value) for value in values] == [int] * 3
+    ((kernel, sizes, stream, words, extra),) = launched
+    assert (kernel, sizes, stream, extra) == (4711, [3, 1, 1, 64, 1, 1, 16], 77, 0)
+    assert words[:3] == [numbers.data_ptr() + 16, 1, -5]
+
+
+def test_threads_that_launch_do_not_share_their_arguments(launched):
+    numbers = torch.arange(4)
+    places = []
+    for _ in range(2):
+        thread = threading.Thread(target=lambda: places.append(cuda_text._ARGUMENTS.address))
+        thread.start()
+        thread.join()
+    cuda_text.launch("a.cu", "f", 1, 1, numbers, 3)
+    assert cuda_text._ARGUMENTS.address not in places
+
+
+def test_a_number_beyond_64_bits_is_refused(launched):
+    numbers = torch.arange(4)
+    for number in ((1 << 63) - 1, -(1 << 63)):
+        cuda_text.launch("a.cu", "f", 1, 1, numbers, number)
+        assert launched.pop()[3][1] == number
+    with pytest.raises(struct.error):
+        cuda_text.launch("a.cu", "f", 1, 1, numbers, 1 << 63)
 
 
 def test_text_knows_the_layout_of_a_key():
@@ -139,13 +177,15 @@ def test_text_knows_the_layout_of_a_key():
     assert text.index("#line 1 ") < text.index("pack_rows")
 
 
-def test_cupy_takes_words_of_64_bits():
+def test_cupy_has_the_drivers_entry():
     pytest.importorskip("cupy.cuda.function", reason="cupy is not installed here")
-    word = cuda_text._word()
-    word(-(1 << 63))
-    word((1 << 63) - 1)
-    with pytest.raises(OverflowError):
-        word(1 << 63)
+    from cupy.cuda.function import Function
+
+    order = re.findall(r"\w+ (\w+)[,)]", cuda_text._driver().__doc__ or "")
+    assert order[0] == "f"
+    assert order[-4:] == ["shared_mem_bytes", "stream", "kernel_params", "extra"]
+    assert len(order) == 11
+    assert hasattr(Function, "ptr")
 
 
 @pytest.mark.parametrize("file", ["keys.cu", "levels.cu"])

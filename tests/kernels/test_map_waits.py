@@ -15,6 +15,7 @@ CUBE = ((3, 3, 3), (2, 2, 2), (1, 1, 1), (-1, -1, -1))
 BOUNDS = reference.key_extent(KEYS)
 CALLS = {  # waits, tensors of the device, the rest
     "pack_rows": (1, (reference.unpack_keys(KEYS),), ()),
+    "pack_and_match": (1, (reference.unpack_keys(KEYS),), ((-1, 0, 1),)),
     "unpack_keys": (0, (KEYS,), ()),
     "key_extent": (1, (KEYS,), ()),
     "scale_keys": (0, (KEYS,), ((2, 2, 2),)),

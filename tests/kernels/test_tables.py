@@ -396,3 +396,70 @@ def test_long_lists_of_offsets_stay_where_they_are_until_the_launch(device, rng)
     backend = backend_of(keys)
     for search, got in zip(searches, backend.match_tables(searches), strict=True):
         assert torch.equal(got, backend.match_tables([search])[0])
+
+
+_CUBE = tuple((x << 34) + (y << 16) + z for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1))
+_ROWS = {  # clouds of rows (batch, x, y, z)
+    "none": torch.zeros(0, 4, dtype=torch.int32),
+    "one": torch.tensor([[2046, -7, 0, 5]], dtype=torch.int32),
+    "ascend": reference.unpack_keys(_packed(torch.Generator().manual_seed(3), 700)),
+    "twice": torch.tensor([[0, 1, 2, 3], [0, 1, 2, 3]], dtype=torch.int32),
+    "beyond-a-key": torch.tensor([[0, 0, 0, 0], [0, 1 << 30, 0, 0]], dtype=torch.int32),
+}
+_ROWS["descend"] = _ROWS["ascend"].flip(0)
+_ROWS["last-falls"] = _ROWS["ascend"][[*range(1, 650), 0]]
+
+
+@pytest.mark.parametrize("rows", _ROWS.values(), ids=_ROWS.keys())
+def test_twin_of_pack_and_match(rows):
+    keys, low, high, table = reference.pack_and_match(rows, _CUBE)
+
+    *packed, ascending = reference.pack_rows(rows)
+    assert torch.equal(keys, packed[0])
+    assert [low, high] == packed[1:]
+    assert ascending == (table is not None)
+    if table is not None and len(rows) > 1 and packed[2][1] < 1000:
+        place = {cell: i for i, cell in enumerate(map(tuple, rows.tolist()))}
+        steps = list(itertools.product((-1, 0, 1), repeat=3))
+        for k, (x, y, z) in enumerate(steps):
+            moved = [(b, i + x, j + y, h + z) for b, i, j, h in place]
+            assert table[k].tolist() == [place.get(cell, -1) for cell in moved]
+
+
+@pytest.mark.parametrize("deltas", [_CUBE, (0,), ()], ids=len)
+@pytest.mark.parametrize("rows", _ROWS.values(), ids=_ROWS.keys())
+def test_pack_and_match_matches_twin(device, rows, deltas):
+    expected, rows = reference.pack_and_match(rows, deltas), rows.to(device)
+    # what it leaves behind is what it finds the next time
+    for _ in range(2):
+        keys, low, high, table = backend_of(rows).pack_and_match(rows, deltas)
+        assert torch.equal(keys.cpu(), expected[0])
+        assert (low, high) == expected[1:3]
+        assert (table is None) == (expected[3] is None)
+        if table is not None:
+            assert table.dtype == torch.int32
+            assert table.shape == (len(deltas), len(rows))
+            assert torch.equal(table.cpu(), expected[3])
+
+
+def test_a_table_of_keys_that_fall_is_not_searched(monkeypatch):
+    from tests.emulation import emulate
+
+    emulate(monkeypatch)
+    from pcsparse.kernels.gpu import match
+
+    given = []
+    rows, launch = _ROWS["descend"], match._launch
+    monkeypatch.setattr(
+        match, "_launch", lambda *args, **more: (given.append(args[3]), launch(*args, **more))
+    )
+    monkeypatch.setattr(
+        torch, "empty", lambda shape, **how: torch.full(torch.Size([*_sizes(shape)]), 7, **how)
+    )
+    assert match.pack_and_match(rows, _CUBE)[3] is None
+    # a walk along such keys has no end in sight
+    assert bool((given[0] == 7).all())
+
+
+def _sizes(shape: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (shape,) if isinstance(shape, int) else shape

@@ -48,6 +48,7 @@ from pcsparse.kernels.cpu.segment import segment_weighted_sum as segment_weighte
 from pcsparse.kernels.cpu.tables import mask_table_outputs as mask_table_outputs
 from pcsparse.kernels.cpu.tables import match_table as match_table
 from pcsparse.kernels.cpu.tables import match_tables as match_tables
+from pcsparse.kernels.cpu.tables import pack_and_match as pack_and_match
 from pcsparse.kernels.cpu.tables import partition_table as partition_table
 from pcsparse.kernels.cpu.tables import reached_level as reached_level
 from pcsparse.kernels.cpu.tables import reached_levels as reached_levels

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pcsparse.kernels.cpu.keys import scale_keys, unpack_keys
+from pcsparse.kernels.cpu.keys import pack_rows, scale_keys, unpack_keys
 from pcsparse.kernels.cpu.levels import partition_keys, reached_cells
 from pcsparse.kernels.cpu.match import match_keys
 from pcsparse.kernels.cpu.rows import pairs_to_table
@@ -31,6 +31,14 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
             search.out[:, table.shape[1] :] = -1
         tables.append(table if search.out is None else search.out)
     return tables
+
+
+def pack_and_match(
+    coords: Tensor, deltas: tuple[int, ...]
+) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], Tensor | None]:
+    keys, low, high, ascending = pack_rows(coords)
+    steps = torch.tensor(deltas, dtype=torch.int64)
+    return keys, low, high, match_table(keys, keys, steps) if ascending else None
 
 
 def partition_table(

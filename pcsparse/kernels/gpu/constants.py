@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# what a network's kernels need, and no more: longer lists are seldom, and not kept
-_LONGEST = 4096
+LONGEST_KEPT = 4096
+"""What a network's kernels need, and no more: longer lists are seldom, and not kept."""
 
 
 def on_device(values: Sequence[int], device: torch.device) -> Tensor:
@@ -20,7 +20,7 @@ def on_device(values: Sequence[int], device: torch.device) -> Tensor:
     Returns:
         (len(values),) int64, shared: not to be written to.
     """
-    return (_kept if len(values) <= _LONGEST else _made)(tuple(values), device)
+    return (_kept if len(values) <= LONGEST_KEPT else _made)(tuple(values), device)
 
 
 def _made(values: tuple[int, ...], device: torch.device) -> Tensor:

@@ -4,7 +4,10 @@ Kernels take pointers and `long long` only; a float travels as the bits of a dou
 torch's, so that its allocator and its order of work hold for these kernels too.
 """
 
+import ctypes
 import functools
+import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,15 +40,6 @@ def source(file: str) -> str:
     return f'{defined}#line 1 "{file}"\n{text}'
 
 
-class _Stream:
-    """What cupy asks of a stream, without one of its own."""
-
-    __slots__ = ("ptr",)
-
-    def __init__(self, ptr: int) -> None:
-        self.ptr = ptr
-
-
 @functools.cache
 def _module(file: str):  # type: ignore[no-untyped-def]
     import cupy
@@ -55,16 +49,37 @@ def _module(file: str):  # type: ignore[no-untyped-def]
 
 @functools.cache
 def _function(file: str, name: str, device: int):  # type: ignore[no-untyped-def]
-    """The kernel on the device that is current, which is `device`."""
+    """The kernel on the device that is current, which is `device`; `ptr` is what the driver knows it by."""
     return _module(file).get_function(name).kernel
 
 
 @functools.cache
-def _word() -> Callable[[int], object]:
-    """What makes an argument of 64 bits; by itself cupy takes ten times as long, by way of a numpy scalar."""
-    from cupy.cuda.function import CIntptr
+def _driver() -> Callable[..., None]:
+    """The driver's own entry: cupy's call of a kernel makes an object of each argument, stream and size."""
+    # an attribute, and no module of that name
+    from cupy.cuda import driver
 
-    return CIntptr
+    return driver.launchKernel  # type: ignore[no-any-return]
+
+
+class _Arguments(threading.local):
+    """Words of a launch, one set a thread: the driver has read them when it returns.
+
+    Attributes:
+        words: of 64 bits.
+        address: where the addresses of the words are.
+    """
+
+    def __init__(self) -> None:
+        self.words = (ctypes.c_longlong * MOST_ARGUMENTS)()
+        first, size = ctypes.addressof(self.words), ctypes.sizeof(ctypes.c_longlong)
+        self._places = (ctypes.c_void_p * MOST_ARGUMENTS)(*[first + size * i for i in range(MOST_ARGUMENTS)])
+        self.address = ctypes.addressof(self._places)
+
+
+_ARGUMENTS = _Arguments()
+# by number of words; they refuse what 64 bits do not hold, as ctypes does not
+_LAYOUTS = [struct.Struct(f"{n}q") for n in range(MOST_ARGUMENTS + 1)]
 
 
 def launch(file: str, name: str, blocks: int, threads: int, *args: Tensor | int, shared: int = 0) -> None:
@@ -84,21 +99,21 @@ def launch(file: str, name: str, blocks: int, threads: int, *args: Tensor | int,
     """
     if blocks == 0:
         return
-    word, words, device = _word(), [], None
+    words, device = [], None
     for arg in args:
         # first what is quick to tell: an instance check of a tensor is slow where it fails
         if type(arg) is int:
-            words.append(word(arg))
+            words.append(arg)
         elif isinstance(arg, Tensor):
-            words.append(word(arg.data_ptr()))
+            words.append(arg.data_ptr())
             if device is None:
                 device = arg.get_device()
             elif device != arg.get_device():
                 raise _apart(name, args)
         else:
-            words.append(word(int(arg)))
+            words.append(int(arg))
     assert device is not None
-    if device != torch.cuda.current_device():
+    if device != torch._C._cuda_getDevice():
         with torch.cuda.device(device):
             _launch_here(device, file, name, blocks, threads, words, shared)
     else:
@@ -111,8 +126,11 @@ def _apart(name: str, args: tuple[Tensor | int, ...]) -> DeviceError:
 
 
 def _launch_here(
-    device: int, file: str, name: str, blocks: int, threads: int, words: list[object], shared: int
+    device: int, file: str, name: str, blocks: int, threads: int, words: list[int], shared: int
 ) -> None:
+    given = _ARGUMENTS
+    _LAYOUTS[len(words)].pack_into(given.words, 0, *words)
     # the raw one: torch.cuda.current_stream() makes an object a call
-    stream = _Stream(torch._C._cuda_getCurrentRawStream(device))
-    _function(file, name, device)((blocks,), (threads,), words, shared, stream)
+    stream = torch._C._cuda_getCurrentRawStream(device)
+    kernel = _function(file, name, device).ptr
+    _driver()(kernel, blocks, 1, 1, threads, 1, 1, shared, stream, given.address, 0)

@@ -29,9 +29,11 @@ __device__ static void widen(unsigned *facts, int4 row) {
 }
 
 // the largest in each slot: over a warp, a block, and the grid by one atomic a block; the last block sends them
-// to the host (see mailbox.py). counters: the slots, then a ticket; 0 before and after
+// to the host (see mailbox.py), and to `told`, if given, for the kernels after this one. counters: the slots,
+// then a ticket; 0 before and after
 template <int SLOTS>
-__device__ static void send_facts(unsigned *counters, const unsigned *mine, u64 *letter, i64 stamp) {
+__device__ static void send_facts(
+    unsigned *counters, const unsigned *mine, u64 *letter, i64 stamp, i64 *told = nullptr) {
     __shared__ unsigned warps[32][SLOTS];
     __shared__ unsigned ticket;
     for (int slot = 0; slot < SLOTS; slot++) {
@@ -53,6 +55,7 @@ __device__ static void send_facts(unsigned *counters, const unsigned *mine, u64 
     if (threadIdx.x < SLOTS) {
         __threadfence();
         value = atomicExch(counters + threadIdx.x, 0u);
+        if (told) told[threadIdx.x] = (i64)value;
     } else if (threadIdx.x == SLOTS) counters[SLOTS] = 0;
     __syncthreads();
     if (threadIdx.x < SLOTS) {
@@ -63,9 +66,9 @@ __device__ static void send_facts(unsigned *counters, const unsigned *mine, u64 
     }
 }
 
-// letter (9,): the extent, and whether a key is not above the one before
+// letter (9,): the extent, and whether a key is not above the one before; told (9,): the same, or null
 extern "C" __global__ void pack_rows(
-    const int4 *coords, i64 *keys, unsigned *counters, u64 *letter, i64 stamp, i64 n) {
+    const int4 *coords, i64 *keys, unsigned *counters, u64 *letter, i64 stamp, i64 n, i64 *told) {
     unsigned mine[9] = {0, 0, 0, 0, 0, 0, 0, 0, 0};
     i64 stride = (i64)gridDim.x * blockDim.x;
     for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride) {
@@ -75,7 +78,7 @@ extern "C" __global__ void pack_rows(
         if (i > 0 && key <= key_of(coords[i - 1])) mine[8] = 1;
         widen(mine, row);
     }
-    send_facts<9>(counters, mine, letter, stamp);
+    send_facts<9>(counters, mine, letter, stamp, told);
 }
 
 // letter (8,)

@@ -4,23 +4,59 @@ import torch
 from torch import Tensor
 
 from pcsparse.kernels.gpu import cuda_text
-from pcsparse.kernels.gpu.mailbox import mailbox
+from pcsparse.kernels.gpu.mailbox import Mailbox, mailbox
 from pcsparse.kernels.key_layout import FIELD_BITS
 from pcsparse.types import Bounds, Triple
 
-_THREADS = 256
+THREADS = 256
+"""Of a block, in all kernels of keys."""
 # enough to fill a card, and few enough that their atomics do not queue; a thread takes several rows
 _MOST_BLOCKS = 512
-_NOTHING = (0, 0, 0, 0)
+NOTHING = (0, 0, 0, 0)
+"""Either end of what no rows span."""
 
 
-def _told(name: str, tensors: tuple[Tensor, ...], words: int) -> list[int]:
-    """What a kernel tells the host of rows, the last of `tensors` written as it goes."""
-    rows = tensors[0]
-    box, n = mailbox(rows.device), rows.shape[0]
-    blocks = min(-(-n // _THREADS), _MOST_BLOCKS)
-    cuda_text.launch("keys.cu", name, blocks, _THREADS, *tensors, box.counters, box.address, box.stamp(), n)
+FACTS = 9
+"""How many numbers packing tells: the ends of each column, and whether a key is not above the one before."""
+
+
+def blocks_of(n: int) -> int:
+    """Blocks for a kernel of `n` rows whose threads take several."""
+    return min(-(-n // THREADS), _MOST_BLOCKS)
+
+
+def _told(name: str, keys: Tensor, words: int) -> list[int]:
+    """What a kernel tells the host of keys."""
+    box, n = mailbox(keys.device), keys.numel()
+    cuda_text.launch("keys.cu", name, blocks_of(n), THREADS, keys, box.counters, box.address, box.stamp(), n)
     return box.read(words)
+
+
+def start_packing(coords: Tensor, keys: Tensor, told: Tensor | None) -> Mailbox:
+    """Launch the packing of `coords` (n, 4) int32, n > 0, without waiting for what it tells.
+
+    Args:
+        coords: rows.
+        keys: (n,) int64, to be written.
+        told: (FACTS,) int64, written too where a later kernel reads it.
+
+    Returns:
+        whose letter's first FACTS words will be what `facts_of` reads.
+    """
+    # a row is read at once, which needs its address to be a multiple of its size
+    coords = coords if coords.data_ptr() % 16 == 0 else coords.clone()
+    n, box = coords.shape[0], mailbox(coords.device)
+    there = 0 if told is None else told
+    cuda_text.launch(
+        "keys.cu", "pack_rows", blocks_of(n), THREADS, coords, keys, box.counters, box.address, box.stamp(),
+        n, there,
+    )  # fmt: skip
+    return box
+
+
+def facts_of(letter: list[int]) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+    """The lowest and the highest of each column, and whether keys ascend, from what packing told."""
+    return *_extent(letter), not letter[8]
 
 
 def _extent(facts: list[int]) -> Bounds:
@@ -30,29 +66,25 @@ def _extent(facts: list[int]) -> Bounds:
 
 
 def pack_rows(coords: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], bool]:
-    n = coords.shape[0]
-    keys = torch.empty(n, dtype=torch.int64, device=coords.device)
-    if n == 0:
-        return keys, _NOTHING, _NOTHING, True
-    # a row is read at once, which needs its address to be a multiple of its size
-    coords = coords if coords.data_ptr() % 16 == 0 else coords.clone()
-    facts = _told("pack_rows", (coords, keys), 9)
-    return keys, *_extent(facts), not facts[8]
+    keys = torch.empty(coords.shape[0], dtype=torch.int64, device=coords.device)
+    if coords.shape[0] == 0:
+        return keys, NOTHING, NOTHING, True
+    return keys, *facts_of(start_packing(coords, keys, None).read(FACTS))
 
 
 def key_extent(keys: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return _extent(_told("key_extent", (keys,), 8)) if keys.numel() else (_NOTHING, _NOTHING)
+    return _extent(_told("key_extent", keys, 8)) if keys.numel() else (NOTHING, NOTHING)
 
 
 def ascend(keys: Tensor) -> bool:
-    return not (keys.numel() and _told("find_fall", (keys,), 1)[0])
+    return not (keys.numel() and _told("find_fall", keys, 1)[0])
 
 
 def scale_keys(keys: Tensor, stride: Triple) -> Tensor:
     # a longer one would leave the range, unless all coordinates are 0 there
     steps = [min(step, 1 << max(FIELD_BITS)) for step in stride]
     n, scaled = keys.numel(), torch.empty_like(keys)
-    cuda_text.launch("keys.cu", "scale_keys", -(-n // _THREADS), _THREADS, keys, scaled, *steps, n)
+    cuda_text.launch("keys.cu", "scale_keys", -(-n // THREADS), THREADS, keys, scaled, *steps, n)
     return scaled
 
 
@@ -64,5 +96,5 @@ def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
 def unpack_keys(keys: Tensor) -> Tensor:
     n = keys.numel()
     coords = torch.empty(n, 4, dtype=torch.int32, device=keys.device)
-    cuda_text.launch("keys.cu", "unpack_keys", -(-n // _THREADS), _THREADS, keys, coords, n)
+    cuda_text.launch("keys.cu", "unpack_keys", -(-n // THREADS), THREADS, keys, coords, n)
     return coords

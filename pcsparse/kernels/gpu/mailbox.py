@@ -54,14 +54,15 @@ class Mailbox:
         Raises:
             RuntimeError: the kernel failed.
         """
-        letter, stamp = self._words, self._stamp
+        letter, stamp, values = self._words, self._stamp, []
         for word in range(words):
             looks = _LOOKS
-            while letter[word] >> 32 != stamp:
+            while (value := letter[word]) >> 32 != stamp:
                 looks -= 1
                 if looks == 0:
                     self._wait(word)
-        return [letter[word] & 0xFFFFFFFF for word in range(words)]
+            values.append(value & 0xFFFFFFFF)
+        return values
 
     def _wait(self, word: int) -> None:
         if self._device.type == "cuda":

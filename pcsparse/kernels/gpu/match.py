@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from pcsparse.kernels.gpu import cuda_text
-from pcsparse.kernels.gpu.constants import on_device
+from pcsparse.kernels.gpu.constants import LONGEST_KEPT, on_device
+from pcsparse.kernels.gpu.keys import FACTS, NOTHING, facts_of, start_packing
 from pcsparse.kernels.gpu.tables import to_pairs
 from pcsparse.kernels.jobs import Search
 from pcsparse.kernels.key_layout import check_offset_count
+from pcsparse.types import Triple
 
 _THREADS = 256
 # keys that a thread may pass from one offset to the next; further on a search is cheaper
@@ -25,7 +27,6 @@ _NEAR = 8
 _LONGEST = 32
 
 
-@functools.lru_cache(maxsize=256)
 def _columns(deltas: tuple[int, ...]) -> tuple[int, ...]:
     """Where the columns of `deltas` begin; and their number."""
     begins: list[int] = []
@@ -33,6 +34,18 @@ def _columns(deltas: tuple[int, ...]) -> tuple[int, ...]:
         if not begins or k - begins[-1] == _LONGEST or not 0 < delta - deltas[k - 1] <= _NEAR:
             begins.append(k)
     return (*begins, len(deltas))
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_offsets(deltas: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    return on_device(deltas, device), on_device(_columns(deltas), device)
+
+
+def _offsets(deltas: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The deltas and where their columns begin, (k,) and (columns + 1,) int64 on a device."""
+    if len(deltas) > LONGEST_KEPT:
+        return on_device(deltas, device), on_device(_columns(deltas), device)
+    return _kept_offsets(deltas, device)
 
 
 def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False) -> Tensor:
@@ -54,13 +67,15 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
     alive: list[Tensor] = []
     for search in searches:
         check_offset_count(len(search.deltas))
-        table, columns, parts = _room(search)
+        table = _room(search)
         tables.append(table)
-        if columns is None:
+        if table.numel() == 0:
             continue
+        deltas, columns = _offsets(search.deltas, table.device)
+        parts = -(-table.shape[1] // _THREADS)
         # one job may be as large as a grid; it would not fit a card's memory
         blocks += parts * (columns.numel() - 1)
-        tensors = (search.keys, search.queries, on_device(search.deltas, table.device), columns)
+        tensors = (search.keys, search.queries, deltas, columns)
         alive += tensors
         orders = (search.order_in, search.order_out)
         jobs += [tensor.data_ptr() for tensor in tensors]
@@ -75,29 +90,58 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
     return tables
 
 
-def _room(search: Search) -> tuple[Tensor, Tensor | None, int]:
-    """An unwritten table, where its columns begin (None: there is nothing to be written), blocks a column."""
-    k, table = len(search.deltas), search.out
-    if table is None:
-        table = torch.empty((k, search.queries.numel()), dtype=torch.int32, device=search.keys.device)
-    room = table.shape[1]
-    if k == 0 or room == 0:
-        return table, None, 0
-    return table, on_device(_columns(search.deltas), table.device), -(-room // _THREADS)
+def _room(search: Search) -> Tensor:
+    """An unwritten table (k, room) int32."""
+    if search.out is not None:
+        return search.out
+    shape = (len(search.deltas), search.queries.numel())
+    return torch.empty(shape, dtype=torch.int32, device=search.keys.device)
 
 
 def _one(search: Search) -> Tensor:
-    table, columns, parts = _room(search)
-    if columns is None:
-        return table
-    keys, queries, deltas = search.keys, search.queries, on_device(search.deltas, table.device)
+    table, (order_in, order_out) = _room(search), (search.order_in, search.order_out)
     # 0 is no address
-    orders = [0 if order is None else order for order in (search.order_in, search.order_out)]
+    orders = (0 if order_in is None else order_in, 0 if order_out is None else order_out)
+    _launch(search.keys, search.queries, search.deltas, table, orders, search.stride)
+    return table
+
+
+def _launch(
+    keys: Tensor,
+    queries: Tensor,
+    deltas: tuple[int, ...],
+    table: Tensor,
+    orders: tuple[Tensor | int, Tensor | int] = (0, 0),
+    stride: Triple = (1, 1, 1),
+    told: Tensor | int = 0,
+) -> None:
+    """The kernel `match_table` of match.cu, which see."""
+    if table.numel() == 0:
+        return
+    room, (steps, columns) = table.shape[1], _offsets(deltas, table.device)
+    parts = -(-room // _THREADS)
     cuda_text.launch(
         "match.cu", "match_table", parts * (columns.numel() - 1), _THREADS, keys, keys.numel(), queries,
-        queries.numel(), deltas, columns, table, *orders, table.shape[1], parts, *search.stride,
+        queries.numel(), steps, columns, table, *orders, room, parts, *stride, told,
     )  # fmt: skip
-    return table
+
+
+def pack_and_match(
+    coords: Tensor, deltas: tuple[int, ...]
+) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], Tensor | None]:
+    check_offset_count(len(deltas))
+    n, device = coords.shape[0], coords.device
+    # all memory before the first launch: a lack of it must not leave a letter behind
+    keys = torch.empty(n, dtype=torch.int64, device=device)
+    table = torch.empty((len(deltas), n), dtype=torch.int32, device=device)
+    if n == 0:
+        return keys, NOTHING, NOTHING, table
+    told = torch.empty(FACTS, dtype=torch.int64, device=device)
+    box = start_packing(coords, keys, told)
+    # before the host knows whether rows ascend: the kernel finds that out by itself
+    _launch(keys, keys, deltas, table, told=told)
+    low, high, ascending = facts_of(box.read(FACTS))
+    return keys, low, high, table if ascending else None
 
 
 def match_keys(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pcsparse.kernels.jobs import LevelStep, Search
 from pcsparse.kernels.key_layout import check_offset_count
-from pcsparse.kernels.reference.keys import scale_keys, unpack_keys
+from pcsparse.kernels.reference.keys import pack_rows, scale_keys, unpack_keys
 from pcsparse.kernels.reference.levels import partition_keys, reached_cells
 from pcsparse.kernels.reference.rows import pairs_to_table
 from pcsparse.types import Bounds, Triple
@@ -40,6 +40,14 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
             search.out[:, : table.shape[1]] = table
         tables.append(table if search.out is None else search.out)
     return tables
+
+
+def pack_and_match(
+    coords: Tensor, deltas: tuple[int, ...]
+) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], Tensor | None]:
+    keys, low, high, ascending = pack_rows(coords)
+    steps = torch.tensor(deltas, dtype=torch.int64)
+    return keys, low, high, match_table(keys, keys, steps) if ascending else None
 
 
 def partition_table(

@@ -130,8 +130,7 @@ def test_cuda_text_refuses_tensors_of_several_devices(monkeypatch):
     gpu_kernels()
     from pcsparse.kernels.gpu import cuda_text
 
-    monkeypatch.setattr(cuda_text, "_word", lambda: int)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: -1, raising=False)
     started = []
     monkeypatch.setattr(cuda_text, "_launch_here", lambda device, *given: started.append(given))
     here, elsewhere = torch.zeros(3), torch.zeros(3, device="meta")
