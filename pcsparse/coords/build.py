@@ -9,6 +9,7 @@ each way to reach one of its voxels is a pair of the map.
 Source: PointAcc (MICRO 2021, arXiv 2110.07600), section 4.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +20,7 @@ from torch import Tensor
 from pcsparse.coords import build_pairs, build_tables
 from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.kernel_map import KernelMap
-from pcsparse.coords.keys import Extent, pack, unpack
+from pcsparse.coords.keys import WHOLE, Extent, pack, unpack
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys as SortedKeys
 from pcsparse.errors import RangeError
@@ -233,6 +234,17 @@ class Strided:
         stride = self.relation.stride
         return stride[0] * stride[1] * stride[2] <= _MOST_OFFSETS
 
+    def step(self, extent: Extent) -> LevelStep:
+        """What kernels are told of it; `extent` holds the cells that are kept."""
+        relation = self.relation
+        stride, first = relation.stride, relation.steps()[0]
+        if self.coverage == "touched":
+            return LevelStep(
+                relation.kernel_size, stride, relation.dilation, first, (extent.low, extent.high)
+            )
+        # of a kernel as long as the stride every fine cell touches the one that it lies in
+        return LevelStep(stride, stride, (1, 1, 1), (0, 0, 0), (extent.low, extent.high))
+
     def bounds(self, fine: Extent) -> Extent:
         """Of the coarse cells, the box aside."""
         stride, steps = self.relation.stride, self.relation.steps()
@@ -274,19 +286,63 @@ def strided_levels(fine: SortedKeys, chain: Sequence[Strided]) -> list[Level]:
 
 def _bounded(fine: SortedKeys, chain: Sequence[Strided]) -> list[LevelStep]:
     """The first levels of a chain, as far as arithmetic says that their voxels fit keys."""
-    steps, extent, ones = [], fine.extent, (1, 1, 1)
+    steps, extent = [], fine.extent
     for level in chain:
         level.check()
-        extent, relation = level.bounds(extent), level.relation
+        extent = level.bounds(extent)
         if not (extent.fits and level.counted):
             break
         extent = extent if level.box is None else extent.clamped(*level.box)
-        # of a kernel as long as the stride every fine cell touches the one that it lies in
-        floor = relation.stride, relation.stride, ones, (0, 0, 0)
-        touched = relation.kernel_size, relation.stride, relation.dilation, relation.steps()[0]
-        kernel = touched if level.coverage == "touched" else floor
-        steps.append(LevelStep(*kernel, (extent.low, extent.high)))
+        steps.append(level.step(extent))
     return steps
+
+
+@functools.lru_cache(maxsize=64)
+def _open_steps(chain: tuple[Strided, ...]) -> tuple[LevelStep, ...]:
+    """The first levels of a chain that starts from anywhere.
+
+    Raises:
+        RangeError: see `Strided.check`.
+    """
+    steps = []
+    for level in chain:
+        level.check()
+        if not level.counted:
+            break
+        steps.append(level.step(WHOLE if level.box is None else WHOLE.clamped(*level.box)))
+    return tuple(steps)
+
+
+def first_levels(coords: Tensor, chain: Sequence[Strided]) -> tuple[SortedKeys, list[Level]]:
+    """The keys of a cloud of which nothing is known yet, and levels that strided convolutions make of it.
+
+    A level that is alone comes with the map to it.
+
+    Args:
+        coords: (n, 4) int32, contiguous, where maps are tables.
+        chain: how each level is made of the one before.
+
+    Returns:
+        keys; the first levels of the chain, as far as one launch after another makes them.
+
+    Raises:
+        RangeError: see `SortedKeys.of` and `Strided.check`.
+    """
+    steps, alone = _open_steps(tuple(chain)), chain[0].relation if len(chain) == 1 else None
+    keys, made, table = build_tables.first_levels(coords, steps, alone)
+    levels, extent = [], keys.extent
+    for level, (level_keys, level_coords) in zip(chain, made, strict=False):
+        extent = level.bounds(extent)
+        if not extent.fits:
+            # who makes it by itself says what is wrong
+            break
+        extent = extent if level.box is None else extent.clamped(*level.box)
+        found = SortedKeys(level_keys, None, extent)
+        kmap = None
+        if table is not None and alone is not None:
+            kmap = build_tables.first_level_map(keys, found, alone, table)
+        levels.append(Level(level_coords, found, kmap))
+    return keys, levels
 
 
 def _strided_level(fine: SortedKeys, level: Strided) -> Level:

@@ -54,6 +54,41 @@ def first(
     return found, _map_of(Wanted(found, found, relation, deltas, symmetric), table)
 
 
+def first_levels(
+    coords: Tensor, steps: tuple[LevelStep, ...], relation: Relation | None
+) -> tuple[SortedKeys, list[tuple[Tensor, Tensor]], Tensor | None]:
+    """The keys of a cloud, levels made of it, and the table from it to the first one if `relation` says how.
+
+    Args:
+        coords: (n, 4) int32, contiguous.
+        steps: of the levels.
+        relation: of the map to the first level, or None.
+
+    Returns:
+        keys; keys and coordinates of each level, none where rows do not ascend; the table, if there is one.
+
+    Raises:
+        RangeError: see `SortedKeys.of`.
+    """
+    deltas = None if relation is None or not steps else relation.key_steps()
+    keys, low, high, levels, table = backend_of(coords).pack_and_reach(coords, steps, deltas)
+    extent = Extent(low, high)
+    extent.check()
+    if levels is None:
+        return SortedKeys.of_packed(coords, keys, extent), [], None
+    return SortedKeys(keys, None, extent), levels, table
+
+
+def first_level_map(
+    fine: SortedKeys, coarse: SortedKeys, relation: Relation, table: Tensor
+) -> KernelMap | None:
+    """The map of a table of `first_levels`; None where its outputs might leave the range of a key."""
+    if not coarse.extent.moved(relation.stride).fits:
+        # who asks for the map hears of it, and no other
+        return None
+    return _map_of(Wanted(fine, coarse, relation, (), False), table)
+
+
 @dataclass(frozen=True, eq=False)
 class Wanted:
     """A map to be searched: the arguments of `search`."""

@@ -20,6 +20,7 @@ from pcsparse.coords.build import (
     Strided,
     build_kernel_map,
     expanded_level,
+    first_levels,
     first_map,
     has_first,
     identity_map,
@@ -341,8 +342,7 @@ class CoordCache:
             coverage: see `build.Strided`.
             box: first and last coarse cell to write, (x, y, z) each; no end if None.
         """
-        key = LevelKey(self._token(fine), relation, coverage, box)
-        known = self._levels.get(key)
+        known = self._levels.get(LevelKey(self._token(fine), relation, coverage, box))
         return self.coarser_all(fine, [Strided(relation, coverage, box)])[0] if known is None else known
 
     def coarser_all(self, fine: Tensor, chain: Sequence[Strided]) -> list[Tensor]:
@@ -358,7 +358,10 @@ class CoordCache:
         if not rest:
             return made
         with _kept(), NamesSizes(lambda: _level_sizes(finest, rest[0].relation)):
-            levels = strided_levels(self.sorted_keys(fine), rest)
+            levels = self._first_levels(fine, rest)
+            if len(levels) < len(rest):
+                keys = levels[-1].keys if levels else self.sorted_keys(fine)
+                levels += strided_levels(keys, rest[len(levels) :])
         for step, found in zip(rest, levels, strict=True):
             key = LevelKey(self._token(fine), step.relation, step.coverage, step.box)
             token = self._keep(key, found)
@@ -367,6 +370,20 @@ class CoordCache:
                 self._ready[MapKey(key.source, token, step.relation, None)] = found.kmap
             fine = found.coords
             made.append(fine)
+        return made
+
+    def _first_levels(self, coords: Tensor, chain: Sequence[Strided]) -> list[Level]:
+        """Levels of a cloud whose keys nobody has asked for, which come with them; else an empty list."""
+        token, made = self._token(coords), []
+        if token in self._sorted or not has_first(coords):
+            return []
+
+        def keys_of(coords: Tensor) -> SortedKeys:
+            keys, levels = first_levels(coords, chain)
+            made.extend(levels)
+            return keys
+
+        self._sorted[token] = self._claims.keys_of(coords, token, keys_of)
         return made
 
     def kernel_maps(self, asked: Sequence[tuple[Tensor, Tensor, Relation, tuple[int, ...] | None]]) -> None:

@@ -92,6 +92,10 @@ class Extent:
                 )
 
 
+WHOLE = Extent((0, *COORD_MIN), (_BATCH_MAX, *COORD_MAX))
+"""What a key holds."""
+
+
 def pack(coords: Tensor) -> Tensor:
     """Keys of coordinates.
 

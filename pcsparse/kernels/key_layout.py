@@ -17,6 +17,16 @@ MOST_OFFSETS = 2**21
 """A search packs the number of an offset into 21 bits, above 42 of its position."""
 
 
+def key_holds(low: tuple[int, ...], high: tuple[int, ...]) -> bool:
+    """Whether the fields of a key hold coordinates from `low` to `high`, (batch, x, y, z) each."""
+    (b, x, y, z), (b_end, x_end, y_end, z_end) = low, high
+    (x_bias, y_bias, z_bias), batches = BIAS, 1 << (63 - BATCH_SHIFT)
+    return (
+        b >= 0 and x >= -x_bias and y >= -y_bias and z >= -z_bias
+        and b_end < batches and x_end < x_bias and y_end < y_bias and z_end < z_bias
+    )  # fmt: skip
+
+
 def check_pair_count(n_pairs: int, n_in: int, n_out: int, k: int) -> None:
     """Raise RangeError where positions in the lists of a map would not fit into int32.
 

@@ -315,6 +315,25 @@ class Backend(Protocol):
         """
         ...
 
+    def pack_and_reach(
+        self, coords: Tensor, steps: Sequence[LevelStep], deltas: tuple[int, ...] | None = None
+    ) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], list[tuple[Tensor, Tensor]] | None, Tensor | None]:
+        """`pack_rows`, and a chain of levels of the cloud; the host waits once where there is a device.
+
+        Args:
+            coords: (n, 4) int32, columns (batch, x, y, z).
+            steps: as of `reached_levels`; bounds may be much wider than the levels.
+            deltas: differences of keys, one an offset, to search the map from the cloud to the first level;
+                or None.
+
+        Returns:
+            keys, lowest and highest of each column, as `pack_rows` gives them; what `reached_levels` makes of
+            the keys, None where they do not ascend or leave the range of a key; and the table (k, m) int32
+            of keys == stride * first level + deltas[k], as `match_tables` makes it, None where there is no
+            such level or nobody asked for it.
+        """
+        ...
+
     def renumber_table(self, table: Tensor, order_in: Tensor | None, order_out: Tensor | None) -> Tensor:
         """Rename the rows of a map: out[k, order_out[j]] = order_in[table[k, j]].
 

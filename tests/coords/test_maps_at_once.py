@@ -71,13 +71,49 @@ def test_a_box_cuts_a_level_of_a_chain(gpu_or_emulated):
     assert torch.equal(cut, uncut[inside])
 
 
-def test_the_host_waits_for_the_cloud_and_once_for_all_levels(gpu_or_emulated):
+def test_the_host_waits_once_for_the_cloud_and_all_levels(gpu_or_emulated):
     coords = CLOUDS_HERE["sweep"].to(gpu_or_emulated)
     plan = _one_by_one(coords, CHAINS["halves"], some=False).plan()
     with host_waits(gpu_or_emulated) as seen:
         plan.fill(CoordCache(), {0: coords})
-    assert len(seen.places) == 2, seen.places
+    assert len(seen.places) == 1, seen.places
     assert not seen.mixed
+
+
+def test_a_cloud_with_its_first_map_or_level_is_waited_for_once(gpu_or_emulated):
+    coords = CLOUDS_HERE["sweep"].to(gpu_or_emulated)
+    for ask in (
+        lambda cache: cache.kernel_map(coords, coords, CUBE),
+        lambda cache: cache.kernel_map(coords, cache.coarser(coords, HALF), HALF),
+    ):
+        # small constants lie on the device from the first time on
+        ask(CoordCache())
+        cache = CoordCache()
+        with host_waits(gpu_or_emulated) as seen:
+            kmap = ask(cache)
+            # keys are there, too
+            cache.sorted_keys(coords)
+            cache.kernel_map(coords, coords, CUBE)
+        assert len(seen.places) == 1, seen.places
+        assert not seen.mixed
+        assert kmap.of_table
+        assert kmap.monotone
+
+
+def test_rows_in_any_order_find_the_same_first_map_and_level(gpu_or_emulated):
+    coords = CLOUDS_HERE["sweep"].to(gpu_or_emulated)
+    order = torch.randperm(len(coords), generator=torch.Generator().manual_seed(5)).to(gpu_or_emulated)
+    mixed, place = coords[order].contiguous(), torch.argsort(order).int()
+    for relation in (CUBE, HALF):
+        maps = []
+        for given in (coords, mixed):
+            cache = CoordCache()
+            coarse = given if relation is CUBE else cache.coarser(given, relation)
+            maps.append(cache.kernel_map(given, coarse, relation))
+        table = maps[0].table
+        renamed = torch.where(table >= 0, place[table.clamp(min=0).long()], -1)
+        assert torch.equal(renamed[:, order] if relation is CUBE else renamed, maps[1].table)
+        assert (maps[0].monotone, maps[1].monotone) == (True, False)
 
 
 def test_what_a_cache_has_is_not_made_again(gpu_or_emulated):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pcsparse.kernels import reference
+from pcsparse.kernels.jobs import LevelStep
 from pcsparse.kernels.select import backend_of
 from tests.clouds import CLOUDS
 from tests.host_waits import host_waits
@@ -16,6 +17,7 @@ BOUNDS = reference.key_extent(KEYS)
 CALLS = {  # waits, tensors of the device, the rest
     "pack_rows": (1, (reference.unpack_keys(KEYS),), ()),
     "pack_and_match": (1, (reference.unpack_keys(KEYS),), ((-1, 0, 1),)),
+    "pack_and_reach": (1, (reference.unpack_keys(KEYS),), ((LevelStep(*CUBE, BOUNDS),) * 3, (-1, 0))),
     "unpack_keys": (0, (KEYS,), ()),
     "key_extent": (1, (KEYS,), ()),
     "scale_keys": (0, (KEYS,), ((2, 2, 2),)),

@@ -463,3 +463,82 @@ def test_a_table_of_keys_that_fall_is_not_searched(monkeypatch):
 
 def _sizes(shape: int | tuple[int, ...]) -> tuple[int, ...]:
     return (shape,) if isinstance(shape, int) else shape
+
+
+# what a cloud's levels are kept within where nobody cuts them
+_EVERYWHERE = ((0, -130_000, -130_000, -32_000), (2046, 130_000, 130_000, 32_000))
+
+
+def _first_steps(geometries: list, bounds: tuple = _EVERYWHERE) -> list[LevelStep]:
+    return [LevelStep(*geometry, bounds) for geometry in geometries]
+
+
+@pytest.mark.parametrize("rows", _ROWS.values(), ids=_ROWS.keys())
+def test_twin_of_pack_and_reach(rows):
+    steps = _first_steps(STEPS["mixed"])
+    keys, low, high, levels, table = reference.pack_and_reach(rows, steps, _CUBE)
+
+    *packed, ascending = reference.pack_rows(rows)
+    assert torch.equal(keys, packed[0])
+    assert [low, high] == packed[1:]
+    usable = ascending and all(-131072 <= end < 131072 for end in (*low, *high))
+    assert (levels is not None) == (table is not None) == usable
+    if levels is None:
+        return
+    for got, want in zip(levels, reference.reached_levels(keys, steps), strict=True):
+        assert all(map(torch.equal, got, want))
+    place = {cell: i for i, cell in enumerate(map(tuple, rows.tolist()))}
+    scale = [1, *steps[0].stride]
+    for j, cell in enumerate(levels[0][1].tolist()):
+        b, *at = (c * s for c, s in zip(cell, scale, strict=True))
+        for k, step in enumerate(itertools.product((-1, 0, 1), repeat=3)):
+            moved = (b, *(c + s for c, s in zip(at, step, strict=True)))
+            assert table[k, j] == place.get(moved, -1)
+
+
+def _check_first(rows, steps, deltas) -> None:
+    expected = reference.pack_and_reach(rows.cpu(), steps, deltas)
+    # what it leaves behind is what it finds the next time
+    for _ in range(2):
+        keys, low, high, levels, table = backend_of(rows).pack_and_reach(rows, steps, deltas)
+        assert torch.equal(keys.cpu(), expected[0])
+        assert (low, high) == expected[1:3]
+        assert (levels is None) == (expected[3] is None)
+        for got, want in zip(levels or (), expected[3] or (), strict=True):
+            assert [part.dtype for part in got] == [torch.int64, torch.int32]
+            assert all(torch.equal(a.cpu(), b) for a, b in zip(got, want, strict=True))
+        assert (table is None) == (expected[4] is None)
+        if table is not None:
+            assert torch.equal(table.cpu(), expected[4])
+
+
+@pytest.mark.parametrize("deltas", [_CUBE, None], ids=["map", "levels"])
+@pytest.mark.parametrize("geometries", STEPS.values(), ids=STEPS.keys())
+@pytest.mark.parametrize("rows", _ROWS.values(), ids=_ROWS.keys())
+def test_pack_and_reach_matches_twin(device, rows, geometries, deltas):
+    _check_first(rows.to(device), _first_steps(geometries), deltas)
+
+
+@pytest.mark.parametrize("names", [("all",), ("some", "all"), ("nothing", "all"), ("all", "nothing")])
+@pytest.mark.parametrize("geometries", [STEPS["halves"], STEPS["mixed"]], ids=["halves", "mixed"])
+def test_the_first_levels_of_a_cloud_keep_to_their_bounds(device, geometries, names):
+    _check_first(_ROWS["ascend"].to(device), _steps(geometries, names), None)
+
+
+@pytest.mark.parametrize("words", [1, 2, 5, 9])
+def test_levels_without_room_for_their_bits_are_made_as_others_are(device, monkeypatch, words):
+    from tests.emulation import gpu_kernels
+
+    gpu_kernels()
+    from pcsparse.kernels.gpu import first_levels
+
+    # spread so far that a level takes several chunks, the next ones fewer
+    rows = reference.unpack_keys(_packed(torch.Generator().manual_seed(3), 300)) * torch.tensor([1, 3, 3, 3])
+    monkeypatch.setattr(first_levels, "_MOST_WORDS", (words - 8) * 1024)
+    seen, alone = [], first_levels.reached_levels
+    monkeypatch.setattr(
+        first_levels, "reached_levels", lambda keys, steps: (seen.append(len(steps)), alone(keys, steps))[1]
+    )
+    _check_first(rows.int().to(device), _first_steps(STEPS["halves"]), _CUBE)
+    if seen:
+        assert seen[0] == {1: 4, 2: 3, 5: 3, 9: 0}[words]

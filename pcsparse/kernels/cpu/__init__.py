@@ -49,6 +49,7 @@ from pcsparse.kernels.cpu.tables import mask_table_outputs as mask_table_outputs
 from pcsparse.kernels.cpu.tables import match_table as match_table
 from pcsparse.kernels.cpu.tables import match_tables as match_tables
 from pcsparse.kernels.cpu.tables import pack_and_match as pack_and_match
+from pcsparse.kernels.cpu.tables import pack_and_reach as pack_and_reach
 from pcsparse.kernels.cpu.tables import partition_table as partition_table
 from pcsparse.kernels.cpu.tables import reached_level as reached_level
 from pcsparse.kernels.cpu.tables import reached_levels as reached_levels

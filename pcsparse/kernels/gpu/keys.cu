@@ -30,9 +30,9 @@ __device__ static void widen(unsigned *facts, int4 row) {
 
 // the largest in each slot: over a warp, a block, and the grid by one atomic a block; the last block sends them
 // to the host (see mailbox.py), and to `told`, if given, for the kernels after this one. counters: the slots,
-// then a ticket; 0 before and after
+// then a ticket; 0 before and after. Whether this is the last block.
 template <int SLOTS>
-__device__ static void send_facts(
+__device__ static bool send_facts(
     unsigned *counters, const unsigned *mine, u64 *letter, i64 stamp, i64 *told = nullptr) {
     __shared__ unsigned warps[32][SLOTS];
     __shared__ unsigned ticket;
@@ -50,7 +50,7 @@ __device__ static void send_facts(
     __syncthreads();
     if (threadIdx.x == 0) ticket = atomicAdd(counters + SLOTS, 1u);
     __syncthreads();
-    if (ticket != gridDim.x - 1) return;
+    if (ticket != gridDim.x - 1) return false;
     u64 value = 0;
     if (threadIdx.x < SLOTS) {
         __threadfence();
@@ -64,11 +64,63 @@ __device__ static void send_facts(
         *(volatile u64 *)(letter + threadIdx.x) = (u64)stamp << 32 | value;
         __threadfence_system();
     }
+    return true;
 }
 
-// letter (9,): the extent, and whether a key is not above the one before; told (9,): the same, or null
+__device__ static i64 floor_div(i64 a, i64 b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+// Where the bits of a chain of levels will be, for the kernels of levels.cu (`Planned`), by what packing found.
+// rules (levels, 17): stride, first and last step (x, y, z), lowest and highest cell to keep (b, x, y, z).
+// plan: what packing told, then 7 numbers a level: where its words begin, key of its first cell, bits from a
+// batch, an x and a y to the next, bits, chunks of CHUNK bits; then the words of all. Bits are -1 for a level
+// without room within `room` words, and for those after it.
+#define FACTS 9
+#define CHUNK 32768
+__device__ static void plan_levels(i64 *plan, const i64 *rules, i64 levels, i64 room) {
+    i64 low[4], high[4], at = 0;
+#pragma unroll
+    for (int c = 0; c < 4; c++) {
+        high[c] = plan[c] - (1LL << 31);
+        low[c] = (1LL << 31) - 1 - plan[4 + c];
+    }
+    bool open = true;
+    i64 *mine = plan + FACTS;
+    for (i64 level = 0; level < levels; level++, rules += 17, mine += 7) {
+#pragma unroll
+        for (int axis = 0; axis < 3; axis++) {
+            low[1 + axis] = -floor_div(rules[6 + axis] - low[1 + axis], rules[axis]);
+            high[1 + axis] = floor_div(high[1 + axis] - rules[3 + axis], rules[axis]);
+        }
+        i64 left = (room - at) * 32, cells = 1, steps[4];
+#pragma unroll
+        for (int c = 3; c >= 0; c--) {
+            low[c] = max(low[c], rules[9 + c]);
+            high[c] = min(high[c], rules[13 + c]);
+            i64 size = high[c] - low[c] + 1;
+            steps[c] = cells;
+            if (size < 1) cells = 0;
+            else if (cells > 0) cells = size > left / cells ? -1 : cells * size;
+        }
+        i64 chunks = (cells + CHUNK - 1) / CHUNK;
+        open = open && cells >= 0 && chunks * (CHUNK / 32) <= room - at;
+        if (!open) cells = -1, chunks = 0;
+        mine[0] = at;
+        mine[1] = (low[0] << BATCH_SHIFT) + ((low[1] + BIAS_X) << SHIFT_X) + ((low[2] + BIAS_Y) << SHIFT_Y) +
+                  low[3] + BIAS_Z;
+        mine[2] = steps[0];
+        mine[3] = steps[1];
+        mine[4] = steps[2];
+        mine[5] = cells;
+        mine[6] = chunks;
+        mine[7] = at += chunks * (CHUNK / 32);
+    }
+}
+
+// letter (9,): the extent, and whether a key is not above the one before; told: the same, or null. Where there
+// are levels it is followed by where their bits will be, see `plan_levels`.
 extern "C" __global__ void pack_rows(
-    const int4 *coords, i64 *keys, unsigned *counters, u64 *letter, i64 stamp, i64 n, i64 *told) {
+    const int4 *coords, i64 *keys, unsigned *counters, u64 *letter, i64 stamp, i64 n, i64 *told, const i64 *rules,
+    i64 levels, i64 room) {
     unsigned mine[9] = {0, 0, 0, 0, 0, 0, 0, 0, 0};
     i64 stride = (i64)gridDim.x * blockDim.x;
     for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride) {
@@ -78,7 +130,9 @@ extern "C" __global__ void pack_rows(
         if (i > 0 && key <= key_of(coords[i - 1])) mine[8] = 1;
         widen(mine, row);
     }
-    send_facts<9>(counters, mine, letter, stamp, told);
+    if (!send_facts<9>(counters, mine, letter, stamp, told) || levels == 0) return;
+    __syncthreads();
+    if (threadIdx.x == 0) plan_levels(told, rules, levels, room);
 }
 
 // letter (8,)

@@ -32,26 +32,36 @@ def _told(name: str, keys: Tensor, words: int) -> list[int]:
     return box.read(words)
 
 
-def start_packing(coords: Tensor, keys: Tensor, told: Tensor | None) -> Mailbox:
+def start_packing(
+    coords: Tensor,
+    keys: Tensor,
+    told: Tensor | None,
+    rules: Tensor | int = 0,
+    levels: int = 0,
+    room: int = 0,
+) -> tuple[Mailbox, int]:
     """Launch the packing of `coords` (n, 4) int32, n > 0, without waiting for what it tells.
 
     Args:
         coords: rows.
         keys: (n,) int64, to be written.
-        told: (FACTS,) int64, written too where a later kernel reads it.
+        told: (FACTS or more,) int64, written too where a later kernel reads it.
+        rules: what `plan_levels` in keys.cu reads, if there are levels.
+        levels: that will be made of these rows.
+        room: words (32 bits) for the bits of all levels.
 
     Returns:
-        whose letter's first FACTS words will be what `facts_of` reads.
+        whose letter's first FACTS words will be what `facts_of` reads; and its stamp.
     """
     # a row is read at once, which needs its address to be a multiple of its size
     coords = coords if coords.data_ptr() % 16 == 0 else coords.clone()
     n, box = coords.shape[0], mailbox(coords.device)
-    there = 0 if told is None else told
+    stamp = box.stamp()
     cuda_text.launch(
-        "keys.cu", "pack_rows", blocks_of(n), THREADS, coords, keys, box.counters, box.address, box.stamp(),
-        n, there,
+        "keys.cu", "pack_rows", blocks_of(n), THREADS, coords, keys, box.counters, box.address, stamp, n,
+        0 if told is None else told, rules, levels, room,
     )  # fmt: skip
-    return box
+    return box, stamp
 
 
 def facts_of(letter: list[int]) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
@@ -69,7 +79,7 @@ def pack_rows(coords: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, ...],
     keys = torch.empty(coords.shape[0], dtype=torch.int64, device=coords.device)
     if coords.shape[0] == 0:
         return keys, NOTHING, NOTHING, True
-    return keys, *facts_of(start_packing(coords, keys, None).read(FACTS))
+    return keys, *facts_of(start_packing(coords, keys, None)[0].read(FACTS))
 
 
 def key_extent(keys: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:

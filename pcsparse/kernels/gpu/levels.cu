@@ -157,6 +157,8 @@ extern "C" __global__ void mark_reached(
     mark(words + at, bit_of(reached_cell(keys, axes, n, place), {low, step_b, step_x, step_y}), cells);
 }
 
+__device__ static int bits_of(uint4 mine) { return __popc(mine.x) + __popc(mine.y) + __popc(mine.z) + __popc(mine.w); }
+
 // the sum over the threads of a block before this one, and of all in `total`
 __device__ static int sum_before(int mine, int *total) {
     __shared__ int warps[32];
@@ -181,12 +183,13 @@ __device__ static int sum_before(int mine, int *total) {
 
 // Of each cell whose bit is set, mark the cells that it touches on the next level. Cells lie close together, so that
 // a thread with many of them would keep its block waiting: they are listed, and shared out with their slots.
-// `mine`: four words of this thread, `found` bits, `before` it in the block, `total` in all of it.
+// `mine`: four words of this thread, `found` bits, `before` it in the block, `total` in all of it; the block's bits
+// begin at `first`.
 __device__ static void mark_next(
-    uint4 mine, int found, int before, int total, Grid grid, const i64 *axes, unsigned *next, Grid coarser, i64 cells) {
+    uint4 mine, i64 first, int found, int before, int total, Grid grid, const i64 *axes, unsigned *next, Grid coarser,
+    i64 cells) {
     __shared__ unsigned short list[LISTED];
     unsigned four[4] = {mine.x, mine.y, mine.z, mine.w}, slots = (unsigned)(axes[8] * axes[17] * axes[26]);
-    i64 first = (i64)blockIdx.x * blockDim.x * 128;
     for (int begin = 0; begin < total; begin += LISTED) {
         int rank = before - begin;
         if (rank < LISTED && rank + found > 0)
@@ -217,9 +220,10 @@ extern "C" __global__ void count_cells(
     words += at;
     i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     uint4 mine = ((const uint4 *)words)[place];
-    int found = __popc(mine.x) + __popc(mine.y) + __popc(mine.z) + __popc(mine.w), total;
+    int found = bits_of(mine), total;
     int earlier = sum_before(found, &total);
-    if (axes) mark_next(mine, found, earlier, total, grid, axes, next, coarser, next_cells);
+    i64 first_bit = (i64)blockIdx.x * blockDim.x * 128;
+    if (axes) mark_next(mine, first_bit, found, earlier, total, grid, axes, next, coarser, next_cells);
     __shared__ unsigned ticket;
     volatile int *ends = (volatile int *)(words + 4 * (i64)gridDim.x * blockDim.x);
     if (threadIdx.x == 0) {
@@ -254,6 +258,17 @@ __device__ static int4 row_of(i64 key) {
     return row;
 }
 
+// the cells of a thread's four words, which begin at the `place`-th four, from the rank of the first one on
+__device__ static void list_four(uint4 mine, i64 place, i64 rank, Grid grid, i64 *keys, int4 *coords) {
+    unsigned four[4] = {mine.x, mine.y, mine.z, mine.w};
+    for (int w = 0; w < 4; w++)
+        for (unsigned left = four[w]; left; left &= left - 1) {
+            i64 key = cell_at((4 * place + w) * 32 + __ffs((int)left) - 1, grid);
+            keys[rank] = key;
+            coords[rank++] = row_of(key);
+        }
+}
+
 // the cells whose bits are set, where `count_cells` was before
 extern "C" __global__ void list_cells(
     const unsigned *words, i64 at, i64 *keys, int4 *coords, i64 low, i64 step_b, i64 step_x, i64 step_y) {
@@ -263,12 +278,102 @@ extern "C" __global__ void list_cells(
     if (rank == ends[blockIdx.x]) return;
     i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     uint4 mine = ((const uint4 *)words)[place];
-    unsigned four[4] = {mine.x, mine.y, mine.z, mine.w};
-    rank += sum_before(__popc(mine.x) + __popc(mine.y) + __popc(mine.z) + __popc(mine.w), &total);
-    for (int w = 0; w < 4; w++)
-        for (unsigned left = four[w]; left; left &= left - 1) {
-            i64 key = cell_at((4 * place + w) * 32 + __ffs((int)left) - 1, {low, step_b, step_x, step_y});
-            keys[rank] = key;
-            coords[rank++] = row_of(key);
+    rank += sum_before(bits_of(mine), &total);
+    list_four(mine, place, rank, {low, step_b, step_x, step_y}, keys, coords);
+}
+
+// Levels of bounds that only the device knows: where their bits are is in `plan`, see `plan_levels` in keys.cu. The
+// chunks of a level are shared out in runs, one a block, so that blocks write what they list in order.
+// ends: after the plan, how many cells the blocks up to each have.
+struct Planned {
+    i64 at, low, step_b, step_x, step_y, cells, chunks;
+};
+#define PLANNED ((const Planned *)(plan + 9))
+
+__device__ static Grid grid_of(const Planned &level) { return {level.low, level.step_b, level.step_x, level.step_y}; }
+
+__device__ static i64 *ends_of(i64 *plan, i64 level, i64 levels) {
+    return plan + 10 + 7 * levels + level * gridDim.x;
+}
+
+// the words of all levels
+extern "C" __global__ void clear_planned(uint4 *words, const i64 *plan, i64 levels) {
+    i64 fours = PLANNED[levels].at / 4, stride = (i64)gridDim.x * blockDim.x;
+    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < fours; i += stride) words[i] = {0, 0, 0, 0};
+}
+
+// axes (levels, 27): what `touched_cell` reads
+extern "C" __global__ void mark_planned(
+    const i64 *keys, const i64 *axes, unsigned *words, const i64 *plan, i64 slots, i64 size) {
+    i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    const Planned level = PLANNED[0];
+    int offset;
+    if (place >= size || level.cells <= 0) return;
+    i64 voxel = quotient(place, slots);
+    i64 cell = touched_cell(keys[voxel], axes, (unsigned)(place - voxel * slots), &offset);
+    if (cell >= 0) mark(words + level.at, bit_of(cell, grid_of(level)), level.cells);
+}
+
+// As `count_cells`: marks the next level, and sends the host how many cells there are, or ~0 where there was no room.
+extern "C" __global__ void count_planned(
+    unsigned *words, const i64 *axes, i64 *plan, i64 number, i64 levels, unsigned *counters, u64 *letter, i64 stamp) {
+    const Planned level = PLANNED[number];
+    i64 run = (level.chunks + gridDim.x - 1) / gridDim.x, *ends = ends_of(plan, number, levels);
+    const uint4 *fours = (const uint4 *)(words + level.at);
+    int sum = 0, total;
+    for (i64 chunk = blockIdx.x * run; chunk < min((blockIdx.x + 1) * run, level.chunks); chunk++) {
+        i64 place = chunk * blockDim.x + threadIdx.x;
+        uint4 mine = fours[place];
+        int found = bits_of(mine), earlier = sum_before(found, &total);
+        sum += total;
+        if (number + 1 < levels && total > 0 && PLANNED[number + 1].cells > 0) {
+            const Planned next = PLANNED[number + 1];
+            mark_next(mine, chunk * blockDim.x * 128, found, earlier, total, grid_of(level), axes + 27 * (number + 1),
+                      words + next.at, grid_of(next), next.cells);
         }
+        // all have read what the next round writes
+        __syncthreads();
+    }
+    __shared__ unsigned ticket;
+    if (threadIdx.x == 0) {
+        *(volatile i64 *)(ends + blockIdx.x) = sum;
+        __threadfence();
+        ticket = atomicAdd(counters, 1u);
+    }
+    __syncthreads();
+    if (ticket != gridDim.x - 1) return;
+    // the last block adds up
+    __threadfence();
+    i64 share = ((i64)gridDim.x + blockDim.x - 1) / blockDim.x, first = threadIdx.x * share;
+    i64 end = min(first + share, (i64)gridDim.x);
+    sum = 0;
+    for (i64 i = first; i < end; i++) sum += (int)*(volatile i64 *)(ends + i);
+    __syncthreads();
+    i64 before = sum_before(sum, &total);
+    for (i64 i = first; i < end; i++) ends[i] = before += ends[i];
+    if (threadIdx.x > 0) return;
+    *counters = 0;
+    // woken by the letter, the host may launch on another stream: the counter is 0 before
+    __threadfence_system();
+    *(volatile u64 *)letter = (u64)stamp << 32 | (level.cells < 0 ? 0xffffffffu : (unsigned)total);
+    __threadfence_system();
+}
+
+extern "C" __global__ void list_planned(
+    const unsigned *words, i64 *plan, i64 number, i64 levels, i64 *keys, int4 *coords) {
+    const Planned level = PLANNED[number];
+    i64 run = (level.chunks + gridDim.x - 1) / gridDim.x;
+    const i64 *ends = ends_of(plan, number, levels);
+    i64 rank = blockIdx.x ? ends[blockIdx.x - 1] : 0;
+    if (rank == ends[blockIdx.x]) return;
+    const uint4 *fours = (const uint4 *)(words + level.at);
+    int total;
+    for (i64 chunk = blockIdx.x * run; chunk < min((blockIdx.x + 1) * run, level.chunks); chunk++) {
+        i64 place = chunk * blockDim.x + threadIdx.x;
+        uint4 mine = fours[place];
+        int earlier = sum_before(bits_of(mine), &total);
+        list_four(mine, place, rank + earlier, grid_of(level), keys, coords);
+        rank += total;
+        __syncthreads();
+    }
 }

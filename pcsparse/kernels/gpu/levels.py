@@ -98,7 +98,7 @@ class _Touching:
 
     @staticmethod
     def of(keys: Tensor, size: Triple, stride: Triple, dilation: Triple, first: Triple) -> "_Touching":
-        axes, slots = _axes(size, stride, dilation, first)
+        axes, slots = axes_of(size, stride, dilation, first)
         return _Touching(keys, on_device(axes, keys.device), slots, math.prod(size))
 
     def marked(self, grids: Sequence[Grid]) -> Marked:
@@ -130,7 +130,7 @@ class _Touching:
 
 
 @functools.lru_cache(maxsize=256)
-def _axes(size: Triple, stride: Triple, dilation: Triple, first: Triple) -> tuple[tuple[int, ...], int]:
+def axes_of(size: Triple, stride: Triple, dilation: Triple, first: Triple) -> tuple[tuple[int, ...], int]:
     """What `touched_cell` reads of all three axes, and how many candidates a voxel has."""
     rows = [_axis(*axis) for axis in zip(size, stride, dilation, first, BIAS, strict=True)]
     return tuple(itertools.chain(*rows)), math.prod(row[-1] for row in rows)
@@ -226,7 +226,7 @@ def reached_levels(keys: Tensor, steps: Sequence[LevelStep]) -> list[tuple[Tenso
         touching = _Touching.of(keys, step.size, step.stride, step.dilation, step.first)
         if grids and keys.numel():
             rest = steps[done + 1 : done + len(grids)]
-            axes = [_axes(step.size, step.stride, step.dilation, step.first)[0] for step in rest]
+            axes = [axes_of(step.size, step.stride, step.dilation, step.first)[0] for step in rest]
             levels += touching.marked(grids).listed([on_device(numbers, keys.device) for numbers in axes])
         else:
             levels.append(_within(touching.level(None), step.bounds))

@@ -137,7 +137,7 @@ def pack_and_match(
     if n == 0:
         return keys, NOTHING, NOTHING, table
     told = torch.empty(FACTS, dtype=torch.int64, device=device)
-    box = start_packing(coords, keys, told)
+    box, _ = start_packing(coords, keys, told)
     # before the host knows whether rows ascend: the kernel finds that out by itself
     _launch(keys, keys, deltas, table, told=told)
     low, high, ascending = facts_of(box.read(FACTS))

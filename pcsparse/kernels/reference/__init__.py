@@ -53,6 +53,7 @@ from pcsparse.kernels.reference.tables import mask_table_outputs as mask_table_o
 from pcsparse.kernels.reference.tables import match_table as match_table
 from pcsparse.kernels.reference.tables import match_tables as match_tables
 from pcsparse.kernels.reference.tables import pack_and_match as pack_and_match
+from pcsparse.kernels.reference.tables import pack_and_reach as pack_and_reach
 from pcsparse.kernels.reference.tables import partition_table as partition_table
 from pcsparse.kernels.reference.tables import reached_level as reached_level
 from pcsparse.kernels.reference.tables import reached_levels as reached_levels

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.kernels.jobs import LevelStep, Search
-from pcsparse.kernels.key_layout import check_offset_count
+from pcsparse.kernels.key_layout import check_offset_count, key_holds
 from pcsparse.kernels.reference.keys import pack_rows, scale_keys, unpack_keys
 from pcsparse.kernels.reference.levels import partition_keys, reached_cells
 from pcsparse.kernels.reference.rows import pairs_to_table
@@ -79,6 +79,18 @@ def reached_levels(keys: Tensor, steps: Sequence[LevelStep]) -> list[tuple[Tenso
         keys = keys[inside]
         levels.append((keys, coords[inside]))
     return levels
+
+
+def pack_and_reach(
+    coords: Tensor, steps: Sequence[LevelStep], deltas: tuple[int, ...] | None = None
+) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], list[tuple[Tensor, Tensor]] | None, Tensor | None]:
+    keys, low, high, ascending = pack_rows(coords)
+    if not ascending or not key_holds(low, high):
+        return keys, low, high, None, None
+    levels, table = reached_levels(keys, steps), None
+    if deltas is not None and levels:
+        table = match_tables([Search(keys, levels[0][0], deltas, steps[0].stride)])[0]
+    return keys, low, high, levels, table
 
 
 def renumber_table(table: Tensor, order_in: Tensor | None, order_out: Tensor | None) -> Tensor:
