@@ -209,6 +209,15 @@ __device__ static void mark_next(
     }
 }
 
+// by one thread of the last block
+__device__ static void send_count(unsigned *counters, u64 *letter, i64 stamp, unsigned count) {
+    *counters = 0;
+    // woken by the letter, the host may launch on another stream: the counter is 0 before
+    __threadfence_system();
+    *(volatile u64 *)letter = (u64)stamp << 32 | count;
+    __threadfence_system();
+}
+
 // How many bits are set: after the words, those up to the end of each block, which reads four words a thread;
 // and all of them, sent to the host (see mailbox.py). Of each cell that is set, the cells that it touches on
 // the next level are marked, if there is a next one; its words begin at `next_at`. counters: 0 before and after.
@@ -241,12 +250,7 @@ extern "C" __global__ void count_cells(
     __syncthreads();
     int before = sum_before(sum, &total);
     for (i64 i = first; i < min(first + share, (i64)gridDim.x); i++) ends[i] = before += ends[i];
-    if (threadIdx.x > 0) return;
-    *counters = 0;
-    // woken by the letter, the host may launch on another stream: the counter is 0 before
-    __threadfence_system();
-    *(volatile u64 *)letter = (u64)stamp << 32 | (unsigned)total;
-    __threadfence_system();
+    if (threadIdx.x == 0) send_count(counters, letter, stamp, (unsigned)total);
 }
 
 __device__ static int4 row_of(i64 key) {
@@ -351,12 +355,7 @@ extern "C" __global__ void count_planned(
     __syncthreads();
     i64 before = sum_before(sum, &total);
     for (i64 i = first; i < end; i++) ends[i] = before += ends[i];
-    if (threadIdx.x > 0) return;
-    *counters = 0;
-    // woken by the letter, the host may launch on another stream: the counter is 0 before
-    __threadfence_system();
-    *(volatile u64 *)letter = (u64)stamp << 32 | (level.cells < 0 ? 0xffffffffu : (unsigned)total);
-    __threadfence_system();
+    if (threadIdx.x == 0) send_count(counters, letter, stamp, level.cells < 0 ? 0xffffffffu : (unsigned)total);
 }
 
 extern "C" __global__ void list_planned(
