@@ -7,7 +7,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from pcsparse.compress.sparse_heads_layers import PACKED, HeadLayer, Packed
+from pcsparse.compress.sparse_heads_layers import PACKED, HeadLayer, Packed, has_hooks
 from pcsparse.compress.sparse_heads_report import LayerReport
 from pcsparse.errors import FormatError, PcsparseError, RangeError
 from pcsparse.nn.eie_linear import EIELinear
@@ -86,7 +86,7 @@ def load_heads(model: nn.Module, path: str | Path, *, mode: Mode = "auto") -> tu
 
     Raises:
         FormatError: the file is missing, truncated, altered, of another kind or version, or its content is no
-            packed layer; or the model has no such layer, or one of other sizes.
+            packed layer; or the model has no such layer, or one of other sizes or with hooks.
         RangeError: another mode.
     """
     if mode not in get_args(Mode):
@@ -209,6 +209,10 @@ def _fitted(
     """The layer of a file that takes the place of `target`."""
     if type(target) not in _KINDS:
         raise FormatError(f"in the model it is a {type(target).__name__}")
+    if has_hooks(target):
+        raise FormatError(
+            "in the model it has hooks, which would be lost; remove them, or hook it afterwards"
+        )
     have = _geometry(target, names)
     for key in {**have, **geometry}:
         if have.get(key) != geometry.get(key):

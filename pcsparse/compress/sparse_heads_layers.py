@@ -164,9 +164,21 @@ def _refusal(name: str, module: nn.Module, owners: dict[int, list[str]], places:
             return f"its parameters are {tensor.dtype}; only float32 is packed"
     if any(isinstance(parent, nn.TransformerEncoderLayer) for parent, _ in places):
         return "nn.TransformerEncoderLayer reads its weight past its forward"
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+    if has_hooks(module):
         return "has hooks, which would be lost"
     return None
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything was registered to run with a layer, and would be lost with it."""
+    return any(
+        (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+        )
+    )
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:

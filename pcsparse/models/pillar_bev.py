@@ -243,7 +243,8 @@ class PillarBEV(nn.Module):
 
         Raises:
             ShapeError, DtypeError, DeviceError: inputs that do not fit each other.
-            RangeError: a point outside the grid, or a cloud outside 0 to n_clouds - 1.
+            RangeError: a point outside the grid, an intensity that is not finite, or a cloud outside 0 to
+                n_clouds - 1.
         """
         logits: Tensor = self.head(self.neck(self.scatter(points, intensity, batch, n_clouds)))
         return logits
@@ -263,6 +264,11 @@ class PillarBEV(nn.Module):
         check_shape("batch", batch, (len(points),))
         check_same_device(points=points, intensity=intensity, batch=batch)
         _check_clouds(batch, n_clouds)
+        if not bool(intensity.isfinite().all()):
+            n_wrong = int((~intensity.isfinite()).sum())
+            raise RangeError(
+                f"{n_wrong} of {len(intensity)} intensities are not finite; drop these points, or set a value"
+            )
         pillars = to_pillars(points, self.spec.grid, batch=batch)
         feats = self.pillars(points, intensity, pillars)
         nx, ny = self.spec.grid.shape

@@ -83,6 +83,7 @@ class EIELinear(nn.Module):
         self.codebook: Tensor
         self._layout: EIELayout | None = None
         self._dense: Tensor | None = None
+        self.weight_token = object()
         empty = torch.zeros(out_features, in_features, dtype=torch.uint8)
         codebook = torch.zeros(1 << self.widths.code_bits, dtype=torch.float32)
         self._hold(pack_eie(empty, codebook, self.widths))
@@ -247,6 +248,10 @@ class EIELinear(nn.Module):
         """Let the dense weight go until it is asked for again."""
         self._dense = None
 
+    def release_layout(self) -> None:
+        """Let what the kernels read go until they run again."""
+        self._layout = None
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the forms that are made from the format: another version may make them otherwise."""
         return {**self.__dict__, "_layout": None, "_dense": None}
@@ -277,6 +282,8 @@ class EIELinear(nn.Module):
             self._choices.keep(choice)
             if all(other.way == "sparse" for other in self.choices):
                 self.release_dense()
+            elif all(other.way == "dense" for other in self.choices):
+                self.release_layout()
         return choice.way
 
     def _sparse_product(self, items: Tensor) -> Tensor:
@@ -292,7 +299,7 @@ class EIELinear(nn.Module):
     def _hold(self, matrix: EIEMatrix) -> None:
         for name in _PARTS:
             self.register_buffer(name, getattr(matrix, name).clone())
-        self._layout = self._dense = None
+        self._forget_forms()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EIELinear":
         """Moves; conversions leave the layer in float32, the only dtype that it computes in."""
@@ -302,8 +309,13 @@ class EIELinear(nn.Module):
             now = getattr(self, name)
             if now is not None and now.dtype != torch.float32:
                 setattr(self, name, before.to(now.device))
-        self._layout = self._dense = None
+        self._forget_forms()
         return self
+
+    def _forget_forms(self) -> None:
+        self._layout = self._dense = None
+        # who made another form of the weight sees by this that it is another one
+        self.weight_token = object()
 
     def _load_from_state_dict(
         self,

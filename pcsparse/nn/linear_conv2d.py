@@ -112,8 +112,8 @@ class LinearConv2d(nn.Module):
         self.mode: Mode = mode
         self._pads = _pads(self.padding, self.kernel_size, self.stride, self.dilation)
         self._choices = Choices()
-        # the matrix that it was made of, and itself
-        self._dense: tuple[Tensor, Tensor] | None = None
+        # the weight that it was made of, and itself
+        self._dense: tuple[object, Tensor] | None = None
 
     @classmethod
     def from_conv(
@@ -185,9 +185,12 @@ class LinearConv2d(nn.Module):
 
     def dense_weight(self) -> Tensor:
         """(c_out, c_in, kh, kw), where the layer is; made once and held."""
-        matrix = self.linear.dense_weight()
-        if self._dense is None or self._dense[0] is not matrix:
-            self._dense = matrix, kernel_order(matrix, self.in_channels, self.kernel_size)
+        weight = self.linear.weight_token
+        if self._dense is None or self._dense[0] is not weight:
+            matrix = self.linear.dense_weight()
+            self._dense = weight, kernel_order(matrix, self.in_channels, self.kernel_size)
+            # one dense form is enough
+            self.linear.release_dense()
         return self._dense[1]
 
     def release_dense(self) -> None:
@@ -233,6 +236,8 @@ class LinearConv2d(nn.Module):
             self._choices.keep(choice)
             if all(other.way == "sparse" for other in self.choices):
                 self.release_dense()
+            elif isinstance(self.linear, EIELinear) and all(other.way == "dense" for other in self.choices):
+                self.linear.release_layout()
         return choice.way
 
     def _measured(self, maps: Tensor, n_items: int) -> Choice:

@@ -69,6 +69,7 @@ class SemiStructuredLinear(nn.Module):
         self._choices = Choices()
         self._dense: Tensor | None = None
         self._compressed: Tensor | None = None
+        self.weight_token = object()
 
     @classmethod
     def from_linear(
@@ -204,6 +205,8 @@ class SemiStructuredLinear(nn.Module):
 
     def _forget_forms(self) -> None:
         self._dense = self._compressed = None
+        # who made another form of the weight sees by this that it is another one
+        self.weight_token = object()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SemiStructuredLinear":
         """Moves and conversions: other forms of the weight are made anew where they are needed."""

@@ -120,8 +120,9 @@ def _task(name: str, settings: SparseHeadsSettings) -> Task:
 
 
 def _train(task: Task, epochs: int, seed: int) -> Trained:
-    torch.manual_seed(seed)
-    model = task.network()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = task.network()
     begin = time.perf_counter()
     loss = train(model, task, epochs, task.lr, seed)
     seconds = time.perf_counter() - begin

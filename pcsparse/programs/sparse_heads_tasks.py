@@ -75,7 +75,7 @@ def train(model: nn.Module, task: Task, epochs: int, lr: float, seed: int) -> fl
         task: what to learn.
         epochs: passes over its training data.
         lr: peak learning rate.
-        seed: of order and augmentation.
+        seed: of order, augmentation and dropout.
 
     Returns:
         The mean loss of the last epoch.
@@ -83,7 +83,13 @@ def train(model: nn.Module, task: Task, epochs: int, lr: float, seed: int) -> fl
     Raises:
         RangeError: the loss stopped being finite.
     """
-    generator = torch.Generator().manual_seed(seed)
+    # dropout draws from torch's own generator: from the seed too, and nobody else's numbers
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _train(model, task, epochs, lr, torch.Generator().manual_seed(seed))
+
+
+def _train(model: nn.Module, task: Task, epochs: int, lr: float, generator: torch.Generator) -> float:
     optimizer = build_optimizer(model, OptimSettings("adamw", lr, weight_decay=0.01))
     model.train()
     losses: list[float] = []

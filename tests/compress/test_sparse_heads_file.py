@@ -299,3 +299,16 @@ def test_a_layer_inside_a_convolution_is_no_layer_of_its_own(tmp_path):
     sparsify_heads(model, EIESettings(0.5))
     assert set(save_heads(model, tmp_path / "heads")) == {"stem", "head.shared.0", "head.heat", "head.box"}
     assert isinstance(model.stem, LinearConv2d)
+
+
+def test_a_layer_with_a_hook_is_not_replaced(tmp_path):
+    model = mlp()
+    sparsify_heads(model, METHODS[0])
+    save_heads(model, tmp_path / "heads.safetensors")
+    fresh = mlp(1)
+    layer = next(m for m in fresh.modules() if isinstance(m, nn.Linear))
+    handle = layer.register_forward_hook(lambda *_: None)
+    with pytest.raises(FormatError, match="has hooks, which would be lost"):
+        load_heads(fresh, tmp_path / "heads.safetensors")
+    handle.remove()
+    load_heads(fresh, tmp_path / "heads.safetensors")

@@ -193,6 +193,9 @@ def test_awkward_inputs(rng):
         model(points, intensity, torch.arange(10) // 5, 1)
     with pytest.raises(RangeError, match="n_clouds must be at least 1"):
         model(*nothing, 0)
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(RangeError, match="1 of 10 intensities are not finite"):
+            model(points, torch.where(torch.arange(10) == 4, wrong, intensity), batch, 1)
     with pytest.raises(ShapeError, match="intensity"):
         model(points, intensity[:9], batch, 1)
     with pytest.raises(DtypeError, match="points"):

@@ -310,3 +310,25 @@ def test_a_layer_of_few_values_becomes_codes(rng):
         codes_of(torch.full((2, 2), float("nan")))
     with pytest.raises(ShapeError, match="weight must have shape"):
         codes_of(torch.zeros(3))
+
+
+@pytest.mark.parametrize("kind", ["eie", "2:4"])
+@torch.no_grad()
+def test_where_dense_is_taken_one_dense_form_is_held(rng, kind, monkeypatch):
+    def dense_wins(products, **_):
+        return {name: Timing.of([1.0 if name == "dense" else 2.0]) for name in products if products[name]}
+
+    monkeypatch.setattr(product_choice, "time_in_turns", dense_wins)
+    conv, other = conv_of(rng), conv_of(rng)
+    layer, x = LinearConv2d.from_conv(conv, linear_of(conv, kind)), torch.randn(1, 8, 6, 6, generator=rng)
+    torch.testing.assert_close(layer(x), conv(x), **tolerance(torch.float32, 72))
+    assert layer._dense is not None
+    assert layer.linear._dense is None
+    assert getattr(layer.linear, "_layout", None) is None
+    held = layer.dense_weight()
+    assert layer.dense_weight() is held
+    # another weight makes another form
+    layer.linear.load_state_dict(linear_of(other, kind).state_dict())
+    torch.testing.assert_close(layer(x), other(x), **tolerance(torch.float32, 72))
+    layer.to(torch.device("cpu"))
+    assert torch.equal(layer.dense_weight(), other.weight)

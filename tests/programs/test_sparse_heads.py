@@ -110,6 +110,18 @@ def test_cells_without_a_label_do_not_count():
     assert commonest_share(Cells()) == pytest.approx(3 / 6)
 
 
+def test_dropout_draws_from_the_seed_and_from_nobody_else():
+    task, found = Corners(), []
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 4))
+    for before in (1, 2):
+        torch.manual_seed(before)
+        copied, state = copy.deepcopy(model), torch.get_rng_state()
+        train(copied, task, 1, task.lr, seed=7)
+        found.append(copied[0].weight)
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(*found)
+
+
 def test_training_learns_and_is_repeatable():
     task = Corners()
     one, other = learnt(task), learnt(task)
