@@ -270,20 +270,24 @@ def test_neighbours_are_the_same_at_one_two_and_four_threads():
 
 
 @pytest.mark.parametrize("ascends", [False, True])
-def test_a_gpu_gives_the_same_and_asks_once(ascends, rng, monkeypatch):
+def test_a_gpu_gives_the_same_and_asks_once(device, ascends, rng, monkeypatch):
     points, queries = torch.randn(90, 3, generator=rng), torch.randn(20, 3, generator=rng)
     batch, query_batch = torch.randint(3, (90,), generator=rng), torch.randint(4, (20,), generator=rng)
     batch = batch.sort().values if ascends else batch
-    asked = {"queries": queries, "batch": batch, "query_batch": query_batch}
     searches = (
-        lambda: nearest_neighbours(points, 5, **asked).rows,
-        lambda: nearest_neighbours(points, 5, batch=batch).rows,
-        lambda: ball_query(points, 0.7, 4, **asked).rows,
-        lambda: ball_query(points, 0.7, 4, order="index", **asked).rows,
-        lambda: farthest_points(points, 9, batch=batch),
+        lambda p, b, asked: nearest_neighbours(p, 5, batch=b, **asked).rows,
+        lambda p, b, asked: nearest_neighbours(p, 5, batch=b).rows,
+        lambda p, b, asked: ball_query(p, 0.7, 4, batch=b, **asked).rows,
+        lambda p, b, asked: ball_query(p, 0.7, 4, order="index", batch=b, **asked).rows,
+        lambda p, b, asked: farthest_points(p, 9, batch=b),
     )
-    expected = [search() for search in searches]
-    emulate(monkeypatch)
+    expected = [
+        search(points, batch, {"queries": queries, "query_batch": query_batch}) for search in searches
+    ]
+    if device.type == "cpu":
+        emulate(monkeypatch)
+    asked = {name: part.to(device) for name, part in asked.items()}
+    points, batch = points.to(device), batch.to(device)
     questions = []
     for name in ("__bool__", "__int__", "item", "tolist", "nonzero"):
         plain = getattr(torch.Tensor, name)
@@ -296,6 +300,6 @@ def test_a_gpu_gives_the_same_and_asks_once(ascends, rng, monkeypatch):
     # a sample also asks how large it is
     for search, same, most in zip(searches, expected, (1, 1, 1, 1, 2), strict=True):
         questions.clear()
-        found = search()
+        found = search(points, batch, asked)
         assert len(questions) == most
-        assert torch.equal(found, same)
+        assert torch.equal(found.cpu(), same)

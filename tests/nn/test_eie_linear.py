@@ -15,7 +15,6 @@ from pcsparse.nn.eie_linear import EIELinear
 from pcsparse.packed.eie import EIEFormat
 from pcsparse.packed.eie_file import load_eie, save_eie
 from pcsparse.timing import Timing
-from tests.emulation import emulate
 from tests.tolerance import tolerance
 
 
@@ -46,15 +45,15 @@ def test_it_computes_what_the_linear_layer_does(mode, shape, rng):
 
 @pytest.mark.parametrize("skips_zeros", [False, True])
 @torch.no_grad()
-def test_it_does_so_on_a_gpu(skips_zeros, rng, monkeypatch):
-    linear = pruned(rng)
-    layer, x = packed(linear, mode="auto", skips_zeros=skips_zeros), torch.randn(2, 60, generator=rng).relu()
-    emulate(monkeypatch)
-    torch.testing.assert_close(layer(x), linear(x), **tolerance(torch.float32, 60, 16))
+def test_it_does_so_on_a_gpu(skips_zeros, rng, gpu_or_emulated):
+    linear, x = pruned(rng), torch.randn(2, 60, generator=rng).relu()
+    layer = packed(linear, mode="auto", skips_zeros=skips_zeros).to(gpu_or_emulated)
+    there = x.to(gpu_or_emulated)
+    torch.testing.assert_close(layer(there).cpu(), linear(x), **tolerance(torch.float32, 60, 16))
     (choice,) = layer.choices
     assert choice.refused is None
     layer.mode = "sparse"
-    torch.testing.assert_close(layer(x), linear(x), **tolerance(torch.float32, 60, 16))
+    torch.testing.assert_close(layer(there).cpu(), linear(x), **tolerance(torch.float32, 60, 16))
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ from pcsparse.nn.product_choice import bucket_of
 from pcsparse.nn.semi_structured_linear import SemiStructuredLinear
 from pcsparse.packed.two_four import pack_two_four
 from pcsparse.timing import Timing
-from tests.emulation import emulate
 from tests.packed.test_two_four import random_two_four
 from tests.tolerance import tolerance
 
@@ -288,19 +287,29 @@ def test_torch_itself_refuses_tensors_that_are_not_on_a_gpu(rng):
 
 
 @pytest.mark.parametrize("mode", ["auto", "sparse"])
-def test_a_gpu_has_products_in_float32(rng, monkeypatch, mode):
-    linear = _linear(rng)
-    layer = SemiStructuredLinear.from_linear(linear, mode=mode, with_relu=True)
-    emulate(monkeypatch)
+def test_a_gpu_has_products_in_float32(rng, monkeypatch, gpu_or_emulated, mode):
+    linear, x = _linear(rng), torch.randn(2, 36, generator=rng)
+    layer = SemiStructuredLinear.from_linear(linear, mode=mode, with_relu=True).to(gpu_or_emulated)
     monkeypatch.setattr(cuda, "serves", lambda _: True)
-    x = torch.randn(2, 36, generator=rng)
-    torch.testing.assert_close(layer(x), linear(x).relu(), **tolerance(torch.float32, 36, factor=32))
+    found = layer(x.to(gpu_or_emulated)).cpu()
+    torch.testing.assert_close(found, linear(x).relu(), **tolerance(torch.float32, 36, factor=32))
     assert all(choice.refused is None for choice in layer.choices)
     assert len(layer.choices) == (mode == "auto")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_a_gpu_multiplies_narrow_types_on_its_tensor_cores(rng, device, dtype):
+    if device.type != "cuda":
+        pytest.skip("torch has these products for GPUs only; run with --device cuda")
+    linear, x = _linear(rng, 64, 128, dtype), torch.randn(5, 128, generator=rng).to(dtype)
+    layer = SemiStructuredLinear.from_linear(linear, mode="sparse", with_relu=True).to(device)
+    expected = linear.double()(x.double()).relu().to(dtype)
+    torch.testing.assert_close(layer(x.to(device)).cpu(), expected, **tolerance(dtype, 128, factor=32))
+
+
 def test_the_way_to_a_gpu_with_a_stand_in(rng, monkeypatch):
-    """No GPU has run it: the tensor core's part is a dense product on the CPU."""
+    """The tensor core's part is a dense product on the CPU."""
     given = []
     assert cuda.serves(torch.device("cuda", 1))
     assert not cuda.serves(CPU)

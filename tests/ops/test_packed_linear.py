@@ -9,7 +9,6 @@ import torch.fx.experimental.proxy_tensor
 from pcsparse.errors import DeviceError, DtypeError, FormatError, ShapeError, UnsupportedError
 from pcsparse.ops.packed_linear import EIELayout, eie_chip_linear, eie_layout, eie_linear
 from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
-from tests.emulation import emulate
 from tests.packed.test_eie import codebook, random_codes
 from tests.tolerance import tolerance
 
@@ -41,16 +40,16 @@ def test_products_are_those_of_the_dense_matrix(product, widths, relu, rng):
 
 
 @pytest.mark.parametrize("widths", [EIEFormat(8), EIEFormat(3, code_bits=8)], ids=["chip", "bytes"])
-def test_a_gpu_has_the_same_products(widths, rng, monkeypatch):
+def test_a_gpu_has_the_same_products(widths, rng, gpu_or_emulated):
     matrix = matrix_of(rng, widths=widths)
     x, bias = torch.randn(2, 50, generator=rng).relu(), torch.randn(70, generator=rng)
     expected = torch.nn.functional.linear(x.double(), matrix.to_dense().double(), bias.double()).relu()
-    emulate(monkeypatch)
+    x, bias = x.to(gpu_or_emulated), bias.to(gpu_or_emulated)
     for by_rows in (False, True):
-        found = eie_linear(x, eie_layout(matrix, by_rows=by_rows), bias, relu=True)
-        torch.testing.assert_close(found.double(), expected, **tolerance(torch.float32, 50))
-    found = eie_chip_linear(x, matrix.to("cpu"), bias, relu=True)
-    torch.testing.assert_close(found.double(), expected, **tolerance(torch.float32, 50))
+        found = eie_linear(x, eie_layout(matrix, gpu_or_emulated, by_rows=by_rows), bias, relu=True)
+        torch.testing.assert_close(found.cpu().double(), expected, **tolerance(torch.float32, 50))
+    found = eie_chip_linear(x, matrix.to(gpu_or_emulated), bias, relu=True)
+    torch.testing.assert_close(found.cpu().double(), expected, **tolerance(torch.float32, 50))
 
 
 def test_a_matrix_is_checked_once_wherever_it_is(rng, monkeypatch):
