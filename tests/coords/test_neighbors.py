@@ -281,9 +281,8 @@ def test_a_gpu_gives_the_same_and_asks_once(device, ascends, rng, monkeypatch):
         lambda p, b, asked: ball_query(p, 0.7, 4, order="index", batch=b, **asked).rows,
         lambda p, b, asked: farthest_points(p, 9, batch=b),
     )
-    expected = [
-        search(points, batch, {"queries": queries, "query_batch": query_batch}) for search in searches
-    ]
+    asked = {"queries": queries, "query_batch": query_batch}
+    expected = [search(points, batch, asked) for search in searches]
     if device.type == "cpu":
         emulate(monkeypatch)
     asked = {name: part.to(device) for name, part in asked.items()}
