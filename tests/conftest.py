@@ -2,18 +2,28 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import torch
 
+# most of a GPU's tests wait for its compiler, which works on as many cores as there are processes
+_FEW = 8
 _NAMES = re.compile(r"\bdevice\b|\bgpu_or_emulated\b|mark\.gpu\b")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where the `device` fixture puts tensors"
+    )
+    parser.addoption(
+        "--cases",
+        type=int,
+        metavar="N",
+        help=f"at most N cases of each test, 0 for all; {_FEW} by default for --device cuda in one process",
     )
 
 
@@ -37,18 +47,44 @@ def _touches_device(item: pytest.Item) -> bool:
     return "device" in asked or "gpu_or_emulated" in asked or item.get_closest_marker("gpu") is not None
 
 
+def _most_cases(config: pytest.Config) -> int:
+    given = config.getoption("--cases")
+    if given is not None:
+        return given
+    shared = config.getoption("numprocesses", None) or hasattr(config, "workerinput")
+    return 0 if shared or config.getoption("--device") == "cpu" else _FEW
+
+
+def _spread(items: list[pytest.Item], most: int) -> set[str]:
+    """At most so many cases of each test, the same ones every time, in an order that no grid of cases has."""
+    taken: Counter[str] = Counter()
+    kept = set()
+    for name in sorted((item.nodeid for item in items), key=lambda name: crc32(name.encode())):
+        test = name.partition("[")[0]
+        if taken[test] < most:
+            taken[test] += 1
+            kept.add(name)
+    return kept
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--device") == "cuda":
-        # the others would say again what they say without a GPU
-        config.hook.pytest_deselected(items=[item for item in items if not _touches_device(item)])
-        items[:] = [item for item in items if _touches_device(item)]
+    # with a GPU the others would say again what they say without one
+    chosen = items if config.getoption("--device") == "cpu" else list(filter(_touches_device, items))
+    if most := _most_cases(config):
+        spread = _spread(chosen, most)
+        chosen = [item for item in chosen if item.nodeid in spread]
+    if len(chosen) < len(items):
+        kept = {item.nodeid for item in chosen}
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in kept])
+        items[:] = chosen
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     if config.getoption("--device") == "cpu":
         return None
-    name = torch.cuda.get_device_name()
-    return f"device: {name}; tests that touch no device are left out: `make test` runs them"
+    most = _most_cases(config)
+    cases = f", at most {most} cases of each test (--cases 0: all)" if most else ""
+    return f"device: {torch.cuda.get_device_name()}; only tests that touch it (`make test`: all){cases}"
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:

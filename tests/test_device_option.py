@@ -11,11 +11,19 @@ from tests.host_waits import host_waits
 
 
 def _item(name: str, *asked: str, mark: str | None = None) -> SimpleNamespace:
-    return SimpleNamespace(
-        name=name,
-        fixturenames=list(asked),
-        get_closest_marker=lambda wanted: mark if wanted == mark else None,
-    )
+    marks = {mark: mark}
+    return SimpleNamespace(nodeid=name, fixturenames=list(asked), get_closest_marker=marks.get)
+
+
+def _select(items: list[SimpleNamespace], **options: object) -> tuple[list[str], list[str]]:
+    """What stays, and what is left out."""
+    left_out = []
+    hook = SimpleNamespace(pytest_deselected=lambda items: left_out.extend(items))
+    given = {"--device": "cpu"} | {f"--{name}": value for name, value in options.items()}
+    given["numprocesses"] = given.pop("--processes", None)
+    config = SimpleNamespace(getoption=lambda name, default=None: given.get(name, default), hook=hook)
+    conftest.pytest_collection_modifyitems(config, items)
+    return [item.nodeid for item in items], [item.nodeid for item in left_out]
 
 
 @pytest.mark.parametrize(("option", "kept"), [("cpu", "abcde"), ("cuda", "bcd")])
@@ -24,11 +32,30 @@ def test_what_touches_no_device_is_left_to_the_cpu(option, kept):
         _item("a", "rng"), _item("b", "rng", "device"), _item("c", "gpu_or_emulated"), _item("d", mark="gpu"),
         _item("e", mark="slow"),
     ]  # fmt: skip
-    left_out = []
-    hook = SimpleNamespace(pytest_deselected=lambda items: left_out.extend(items))
-    conftest.pytest_collection_modifyitems(SimpleNamespace(getoption=lambda _: option, hook=hook), items)
-    assert "".join(item.name for item in items) == kept
-    assert "".join(item.name for item in left_out) == "".join(c for c in "abcde" if c not in kept)
+    assert _select(items, device=option) == (list(kept), [c for c in "abcde" if c not in kept])
+
+
+def _grid() -> list[SimpleNamespace]:
+    return [_item(f"x.py::{test}[{i}-{j}]", "device") for test in "ab" for i in range(10) for j in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("options", "each"),
+    [
+        ({"device": "cpu"}, 40),
+        ({"device": "cuda"}, 8),
+        ({"device": "cuda", "processes": 4}, 40),
+        ({"device": "cuda", "cases": 0}, 40),
+        ({"device": "cpu", "cases": 3}, 3),
+    ],
+)
+def test_some_cases_of_each_test_stand_for_all(options, each):
+    kept, left_out = _select(_grid(), **options)
+    assert [sum(name.startswith(f"x.py::{test}[") for name in kept) for test in "ab"] == [each, each]
+    assert sorted(kept + left_out) == sorted(item.nodeid for item in _grid())
+    # neither one row of the grid nor one column of it
+    assert each == 40 or min(len({name[i] for name in kept}) for i in (8, 10)) > 1
+    assert _select(_grid(), **options)[0] == kept
 
 
 @pytest.mark.parametrize(
