@@ -10,7 +10,7 @@ ARGS ?=
 # threads ask for them. A file's tests stay in one process, as some of them share what they made
 TESTING = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 # most of its time kernels are compiled for the device, by one core each; every process takes memory of the device
-TESTING_GPU = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 16
+TESTING_GPU = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 16 --dist worksteal
 # nothing else knows where the real samples are
 PCSPARSE_REAL_DATA ?= $(abspath $(wildcard ../shared/data))
 export PCSPARSE_REAL_DATA PIP_ARGS
