@@ -9,6 +9,7 @@ import pytest
 from pcsparse import resources
 from pcsparse.compress.pruning_channels import ChannelPruning
 from pcsparse.compress.pruning_offsets import OffsetPruning
+from pcsparse.compress.pruning_voxels import VoxelPruning
 from pcsparse.config import (
     CompressSettings,
     EvaluateSettings,
@@ -150,7 +151,7 @@ def test_every_option_of_a_compression_composes_and_builds(option):
     assert type(settings) is CompressSettings
     assert (settings.budget.unit, settings.budget.within(10.0)) == ("ms", 5.0)
     pruning, method = build(settings.compress), build(settings.method)
-    kinds = {"compress=offsets": OffsetPruning}
+    kinds = {"compress=offsets": OffsetPruning, "compress=voxels": VoxelPruning}
     assert type(pruning) is kinds.get(option, ChannelPruning)
     assert {*pruning.facts("cost"), *pruning.facts("scan")} <= {*pruning.facts()}
     assert pruning.facts()["axis"] == pruning.name

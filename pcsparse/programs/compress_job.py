@@ -12,7 +12,7 @@ from torch import nn
 
 from pcsparse.compress.channel_scores import Losses
 from pcsparse.compress.pruning import Prunable, Pruning
-from pcsparse.compress.pruning_offsets import OffsetPruning
+from pcsparse.compress.pruning_channels import ChannelPruning
 from pcsparse.compress.search.amc import AMC
 from pcsparse.compress.search.bisect import Bisection
 from pcsparse.compress.search.dynamic_programming import DynamicProgramming
@@ -81,7 +81,7 @@ class Job:
         for ratio in settings.scan.ratios:
             check_ratio(ratio, "scan.ratios")
         pruning, method = build(settings.compress), build(settings.method)
-        if settings.reconstruct and isinstance(pruning, OffsetPruning):
+        if settings.reconstruct and not isinstance(pruning, ChannelPruning):
             # the pruning says so itself, but not before everything was searched
             raise UnsupportedError(
                 f"least squares refit layers that lost channels, not {pruning.name}; set reconstruct=false "

@@ -18,6 +18,7 @@ from pcsparse.compress.measured import count_macs
 from pcsparse.compress.pruning import CostSummary
 from pcsparse.compress.pruning_channels import ChannelPruning
 from pcsparse.compress.pruning_offsets import OffsetPruning
+from pcsparse.compress.pruning_voxels import VoxelPruning
 from pcsparse.compress.report_facts import Measured
 from pcsparse.compress.search.dynamic_programming import DynamicProgramming
 from pcsparse.compress.search.executor import InProcess, SpawnedProcesses
@@ -25,6 +26,7 @@ from pcsparse.compress.search.uniform import Uniform
 from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.compress.settings import BudgetSettings, ScanSettings
 from pcsparse.compress.shared_maps import SharedMaps
+from pcsparse.compress.voxels import voxel_layers
 from pcsparse.data.collate import VoxelSettings
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.programs import compress_report, compress_steps, compress_tuning
@@ -379,6 +381,29 @@ def test_kernel_offsets_are_another_axis(tmp_path, monkeypatch):
     assert counted.n == n
     with pytest.raises(UnsupportedError, match="reconstruct=false"):
         compress(tiny_job(tmp_path, **{**given, "rounds": 1}, reconstruct=True, resume="overwrite"))
+
+
+def test_voxels_are_another_axis(tmp_path, monkeypatch, unreported):
+    counted = Counting(monkeypatch)
+    budget = BudgetSettings(share=0.92, of="macs")
+    given = {"pruning": VoxelPruning((0.0, 0.5, 0.75)), "budget": budget, "evaluations": 2}
+    compress(tiny_job(tmp_path, **given))
+    run = tmp_path / "run"
+    choice, (model, _) = Choice.load(run / "chosen.json"), load_model(run)
+    shares = {name: part.voxels for name, part in voxel_layers(model).items()}
+    assert shares == {step.name: None if step.kept == 1000 else step.kept / 1000 for step in choice.steps}
+    assert any(shares.values())
+    assert choice.cost <= choice.budget
+    assert choice.cost / choice.full_cost < 0.92
+    # and it goes on as the other ones do
+    n = counted.n
+    assert n == 1 + len(choice.steps) + 2
+    compress(tiny_job(tmp_path, **given))
+    assert counted.n == n
+    # a budget that no share of rows can meet
+    with pytest.raises(RangeError, match="smallest reachable cost is"):
+        compress(tiny_job(tmp_path, **{**given, "budget": BudgetSettings(share=0.9, of="bytes")},
+                          resume="overwrite"))  # fmt: skip
 
 
 def test_methods_that_want_curves_get_those_of_the_scan(copied, monkeypatch, unreported):

@@ -7,7 +7,7 @@ import pytest
 
 from pcsparse.compress.settings import BudgetSettings
 from pcsparse.config import CompressSettings
-from pcsparse.errors import PcsparseError, RangeError
+from pcsparse.errors import PcsparseError, RangeError, UnsupportedError
 from pcsparse.programs.compress import compress
 from pcsparse.programs.compress_job import Job
 from pcsparse.programs.folder_lock import sole_user
@@ -36,3 +36,14 @@ def test_an_agent_that_could_never_act_is_refused_before_anything_is_loaded():
 def test_two_budgets_are_refused_with_what_to_do():
     with pytest.raises(RangeError, match=r"got \{'share': 0.5, 'ms': 80.0\}; set the others to null"):
         BudgetSettings(share=0.5, ms=80.0).check()
+
+
+@pytest.mark.parametrize("name", ["offsets.OffsetPruning", "voxels.VoxelPruning"])
+def test_least_squares_of_another_axis_than_channels_are_refused_before_anything_is_loaded(name):
+    one = CompressSettings(
+        output_dir="nowhere", budget=BudgetSettings(share=0.5), reconstruct=True, checkpoint="missing",
+        compress={"_target_": f"pcsparse.compress.pruning_{name}"},
+        method={"_target_": "pcsparse.compress.search.uniform.Uniform"},
+    )  # fmt: skip
+    with pytest.raises(UnsupportedError, match=r"lost channels, not (offsets|voxels); set reconstruct=false"):
+        Job.of(one)

@@ -1,0 +1,157 @@
+"""What shares of rows cost, and a space of them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pcsparse.compress.finetune import Rounds
+from pcsparse.compress.measured import count_macs, measure_layers
+from pcsparse.compress.pruning_voxels import VoxelPruning
+from pcsparse.compress.voxel_cost import VoxelCost
+from pcsparse.compress.voxel_importance import PARTS
+from pcsparse.compress.voxels import prune_voxels, voxel_layers
+from pcsparse.errors import FormatError, RangeError, UnsupportedError
+from pcsparse.nn import SubmanifoldConv3d
+from pcsparse.sparse_tensor import SparseTensor
+from tests.programs.compress_case import tiny_network
+
+LAYER = "decoder.3.0.conv2"
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return tiny_network().eval()
+
+
+@pytest.fixture(scope="module")
+def sweeps():
+    generator = torch.Generator().manual_seed(1)
+    made = []
+    for n in (300, 200):
+        coords = torch.randint(0, 12, (n, 4), generator=generator, dtype=torch.int32)
+        coords[:, 0] = 0
+        coords = torch.unique(coords, dim=0)
+        made.append(SparseTensor(torch.randn(len(coords), 4, generator=generator), coords))
+    return made
+
+
+@pytest.fixture(scope="module")
+def prunable(model, sweeps):
+    found = VoxelPruning((0.5, 0.75)).of(model, None)
+    found.measure(sweeps, step=1000, runs=2)
+    return found
+
+
+def test_the_table_counts_what_the_network_multiplies(model, sweeps, prunable):
+    cost = prunable.cost
+    assert [layer.name for layer in cost.layers] == list(voxel_layers(model))
+    assert cost.total("MACs") == pytest.approx(count_macs(model, sweeps))
+    # one layer alone, whose input no other layer's rows have changed
+    for kept in (250, 500):
+        pruned = prune_voxels(model, {LAYER: kept / PARTS})
+        assert cost.total("MACs", {LAYER: kept}) == pytest.approx(count_macs(pruned, sweeps))
+    # a folded norm is one bias instead of scale and shift
+    norms = [part for part in model.modules() if hasattr(part, "running_mean")]
+    folded = sum(norm.weight.nbytes for norm in norms)
+    assert cost.total("bytes", {LAYER: 250}) == sum(w.nbytes for w in model.parameters()) - folded
+    with pytest.raises(RangeError, match=r"'stem.0'"):
+        cost.total("ms", {"stem.0": 500})
+
+
+def test_milliseconds_are_of_choosing_filtering_and_convolving(prunable):
+    layer = next(one for one in prunable.cost.layers if one.name == LAYER)
+    made = replace(layer, kept=(250, 500), pairs_kept=(0.3, 0.6), ms=(4.0, 6.0), whole_ms=7.0)
+    assert [made.milliseconds(kept) for kept in (250, 375, 500, 750, PARTS)] == [4.0, 5.0, 6.0, 8.0, 7.0]
+    assert made.of_pairs(0.45) == 5.0
+    assert made.macs(250) == 0.3 * made.pairs * 64
+    assert made.macs(750) == pytest.approx(0.8 * made.pairs * 64)
+    cost = replace(prunable.cost, layers=(made,), map_ms=2.0,
+                   network=replace(prunable.cost.network, at=(4.0, 7.0), ms=(14.0, 20.0)))  # fmt: skip
+    # a line of slope 2 through (7, 20): 6 stay
+    assert cost.total("ms") == 2.0 + 20.0
+    assert cost.total("ms", {LAYER: 500}) == 2.0 + 6.0 + 2 * 6.0
+
+
+@pytest.mark.parametrize("unit", ["ms", "MACs", "bytes"])
+def test_a_space_costs_what_the_table_says(prunable, unit):
+    space = prunable.space(unit)
+    assert space.steps[0].widths == (250, 500, PARTS)
+    mixed = tuple((250, 500, PARTS)[i % 3] for i in range(len(space.steps)))
+    kept = {step.name: width for step, width in zip(space.steps, mixed, strict=True)}
+    assert space.cost(mixed) == pytest.approx(prunable.cost.total(unit, kept))
+    assert space.cost(space.largest) == pytest.approx(prunable.cost.total(unit))
+
+
+def test_a_network_of_the_space_has_these_shares_and_weights_of_its_own(model, prunable):
+    space = prunable.space("MACs")
+    small = prunable.networks(space)((250, 500, *[PARTS] * (len(space.steps) - 2)))
+    shares = {name: part.voxels for name, part in voxel_layers(small).items()}
+    assert list(shares.values()) == [0.25, 0.5, *[None] * (len(space.steps) - 2)]
+    assert list(shares) == [step.name for step in space.steps]
+    assert all(part.voxels is None for part in voxel_layers(model).values())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        next(small.parameters()).zero_()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_was_measured_comes_back_from_its_file_and_other_files_do_not(prunable, model, sweeps, tmp_path):
+    path = tmp_path / "cost.json"
+    prunable.save_cost(path)
+    again = VoxelPruning((0.5, 0.75)).of(model, None)
+    with pytest.raises(RangeError, match="measure it first"):
+        again.summary()
+    again.load_cost(path, sweeps)
+    assert again.cost == prunable.cost
+    content = json.loads(path.read_text())
+    content["layers"] = content["layers"][1:]
+    path.write_text(json.dumps(content))
+    with pytest.raises(FormatError, match="no cost of this network"):
+        again.load_cost(path, sweeps)
+    path.write_text("{}")
+    with pytest.raises(FormatError, match=r"no cost of voxels.*measure it anew"):
+        VoxelCost.load(path)
+
+
+def test_rounds_let_more_rows_pass_each_time(prunable):
+    seen, space = [], prunable.space("MACs")
+
+    def fit(network, rate):
+        seen.append((rate, voxel_layers(network)[LAYER].voxels, voxel_layers(network)["stem.2"].voxels))
+
+    kept = tuple(500 if step.name == LAYER else PARTS for step in space.steps)
+    last = prunable.tune(space, kept, fit, Rounds(lr=1.0, n=2, lr_factor=0.1), None)
+    assert voxel_layers(last)[LAYER].voxels == 0.5
+    assert [rate for rate, _, _ in seen] == [0.1, 0.1]
+    assert seen[0][1] > seen[1][1] == 0.5
+    assert {stem for _, _, stem in seen} == {None}
+
+
+def test_a_report_foresees_a_layer_by_its_pairs(model, sweeps, prunable):
+    small = prune_voxels(model, {LAYER: 0.5})
+    layers = {layer.name: layer for layer in measure_layers(model, small, sweeps[:1], runs=1)}
+    known = {layer.name: layer for layer in prunable.cost.layers}
+    found = prunable.predicted(layers[LAYER])
+    share = layers[LAYER].after.macs / layers[LAYER].before.macs
+    assert 0.0 < share < 1.0
+    assert found == known[LAYER].of_pairs(share)
+    assert prunable.predicted(layers["stem.2"]) == known["stem.2"].whole_ms
+    assert prunable.predicted(layers["stem.0"]) is None
+
+
+def test_networks_without_such_layers_or_with_rows_that_pass_are_refused(model):
+    with pytest.raises(UnsupportedError, match="no layer whose rows can pass"):
+        VoxelPruning().of(torch.nn.Sequential(SubmanifoldConv3d(3, 4)), None)
+    with pytest.raises(RangeError, match=r"voxels=0.5 already"):
+        VoxelPruning().of(prune_voxels(model, 0.5), None)
+    with pytest.raises(UnsupportedError, match="with_voxels"):
+        VoxelPruning().of(torch.nn.Sequential(SubmanifoldConv3d(4, 4)), None)
+
+
+@pytest.mark.parametrize("ratios", [(), (1.0,), (-0.1,), (float("nan"),)])
+def test_ratios_outside_are_refused(ratios):
+    with pytest.raises(RangeError, match=r"compress.ratios"):
+        VoxelPruning(ratios)
