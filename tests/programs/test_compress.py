@@ -386,7 +386,7 @@ def test_kernel_offsets_are_another_axis(tmp_path, monkeypatch):
 def test_voxels_are_another_axis(tmp_path, monkeypatch, unreported):
     counted = Counting(monkeypatch)
     budget = BudgetSettings(share=0.92, of="macs")
-    given = {"pruning": VoxelPruning((0.0, 0.5, 0.75)), "budget": budget, "evaluations": 2}
+    given = {"pruning": VoxelPruning((0.0, 0.5, 0.75)), "budget": budget, "evaluations": 2, "tune": False}
     compress(tiny_job(tmp_path, **given))
     run = tmp_path / "run"
     choice, (model, _) = Choice.load(run / "chosen.json"), load_model(run)
