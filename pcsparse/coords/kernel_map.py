@@ -3,7 +3,7 @@
 `coords.build` makes them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -75,7 +75,7 @@ class KernelMap:
     reads_coarse: bool
     monotone: bool
     distinct: bool
-    _derived: dict[str, object] = field(repr=False)
+    _derived: dict[Hashable, object] = field(repr=False)
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class KernelMap:
         born = self.born
         return self.kept("table", lambda: table_of(born, self.n_out)) if isinstance(born, Pairs) else born
 
-    def kept(self, name: str, make: Callable[[], Form]) -> Form:
+    def kept(self, name: Hashable, make: Callable[[], Form]) -> Form:
         """What `make` makes of this map, once; `name` is its own among all that is kept with a map."""
         if name not in self._derived:
             # derived in inference mode, but used in training too
@@ -275,6 +275,10 @@ class KernelMap:
             )
         # still distinct: a convolution over either map has a pass over the other
         return self._like(form, n_in=self.n_out, n_out=n_in, reads_coarse=not self.reads_coarse)
+
+    def bare(self) -> "KernelMap":
+        """The same map with nothing derived from it yet, as it is when a cloud is new."""
+        return self._like(self.born)
 
     def _like(self, form: Pairs | Tensor, **changes: int) -> "KernelMap":
         """A map of another form that a kernel wrote, with the fields of this one but for `changes`."""

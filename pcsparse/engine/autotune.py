@@ -1,227 +1,226 @@
-"""Autotuner: time the choices for each pass of a convolution, drop those that are wrong, keep the fastest.
+"""Autotuner: for the layers of a network that share a map, the choices that a new cloud pays least for.
+
+A choice costs what its pass takes, once a layer, and what it derives of the map (its transpose, an order of
+rows, spans of tiles, places in a buffer), once a map, however many layers and passes read it. Both are
+measured: the pass with everything there, what is derived made anew. A group's choices are the least sum.
 
 Correct before fast: a choice that disagrees with the twin is never timed. What is timed is what runs: the
-dataflow's own method with the config that the plan will name. Device-neutral.
+dataflow's own method with the config that the plan will name. Device-neutral. Nothing tunes by itself: who
+trains on several devices tunes before, alone (docs/adr/0024-groups-are-tuned.md).
 
-Source: requirements of the tuners of TorchSparse++ (MICRO 2023, utils/tune.py) and WarpConvNet.
+Source: TorchSparse++ (MICRO 2023, arXiv 2311.12862, utils/tune.py) for groups of layers that share a map;
+requirements of its tuner and of WarpConvNet's.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
-
-import torch
-from torch import Tensor
 
 from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.coords.watched_map import remade
+from pcsparse.engine.assign import Option, cheapest
 from pcsparse.engine.choice import DATAFLOWS, PASSES, Choice, Pass, choices
+from pcsparse.engine.conv_call import ConvCall
 from pcsparse.engine.dataflow import Dataflow
-from pcsparse.engine.problem import ConvProblem
+from pcsparse.engine.guard import Operands, Trial
 from pcsparse.engine.tune_cache import Bucket, TuneTable
-from pcsparse.errors import UnsupportedError
-from pcsparse.kernels import reference
+from pcsparse.engine.tuning import GroupTuning, Part, Tuning, Which
+from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.timing import Timing, time_in_turns
 
-# room above the random walk of rounding errors, as in benchmarks and tests
-_FACTOR = 8.0
-# after a glance, a choice this much slower than the fastest is timed no more
+# after a glance, a choice that takes this much longer than another with all it derives is timed no more
 _HOPELESS = 1.5
 # the least gain, of the median and of the lower quartile; below it is noise, and the rule stays, and its bits
 _WORTHWHILE = 1.05
-# of a factor with 10 bits behind the point
-_TF32_EPS = 2.0**-10
-_SEED = 20231
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One choice that was tried.
-
-    Attributes:
-        choice: what ran.
-        error: largest difference from the twin as a share of the twin's largest value; nan if it did not run.
-        rejected: why it was not timed, None if it was.
-    """
-
-    choice: Choice
-    error: float
-    rejected: str | None
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """The outcome for one pass of one problem.
-
-    Attributes:
-        problem: of the whole convolution.
-        of: the pass.
-        rule: what `plan_for` takes without a table.
-        best: the fastest, or the rule where nothing is faster by more than noise.
-        rule_time, best_time: taken in turns, after the search; the same where `best` is the rule. `rule_time`
-            is None if the rule's choice disagreed with the twin.
-        trials: every choice, also the rejected ones.
-    """
-
-    problem: ConvProblem
-    of: Pass
-    rule: Choice
-    best: Choice
-    rule_time: Timing | None
-    best_time: Timing
-    trials: tuple[Trial, ...]
-
-    @property
-    def gain(self) -> float:
-        """How many times faster than the rule; 1 if there is no comparison."""
-        return 1.0 if self.rule_time is None else self.rule_time.median / self.best_time.median
 
 
 def tune(
-    problem: ConvProblem,
-    kmap: KernelMap,
+    calls: Sequence[ConvCall],
     *,
     passes: Sequence[Pass] = PASSES,
     runs: int = 10,
     dataflows: Mapping[str, Dataflow] = DATAFLOWS,
-) -> tuple[Tuning, ...]:
-    """Find the fastest choice for each pass of one convolution, on random features and weights.
+) -> GroupTuning:
+    """Find the choices of a group of layers, on random features and weights.
+
+    Each pass of each layer gets a choice of its own, but what is derived of a map is paid for once, by all
+    passes that are tuned: choices for training may differ from those for inference. Tune for what will run.
 
     Args:
-        problem: the convolution.
-        kmap: a map with the sizes of `problem`.
-        passes: each is tuned by itself.
+        calls: one of `groups_of`; or any layers, which are then tuned without a look at the others.
+        passes: a step of training, or "forward" alone.
         runs: of each choice that is not hopeless.
         dataflows: where the choices come from; in the order of preference.
 
     Raises:
+        RangeError: `passes` is empty or `runs` below 1.
         UnsupportedError: every choice for a pass refuses, fails or disagrees with the twin; the text gives
             each reason.
     """
-    operands = _Operands.draw(problem, kmap)
-    return tuple(_tune_pass(problem, operands, of, runs, dataflows) for of in passes)
+    if not passes or runs < 1:
+        raise RangeError(f"need a pass and runs >= 1, got passes={tuple(passes)} and runs={runs}")
+    built = list({id(call.built): call.built for call in calls}.values())
+    makers: dict[Part, Callable[[], object]] = {}
+    members = [
+        _Member.tried(bucket, of, of_bucket, [id(kmap) for kmap in built], dataflows, makers)
+        for bucket, of_bucket in _by_bucket(calls).items()
+        for of in passes
+        if any(call.times(of) for call in of_bucket)
+    ]
+    derived = _seconds(makers, runs, calls)
+    makers.clear()
+    for member in members:
+        member.search(derived, runs)
+    race = _picked(members, derived)
+    for member, best in zip(members, race, strict=True):
+        # once more, few alone: the fastest of many has been lucky, too
+        member.settle(best, 2 * runs)
+    picked = _picked(members, derived)
+    tunings = tuple(member.outcome(best) for member, best in zip(members, picked, strict=True))
+    needed = frozenset[Part]().union(*(parts for t in tunings for parts in t.parts.values()))
+    return GroupTuning(tuple(calls), tunings, {part: derived[part] for part in derived if part in needed})
 
 
-def table_of(tunings: Iterable[Tuning]) -> TuneTable:
-    """What `plan_for` reads: the choices that beat the rule. Where the rule stays, nothing is stored."""
-    return TuneTable.here({(Bucket.of(t.problem), t.of): t.best for t in tunings if t.best != t.rule})
+def table_of(groups: Iterable[GroupTuning], which: Which = "best") -> TuneTable:
+    """What `plan_for` reads. Choices of a group belong together, so that the rule's are among them."""
+    entries = {(t.bucket, t.of): getattr(t, which) for group in groups for t in group.passes}
+    return TuneTable.here(entries)
 
 
-@dataclass(frozen=True, eq=False)
-class _Operands:
-    """Inputs of all passes: random numbers of about the size that they have in a network."""
+def _by_bucket(calls: Sequence[ConvCall]) -> dict[Bucket, list[ConvCall]]:
+    found: dict[Bucket, list[ConvCall]] = {}
+    for call in calls:
+        found.setdefault(Bucket.of(call.problem), []).append(call)
+    return found
 
-    feats: Tensor
-    weight: Tensor
-    grad_out: Tensor
-    kmap: KernelMap
+
+def _seconds(
+    makers: Mapping[Part, Callable[[], object]], runs: int, calls: Sequence[ConvCall]
+) -> dict[Part, Timing]:
+    """What it takes to make each part, with what it is made of there."""
+    order = list(makers)
+    device = calls[0].built.device if calls else "cpu"
+    found = time_in_turns(
+        {str(n): (lambda part=part: remade(makers[part])) for n, part in enumerate(order)},  # type: ignore[misc]
+        runs=runs,
+        warmup=1,
+        device=device,
+    )
+    return {part: found[str(n)] for n, part in enumerate(order)}
+
+
+def _picked(members: "Sequence[_Member]", derived: Mapping[Part, Timing]) -> list[Choice]:
+    costs = {part: taken.median for part, taken in derived.items()}
+    picks = cheapest([list(member.options().values()) for member in members], costs)
+    return [list(member.options())[pick] for member, pick in zip(members, picks, strict=True)]
+
+
+@dataclass(eq=False)
+class _Member:
+    """One pass of the layers of a bucket, while it is tuned."""
+
+    bucket: Bucket
+    of: Pass
+    calls: list[ConvCall]
+    dataflows: Mapping[str, Dataflow]
+    rule: Choice
+    trials: tuple[Trial, ...]
+    parts: dict[Choice, frozenset[Part]]
+    times: dict[Choice, Timing]
 
     @staticmethod
-    def draw(problem: ConvProblem, kmap: KernelMap) -> "_Operands":
-        draw = torch.Generator().manual_seed(_SEED)
+    def tried(
+        bucket: Bucket,
+        of: Pass,
+        calls: Sequence[ConvCall],
+        maps: Sequence[int],
+        dataflows: Mapping[str, Dataflow],
+        makers: dict[Part, Callable[[], object]],
+    ) -> "_Member":
+        """All choices of the dataflows, less those that are refused or wrong for one of the calls."""
+        calls = [call for call in calls if call.times(of)]
+        reasons = {
+            name: [reason for call in calls if (reason := flow.refuses(call.problem)) is not None]
+            for name, flow in dataflows.items()
+        }
+        able = [flow for name, flow in dataflows.items() if not reasons[name]]
+        tried = [choice for flow in able for choice in choices(flow, calls[0].problem, of)]
+        trials: list[Trial] = []
+        parts = {choice: frozenset[Part]() for choice in tried}
+        for call in calls:
+            number = maps.index(id(call.built))
+            for trial, made in Operands.draw(call).tried(tried, of, dataflows):
+                trials.append(trial)
+                if trial.rejected is not None:
+                    parts.pop(trial.choice, None)
+                elif trial.choice in parts:
+                    parts[trial.choice] |= {(number, derived) for derived in made}
+                    makers.update(
+                        {(number, d): make for d, make in made.items() if (number, d) not in makers}
+                    )
+        if not parts:
+            said = [f"{name}: {given[0]}" for name, given in reasons.items() if given]
+            said += [f"{trial.choice.encode()}: {trial.rejected}" for trial in trials if trial.rejected]
+            raise UnsupportedError(f"nothing runs {of} of {calls[0].problem}: {'; '.join(said)}")
+        return _Member(bucket, of, calls, dataflows, tried[0], tuple(trials), parts, {})
 
-        def normal(*shape: int, scale: float = 1.0) -> Tensor:
-            numbers = scale * torch.randn(*shape, generator=draw)
-            return numbers.to(problem.dtype).to(kmap.device)
-
-        return _Operands(
-            normal(problem.n_in, problem.c_in),
-            normal(problem.k, problem.c_in, problem.c_out, scale=(problem.k * problem.c_in) ** -0.5),
-            normal(problem.n_out, problem.c_out),
-            kmap,
+    def search(self, derived: Mapping[Part, Timing], runs: int) -> None:
+        """Time all choices, those that cannot be in the least sum only at a glance."""
+        glance = self._timed(list(self.parts), 2)
+        # a layer can always take this choice and pay for all of its parts
+        enough = min(
+            taken.q1 + sum(derived[part].median for part in self.parts[choice])
+            for choice, taken in glance.items()
         )
+        near = [c for c, taken in glance.items() if taken.q1 <= _HOPELESS * enough or c == self.rule]
+        self.times = self._timed(near, runs)
 
-    def run(self, choice: Choice, of: Pass, dataflows: Mapping[str, Dataflow]) -> Tensor:
-        flow = dataflows[choice.dataflow]
-        match of:
-            case "forward":
-                return flow.forward(self.feats, self.weight, self.kmap, choice.config)
-            case "grad_feats":
-                return flow.grad_feats(self.grad_out, self.weight, self.kmap, choice.config)
-            case "grad_weight":
-                return flow.grad_weight(self.feats, self.grad_out, self.kmap, choice.config)
+    def settle(self, best: Choice, runs: int) -> None:
+        """Time three choices again: the rule's, the group's and the fastest by itself."""
+        few = dict.fromkeys((self.rule, best, self._alone()))
+        self.times = self._timed([choice for choice in few if choice in self.times], runs)
 
-    def expected(self, of: Pass) -> tuple[Tensor, int]:
-        """The twin's result in float64, and the largest number of products in one of its sums."""
-        feats, weight, grad_out = (part.double() for part in (self.feats, self.weight, self.grad_out))
-        kmap = self.kmap
-        if of == "grad_weight":
-            pairs = kmap.pairs
-            lists = pairs.rows_in, pairs.rows_out, pairs.starts
-            most = int(pairs.starts.diff().max()) if kmap.volume else 0
-            return reference.output_stationary_grad_weight(feats, grad_out, *lists, 1), most
-        source = feats
-        if of == "grad_feats":
-            source, weight, kmap = grad_out, weight.transpose(1, 2), kmap.transposed()
-        pairs = kmap.pairs
-        lists = pairs.rows_in, pairs.rows_out, pairs.starts
-        result = reference.output_stationary(source, weight, *lists, kmap.n_out, 1)
-        return result, weight.shape[0] * weight.shape[1]
+    def options(self) -> dict[Choice, Option[Part]]:
+        """What can be taken, the rule first, at what it is judged to take."""
+        order = sorted(self.times, key=lambda choice: choice != self.rule)
+        return {choice: Option(self._judged(choice), self.parts[choice]) for choice in order}
 
+    def outcome(self, best: Choice) -> Tuning:
+        """With times of the settled choices."""
+        parts = {choice: self.parts[choice] for choice in self.times}
+        fixed = self.bucket, self.of, tuple(self.calls), self.rule, self._alone(), best
+        return Tuning(*fixed, self.times, parts, self.trials)
 
-def _tune_pass(
-    problem: ConvProblem, operands: _Operands, of: Pass, runs: int, dataflows: Mapping[str, Dataflow]
-) -> Tuning:
-    reasons = {name: flow.refuses(problem) for name, flow in dataflows.items()}
-    tried = [
-        c for name, flow in dataflows.items() if reasons[name] is None for c in choices(flow, problem, of)
-    ]
-    expected, terms = operands.expected(of)
-    trials = tuple(
-        _try(lambda c=c: operands.run(c, of, dataflows), c, expected, _limit(problem.dtype, terms, c))  # type: ignore[misc]
-        for c in tried
-    )
-    right = [trial.choice for trial in trials if trial.rejected is None]
-    if not right:
-        said = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
-        said += [f"{trial.choice.encode()}: {trial.rejected}" for trial in trials]
-        raise UnsupportedError(f"nothing runs {of} of {problem}: {'; '.join(said)}")
+    def _alone(self) -> Choice:
+        return min(self.options(), key=self._judged)
 
-    def timed(which: Sequence[Choice], runs: int) -> dict[Choice, Timing]:
-        runners = {c.encode(): (lambda c=c: operands.run(c, of, dataflows)) for c in which}  # type: ignore[misc]
-        found = time_in_turns(runners, runs=runs, warmup=1, device=operands.kmap.device)
-        return {c: found[c.encode()] for c in which}
+    def _judged(self, choice: Choice) -> float:
+        """Seconds; of a choice that is not the rule's, its worst quantile beside the rule's, and a margin."""
+        new, old = self.times[choice], self.times.get(self.rule)
+        if old is None or choice == self.rule:
+            return new.median
+        return old.median * max(new.median / old.median, new.q1 / old.q1) * _WORTHWHILE
 
-    rule = tried[0]
-    glance = timed(right, 2)
-    fastest = min(glance.values(), key=lambda t: t.q1).q1
-    near = [c for c, taken in glance.items() if taken.q1 <= _HOPELESS * fastest or c == rule]
-    race = timed(near, runs)
-    best = min(race, key=lambda c: race[c].median)
-    if rule not in right:
-        return Tuning(problem, of, rule, best, None, race[best], trials)
-    # once more, the two alone: the fastest of many has been lucky, too
-    duel = timed(list(dict.fromkeys((rule, best))), 2 * runs)
-    old, new = duel[rule], duel[best]
-    if min(old.median / new.median, old.q1 / new.q1) < _WORTHWHILE:
-        best = rule
-    return Tuning(problem, of, rule, best, duel[rule], duel[best], trials)
+    def _timed(self, which: Sequence[Choice], runs: int) -> dict[Choice, Timing]:
+        sums = dict.fromkeys(which, Timing(0.0, 0.0, 0.0, runs))
+        for call in self.calls:
+            # a map of their own: what other choices derive is not to stay with the network's
+            runners = self._runners(which, Operands.draw(call), call.built.bare())
+            found = time_in_turns(runners, runs=runs, warmup=1, device=call.built.device)
+            for choice in which:
+                sums[choice] = _added(sums[choice], found[choice.encode()], call.times(self.of))
+        return sums
+
+    def _runners(
+        self, which: Sequence[Choice], operands: Operands, built: KernelMap
+    ) -> dict[str, Callable[[], object]]:
+        return {c.encode(): (lambda c=c: operands.run(c, self.of, built, self.dataflows)) for c in which}  # type: ignore[misc]
 
 
-def _limit(dtype: torch.dtype, terms: int, choice: Choice) -> float:
-    """Largest error allowed: rounding errors of a sum walk at random; 16 bits round once more, at the end."""
-    narrow = dtype in (torch.float16, torch.bfloat16)
-    wide = torch.float32 if narrow else dtype
-    stored = torch.finfo(dtype).eps if narrow else 0.0
-    if dtype == torch.float32 and getattr(choice.config, "precision", "ieee") == "tf32":
-        # both factors of a product are rounded to 10 bits; as with sums, these errors walk at random
-        stored = _TF32_EPS
-    return _FACTOR * torch.finfo(wide).eps * sqrt(max(terms, 1)) + stored
-
-
-def _try(run: Callable[[], Tensor], choice: Choice, expected: Tensor, limit: float) -> Trial:
-    try:
-        actual = run()
-    except Exception as failure:
-        # a choice that fails is one that loses; the others must still be tried
-        return Trial(choice, float("nan"), f"{type(failure).__name__}: {failure}")
-    if actual.shape != expected.shape:
-        shapes = f"{tuple(actual.shape)}, not {tuple(expected.shape)}"
-        return Trial(choice, float("nan"), f"its result has the shape {shapes}")
-    if expected.numel() == 0:
-        return Trial(choice, 0.0, None)
-    scale = float(expected.abs().max()) or 1.0
-    error = float((actual.double() - expected).abs().max()) / scale
-    agrees = error <= limit
-    return Trial(
-        choice, error, None if agrees else f"error {error:.2g} against the twin, allowed {limit:.2g}"
+def _added(timing: Timing, other: Timing, times: int) -> Timing:
+    """Seconds of a timing and of another that runs `times` times."""
+    return Timing(
+        timing.median + times * other.median,
+        timing.q1 + times * other.q1,
+        timing.q3 + times * other.q3,
+        timing.runs,
     )

@@ -1,7 +1,7 @@
 """Where the rows of each pair lie in the buffer of gather-GEMM-scatter: made once a map and grouping."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,23 +28,9 @@ class GatherLayout:
     starts: Tensor
 
 
-@dataclass
-class _Last:
-    """The last layout of a map: a network groups a map in one way, and a tuner leaves nothing behind."""
-
-    groups: tuple[Group, ...] | None = None
-    layout: list[GatherLayout] = field(default_factory=list)
-
-
 def layout_of(kmap: KernelMap, groups: tuple[Group, ...]) -> GatherLayout:
-    """The layout of `kmap` under `groups`, kept with the map until other groups are asked for."""
-    last = kmap.kept("gather_scatter", _Last)
-    if last.groups != groups:
-        # made in inference mode, but used in training too
-        with torch.inference_mode(False):
-            last.layout = [_made(kmap, groups)]
-        last.groups = groups
-    return last.layout[0]
+    """The layout of `kmap` under `groups`, made once and kept with the map."""
+    return kmap.kept(("gather_scatter", groups), lambda: _made(kmap, groups))
 
 
 def _made(kmap: KernelMap, groups: Sequence[Group]) -> GatherLayout:

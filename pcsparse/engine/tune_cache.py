@@ -22,7 +22,9 @@ from pcsparse.engine.sorted_implicit_gemm import product_precision
 from pcsparse.errors import FormatError
 
 # 2: buckets say how products of float32 are rounded; a table of 1 may hold choices for tf32 under float32
-SCHEMA = 2
+# 3: layers of one map are tuned together, and the rule's choices are stored where they stay; beside entries
+# of 2, which know neither, a map would derive what its layers were not tuned with
+SCHEMA = 3
 _PACKAGES = ("pcsparse", "torch", "numba")
 # where there is a GPU; what cupy compiles is CUDA's, and comes with torch
 _GPU_PACKAGES = ("triton",)

@@ -1,12 +1,13 @@
 """Tuned plans in a network: which convolutions it runs, and the table that their plans come from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.engine.conv_call import ConvCall
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import Bucket, TuneTable
 from pcsparse.nn.conv import SparseConv, SparseConvTranspose3d, SparseInverseConv3d
@@ -37,46 +38,33 @@ def use_tuning(module: Module, table: TuneTable | None) -> Module:
     return module
 
 
-@dataclass(frozen=True, eq=False)
-class ConvCall:
-    """A convolution that a network runs on a cloud.
-
-    Attributes:
-        names: of the modules that run a problem of this bucket, in the order of their calls; more than once
-            for a grouped layer, which runs a convolution for each bundle of groups.
-        problem: sizes of the first of them.
-        kmap: its map.
-    """
-
-    names: tuple[str, ...]
-    problem: ConvProblem
-    kmap: KernelMap
-
-
 def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = None) -> tuple[ConvCall, ...]:
-    """The different convolutions of `module(x)`, one for each bucket of the tuner. No arithmetic is done.
+    """The different convolutions of `module(x)`, one for each map and bucket. No arithmetic is done.
 
     Args:
         module: any module that takes a SparseTensor.
         x: its input; only its cache changes.
         dtype: of features and weights; that of `x` if None.
     """
-    found: dict[Bucket, ConvCall] = {}
+    found: dict[tuple[int, bool, Bucket], ConvCall] = {}
     # a copy: hooks, modes and weights of the module stay as they are
     module = meta_copy(module)
     names = {part: name for name, part in module.named_modules()}
+    given = x.replace(x.feats.to("meta"))
 
     def record(part: nn.Module, inputs: tuple[Any, ...], output: SparseTensor) -> None:
-        kmap = _map(part, inputs[0], output)
+        built, turned = _built(part, inputs[0], output)
         for c_in, c_out in _channels(part, inputs[0], output):
             # the operands as far as a problem reads them: one number each, whatever their size
             number = torch.zeros((), dtype=dtype or x.feats.dtype, device=x.feats.device)
             k = part.weight.shape[0] if isinstance(part, SparseConv) else 1
             feats, weight = number.expand(len(inputs[0]), c_in), number.expand(k, c_in, c_out)
-            problem = ConvProblem.of(feats, weight, kmap)
-            bucket = Bucket.of(problem)
-            known = found.get(bucket, ConvCall((), problem, kmap))
-            found[bucket] = replace(known, names=(*known.names, names[part]))
+            problem = ConvProblem.of(feats, weight, built.transposed() if turned else built)
+            key = id(built), turned, Bucket.of(problem)
+            known = found.get(key, ConvCall((), problem, built, turned))
+            # the gradient of the cloud's own features is nobody's
+            first = known.first + (inputs[0].feats is given.feats)
+            found[key] = replace(known, names=(*known.names, names[part]), first=first)
 
     for part in names:
         if isinstance(part, _KINDS):
@@ -84,7 +72,7 @@ def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = N
     # evaluation may fuse a convolution with its neighbours, and a fused one is not called by itself
     module.train()
     with torch.no_grad():
-        module(x.replace(x.feats.to("meta")))
+        module(given)
     return tuple(found.values())
 
 
@@ -98,10 +86,15 @@ def _channels(part: nn.Module, x: SparseTensor, y: SparseTensor) -> list[tuple[i
     return [(len(bundle) * c_in, len(bundle) * c_out) for bundle in bundles(c_in, c_out, groups)]
 
 
-def _map(conv: nn.Module, x: SparseTensor, y: SparseTensor) -> KernelMap:
+def _built(conv: nn.Module, x: SparseTensor, y: SparseTensor) -> tuple[KernelMap, bool]:
+    """The map that is built for a layer, and whether it goes over its transpose."""
     if not isinstance(conv, SparseConv):
-        return x.cache.kernel_map(x.coords, x.coords, ITSELF)
+        return x.cache.kernel_map(x.coords, x.coords, ITSELF), False
     back = isinstance(conv, SparseInverseConv3d | SparseConvTranspose3d)
     fine, coarse = (y.coords, x.coords) if back else (x.coords, y.coords)
-    kmap = x.cache.kernel_map(fine, coarse, conv.relation, conv.offsets)
-    return kmap.transposed() if back else kmap
+    return x.cache.kernel_map(fine, coarse, conv.relation, conv.offsets), back
+
+
+def _map(conv: nn.Module, x: SparseTensor, y: SparseTensor) -> KernelMap:
+    built, turned = _built(conv, x, y)
+    return built.transposed() if turned else built

@@ -1,9 +1,8 @@
-"""`pcsparse tune`: which dataflow and sizes run each convolution of a network fastest on this machine."""
+"""`pcsparse tune`: the dataflows and sizes by which a network takes least for a new cloud on this machine."""
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, log
 from pathlib import Path
 
 import torch
@@ -11,13 +10,16 @@ from torch import nn
 
 from pcsparse.allocation import keep_freed_memory
 from pcsparse.bench.clouds import file_cloud, simulated_cloud
-from pcsparse.engine.autotune import Tuning, table_of, tune
+from pcsparse.engine.autotune import table_of, tune
 from pcsparse.engine.choice import PASSES, Pass
+from pcsparse.engine.conv_call import groups_of
 from pcsparse.engine.tune_cache import device_key, store_table
+from pcsparse.engine.tuning import GroupTuning
 from pcsparse.errors import DeviceError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNetSpec
 from pcsparse.models.minkunet import MinkUNet
-from pcsparse.nn.tuning import ConvCall, conv_calls
+from pcsparse.nn.tuning import conv_calls
+from pcsparse.programs.tune_report import header, report, summary
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.timing import environment
 from pcsparse.train.model_file import load_model
@@ -43,7 +45,8 @@ class TuneSettings:
         device: where the convolutions run, such as cpu or cuda.
         tf32: whether products of float32 may be rounded to tf32, which a GPU's tensor cores take. A tuning is
             for one or the other.
-        passes: "forward" alone is enough for inference.
+        passes: what will run: "forward" alone for inference, all for training. What is derived of a map is
+            shared by all of these.
         runs: of each choice that is not hopeless.
         threads: torch's and the kernels'; torch's choice if None. A tuning is for one number of threads.
         out: the table; what is in it stays.
@@ -62,7 +65,7 @@ class TuneSettings:
 
 
 def run(settings: TuneSettings) -> int:
-    """Tune, print a table, store the choices that beat the rule.
+    """Tune the layers of each map together, print what they cost, store their choices.
 
     Returns:
         Exit status 0.
@@ -113,23 +116,22 @@ def _tune(settings: TuneSettings, device: torch.device) -> None:
     cloud = simulated_cloud() if settings.cloud is None else file_cloud(settings.cloud)
     x, _ = SparseTensor.from_points(cloud.points.to(device), cloud.feats.to(device), voxel_size)
     calls = conv_calls(model, x, DTYPES[settings.dtype])
+    groups = groups_of(calls)
     n_convs = sum(len(call.names) for call in calls)
     as_tf32 = settings.tf32 and settings.dtype == "float32"
     print(
-        f"{settings.model} on {cloud.name}: {len(x):,} voxels of {voxel_size:g} m, {n_convs} convolutions, "
-        f"{len(calls)} different, {settings.dtype}{' as tf32' if as_tf32 else ''} on {device}\n"
+        f"{settings.model} on {cloud.name}: {len(x):,} voxels of {voxel_size:g} m, {n_convs} convolutions in "
+        f"{len(groups)} groups, {settings.dtype}{' as tf32' if as_tf32 else ''} on {device}\n"
     )
-    print(_row("problem", "pass", "rule, ms", "tuned, ms", "gain", "choice"))
-    found: list[tuple[ConvCall, Tuning]] = []
-    # an unreadable table must not cost an hour; and what is stored after each problem is not lost
+    print(header())
+    found: list[GroupTuning] = []
+    # an unreadable table must not cost an hour; and what is stored after each group is not lost
     store_table(settings.out, table_of([]))
-    for call in calls:
-        tunings = tune(call.problem, call.kmap, passes=settings.passes, runs=settings.runs)
-        store_table(settings.out, table_of(tunings))
-        for tuning in tunings:
-            found.append((call, tuning))
-            print(_line(call, tuning), flush=True)
-    _summary(found)
+    for number, group in enumerate(groups, 1):
+        found.append(tune(group, passes=settings.passes, runs=settings.runs))
+        store_table(settings.out, table_of(found[-1:]))
+        print(report(number, found[-1]), flush=True)
+    print(summary(found))
     print(f"stored for [{device_key()}] in {settings.out}; use it with tuned={settings.out} or --tuned")
 
 
@@ -141,42 +143,6 @@ def _model(settings: TuneSettings) -> tuple[nn.Module, float]:
         raise RangeError(f"model {settings.model!r} is no file or folder, nor one of {', '.join(SPECS)}")
     model, card = load_model(path)
     return model, settings.voxel_size or card.voxels.voxel_size
-
-
-def _row(problem: str, of: str, rule: str, tuned: str, gain: str, choice: str) -> str:
-    return f"{problem:<34} {of:<11} {rule:>9} {tuned:>9} {gain:>6}  {choice}"
-
-
-def _line(call: ConvCall, tuning: Tuning) -> str:
-    p = call.problem
-    name = f"k={p.k} {p.c_in}->{p.c_out} n={p.n_out} x{len(call.names)}"
-    rule = "wrong" if tuning.rule_time is None else f"{1e3 * tuning.rule_time.median:.3f}"
-    same = tuning.best == tuning.rule
-    line = _row(
-        name,
-        tuning.of,
-        rule,
-        f"{1e3 * tuning.best_time.median:.3f}",
-        f"{tuning.gain:.2f}",
-        "the rule's" if same else tuning.best.encode(),
-    )
-    rejected = [f"\n  rejected {t.choice.encode()}: {t.rejected}" for t in tuning.trials if t.rejected]
-    return line + "".join(rejected)
-
-
-def _summary(found: Sequence[tuple[ConvCall, Tuning]]) -> None:
-    if not found:
-        print("the model has no convolutions")
-        return
-    for of in dict.fromkeys(tuning.of for _, tuning in found):
-        part = [(len(call.names), tuning) for call, tuning in found if tuning.of == of]
-        mean = exp(sum(log(tuning.gain) for _, tuning in part) / len(part))
-        tuned = sum(n * tuning.best_time.median for n, tuning in part)
-        rule = sum(n * tuning.best_time.median * tuning.gain for n, tuning in part)
-        print(
-            f"{of}: geometric mean of the gains {mean:.3f}; all convolutions {1e3 * rule:.1f} ms by rule, "
-            f"{1e3 * tuned:.1f} ms tuned"
-        )
 
 
 def main(arguments: Sequence[str]) -> int:

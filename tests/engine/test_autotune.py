@@ -7,9 +7,10 @@ import torch
 
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.relation import Relation
-from pcsparse.engine import autotune
+from pcsparse.engine import autotune, guard
 from pcsparse.engine.autotune import table_of, tune
 from pcsparse.engine.choice import DATAFLOWS, PASSES, Choice, choices
+from pcsparse.engine.conv_call import ConvCall
 from pcsparse.engine.dataflow import PLAIN, Dataflow
 from pcsparse.engine.gemm_sizes import SortedImplicitGemmConfig
 from pcsparse.engine.output_stationary import OutputStationaryConfig
@@ -30,6 +31,11 @@ def _case(relation=None, dtype=torch.float32, c_in=5, c_out=9):
     kmap = cache.kernel_map(coords, coarse, relation)
     feats = torch.zeros(kmap.n_in, c_in, dtype=dtype)
     return ConvProblem.of(feats, torch.zeros(kmap.volume, c_in, c_out, dtype=dtype), kmap), kmap
+
+
+def _tuned(problem, kmap, **options):
+    """A layer that shares its map with no other."""
+    return tune([ConvCall(("layer",), problem, kmap)], **options)
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class _Twin(Dataflow[_Behaviour]):
 def test_a_wrong_choice_is_never_timed_however_fast(of, fault, reason):
     problem, kmap = _case()
     flow = _Twin(_Behaviour(rounds=2), _Behaviour(fault))
-    [found] = tune(problem, kmap, passes=(of,), runs=2, dataflows={"twin": flow})
+    [found] = _tuned(problem, kmap, passes=(of,), runs=2, dataflows={"twin": flow}).passes
 
     wrong = [trial for trial in found.trials if trial.rejected is not None]
     assert [trial.choice.config for trial in wrong] == [_Behaviour(fault)]
@@ -110,18 +116,21 @@ def test_a_wrong_choice_is_never_timed_however_fast(of, fault, reason):
     assert flow.timed.count(_Behaviour(fault)) == 1
 
 
-def test_the_fastest_wins_and_is_stored_and_the_rule_is_not():
+def test_the_fastest_wins_and_is_stored_and_so_is_the_rule():
     problem, kmap = _case(c_in=32, c_out=32)
     slow, fast = _Behaviour(rounds=8), _Behaviour(rounds=1)
     flows = {"twin": _Twin(slow, fast)}
-    won = tune(problem, kmap, runs=3, dataflows=flows)
-    assert [t.of for t in won] == list(PASSES)
-    assert all(t.best.config == fast and t.rule.config == slow and t.gain > 2 for t in won)
-    assert table_of(won).entries == {(Bucket.of(problem), of): Choice("twin", fast) for of in PASSES}
+    won = _tuned(problem, kmap, runs=3, dataflows=flows)
+    assert [t.of for t in won.passes] == list(PASSES)
+    assert all(t.best.config == t.alone.config == fast and t.rule.config == slow for t in won.passes)
+    assert won.gain > 2
+    assert table_of([won]).entries == {(Bucket.of(problem), of): Choice("twin", fast) for of in PASSES}
 
-    stayed = tune(problem, kmap, runs=3, dataflows={"twin": _Twin(fast, slow)})
-    assert all(t.best == t.rule and t.gain == 1 for t in stayed)
-    assert table_of(stayed).entries == {}
+    stayed = _tuned(problem, kmap, runs=3, dataflows={"twin": _Twin(fast, slow)})
+    assert all(t.best == t.alone == t.rule for t in stayed.passes)
+    assert stayed.gain == 1
+    # choices of a group belong together: what an older tuning has stored for one of them must go
+    assert table_of([stayed]).entries == table_of([won]).entries
 
 
 @pytest.mark.parametrize(
@@ -134,32 +143,36 @@ def test_noise_does_not_replace_the_rule(monkeypatch, median, q1, stays):
 
     def another(candidates, **options):
         found = real(candidates, **options)
+        if not candidates:
+            return found
         base = found["twin(fault=none,rounds=1)"]
         quicker = replace(base, median=base.median / median, q1=base.q1 / q1)
         return {name: base if "none" in name else quicker for name in found}
 
     monkeypatch.setattr(autotune, "time_in_turns", another)
-    [found] = tune(problem, kmap, passes=("forward",), runs=2, dataflows={"twin": flow})
+    [found] = _tuned(problem, kmap, passes=("forward",), runs=2, dataflows={"twin": flow}).passes
     assert (found.best == found.rule) is stays
+    assert found.alone == found.best
 
 
 def test_a_wrong_rule_is_replaced():
     problem, kmap = _case()
-    [found] = tune(
-        problem, kmap, passes=("forward",), runs=2, dataflows={"twin": _Twin(_Behaviour("nan"), _Behaviour())}
-    )
-    assert found.best.config == _Behaviour()
-    assert found.rule_time is None
-    assert found.gain == 1
-    assert len(table_of([found]).entries) == 1
+    flow = _Twin(_Behaviour("nan"), _Behaviour())
+    group = _tuned(problem, kmap, passes=("forward",), runs=2, dataflows={"twin": flow})
+    [found] = group.passes
+    assert found.best.config == found.alone.config == _Behaviour()
+    assert found.rule not in found.times
+    assert group.cost("rule") is None
+    assert group.gain == 1
+    assert len(table_of([group]).entries) == 1
 
 
 def test_where_nothing_is_right_all_reasons_are_given():
     problem, kmap = _case()
     with pytest.raises(UnsupportedError, match=r"twin\(fault=nan,rounds=1\): error nan .*no such tile"):
-        tune(problem, kmap, dataflows={"twin": _Twin(_Behaviour("nan"), _Behaviour("crash"))})
+        _tuned(problem, kmap, dataflows={"twin": _Twin(_Behaviour("nan"), _Behaviour("crash"))})
     with pytest.raises(UnsupportedError, match=r"output_stationary: .*xpu; gather_scatter: .*xpu"):
-        tune(replace(problem, device="xpu"), kmap)
+        _tuned(replace(problem, device="xpu"), kmap)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +182,7 @@ def test_where_nothing_is_right_all_reasons_are_given():
 )
 def test_every_real_choice_passes_the_guard(relation, dtype):
     problem, kmap = _case(relation, dtype)
-    for found in tune(problem, kmap, runs=1):
+    for found in _tuned(problem, kmap, runs=1).passes:
         assert [trial for trial in found.trials if trial.rejected is not None] == []
         flows = [trial.choice.dataflow for trial in found.trials]
         assert set(flows) == {name for name, flow in DATAFLOWS.items() if "cpu" in flow.devices}
@@ -251,9 +264,9 @@ def test_factors_of_tf32_are_no_fault_and_the_clock_waits_for_the_map_s_device(m
     problem, kmap = _case()
     exact, rounded = (Choice("x", SortedImplicitGemmConfig(precision=p)) for p in ("ieee", "tf32"))
     # measured: 2.5e-4 to 3.8e-4
-    assert autotune._limit(torch.float32, 27 * 64, exact) < 2.5e-4
-    assert 3.8e-4 < autotune._limit(torch.float32, 27, rounded) < 2e-3
-    assert autotune._limit(torch.bfloat16, 27, rounded) == autotune._limit(torch.bfloat16, 27, exact)
+    assert guard._limit(torch.float32, 27 * 64, exact) < 2.5e-4
+    assert 3.8e-4 < guard._limit(torch.float32, 27, rounded) < 2e-3
+    assert guard._limit(torch.bfloat16, 27, rounded) == guard._limit(torch.bfloat16, 27, exact)
     waited, real = [], autotune.time_in_turns
 
     def spy(candidates, *, device, **options):
@@ -261,5 +274,5 @@ def test_factors_of_tf32_are_no_fault_and_the_clock_waits_for_the_map_s_device(m
         return real(candidates, **options)
 
     monkeypatch.setattr(autotune, "time_in_turns", spy)
-    tune(problem, kmap, passes=("forward",), runs=1, dataflows={"twin": _Twin(_Behaviour())})
+    _tuned(problem, kmap, passes=("forward",), runs=1, dataflows={"twin": _Twin(_Behaviour())})
     assert set(waited) == {kmap.device}

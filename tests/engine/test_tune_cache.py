@@ -160,9 +160,9 @@ def test_products_that_round_otherwise_have_a_bucket_of_their_own():
         ("", "is not a table of tunings"),
         ("[]", "is not a table of tunings"),
         ("{}", "is not a table of tunings"),
-        ('{"schema": 1, "sections": []}', "has schema 1, this version reads 2"),
-        ('{"schema": 2, "sections": [{}]}', "is not a table of tunings"),
-        ('{"schema": 2, "sections": 5}', "is not a table of tunings"),
+        ('{"schema": 2, "sections": []}', "has schema 2, this version reads 3"),
+        ('{"schema": 3, "sections": [{}]}', "is not a table of tunings"),
+        ('{"schema": 3, "sections": 5}', "is not a table of tunings"),
     ],
 )
 def test_a_foreign_file_is_named_and_left_alone(tmp_path, text, said):

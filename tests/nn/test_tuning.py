@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from pcsparse.coords.relation import Relation
+from pcsparse.coords.watched_map import TRANSPOSED
 from pcsparse.engine.autotune import table_of, tune
 from pcsparse.engine.choice import DATAFLOWS, Choice
+from pcsparse.engine.conv_call import groups_of
 from pcsparse.engine.output_stationary import OutputStationaryConfig
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import Bucket, TuneTable
 from pcsparse.errors import ShapeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
-from pcsparse.nn import SparseConvTranspose3d, SubmanifoldConv3d
+from pcsparse.nn import SparseConv3d, SparseConvTranspose3d, SparseInverseConv3d, SubmanifoldConv3d
 from pcsparse.nn import tuning as tuning_module
 from pcsparse.nn.tuning import conv_calls, use_tuning
 from pcsparse.ops import conv as conv_module
@@ -106,7 +108,7 @@ def test_a_table_reaches_every_convolution_and_leaves_again(net, x, monkeypatch)
 def test_a_stored_tuning_gives_stored_bits(x, rng):
     layer = SubmanifoldConv3d(4, 40)
     [call] = conv_calls(layer, x)
-    table = table_of(tune(call.problem, call.kmap, runs=1))
+    table = table_of([tune([call], runs=1)])
     odd = Choice("gather_scatter", tuple(DATAFLOWS["gather_scatter"].configs(call.problem))[3])
     table = table.merged(TuneTable.here({(Bucket.of(call.problem), "forward"): odd}))
     use_tuning(layer, table)
@@ -145,11 +147,52 @@ def test_a_grouped_layer_is_the_convolutions_of_its_bundles(rng, monkeypatch, gr
 def test_the_problem_of_a_call_is_checked_and_whole(x, monkeypatch):
     known = x.cache.kernel_map(x.coords, x.coords, Relation.of(3))
     kmap = known._like(known.born, symmetric=False, distinct=False)
-    monkeypatch.setattr(tuning_module, "_map", lambda *args: kmap)
+    monkeypatch.setattr(tuning_module, "_built", lambda *args: (kmap, False))
     [call] = conv_calls(SubmanifoldConv3d(4, 6), x)
     assert call.problem == ConvProblem.of(x.feats, torch.zeros(27, 4, 6), kmap)
     assert not call.problem.distinct
     # the layer's map has another number of offsets
-    monkeypatch.setattr(tuning_module, "_map", lambda *args: kmap.keep_offsets(torch.arange(27) < 5))
+    monkeypatch.setattr(
+        tuning_module, "_built", lambda *args: (kmap.keep_offsets(torch.arange(27) < 5), False)
+    )
     with pytest.raises(ShapeError, match="5 offsets"):
         conv_calls(SubmanifoldConv3d(4, 6), x)
+
+
+def test_a_layer_that_reads_the_cloud_and_one_that_goes_back(net, x):
+    calls = conv_calls(net, x)
+    [first] = [call for call in calls if call.first]
+    assert (first.problem.c_in, first.first) == (4, 1)
+    assert first.times("grad_feats") == len(first.names) - 1
+    turned = [call for call in calls if call.turned]
+    assert turned
+    built = {id(kmap) for kmap in x.cache.maps().values()}
+    assert {id(call.built) for call in calls} <= built
+    # down and up again on one map
+    assert all(any(c.built is call.built and not c.turned for c in calls) for call in turned)
+
+
+def test_a_step_derives_of_its_maps_what_the_tuning_has_counted(x):
+    net = torch.nn.Sequential(
+        SubmanifoldConv3d(4, 8),
+        SubmanifoldConv3d(8, 8),
+        SparseConv3d(8, 8, 2, 2),
+        SparseInverseConv3d(8, 4, 2, 2),
+    )
+    groups = [tune(group, runs=1) for group in groups_of(conv_calls(net, x))]
+    use_tuning(net, table_of(groups))
+    # a new cloud
+    y = SparseTensor(x.feats, x.coords)
+    net(y).feats.square().sum().backward()
+    counted, derived = set(), set()
+    for group in groups:
+        kmap = group.calls[0].built
+        assert all(call.built is kmap for call in group.calls)
+        parts = [part for _, part in group.parts("best") if part.name != TRANSPOSED]
+        counted |= {(kmap.n_out, kmap.volume, part.turned, part.name) for part in parts}
+    for kmap in y.cache.maps().values():
+        for turned, seen in ((False, kmap), (True, kmap.transposed())):
+            names = seen._derived.keys() - {"header", "problems", TRANSPOSED}
+            derived |= {(kmap.n_out, kmap.volume, turned, name) for name in names}
+    assert derived == counted
+    assert len(derived) >= 4

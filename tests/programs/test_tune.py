@@ -72,22 +72,28 @@ def test_tune_prints_a_table_and_stores_one(model_file, cloud, tmp_path, capsys)
     assert main(["tune", *arguments, "--threads", "1", "--out", str(out)]) == 0
 
     said = capsys.readouterr().out
-    assert "geometric mean of the gains" in said
+    assert "times faster than the rule" in said
     assert "voxels of 0.3 m" in said
     assert str(out) in said
     assert "rejected" not in said
     assert torch.get_num_threads() == threads
-    rows = [line for line in said.splitlines() if line.startswith("k=")]
+    rows = [line for line in said.splitlines() if " n=" in line]
     assert rows
     assert all(" forward " in line for line in rows)
+    # every group says what its maps cost, and what a new cloud does
+    groups = sum(line.startswith("group ") for line in said.splitlines())
+    assert f" in {groups} groups" in said
+    assert said.count("derived ") - said.count("derived of") == said.count("new cloud") == groups + 1
+    assert "tile_spans" in said
     # it is for one thread
     torch.set_num_threads(1)
     try:
         table = load_table(out)
     finally:
         torch.set_num_threads(threads)
-    assert {of for _, of in table.entries} <= {"forward"}
-    assert len(table.entries) == sum("the rule's" not in line for line in rows)
+    assert {of for _, of in table.entries} == {"forward"}
+    # also where the rule's stays
+    assert len(table.entries) == len(rows)
 
 
 def test_infer_takes_its_plans_from_the_table(model_file, cloud, tmp_path, seen):

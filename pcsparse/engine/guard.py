@@ -1,0 +1,137 @@
+"""The tuner's guard: a choice that disagrees with the twin is never timed.
+
+Each choice is tried on a map that nothing was derived from, as that of a new cloud; what it derives is what
+it costs besides its products.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.coords.watched_map import Derived, WatchedMap
+from pcsparse.engine.choice import Choice, Pass
+from pcsparse.engine.conv_call import ConvCall
+from pcsparse.engine.dataflow import Dataflow
+from pcsparse.kernels import reference
+
+# room above the random walk of rounding errors, as in benchmarks and tests
+_FACTOR = 8.0
+# of a factor with 10 bits behind the point
+_TF32_EPS = 2.0**-10
+_SEED = 20231
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice that was tried.
+
+    Attributes:
+        choice: what ran.
+        error: largest difference from the twin as a share of the twin's largest value; nan if it did not run.
+        rejected: why it was not timed, None if it was.
+        derived: what it made of a new map.
+    """
+
+    choice: Choice
+    error: float
+    rejected: str | None
+    derived: frozenset[Derived] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class Operands:
+    """Inputs of all passes of a call: random numbers of about the size that they have in a network."""
+
+    call: ConvCall
+    feats: Tensor
+    weight: Tensor
+    grad_out: Tensor
+
+    @staticmethod
+    def draw(call: ConvCall) -> "Operands":
+        """The same numbers at every call."""
+        draw, problem = torch.Generator().manual_seed(_SEED), call.problem
+
+        def normal(*shape: int, scale: float = 1.0) -> Tensor:
+            numbers = scale * torch.randn(*shape, generator=draw)
+            return numbers.to(problem.dtype).to(call.built.device)
+
+        return Operands(
+            call,
+            normal(problem.n_in, problem.c_in),
+            normal(problem.k, problem.c_in, problem.c_out, scale=(problem.k * problem.c_in) ** -0.5),
+            normal(problem.n_out, problem.c_out),
+        )
+
+    def run(self, choice: Choice, of: Pass, built: KernelMap, dataflows: Mapping[str, Dataflow]) -> Tensor:
+        """A pass over `built`, a copy of the call's own map."""
+        flow, kmap = dataflows[choice.dataflow], built.transposed() if self.call.turned else built
+        match of:
+            case "forward":
+                return flow.forward(self.feats, self.weight, kmap, choice.config)
+            case "grad_feats":
+                return flow.grad_feats(self.grad_out, self.weight, kmap, choice.config)
+            case "grad_weight":
+                return flow.grad_weight(self.feats, self.grad_out, kmap, choice.config)
+
+    def tried(
+        self, choices: Sequence[Choice], of: Pass, dataflows: Mapping[str, Dataflow]
+    ) -> list[tuple[Trial, dict[Derived, Callable[[], object]]]]:
+        """Each choice against the twin, and how to make what it made of its map."""
+        expected, terms = self._expected(of)
+        found = []
+        for choice in choices:
+            built = WatchedMap(self.call.built)
+            limit = _limit(self.call.problem.dtype, terms, choice)
+            error, rejected = _compared(lambda: self.run(choice, of, built, dataflows), expected, limit)  # noqa: B023
+            found.append((Trial(choice, error, rejected, frozenset(built.seen)), built.seen))
+        return found
+
+    def _expected(self, of: Pass) -> tuple[Tensor, int]:
+        """The twin's result in float64, and the largest number of products in one of its sums."""
+        feats, weight, grad_out = (part.double() for part in (self.feats, self.weight, self.grad_out))
+        built = self.call.built.bare()
+        kmap = built.transposed() if self.call.turned else built
+        if of == "grad_weight":
+            pairs = kmap.pairs
+            lists = pairs.rows_in, pairs.rows_out, pairs.starts
+            most = int(pairs.starts.diff().max()) if kmap.volume else 0
+            return reference.output_stationary_grad_weight(feats, grad_out, *lists, 1), most
+        source = feats
+        if of == "grad_feats":
+            source, weight, kmap = grad_out, weight.transpose(1, 2), kmap.transposed()
+        pairs = kmap.pairs
+        lists = pairs.rows_in, pairs.rows_out, pairs.starts
+        result = reference.output_stationary(source, weight, *lists, kmap.n_out, 1)
+        return result, weight.shape[0] * weight.shape[1]
+
+
+def _limit(dtype: torch.dtype, terms: int, choice: Choice) -> float:
+    """Largest error allowed: rounding errors of a sum walk at random; 16 bits round once more, at the end."""
+    narrow = dtype in (torch.float16, torch.bfloat16)
+    wide = torch.float32 if narrow else dtype
+    stored = torch.finfo(dtype).eps if narrow else 0.0
+    if dtype == torch.float32 and getattr(choice.config, "precision", "ieee") == "tf32":
+        # both factors of a product are rounded to 10 bits; as with sums, these errors walk at random
+        stored = _TF32_EPS
+    return _FACTOR * torch.finfo(wide).eps * sqrt(max(terms, 1)) + stored
+
+
+def _compared(run: Callable[[], Tensor], expected: Tensor, limit: float) -> tuple[float, str | None]:
+    """The error of a result, and what is wrong with it."""
+    try:
+        actual = run()
+    except Exception as failure:
+        # a choice that fails is one that loses; the others must still be tried
+        return float("nan"), f"{type(failure).__name__}: {failure}"
+    if actual.shape != expected.shape:
+        return float("nan"), f"its result has the shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
+    if expected.numel() == 0:
+        return 0.0, None
+    scale = float(expected.abs().max()) or 1.0
+    error = float((actual.double() - expected).abs().max()) / scale
+    return error, None if error <= limit else f"error {error:.2g} against the twin, allowed {limit:.2g}"
