@@ -9,6 +9,7 @@ from typing import Any
 from pcsparse.bench.groupings import GroupingResult
 from pcsparse.bench.limits import REFERENCE_LIMITS, Limits
 from pcsparse.bench.memory import MemoryResult
+from pcsparse.bench.neighbours import NeighbourResult
 from pcsparse.bench.outcome import Result
 from pcsparse.bench.redundancy import RedundancyResult
 from pcsparse.bench.verify import Check
@@ -40,6 +41,7 @@ class Report:
         groupings: gather-GEMM-scatter.
         redundancy: sorted implicit GEMM.
         dataflows: single convolutions by every dataflow, which stand in the places of peers.
+        neighbours: searches among points.
         settle: untimed runs of the same candidate right before each timed one, of maps, layers and dataflows.
     """
 
@@ -60,6 +62,7 @@ class Report:
     groupings: tuple[GroupingResult, ...] = ()
     redundancy: tuple[RedundancyResult, ...] = ()
     dataflows: tuple[Result, ...] = ()
+    neighbours: tuple[NeighbourResult, ...] = ()
     settle: int = 0
 
     def failures(self) -> tuple[Check, ...]:
@@ -70,6 +73,7 @@ class Report:
         checks += [c for result in self.dataflows for peer in result.peers for c in peer.checks]
         checks += [result.check for result in self.groupings]
         checks += [result.check for result in self.redundancy]
+        checks += [result.check for result in self.neighbours]
         return tuple(check for check in checks if not check.passed)
 
     def write(self, path: Path) -> None:

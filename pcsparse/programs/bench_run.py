@@ -20,6 +20,8 @@ from pcsparse.bench.layers import run_conv_case
 from pcsparse.bench.limits import measure_limits
 from pcsparse.bench.maps import run_map_case
 from pcsparse.bench.memory import run_memory_case
+from pcsparse.bench.neighbours import CASES as NEIGHBOUR_CASES
+from pcsparse.bench.neighbours import neighbour_table, run_neighbours
 from pcsparse.bench.nets import run_net_case
 from pcsparse.bench.outcome import Result
 from pcsparse.bench.peers import Peers, find_peers
@@ -190,6 +192,17 @@ def _dataflows(report: Report, scene: Scene, peers: Peers, settings: BenchSettin
     return report
 
 
+def _neighbours(report: Report, scene: Scene, peers: Peers, settings: BenchSettings) -> Report:
+    found = tuple(
+        run_neighbours(case, scene, settings.runs, settle=settings.settle)
+        for case in NEIGHBOUR_CASES
+        if settings.only in case.name
+    )
+    title = "Neighbours among the first points of the voxels, cells and trees made in each run"
+    _show(f"{title}; {_caches(settings)}", neighbour_table(found))
+    return replace(report, neighbours=found)
+
+
 _RUN: Mapping[str, Callable[[Report, Scene, Peers, BenchSettings], Report]] = MappingProxyType(
     {
         "maps": _maps,
@@ -200,6 +213,7 @@ _RUN: Mapping[str, Callable[[Report, Scene, Peers, BenchSettings], Report]] = Ma
         "groupings": _groupings,
         "redundancy": _redundancy,
         "dataflows": _dataflows,
+        "neighbours": _neighbours,
     }
 )
 

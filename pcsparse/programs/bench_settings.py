@@ -14,7 +14,7 @@ from pcsparse.bench.scene import Scene
 from pcsparse.coords.relation import Relation
 from pcsparse.errors import FormatError
 
-SECTIONS = ("maps", "layers", "nets", "steps", "memory", "groupings", "redundancy", "dataflows")
+SECTIONS = ("maps", "layers", "nets", "steps", "memory", "groupings", "redundancy", "dataflows", "neighbours")
 REAL_DATA = "PCSPARSE_REAL_DATA"
 Outcome = TypeVar("Outcome")
 

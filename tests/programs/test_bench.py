@@ -49,7 +49,7 @@ def test_a_quick_run_passes_and_writes_everything(tmp_path, capsys):
     assert "WRONG" not in text
     assert "peer not here: spconv (not installed)" in text
     for title in ("Kernel maps", "Convolutions", "Networks, forward", "Networks, training", "Peak memory",
-                  "Gather-GEMM-scatter", "Redundant", "Dataflows"):  # fmt: skip
+                  "Gather-GEMM-scatter", "Redundant", "Dataflows", "Neighbours"):  # fmt: skip
         assert f"\n{title}" in text
     assert report["cloud"] == "miniature street"
     for section in ("maps", "layers", "nets", "steps", "dataflows"):
