@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.coords.watched_map import TRANSPOSED, Derived
+from pcsparse.engine.choice import PASSES, Choice
+from pcsparse.engine.conv_call import ConvCall
 from pcsparse.engine.gemm_sizes import SortedImplicitGemmConfig, sizes_for
+from pcsparse.engine.guard import Operands
 from pcsparse.engine.plan import DATAFLOWS, explain, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.sorted_implicit_gemm import SortedImplicitGemm
@@ -133,3 +137,19 @@ def test_a_plan_that_is_found_again_follows_torchs_switch():
             assert plan_for(problem).forward.config.precision == ("tf32" if narrow else "ieee")
     finally:
         switch.allow_tf32 = before
+
+
+@pytest.mark.parametrize("name", ["submanifold", "strided"])
+def test_a_tuner_sees_which_passes_share_a_layout(gpu, name):
+    kmap = _map_on(gpu, name)
+    feats, weight = torch.zeros(kmap.n_in, 5, device=gpu), torch.zeros(kmap.volume, 5, 9, device=gpu)
+    operands = Operands.draw(ConvCall(("layer",), ConvProblem.of(feats, weight, kmap), kmap))
+    choice = Choice("sorted_implicit_gemm", SortedImplicitGemmConfig("mask", splits=2, tile=64))
+    tried = {of: operands.tried([choice], of, DATAFLOWS)[0][0] for of in PASSES}
+    assert [trial.rejected for trial in tried.values()] == [None] * 3
+
+    layout, back = Derived(False, "layout 2 64"), {Derived(True, "layout 2 64"), Derived(False, TRANSPOSED)}
+    assert tried["forward"].derived == {layout}
+    # a symmetric map is its own transpose
+    assert tried["grad_feats"].derived == ({layout} if name == "submanifold" else back)
+    assert tried["grad_weight"].derived == {Derived(False, "grad_weight_layout")}
