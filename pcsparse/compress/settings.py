@@ -118,11 +118,14 @@ class ScanSettings:
     Attributes:
         run: whether there is one. Methods that need curves then measure them within their evaluations.
         ratios: shares to remove, each in [0, 1).
+        weights: shares of single weights to remove in a scan before it, layer by layer, each in [0, 1); none
+            leaves it out. It says which layers matter, and the search does not look at it.
         stop_after: leave out the larger ratios of a group once the score fell by more; null for never.
     """
 
     run: bool = True
     ratios: tuple[float, ...] = (0.25, 0.5, 0.75)
+    weights: tuple[float, ...] = ()
     stop_after: float | None = None
 
 

@@ -173,7 +173,7 @@ def partial_sparse_conv(
     The convolution of row j is bias + the sum over its pairs (i, j) of offset k of feats[i] @ weight[k].
     Pairs of rows that pass are dropped from the map before anything is multiplied: the time falls with them.
     Autocast, sums and rounding are those of `sparse_conv`. A row that passes without scale, shift, residual
-    and ReLU keeps its bits.
+    and ReLU keeps its values; -0.0 may become 0.0.
 
     Args:
         feats: (n, c) float32, float64, float16 or bfloat16.

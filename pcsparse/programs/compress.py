@@ -15,6 +15,7 @@ from pcsparse.programs.compress_steps import (
     scan_step,
     scorer_of,
     search_step,
+    weights_step,
 )
 from pcsparse.programs.compress_tuning import Stopped, control_step, export_step, tune_step
 from pcsparse.programs.folder_lock import sole_user
@@ -52,8 +53,8 @@ def compress(job: Job) -> RunFolder:
     """All steps of a compression. What is done already is taken over.
 
     Files in the folder, in the order in which they come: config.yaml, steps.json (what is done, from which
-    inputs), cost.json, sensitivity.*, search.*, chosen.json, pruned.*, tuned/, control/, model.*, scores/,
-    measured.json, report.html, report.png.
+    inputs), cost.json, weights.*, sensitivity.*, search.*, chosen.json, pruned.*, tuned/, control/, model.*,
+    scores/, measured.json, report.html, report.png.
 
     Raises:
         FormatError: the folder holds a compression from other inputs.
@@ -83,6 +84,7 @@ def _in_folder(job: Job, prunable: Prunable) -> RunFolder:
     write_whole(folder.path / "config.yaml", to_yaml(settings).encode())
     score = scorer_of(job)
     try:
+        weights_step(job, folder, score)
         scanned = scan_step(job, folder, score)
         choice = search_step(job, folder, space, budget, scanned, score)
     finally:
@@ -105,6 +107,8 @@ def _nothing() -> None:
 def steps_of(settings: CompressSettings) -> tuple[Step, ...]:
     """The steps that are asked for, in their order."""
     steps = [Step("cost", "cost.json")]
+    if settings.scan.weights:
+        steps.append(Step("weights", "weights.csv", ("weights.jsonl", "weights.png", "weights.html")))
     if settings.scan.run:
         figures = ("sensitivity.jsonl", "sensitivity.png", "sensitivity.html")
         steps.append(Step("scan", "sensitivity.csv", figures))

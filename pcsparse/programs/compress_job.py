@@ -80,6 +80,8 @@ class Job:
         """
         for ratio in settings.scan.ratios:
             check_ratio(ratio, "scan.ratios")
+        for ratio in settings.scan.weights:
+            check_ratio(ratio, "scan.weights")
         pruning, method = build(settings.compress), build(settings.method)
         if settings.reconstruct and not isinstance(pruning, ChannelPruning):
             # the pruning says so itself, but not before everything was searched
@@ -198,6 +200,9 @@ class Job:
             "cost": {
                 **base, **asdict(settings.cost), **here, "compress": pruning.facts("cost"),
                 "sweeps": digest_of(self.cost_batches),
+            },
+            "weights": {
+                **scored, "ratios": settings.scan.weights, "stop_after": settings.scan.stop_after,
             },
             "scan": {
                 **scored, "compress": pruning.facts("scan"), "ratios": settings.scan.ratios,

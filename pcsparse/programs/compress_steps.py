@@ -14,7 +14,7 @@ from pcsparse.compress.search.figures import search_figure
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.search.task import Method
-from pcsparse.compress.sensitivity import scan
+from pcsparse.compress.sensitivity import Axis, WeightsAxis, scan
 from pcsparse.compress.sensitivity_figure import sensitivity_figure, sensitivity_page
 from pcsparse.compress.sensitivity_table import Point, SensitivityTable
 from pcsparse.compress.space_of import curves_of
@@ -73,36 +73,51 @@ def scorer_of(job: Job) -> SweepScorer:
     return SweepScorer(job.search_batches, calibration, len(job.card.classes), job.device)
 
 
+def weights_step(job: Job, folder: RunFolder, score: SweepScorer) -> SensitivityTable | None:
+    """The sensitivity of every layer to lost single weights, as in the lecture; None where none is asked for.
+
+    Nothing follows from it: it is the finest look at which layers can lose something, for the reader.
+    """
+    if not job.settings.scan.weights:
+        return None
+    return _scanned(job, folder, score, "weights", WeightsAxis(job.model), job.settings.scan.weights)
+
+
 def scan_step(job: Job, folder: RunFolder, score: SweepScorer) -> SensitivityTable | None:
     """The sensitivity of every step alone; None where none is asked for."""
-    settings = job.settings.scan
-    if not settings.run:
+    if not job.settings.scan.run:
         print("scan: left out")
         return None
-    axis = job.prunable.scan_axis()
-    known = folder.done("scan")
+    return _scanned(job, folder, score, "scan", job.prunable.scan_axis(), job.settings.scan.ratios)
+
+
+def _scanned(
+    job: Job, folder: RunFolder, score: SweepScorer, step: str, axis: Axis, ratios: Sequence[float]
+) -> SensitivityTable:
+    """A scan, and its files beside the table of the step; of one that is done what its log holds."""
+    known, table_file = folder.done(step), folder.file(step)
 
     def say(point: Point) -> None:
         if not known:
             shown = "failed" if point.metric is None else f"{point.metric:.4f}"
             print(f"  {point.name}: {point.kept} of {point.size} kept, score {shown}", flush=True)
 
-    log = folder.path / "sensitivity.jsonl"
-    print(f"scan: {len(axis.sizes())} steps at ratios {list(settings.ratios)}, {log}")
-    tag = json.dumps(job.inputs["scan"], sort_keys=True)
+    log = table_file.with_suffix(".jsonl")
+    print(f"{step}: {len(axis.sizes())} steps at ratios {list(ratios)}, {log}")
     arguments = {
-        "ratios": settings.ratios, "stop_after": settings.stop_after, "log": log, "tag": tag,
-        "executor": job.executor,
+        "ratios": ratios, "stop_after": job.settings.scan.stop_after, "log": log,
+        "tag": json.dumps(job.inputs[step], sort_keys=True), "executor": job.executor,
     }  # fmt: skip
     if known:
         # all of it is in the log: nothing is evaluated
         return scan(job.model, score, axis=axis, **arguments)  # type: ignore[arg-type]
-    with folder.running("scan"):
+    with folder.running(step):
         table = scan(job.model, score, axis=axis, on_point=say, **arguments)  # type: ignore[arg-type]
-        picture = folder.path / "sensitivity.png"
+        picture = table_file.with_suffix(".png")
         sensitivity_figure(table, picture)
-        sensitivity_page(table, picture.with_suffix(".html"), "Sensitivity", picture.read_bytes())
-        table.write_csv(folder.file("scan"))
+        page = table_file.with_suffix(".html")
+        sensitivity_page(table, page, f"Sensitivity to lost {axis.name}", picture.read_bytes())
+        table.write_csv(table_file)
     return table
 
 

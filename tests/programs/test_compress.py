@@ -27,6 +27,7 @@ from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.compress.settings import BudgetSettings, ScanSettings
 from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.compress.voxels import voxel_layers
+from pcsparse.compress.weights import weight_layers
 from pcsparse.data.collate import VoxelSettings
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.programs import compress_report, compress_steps, compress_tuning
@@ -169,6 +170,30 @@ def test_cut_off_in_scan_and_search_it_goes_on_without_those_evaluations(whole, 
     assert own == theirs
     pruned = [(folder / "run/pruned.safetensors").read_bytes() for folder in (tmp_path, whole)]
     assert pruned[0] == pruned[1]
+
+
+def test_single_weights_are_scanned_layer_by_layer_and_nothing_follows_from_it(copied, unreported):
+    before = files(copied)
+    wanted = {"scan": ScanSettings(ratios=(0.5,), weights=(0.5, 0.9))}
+    layers = weight_layers(tiny_job(copied).model)
+    n_points = 1 + 2 * len(layers)
+    with pytest.MonkeyPatch.context() as patch:
+        Counting(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            compress(tiny_job(copied, **wanted))
+    with pytest.MonkeyPatch.context() as patch:
+        counted = Counting(patch)
+        compress(tiny_job(copied, **wanted))
+        assert counted.n == n_points - 3
+        compress(tiny_job(copied, **wanted))
+        assert counted.n == n_points - 3
+    after = files(copied)
+    # without the page, see `quick`
+    made = {path.name for path in after.keys() - before.keys()}
+    assert made == {"weights.jsonl", "weights.csv", "weights.png"}
+    assert {p.name for p in before if before[p] != after[p]} <= {"config.yaml", "steps.json"}
+    rows = [line.split(",") for line in (copied / "run/weights.csv").read_text().splitlines()]
+    assert [row[:2] for row in rows if row[0] == "weights"] == [["weights", n] for n in layers for _ in "ab"]
 
 
 def test_cut_off_in_the_fine_tuning_it_ends_with_the_same_weights(copied, unreported):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pcsparse.compress.settings import BudgetSettings
+from pcsparse.compress.settings import BudgetSettings, ScanSettings
 from pcsparse.config import CompressSettings
 from pcsparse.errors import PcsparseError, RangeError, UnsupportedError
 from pcsparse.programs.compress import compress
@@ -46,4 +46,14 @@ def test_least_squares_of_another_axis_than_channels_are_refused_before_anything
         method={"_target_": "pcsparse.compress.search.uniform.Uniform"},
     )  # fmt: skip
     with pytest.raises(UnsupportedError, match=r"lost channels, not (offsets|voxels); set reconstruct=false"):
+        Job.of(one)
+
+
+@pytest.mark.parametrize("scan", [{"ratios": (1.0,)}, {"weights": (-0.1,)}, {"weights": (0.5, 1.0)}])
+def test_ratios_of_a_scan_outside_are_refused_before_anything_is_loaded(scan):
+    one = CompressSettings(
+        output_dir="nowhere", budget=BudgetSettings(share=0.5), checkpoint="missing", compress={}, method={},
+        scan=ScanSettings(**scan),
+    )  # fmt: skip
+    with pytest.raises(RangeError, match=rf"the ratio of scan.{next(iter(scan))} must be in \[0, 1\)"):
         Job.of(one)
