@@ -186,7 +186,7 @@ def _letters(waits: HostWaits) -> Iterator[None]:
         waits.note("read", waits.places)
         n = len(waits.places)
         found = read(self, words)
-        # a letter that is long in coming, behind a compilation, is waited for through torch, which counts, too
+        # a letter that is long in coming is waited for through torch in the end, which counts, too
         del waits.places[n:]
         return found
 
