@@ -6,9 +6,11 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
+
 from pcsparse.data.synthetic.band import Verdict
 from pcsparse.data.synthetic.published import published
-from pcsparse.programs.synth_compare_measure import Comparison
+from pcsparse.programs.synth_compare_measure import Comparison, ring_offsets
 from pcsparse.programs.synth_compare_picture import draw_bands, draw_sweeps
 from pcsparse.programs.synth_compare_table import comparison_text
 from pcsparse.whole_file import write_whole
@@ -47,11 +49,22 @@ def _record(comparison: Comparison) -> dict[str, object]:
         "real": [sweep.name for sweep in comparison.real],
         "notes": list(comparison.notes),
         "holds": comparison.holds,
+        "rings": _beams(comparison),
         "figures": [
             _verdict(verdict, published(verdict.figure.name, comparison.sensor))
             for verdict in comparison.verdicts
         ],
     }
+
+
+def _beams(comparison: Comparison) -> list[dict[str, float | None]]:
+    """A row a beam, from the top: degrees of the preset, and how far above it sweeps lie, by their median."""
+    preset = np.sort(comparison.sensor.elevations)[::-1].tolist()
+    columns = (ring_offsets(comparison.real).tolist(), ring_offsets(comparison.simulated).tolist())
+    return [
+        {"preset": angle, "real": _number(real), "simulated": _number(ours)}
+        for angle, real, ours in zip(preset, *columns, strict=True)
+    ]
 
 
 def _verdict(verdict: Verdict, known: float | None) -> dict[str, object]:

@@ -15,7 +15,7 @@ from pcsparse.data.point_cloud import PointCloud
 from pcsparse.data.synthetic.arrays import Floats
 from pcsparse.data.synthetic.band import Verdict, judge
 from pcsparse.data.synthetic.caster import resolve_caster
-from pcsparse.data.synthetic.figures import Figure, Turn, make_turn, measure
+from pcsparse.data.synthetic.figures import Figure, Turn, angles_aside, make_turn, measure
 from pcsparse.data.synthetic.scene import make_town
 from pcsparse.data.synthetic.sensor import Sensor, sensor_named
 from pcsparse.data.synthetic.stats import GROUPS
@@ -58,6 +58,7 @@ class Measured:
         name: as shown.
         figures: what was measured, f of them.
         values: (f,) float64.
+        angles: (rings,) degrees by which each beam, from the top, lies above the preset's; NaN: not measured.
         turn: the sweep itself; None where nobody wants to look at it.
         classes: (c, 2) share of the points and mean intensity per name in `stats.GROUPS`, NaN where there are
             none; None of a sweep without labels.
@@ -66,6 +67,7 @@ class Measured:
     name: str
     figures: tuple[Figure, ...]
     values: Floats
+    angles: Floats
     turn: Turn | None
     classes: Floats | None = None
 
@@ -128,6 +130,15 @@ def compare(settings: CompareSettings, report: Callable[[str], None] = lambda li
     return Comparison(settings, sensor, caster, real, tuple(simulated), tuple(verdicts), notes)
 
 
+def ring_offsets(sweeps: Sequence[Measured]) -> Floats:
+    """(rings,) degrees: the median over sweeps of how far each beam lies above the preset's; NaN: in none."""
+    angles = np.stack([sweep.angles for sweep in sweeps])
+    known = np.isfinite(angles).any(0)
+    middle = np.full(angles.shape[1], np.nan)
+    middle[known] = np.nanmedian(angles[:, known], axis=0)
+    return middle
+
+
 def _rows(sweeps: Sequence[Measured]) -> Floats:
     return np.stack([sweep.values for sweep in sweeps])
 
@@ -142,7 +153,9 @@ def _measured(
     name: str, turn: Turn, sensor: Sensor, *, keep: bool, classes: Floats | None = None
 ) -> Measured:
     figures, values = zip(*measure(turn, sensor), strict=True)
-    return Measured(name, figures, np.array(values), turn if keep else None, classes)
+    return Measured(
+        name, figures, np.array(values), angles_aside(turn, sensor), turn if keep else None, classes
+    )
 
 
 def _measured_file(cloud: PointCloud, sensor: Sensor) -> Measured:

@@ -3,12 +3,12 @@
 import numpy as np
 
 from pcsparse.bench.tables import table
-from pcsparse.data.synthetic.band import LEAST_SHARE, WIDENED, Verdict
+from pcsparse.data.synthetic.band import ANGLE_TOLERANCE, LEAST_SHARE, WIDENED, Verdict
 from pcsparse.data.synthetic.figures import Figure
 from pcsparse.data.synthetic.published import CLASS_INTENSITY, published
 from pcsparse.data.synthetic.sensor import Sensor
 from pcsparse.data.synthetic.stats import GROUPS
-from pcsparse.programs.synth_compare_measure import Comparison
+from pcsparse.programs.synth_compare_measure import Comparison, ring_offsets
 
 _TITLES = {"beams": "beams", "figures": "the sweep", "profiles": "profiles"}
 
@@ -27,7 +27,8 @@ def comparison_text(comparison: Comparison) -> str:
         rows = [_row(v, comparison.sensor) for v in comparison.verdicts if v.figure.group == group]
         columns = (title, "unit", "real", "published", "simulated", "mean", "inside", "verdict")
         lines += ["", table(columns, rows)]
-    lines += ["", _classes(comparison), "", _legend(settings.sensor), _summary(comparison)]
+    lines += ["", *_rings(comparison), "", _classes(comparison), ""]
+    lines += [_legend(settings.sensor), _summary(comparison)]
     return "\n".join(lines)
 
 
@@ -51,6 +52,25 @@ def _row(verdict: Verdict, sensor: Sensor) -> tuple[str, ...]:
     )
 
 
+def _rings(comparison: Comparison) -> list[str]:
+    """How far beams' angles, fitted to the points ahead, lie from the preset's: a line a kind of sweep."""
+    lines = []
+    for kind, sweeps in (("real", comparison.real), ("simulated", comparison.simulated)):
+        middle = ring_offsets(sweeps)
+        known = np.flatnonzero(np.isfinite(middle))
+        if not len(known):
+            lines.append(f"ring angles of the {kind} sweeps: no beam has enough points ahead")
+            continue
+        root = float(np.sqrt((middle[known] ** 2).mean()))
+        worst = int(known[np.abs(middle[known]).argmax()])
+        lines.append(
+            f"ring angles of the {kind} sweeps, their median, off the preset: {root:.4f} deg rms, "
+            f"{abs(middle[worst]):.4f} deg at most (beam {worst} from the top); {len(known)} of "
+            f"{len(middle)} beams have points ahead"
+        )
+    return lines
+
+
 def _classes(comparison: Comparison) -> str:
     """Mean share and intensity of each class over the simulated sweeps, beside a labelled real sweep's."""
     found = np.stack([sweep.classes for sweep in comparison.simulated if sweep.classes is not None])
@@ -69,7 +89,7 @@ def _legend(sensor: str) -> str:
     text = (
         "holds: the mean lies within the least and the most of the real sweeps, each widened by "
         f"{WIDENED:.0%} of itself, and so do at least {LEAST_SHARE:.0%} of the simulated sweeps; beams must "
-        "be exact."
+        f"be exact, within {ANGLE_TOLERANCE:g} deg, in real sweeps and simulated ones."
     )
     if sensor == "hdl64e":
         text += "\npublished: one labelled sweep (mit-han-lab/spvnas assets/), not part of the band."

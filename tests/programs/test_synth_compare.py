@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pcsparse.data.files import read_points
+from pcsparse.data.synthetic.band import Verdict
 from pcsparse.data.synthetic.caster import resolve_caster
 from pcsparse.data.synthetic.sensor import sensor_named
 from pcsparse.data.synthetic.sweep import Sweep
@@ -42,12 +43,15 @@ def test_a_sweep_against_itself_holds_and_is_written(
     printed = capsys.readouterr().out
     assert "1 simulated vlp16 sweeps (towns 3 to 3" in printed
     assert name in printed
-    assert "beams: 2 of 2 hold; the sweep: 27 of 27 hold; profiles: 29 of 29 hold" in printed
+    assert "beams: 3 of 3 hold; the sweep: 27 of 27 hold; profiles: 29 of 29 hold" in printed
     assert (out / "compare.txt").read_text().strip() in printed
     for picture in ("compare.png", "compare_sweeps.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
     record = json.loads((out / "compare.json").read_text())
     assert record["holds"] is True
+    assert "ring angles of the real sweeps, their median, off the preset: 0.0" in printed
+    assert [row["preset"] for row in record["rings"]] == list(sensor_named("vlp16").elevations)
+    assert max(abs(row["real"] or 0.0) for row in record["rings"]) < 0.01
     points = next(row for row in record["figures"] if row["name"] == "points")
     assert points["mean"] == points["real"][0] == len(rows)
     assert points["band"] == pytest.approx([0.9 * len(rows), 1.1 * len(rows)])
@@ -131,6 +135,33 @@ def test_pictures_without_matplotlib_name_the_extra(
     rows.tofile(tmp_path / "real.bin")
     with pytest.raises(UnsupportedError, match=r"pcsparse\[view\]"):
         main(["compare", str(tmp_path / "real.bin"), *OPTIONS, "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.slow
+def test_simulated_sweeps_lie_among_real_ones(real_data: Path) -> None:
+    real = (
+        *(real_data / "kitti" / "training" / "velodyne" / f"{name}.bin" for name in ("000000", "000001")),
+        real_data / "kitti_odometry" / "000049.bin",
+        real_data / "semantickitti" / "dataset" / "sequences" / "00" / "velodyne" / "000000.bin",
+    )
+    found = compare(CompareSettings(real, sweeps=12))
+    for verdict in found.verdicts:
+        if verdict.figure.group == "beams":
+            assert verdict.holds, verdict.figure.name
+    # the means of a dozen towns stray from those of fifty: by a fifth of the band's width they may
+    strayed = [
+        (verdict.figure.name, verdict.mean, verdict.low, verdict.high)
+        for verdict in found.verdicts
+        if verdict.figure.group == "figures" and not _near(verdict)
+    ]
+    assert not strayed
+    profiles = [verdict for verdict in found.verdicts if verdict.figure.group == "profiles"]
+    assert np.mean([_near(verdict) for verdict in profiles]) > 0.85
+
+
+def _near(verdict: Verdict) -> bool:
+    slack = 0.2 * (verdict.high - verdict.low)
+    return verdict.low - slack <= verdict.mean <= verdict.high + slack
 
 
 @pytest.mark.slow

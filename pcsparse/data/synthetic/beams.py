@@ -23,6 +23,7 @@ class Pulses:
         ring: (n,) row of the sensor's elevations.
         column: (n,) which firing of the turn, by azimuth.
         free: (n,) whether it passes the own vehicle.
+        passed: (n,) how much of its light does, 0 to 1.
     """
 
     azimuth: Floats
@@ -30,6 +31,7 @@ class Pulses:
     ring: Ints
     column: Ints
     free: Bools
+    passed: Floats
 
     def directions(self) -> Floats:
         """(n, 3) float64 unit vectors in the sensor's frame."""
@@ -46,8 +48,8 @@ def send(sensor: Sensor, rng: Generator) -> Pulses:
     azimuth = np.clip(azimuth, 0.0, 2 * np.pi - 1e-9)
     ring = np.repeat(np.arange(sensor.rings), sensor.columns)
     elevation = np.radians(np.array(sensor.elevations))[ring]
-    free = sensor.free(columns).ravel()
-    return Pulses(azimuth, elevation, ring, np.tile(np.arange(sensor.columns), sensor.rings), free)
+    free, passed = sensor.free(columns).ravel(), sensor.passed(columns).ravel()
+    return Pulses(azimuth, elevation, ring, np.tile(np.arange(sensor.columns), sensor.rings), free, passed)
 
 
 def roll_shutter(

@@ -50,6 +50,7 @@ class Thing:
         heading: world radians.
         points: of the sweep that carry its id.
         visible: share of the pulses that would meet it if it stood alone and do meet it; NaN of too few.
+        serial: a number that nothing else in the town has; see `Town.countable`.
     """
 
     semantic: int
@@ -58,6 +59,7 @@ class Thing:
     heading: float
     points: int
     visible: float
+    serial: int
 
     def box(self, pose: Floats | None = None) -> Box:
         """The smallest upright box along its heading; world metres, or the frame of `pose` (4, 4).
@@ -106,13 +108,21 @@ def things_in(drive: Drive, index: int, stride: float, sweep: Sweep) -> list[Thi
     still, moving, stage, origin = drive.frozen(index, stride)
     both = join([still, moving])
     ids, counts = np.unique(sweep.instance[sweep.instance > 0], return_counts=True)
-    headings = drive.town.headings(index * stride, sweep.stamp)
-    own = {int(name): both.select(both.instance == name) for name in ids if int(name) in headings}
+    there = drive.town.countable(index * stride, sweep.stamp, drive.sight)
+    own = {int(name): both.select(both.instance == name) for name in ids if int(name) in there}
     own = {name: mesh for name, mesh in own.items() if len(mesh)}
     shares = _visible(list(own.values()), stage, drive, sweep.pose[:3, 3] - origin, sweep.pose[:3, :3])
     known = dict(zip(ids.tolist(), counts.tolist(), strict=True))
     things = [
-        Thing(int(mesh.semantic[0]), name, mesh.corners + origin, headings[name], known[name], share)
+        Thing(
+            int(mesh.semantic[0]),
+            name,
+            mesh.corners + origin,
+            there[name][0],
+            known[name],
+            share,
+            there[name][1],
+        )
         for (name, mesh), share in zip(own.items(), shares, strict=True)
     ]
     place = sweep.pose[:3, 3]
@@ -131,28 +141,29 @@ def _visible(meshes: list[Mesh], stage: Stage, drive: Drive, eye: Floats, turn: 
     """
     pulses = send(drive.sensor, np.random.default_rng(0))
     ways = rotate(pulses.directions()[pulses.free], turn).astype(np.float32)
-    start = eye.astype(np.float32)
+    starts = eye + drive.sensor.lift[pulses.ring[pulses.free]][:, None] * turn[:, 2]
+    starts = starts.astype(np.float32)
     rows: list[Ints] = []
     far: list[Floats] = []
     for mesh in meshes:
-        near = _towards(mesh, eye, ways)
-        hits = make_caster(drive.caster, mesh).cast(np.broadcast_to(start, (len(near), 3)).copy(), ways[near])
+        near = _towards(mesh, eye, ways, float(np.abs(drive.sensor.lift).max()))
+        hits = make_caster(drive.caster, mesh).cast(starts[near], ways[near])
         met = hits.distance < drive.sensor.max_range
         rows.append(near[met])
         far.append(hits.distance[met])
     if not rows:
         return []
     every = np.concatenate(rows)
-    first = stage.cast(np.broadcast_to(start, (len(every), 3)).copy(), ways[every]).distance
+    first = stage.cast(starts[every], ways[every]).distance
     seen = np.split(np.concatenate(far) <= first + _SAME, np.cumsum([len(row) for row in rows])[:-1])
     return [float(each.mean()) if len(each) else float("nan") for each in seen]
 
 
-def _towards(mesh: Mesh, eye: Floats, ways: Floats) -> Ints:
-    """Rows of the directions (n, 3) that pass the ball around a mesh."""
+def _towards(mesh: Mesh, eye: Floats, ways: Floats, around: float) -> Ints:
+    """Rows of the directions (n, 3), from up to `around` metres beside the eye, that pass a mesh's ball."""
     flat = mesh.corners.reshape(-1, 3)
     middle = (flat.min(0) + flat.max(0)) / 2
-    radius = float(np.sqrt(((flat - middle) ** 2).sum(1).max()))
+    radius = float(np.sqrt(((flat - middle) ** 2).sum(1).max())) + around
     gap = middle - eye
     far = float(np.sqrt((gap * gap).sum()))
     if far <= radius:

@@ -18,16 +18,20 @@ PLASTIC = Surface(10, Material.RUBBER, 0.001)
 
 
 def paint(rng: Generator) -> Surface:
-    """Paint of a car: about half of them return nothing, white ones as much as a wall."""
-    low, high = ((0.0, 0.001), (0.02, 0.10), (0.10, 0.22), (0.22, 0.42))[
-        int(rng.choice(4, p=[0.46, 0.22, 0.19, 0.13]))
+    """Paint of a car: one in four returns next to nothing, light ones as much as a wall.
+
+    Of ten cars in four real sweeps 15 to 83 % of the returns are 0, 43 % on average; the others have a median
+    of 0.17 to 0.33.
+    """
+    low, high = ((0.0, 0.02), (0.03, 0.14), (0.14, 0.28), (0.28, 0.48))[
+        int(rng.choice(4, p=[0.25, 0.22, 0.28, 0.25]))
     ]
     return Surface(PAINT.semantic, Material.PAINT, float(rng.uniform(low, high)))
 
 
 def livery(rng: Generator) -> Surface:
     """Paint of lorries, buses and trailers: lighter than that of cars, with canvas among it."""
-    value = float(rng.choice([0.02, 0.12, 0.28, 0.45], p=[0.25, 0.25, 0.3, 0.2])) * float(
+    value = float(rng.choice([0.02, 0.12, 0.28, 0.45], p=[0.15, 0.25, 0.35, 0.25])) * float(
         rng.uniform(0.7, 1.3)
     )
     return Surface(PAINT.semantic, Material.PAINT if rng.random() < 0.6 else Material.PLASTER, value)

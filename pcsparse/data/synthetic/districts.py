@@ -55,14 +55,14 @@ class District:
 
 DISTRICTS = {
     "city": District(
-        (40, 110), (4, 2, 2, 1, 1, 0.6, 0.6), (2.6, 3.9), 0.16, (160, 30, 200), (0.006, 0.015),
+        (40, 110), (4, 2, 2, 1, 1, 0.6, 0.6), (3.0, 4.3), 0.16, (160, 30, 200), (0.006, 0.015),
         {"terrace": 0.54, "detached": 0.08, "park": 0.13, "car_park": 0.05, "works": 0.04, "walled": 0.12,
-         "yard": 0.04}, 1.0, 1.0, 0.28, 0.42, 0.6, 0.5, 0.25, 0.12, (3.5, 8.0), (5, 11), 1.5,
+         "yard": 0.04}, 1.0, 1.0, 0.28, 0.34, 0.6, 0.5, 0.25, 0.12, (3.5, 8.0), (5, 11), 1.5,
     ),
     "residential": District(
-        (35, 95), (3, 3, 2, 2, 1.5, 0.4, 0.6), (2.3, 3.5), 0.05, (120, 18, 120), (0.006, 0.02, 0.04),
+        (35, 95), (3, 3, 2, 2, 1.5, 0.4, 0.6), (2.6, 3.8), 0.05, (120, 18, 120), (0.006, 0.02, 0.04),
         {"terrace": 0.33, "detached": 0.43, "park": 0.06, "walled": 0.1, "thicket": 0.03, "car_park": 0.03,
-         "yard": 0.02}, 0.97, 0.96, 0.14, 0.3, 0.25, 0.15, 0.06, 0.02, (3.0, 6.0), (5, 9), 0.9,
+         "yard": 0.02}, 0.97, 0.96, 0.14, 0.25, 0.25, 0.15, 0.06, 0.02, (3.0, 6.0), (5, 9), 0.9,
     ),
     "suburb": District(
         (40, 125), (2, 3, 1.5, 2, 1, 0.9, 1), (2.7, 4.2), 0.1, (110, 18, 150), (0.015, 0.03, 0.05),
@@ -132,7 +132,7 @@ _LEVEL = {"thicket": 1.0, "meadow": 1.5, "park": 2.0, "detached": 0.5, "walled":
 def strips(rng: Generator, district: District, half: float) -> Section:
     """Kerb, bay, green strip and pavement of one side of a street."""
     kerb = float(rng.uniform(0.11, 0.15)) if chance(rng, district.kerb) else 0.0
-    walk = float(rng.uniform(1.4, 3.6)) if chance(rng, district.walk) else 0.0
+    walk = float(rng.uniform(1.5, 4.2)) if chance(rng, district.walk) else 0.0
     if walk and half > 4.0:
         walk += float(rng.uniform(0.0, 2.5))
     verge = float(rng.uniform(0.6, 3.5)) if chance(rng, district.verge) else 0.0
@@ -140,7 +140,7 @@ def strips(rng: Generator, district: District, half: float) -> Section:
         verge = float(rng.uniform(0.8, 2.0))
     bay = 0.0
     if kerb and chance(rng, district.bay):
-        bay = float(rng.uniform(4.6, 5.2) if chance(rng, 0.15) else rng.uniform(1.9, 2.5))
+        bay = float(rng.uniform(4.6, 5.2) if chance(rng, 0.08) else rng.uniform(1.9, 2.5))
     bay_code = int(rng.choice([BAY, PAVED, ASPHALT], p=[0.7, 0.15, 0.15]))
     verge_code = int(rng.choice([SOIL, GRAVEL, PAVED], p=[0.84, 0.08, 0.08])) if kerb else SOIL
     ditch = float(rng.uniform(0.2, 0.7)) if not kerb and not walk and chance(rng, 0.5) else 0.0
@@ -150,7 +150,7 @@ def strips(rng: Generator, district: District, half: float) -> Section:
 def fronted(rng: Generator, base: Section, kind: str, *, bay: bool) -> Section:
     """`base` before a neighbour of `kind`: with or without its bay, and with the lie of the ground behind."""
     green = kind in ("thicket", "meadow", "park", "barrier")
-    steep = float(rng.normal(0, 1.3)) if green else float(rng.normal(0.05, 0.4))
+    steep = float(rng.normal(0, 1.3)) if green else float(rng.normal(0.0, 0.6))
     codes = (*base.codes[:3], _front(rng, kind))
     return Section(
         base.bay if bay else 0.0,

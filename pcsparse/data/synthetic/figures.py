@@ -126,12 +126,15 @@ def _turns(azimuth: Floats) -> Ints:
 
 
 def ring_angles(turn: Turn, sensor: Sensor) -> Floats:
-    """(rings,) degrees: the median elevation of each beam's points half-way through the turn, NaN of too few.
+    """(rings,) degrees: the median angle of each beam's points half-way through the turn, NaN of too few.
 
-    A sweep is compensated to that moment; an HDL-64E on KITTI's car looks straight ahead then. Elsewhere the
-    car's motion tilts a near point's line of sight by up to two degrees.
+    Angles are taken from where each beam leaves the sensor. A sweep is compensated to the moment half-way; an
+    HDL-64E on KITTI's car looks straight ahead then. Elsewhere the car's motion tilts a near point's line of
+    sight by up to two degrees.
     """
-    tilt = np.degrees(np.arcsin(turn.points[:, 2] / np.linalg.norm(turn.points, axis=1)))
+    lift = sensor.lift[np.argsort(sensor.elevations)[::-1]]
+    flat = np.hypot(turn.points[:, 0], turn.points[:, 1])
+    tilt = np.degrees(np.arctan2(turn.points[:, 2] - lift[turn.ring], flat))
     azimuth = np.arctan2(turn.points[:, 1], turn.points[:, 0])
     still = np.abs(sensor.phases(azimuth)) < _STILL_DEGREES / 360.0
     angles = np.full(sensor.rings, np.nan)
@@ -142,18 +145,25 @@ def ring_angles(turn: Turn, sensor: Sensor) -> Floats:
     return angles
 
 
+def angles_aside(turn: Turn, sensor: Sensor) -> Floats:
+    """(rings,) degrees: how far each beam's angle lies above the preset's, NaN where it was not measured."""
+    return ring_angles(turn, sensor) - np.sort(sensor.elevations)[::-1]
+
+
 def _beams(turn: Turn, sensor: Sensor) -> list[tuple[Figure, float]]:
     counts = np.bincount(turn.ring, minlength=sensor.rings)
     azimuth = np.degrees(np.arctan2(turn.points[:, 1], turn.points[:, 0])) % 360.0
     # in each ring by azimuth: nuScenes' files go firing by firing
     order = np.lexsort((azimuth, turn.ring))
     steps = np.diff(azimuth[order])[np.diff(turn.ring[order]) == 0]
-    aside = np.abs(ring_angles(turn, sensor) - np.sort(sensor.elevations)[::-1])
+    aside = angles_aside(turn, sensor)
     aside = aside[np.isfinite(aside)]
-    angle = float(np.percentile(aside, 90)) if len(aside) else float("nan")
+    root = float(np.sqrt((aside**2).mean())) if len(aside) else float("nan")
+    most = float(np.abs(aside).max()) if len(aside) else float("nan")
     return [
         (Figure("rings", "", 0, "beams"), float(sensor.rings)),
-        (Figure("ring angles off the preset, 90 %", "deg", 3, "beams"), angle),
+        (Figure("ring angles off the preset, rms", "deg", 4, "beams"), root),
+        (Figure("ring angles off the preset, at most", "deg", 4, "beams"), most),
         (Figure("azimuth step, median", "deg", 4), float(np.median(steps[steps > 1e-3]))),
         (Figure("returns of the fullest ring", "", 0), float(counts.max())),
         (Figure("points", "", 0), float(len(turn))),

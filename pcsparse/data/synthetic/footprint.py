@@ -63,6 +63,7 @@ def look(
         distance[split], triangle[split], cosine[split], power[split], light[split] = merged
         met = np.flatnonzero(triangle >= 0)
     struck = triangle[met]
+    light = light * pulses.passed
     return met, struck, Contacts(distance[met], cosine[met], stage.material[struck], power[met], light[met])
 
 

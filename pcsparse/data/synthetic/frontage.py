@@ -12,7 +12,7 @@ from pcsparse.data.synthetic.section import BAY, GRAVEL, PAVED
 
 def backdrop(lot: Lot, near: float) -> None:
     """What closes the view beyond the first row: more houses, a belt of trees, or nothing."""
-    match str(lot.rng.choice(["houses", "trees", "open"], p=[0.42, 0.4, 0.18])):
+    match str(lot.rng.choice(["houses", "trees", "open"], p=[0.42, 0.45, 0.13])):
         case "houses":
             at = lot.block.start + lot.uniform(0.0, 6.0)
             while at < lot.block.end - 8.0:
@@ -49,7 +49,7 @@ def terrace(lot: Lot) -> None:
         at += width + gap
     if setback > 1.0:
         boundary(lot, lot.block.start, lot.block.end, lot.front)
-        greenery(lot, lot.block.start, lot.block.end, lot.front + 0.8, lot.front + setback - 0.4, 1.5, 18.0)
+        greenery(lot, lot.block.start, lot.block.end, lot.front + 0.8, lot.front + setback - 0.4, 3.0, 7.0)
     backdrop(lot, lot.front + setback + 16)
 
 
@@ -97,8 +97,8 @@ def detached(lot: Lot) -> None:
             lot.put(make[int(lot.chance(0.4))], at, lot.front + length / 2, np.pi / 2)
         if lot.chance(0.35):
             lot.put(buildings.shed(lot.rng), at + plot - 4.0, facade + lot.uniform(0.0, 5.0))
-        greenery(lot, at, at + plot - drive, lot.front + 0.8, facade - 0.6, 2.6, 18.0)
-        greenery(lot, at, at + plot, facade + depth + 2, facade + depth + 12, 0.8, 1.5)
+        greenery(lot, at, at + plot - drive, lot.front + 0.8, facade - 0.6, 3.8, 7.0)
+        greenery(lot, at, at + plot, facade + depth + 2, facade + depth + 12, 1.8, 1.5)
         at += plot
     backdrop(lot, lot.front + 28)
 
@@ -108,7 +108,7 @@ def park(lot: Lot) -> None:
     if lot.chance(0.5):
         boundary(lot, lot.block.start, lot.block.end, lot.front)
     near = lot.front + 1.5
-    trees, bushes = lot.uniform(0.4, 2.4), lot.uniform(1.5, 9.0)
+    trees, bushes = lot.uniform(1.0, 3.4), lot.uniform(1.0, 6.0)
     if lot.chance(0.4):
         s = lot.uniform(lot.block.start, lot.block.end)
         lot.pave((s - 1.2, s + 1.2), (lot.front, lot.front + 40.0), lot.pick([PAVED, GRAVEL]))
@@ -147,15 +147,15 @@ def meadow(lot: Lot) -> None:
 
 def thicket(lot: Lot) -> None:
     """Undergrowth close to the road, trees behind."""
-    near = lot.front + lot.uniform(0.3, 3.0)
+    near = lot.front + lot.uniform(0.5, 4.0)
     at = lot.block.start
     while at < lot.block.end - 3.0:
         length = min(lot.uniform(5.0, 10.0), lot.block.end - at)
         if lot.chance(0.88):
-            mesh = plants.thicket(lot.rng, length, lot.uniform(2.5, 6.0), lot.uniform(1.0, 4.0))
+            mesh = plants.thicket(lot.rng, length, lot.uniform(2.5, 6.0), lot.uniform(1.5, 4.5))
             lot.drape(mesh, at + length / 2, near + lot.uniform(0, 1.0))
         at += length
-    greenery(lot, lot.block.start, lot.block.end, near + 1, near + 22, 2.6, 3.0)
+    greenery(lot, lot.block.start, lot.block.end, near + 1, near + 22, 3.2, 3.0)
 
 
 def _rows(lot: Lot, near: float, far: float, share: float) -> None:
@@ -229,7 +229,7 @@ def yard(lot: Lot) -> None:
 def walled(lot: Lot) -> None:
     """A long wall or a tall hedge, with trees and roofs looking over it."""
     kind = str(lot.rng.choice(["wall", "hedge", "mesh"], p=[0.35, 0.5, 0.15]))
-    height = lot.uniform(1.5, 2.8)
+    height = lot.uniform(2.0, 3.4)
     for s in np.arange(lot.block.start + 4, lot.block.end - 3.9, 8.0):
         piece(lot, kind, float(s), lot.front + 0.3, 8.0, height)
     greenery(lot, lot.block.start, lot.block.end, lot.front + 1.5, lot.front + 20, 1.4, 2.0)

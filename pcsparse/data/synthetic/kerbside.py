@@ -18,7 +18,7 @@ def kerbside(lot: Lot) -> None:
     if lot.remote:
         return
     _furniture(lot, near, far)
-    if side.verge > 1.5 and lot.chance(0.45):
+    if side.verge > 1.5 and lot.chance(0.2):
         # a planted strip between the road and the pavement
         depth = min(2.0, side.verge - 0.9)
         mesh = plants.thicket(lot.rng, lot.span * 0.8, depth, lot.uniform(0.5, 1.6))
@@ -37,7 +37,7 @@ def _furniture(lot: Lot, near: float, far: float) -> None:
     while at < lot.block.end - 1 and (urban or spacing > 45):
         lot.put(furniture.lamp(lot.rng), at, near + 0.35, turn)
         at += spacing
-    if lot.chance(0.5) and far - near > 1.2:
+    if lot.chance(0.75) and far - near > 1.2:
         for s in np.arange(lot.block.start + 3, lot.block.end - 2, lot.uniform(7, 16)):
             lot.put(plants.tree(lot.rng), float(s), near + 0.6, lot.uniform(0, 6.3))
     for _ in range(int(lot.rng.poisson(lot.span / 60))):
@@ -83,12 +83,12 @@ def _parked(lot: Lot, bay: float) -> None:
     # on a narrow road one parks with two wheels on the pavement, on the narrowest nowhere
     offset = lot.uniform(0.3, 1.0) if narrow else lot.uniform(0.1, 0.7)
     middle = lot.block.half + (bay / 2 if bay else offset)
-    kerbed = lot.block.half > 2.6 and lot.block.side(lot.sign).walk > 0 and lot.chance(0.5)
-    share = lot.uniform(0.15, 0.9) if bay else lot.uniform(0.1, 0.8) if kerbed else 0.0
+    kerbed = lot.block.half > 2.6 and lot.block.side(lot.sign).walk > 0 and lot.chance(0.4)
+    share = lot.uniform(0.15, 0.65) if bay else lot.uniform(0.1, 0.55) if kerbed else 0.0
     at = lot.block.start + lot.uniform(1.0, 4.0)
     while share and at < lot.block.end - 3:
         pick = float(lot.rng.random())
-        make = vehicles.truck if pick < 0.02 else vehicles.trailer if pick < 0.05 else vehicles.car
+        make = vehicles.truck if pick < 0.01 else vehicles.trailer if pick < 0.025 else vehicles.car
         mesh, (length, width) = (vehicles.car if crosswise else make)(lot.rng)
         room = width + 0.75 if crosswise else length
         if lot.chance(share) and at + room < lot.block.end:

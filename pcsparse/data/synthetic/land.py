@@ -22,10 +22,10 @@ from pcsparse.data.synthetic.survey import (
     survey,
 )
 
-# a crown lets the water off: metres at the middle, and metres from the edge over which it comes
-_CROWN, _CAMBER = 0.05, 1.5
-# pavements fall towards the road
-_FALL = 0.015
+# a crown lets the water off: metres at the middle of a wide road, and metres from the edge over which most of
+# it comes; roads and pavements are built to fall by 2.5 %
+_CROWN, _CAMBER = 0.10, 3.0
+_FALL = 0.025
 
 
 def column(where: Floats, name: str) -> Floats:

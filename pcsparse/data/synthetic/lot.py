@@ -18,6 +18,8 @@ from pcsparse.data.synthetic.tiles import Pad
 
 # metres: what stands on private ground keeps off the pavement by this much, and all things off the ego's way
 _OFF, _WAY = 0.05, 1.25
+# metres: one drives past what is parked with nearly a metre to spare
+_PASSING = 1.75
 # metres above a road that are kept free of leaves
 _CLEARANCE = 3.4
 
@@ -144,7 +146,8 @@ class Lot:
         x, y, spots, free = self.look(s, t)
         if road:
             free = (spots.street == self.number) & (spots.other > 5.0) & (spots.isle < -0.5)
-        if not free[0] or self._blocks_way(mesh, float(x[0]), float(y[0]), s, yaw):
+        room = _PASSING if road else _WAY
+        if not free[0] or self._blocks_way(mesh, float(x[0]), float(y[0]), s, yaw, room):
             return False
         named = mesh.with_instance(self.instance)
         self._stand(named, float(x[0]), float(y[0]), float(spots.z[0]), s, yaw, True)
@@ -171,17 +174,17 @@ class Lot:
             self._stand(mesh, float(x[i]), float(y[i]), float(spots.z[i]), 0.0, self.uniform(0, 6.3), False)
             self._prune(float(spots.kerb[i]), float(spots.z[i]))
 
-    def _blocks_way(self, mesh: Mesh, x: float, y: float, s: float, yaw: float) -> bool:
-        """Whether `mesh`, stood at (x, y), would reach into the ego's way."""
+    def _blocks_way(self, mesh: Mesh, x: float, y: float, s: float, yaw: float, room: float) -> bool:
+        """Whether `mesh`, stood at (x, y), would come within `room` metres of the ego's way."""
         near = self.route.gap(x, y)
         flat = mesh.corners[..., :2].reshape(-1, 2)
         low, high = flat.min(0), flat.max(0)
-        if near > _WAY + float(np.hypot(*np.maximum(-low, high))):
+        if near > room + float(np.hypot(*np.maximum(-low, high))):
             return False
         turn = float(self.street.heading_at(s)) + yaw
         c, i = np.cos(turn), np.sin(turn)
         rim = [(u, v) for u in np.linspace(low[0], high[0], 5) for v in (low[1], 0.0, high[1])]
-        return min(self.route.gap(x + c * u - i * v, y + i * u + c * v) for u, v in rim) < _WAY
+        return min(self.route.gap(x + c * u - i * v, y + i * u + c * v) for u, v in rim) < room
 
     def drape(self, mesh: Mesh, s: float, t: float) -> bool:
         """Lay `mesh` along the street (its x along, its y away from the road), following bend and ground."""

@@ -196,25 +196,25 @@ def _measure(
     scene = join([mesh, others])
     scene = scene.with_corners(scene.corners - eye)
     low, high = crop[0] - eye, crop[1] - eye
-    ways = _beams_at(rng, low, high, sensor)
-    hits = make_caster(caster, scene).cast(np.zeros((len(ways), 3), np.float32), ways.astype(np.float32))
+    starts, ways = _beams_at(rng, low, high, sensor)
+    hits = make_caster(caster, scene).cast(starts.astype(np.float32), ways.astype(np.float32))
     rows = np.flatnonzero(hits.distance < sensor.max_range)
-    ways, far = ways[rows], hits.distance[rows].astype(np.float64)
+    starts, ways, far = starts[rows], ways[rows], hits.distance[rows].astype(np.float64)
     struck = scene.select(hits.triangle[rows])
     gain = float(np.exp(rng.normal(0.0, 0.1)))
     # stains and bumps belong to a place, and each object stands at its own
     place = int(rng.integers(1 << 30))
     met = contacts(far, ways, struck, sensor)
-    back = echoes(met, far[:, None] * ways + eye, sensor, gain, place, rng)
-    points = back.distance[:, None] * ways
+    back = echoes(met, starts + far[:, None] * ways + eye, sensor, gain, place, rng)
+    points = starts + back.distance[:, None] * ways
     kept = back.kept & ((points >= low) & (points <= high)).all(1)
     own = int((hits.triangle[rows][kept] < len(mesh)).sum())
     centred = (points[kept] - (low + high) / 2).astype(np.float32)
     return _View(centred, back.intensity[kept], distance), own
 
 
-def _beams_at(rng: Generator, low: Floats, high: Floats, sensor: Sensor) -> Floats:
-    """(n, 3) unit directions of the pulses that may meet the box from `low` to `high`, seen from 0."""
+def _beams_at(rng: Generator, low: Floats, high: Floats, sensor: Sensor) -> tuple[Floats, Floats]:
+    """Origins and unit directions (n, 3) of the pulses that may meet the box from `low` to `high`."""
     # the object is straight ahead here, but may be anywhere around the car
     facing = float(rng.uniform(0, 2 * np.pi))
     around = sensor.azimuths(float(rng.random()))
@@ -223,10 +223,12 @@ def _beams_at(rng: Generator, low: Floats, high: Floats, sensor: Sensor) -> Floa
     azimuth = np.tile(ahead[near], sensor.rings)
     elevation = np.repeat(np.radians(np.array(sensor.elevations)), int(near.sum()))
     free = sensor.free(around[near]).ravel()
+    lift = np.repeat(sensor.lift, int(near.sum()))[free]
     azimuth, elevation = azimuth[free], elevation[free]
-    return np.stack(
+    ways = np.stack(
         [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], 1
     )
+    return lift[:, None] * np.array([0.0, 0.0, 1.0]), ways
 
 
 def _within(azimuth: Floats, low: Floats, high: Floats) -> Bools:

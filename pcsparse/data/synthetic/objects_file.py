@@ -17,7 +17,7 @@ from pcsparse.errors import FormatError
 from pcsparse.whole_file import write_whole
 
 # raised whenever the makers draw other shapes from the same seed
-FORMAT = 2
+FORMAT = 3
 _ARRAYS = ("points", "intensity", "labels", "distance", "echoes")
 
 

@@ -38,7 +38,11 @@ def own_returns(sensor: Sensor, pulses: Pulses, rng: Generator) -> OwnReturns:
     roof = roof[: len(roof) if sensor.roof_depth else 0]
     knots = np.arange(_SECTORS) * (2 * np.pi / _SECTORS)
     turn = pulses.azimuth[roof]
-    depth = sensor.roof_depth + np.interp(turn, knots, rng.normal(0.0, _BULGE, _SECTORS), period=2 * np.pi)
+    depth = (
+        sensor.roof_depth
+        + sensor.lift[pulses.ring[roof]]
+        + np.interp(turn, knots, rng.normal(0.0, _BULGE, _SECTORS), period=2 * np.pi)
+    )
     noise = rng.normal(0.0, 0.5 * sensor.range_noise, len(roof))
     far = np.maximum(depth / -np.sin(pulses.elevation[roof]) + noise, 0.0)
     # dark paint and bright metal, each some sectors wide
@@ -60,9 +64,12 @@ def _fittings(sensor: Sensor, rng: Generator) -> tuple[Ints, Floats]:
     rows, far = [np.zeros(0, np.int64)], [np.zeros(0)]
     for x, y, z, spread, often in sensor.fittings:
         spots = np.array([x, y, z]) + rng.normal(0.0, spread, (int(rng.poisson(often)), 3))
-        reach = np.sqrt((spots * spots).sum(1))
-        tilt = np.degrees(np.arcsin(spots[:, 2] / reach))
-        ring = np.abs(np.array(sensor.elevations) - tilt[:, None]).argmin(1)
+        flat = np.hypot(spots[:, 0], spots[:, 1])
+        # a row a spot, a column a beam: how far below the beam's own origin it lies
+        below = spots[:, 2, None] - sensor.lift
+        tilt = np.degrees(np.arctan2(below, flat[:, None]))
+        ring = np.abs(np.array(sensor.elevations) - tilt).argmin(1)
+        reach = np.hypot(flat, below[np.arange(len(spots)), ring])
         turn = np.arctan2(spots[:, 1], spots[:, 0]) % (2 * np.pi)
         column = (turn * (sensor.columns / (2 * np.pi))).astype(np.int64) % sensor.columns
         rows.append(ring * sensor.columns + column)

@@ -1,5 +1,6 @@
 """Rows and beds: hedges, walls and fences along the street, trees and bushes at random."""
 
+import numpy as np
 from numpy.random import Generator
 
 from pcsparse.data.synthetic import furniture, plants
@@ -11,10 +12,11 @@ def boundary(lot: Lot, start: float, end: float, t: float) -> None:
     """A hedge, shrubs, a wall or a fence along the street, in pieces with gates between them."""
     kinds, shares = (
         ["hedge", "shrubs", "wall", "picket", "mesh", "none"],
-        [0.36, 0.28, 0.17, 0.10, 0.06, 0.03],
+        [0.26, 0.19, 0.25, 0.16, 0.10, 0.04],
     )
     kind = str(lot.rng.choice(kinds, p=shares))
-    height = lot.uniform(0.7, 2.3)
+    # most front gardens are enclosed below eye level
+    height = lot.uniform(0.5, 1.4) if lot.chance(0.8) else lot.uniform(1.4, 2.3)
     at = start
     while at < end - 2.0 and kind != "none":
         length = min(lot.uniform(4.0, 9.0), end - at)
@@ -71,4 +73,4 @@ def _tree(rng: Generator, fine: float) -> Mesh:
 
 
 def _bush(rng: Generator, fine: float) -> Mesh:
-    return plants.bush(rng, float(rng.uniform(0.6, 3.8)), fine)
+    return plants.bush(rng, float(np.clip(rng.lognormal(0.3, 0.5), 0.4, 3.8)), fine)

@@ -18,9 +18,10 @@ from pcsparse.data.synthetic.lot import Lot
 from pcsparse.data.synthetic.mesh import EMPTY, Mesh, join
 from pcsparse.data.synthetic.network import LEAD, Network, make_network
 from pcsparse.data.synthetic.paint import painted
+from pcsparse.data.synthetic.repairs import mended
 from pcsparse.data.synthetic.route import Route, make_route
 from pcsparse.data.synthetic.shutter import Shutter
-from pcsparse.data.synthetic.street import make_relief, stand
+from pcsparse.data.synthetic.street import Relief, make_relief, stand
 from pcsparse.data.synthetic.survey import Lines
 from pcsparse.data.synthetic.tiles import TILE, Pad, tile_mesh
 from pcsparse.data.synthetic.traffic import MOVING as MOVING
@@ -28,13 +29,16 @@ from pcsparse.data.synthetic.traffic import Mover, make_movers
 
 # instance ids: each block owns a range, which far blocks share; movers come above them all
 _PER_BLOCK, _RANGES = 220, 270
-# metres: beyond the sensor's 80 m nothing is seen
-SIGHT = 84.0
+# metres: a margin beyond what a sensor measures, and where towns end for those that see further
+_BEYOND, _FARTHEST = 4.0, 130.0
 # metres: how far from its stretch of street a block may matter, and a piece of ground of its own reach
 _DEEP, _PAD = 24.0, 46.0
 # seconds over which a mover's speed is taken: a turn of the sensor
 _MOMENT = 0.1
 _HALF_TILE = TILE * 0.7072
+# least and largest rms slope of the folds of the land that roads follow: real roads (four sweeps) fall across
+# by 0.01 to 0.05
+_FOLDS = 0.012, 0.035
 
 
 @dataclass
@@ -91,8 +95,8 @@ class Town:
         if index not in self._blocks:
             self._blocks[index] = self._build_block(index)
         self._blocks.move_to_end(index)
-        # a window of sight spans some forty blocks
-        while len(self._blocks) > 120:
+        # a window of sight spans some forty blocks, of the farthest sight some ninety
+        while len(self._blocks) > 240:
             self._blocks.popitem(last=False)
         return self._blocks[index]
 
@@ -100,7 +104,7 @@ class Town:
         number, row = self._numbers()[index]
         block = self.network.streets[number].blocks[row]
         rng = np.random.default_rng([self.seed, 1, index])
-        parts, pads = [painted(self.land, number, block)], []
+        parts, pads = [painted(self.land, number, block), mended(rng, self.land, number, block)], []
         headings: dict[int, float] = {}
         instance = 1 + (index % _RANGES) * _PER_BLOCK
         for sign, kind in zip((1, -1), block.kinds, strict=True):
@@ -126,18 +130,23 @@ class Town:
             pads = [pad for pad, far in zip(pads, reach, strict=True) if np.hypot(pad.x - x, pad.y - y) < far]
             self._tiles[key] = tile_mesh(self.land, column, row, pads)
         self._tiles.move_to_end(key)
-        while len(self._tiles) > 160:
+        while len(self._tiles) > 240:
             self._tiles.popitem(last=False)
         return self._tiles[key]
 
-    def static_mesh(self, s: float, slack: float) -> Mesh:
+    def static_mesh(self, s: float, slack: float, sight: float) -> Mesh:
         """Everything that stands still and may be seen from `s` to `s + slack` metres along the ego's way.
+
+        Args:
+            s: metres along the ego's way.
+            slack: metres.
+            sight: metres, see `sight_of`.
 
         Returns:
             the mesh in world metres.
         """
         stops = np.stack(self.route.world(np.array([s, s + slack / 2, s + slack])), 1)
-        reach = SIGHT + slack / 4
+        reach = sight + slack / 4
         low, high = ((edge / TILE).astype(int) for edge in (stops.min(0) - reach, stops.max(0) + reach))
         tiles = [
             (column, row)
@@ -151,24 +160,36 @@ class Town:
         gaps = [(middle[:, 0] - x) ** 2 + (middle[:, 1] - y) ** 2 for x, y in stops]
         return whole.select(np.minimum.reduce(gaps) < reach**2)
 
-    def headings(self, s: float, when: float) -> dict[int, float]:
-        """World radians of what can be counted and may be seen from `s` at `when`, by instance id."""
+    def countable(self, s: float, when: float, sight: float) -> dict[int, tuple[float, int]]:
+        """What can be counted and may be seen from `s` at `when`, by its instance id in labels.
+
+        Args:
+            s: metres along the ego's way.
+            when: seconds.
+            sight: metres, see `sight_of`.
+
+        Returns:
+            world radians of its heading; and a number that nothing else in the town has, where things that
+            stand kilometres apart may share an instance id.
+        """
         x, y = (float(v) for v in self.route.world(s))
-        found: dict[int, float] = {}
-        for index in self._near(x, y, SIGHT + _DEEP):
-            found |= self._block(index)[2]
-        for mover in self.movers:
+        found: dict[int, tuple[float, int]] = {}
+        for index in self._near(x, y, sight + _DEEP):
+            lap = index // _RANGES * _RANGES * _PER_BLOCK
+            found |= {name: (yaw, name + lap) for name, yaw in self._block(index)[2].items()}
+        for number, mover in enumerate(self.movers, 1):
             if abs(when - mover.time) <= 25 and mover.underway(when):
-                found[int(mover.mesh.instance[0])] = mover.pose(when)[2]
+                found[int(mover.mesh.instance[0])] = mover.pose(when)[2], -number
         return found
 
-    def moving_mesh(self, s: float, when: float, shutter: Shutter | None) -> Mesh:
+    def moving_mesh(self, s: float, when: float, shutter: Shutter | None, sight: float) -> Mesh:
         """What moves within sight, each part where it is when the turning sensor looks at it.
 
         Args:
             s: metres along the ego's way, of the ego vehicle.
             when: seconds, in the middle of the sweep.
             shutter: the sensor's turn; None: all where it is at `when`.
+            sight: metres, see `sight_of`.
         """
         x_ego, y_ego = (float(v) for v in self.route.world(s))
         # the ego keeps more room than others do: what passes closer hides the world
@@ -179,7 +200,7 @@ class Town:
                 continue
             x, y, yaw = mover.pose(when)
             mine = (x, y, yaw, *mover.size)
-            if np.hypot(x - x_ego, y - y_ego) > SIGHT or any(_clash(mine, other) for other in taken):
+            if np.hypot(x - x_ego, y - y_ego) > sight or any(_clash(mine, other) for other in taken):
                 continue
             taken.append(mine)
             body, z = mover.body(when), float(self.land.height(x, y)[0])
@@ -209,6 +230,14 @@ def _clash(
     )
 
 
+def sight_of(max_range: float) -> float:
+    """Metres around the ego within which a town is built for a sensor that measures up to `max_range` metres.
+
+    Beyond 130 m there is nothing, whatever the sensor: what it would see there is a few returns of a sweep.
+    """
+    return min(max_range + _BEYOND, _FARTHEST)
+
+
 def make_town(seed: int, length: float) -> Town:
     """A town through which the ego vehicle drives `length` metres.
 
@@ -222,6 +251,9 @@ def make_town(seed: int, length: float) -> Town:
     slope = float(rng.choice(district.slopes))
     network = make_network(rng, length, name)
     relief = make_relief(rng, slope, 90.0, 600.0)
+    # roads are not planes: over tens of metres they sag, twist towards junctions, lean into bends
+    folds = make_relief(rng, float(rng.uniform(*_FOLDS)), 24.0, 90.0)
+    relief = Relief(np.concatenate([relief.waves, folds.waves]))
     bumps = make_relief(rng, float(rng.uniform(0.02, 0.09)), 4.0, 40.0, 8)
     land = Land(network.streets, Lines.of(network.streets), relief, bumps)
     route = make_route(network.streets, network.legs, -float(LEAD))

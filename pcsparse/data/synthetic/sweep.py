@@ -11,7 +11,7 @@ from pcsparse.data.synthetic.footprint import look
 from pcsparse.data.synthetic.mesh import Mesh, rotate, unit
 from pcsparse.data.synthetic.own import OUTLIER, own_returns
 from pcsparse.data.synthetic.returns import echoes
-from pcsparse.data.synthetic.scene import Town
+from pcsparse.data.synthetic.scene import Town, sight_of
 from pcsparse.data.synthetic.sensor import Sensor
 from pcsparse.data.synthetic.shutter import Shutter
 from pcsparse.data.synthetic.stage import Stage
@@ -72,6 +72,7 @@ class Drive:
 
     def __init__(self, town: Town, sensor: Sensor, caster: str) -> None:
         self.town, self.sensor, self.caster = town, sensor, caster
+        self.sight = sight_of(sensor.max_range)
         rng = np.random.default_rng([town.seed, 2])
         self._mount = _Ride(*rng.normal(0, [0.004, 0.006, 0.004, 0.03]).tolist())
         self._gain = float(np.exp(rng.normal(0.0, 0.06)))
@@ -80,7 +81,7 @@ class Drive:
     def _static(self, s: float) -> tuple[Mesh, Caster, Floats]:
         start = float(np.floor(s / _WINDOW) * _WINDOW)
         if self._window is None or self._window[0] != start:
-            mesh = self.town.static_mesh(start, _WINDOW)
+            mesh = self.town.static_mesh(start, _WINDOW, self.sight)
             # world coordinates reach kilometres; float32 rays want an origin nearby
             origin = np.append(np.stack(self.town.route.world(start)), self.town.road_height(start, 0.0))
             mesh = mesh.with_corners(mesh.corners - origin)
@@ -123,6 +124,7 @@ class Drive:
         phase = sensor.phases(pulses.azimuth)
         early, late = (self.pose(s + side * self.town.speed * sensor.period / 2, ride) for side in (-1, 1))
         origins, ways = roll_shutter(early, pose, late, phase, pulses.directions())
+        origins += sensor.lift[pulses.ring][:, None] * pose[:3, 2]
         stage, origin = self._stage(s, stamp, early, pose, late)
         rows, struck, met = look(stage, pulses, origins - origin, ways, sensor, pose[:3, :3])
 
@@ -159,7 +161,7 @@ class Drive:
         s = index * stride
         still, caster, origin = self._static(s)
         _, stamp = self.pose_of(index, stride)
-        moving = self.town.moving_mesh(s, stamp, None)
+        moving = self.town.moving_mesh(s, stamp, None, self.sight)
         moving = moving.with_corners(moving.corners - origin)
         return still, moving, Stage(still, caster, moving, self.caster), origin
 
@@ -170,7 +172,7 @@ class Drive:
         still, caster, origin = self._static(s)
         drift = (late[:2, 3] - early[:2, 3]) / self.sensor.period
         shutter = Shutter(self.sensor, pose[:2, 3], drift, float(np.arctan2(pose[1, 0], pose[0, 0])))
-        moving = self.town.moving_mesh(s, stamp, shutter)
+        moving = self.town.moving_mesh(s, stamp, shutter, self.sight)
         return Stage(still, caster, moving.with_corners(moving.corners - origin), self.caster), origin
 
 

@@ -18,8 +18,8 @@ _FIRST_ID, _IDS = 60000, 5000
 # raw ids of what moves (SemanticKITTI)
 MOVING = {10: 252, 31: 253, 30: 254, 32: 255, 16: 256, 13: 257, 18: 258, 20: 259}
 _SHARES = {
-    "car": 0.42, "person": 0.24, "bicyclist": 0.14, "motorcyclist": 0.06, "truck": 0.06, "bus": 0.05,
-    "trailer": 0.02, "tram": 0.01,
+    "car": 0.463, "person": 0.24, "bicyclist": 0.14, "motorcyclist": 0.06, "truck": 0.045, "bus": 0.03,
+    "trailer": 0.015, "tram": 0.007,
 }  # fmt: skip
 _VEHICLES: dict[str, Callable[[Generator], tuple[Mesh, tuple[float, float]]]] = {
     "car": vehicles.car,

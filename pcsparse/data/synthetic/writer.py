@@ -21,8 +21,9 @@ from pcsparse.data.synthetic.sensor import Sensor
 from pcsparse.data.synthetic.sweep import Drive, Sweep
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 
-# 2: towns are road graphs, and intensity falls with range; sweeps of 1 must not be gone on with
-FORMAT = 2
+# 2: towns are road graphs, and intensity falls with range; 3: beams leave a little above the sensor's origin,
+# roads undulate and are mended. Sweeps of an older format must not be gone on with
+FORMAT = 3
 RECORD = "synthetic.json"
 
 Existing = Literal["refuse", "resume", "replace"]

@@ -193,9 +193,9 @@ def _annotate(
         length, width, height = box.size
         c, s = np.cos(box.yaw), np.sin(box.yaw)
         row: Row = {
-            "token": token(scene, "box", index, thing.instance),
+            "token": token(scene, "box", index, thing.serial),
             "sample_token": token(scene, "sample", index),
-            "instance_token": token(scene, "thing", thing.instance),
+            "instance_token": token(scene, "thing", thing.serial),
             "visibility_token": visibility_of(thing.visible),
             "attribute_tokens": [token("attribute", attribute_of(thing.semantic))],
             "translation": list(box.centre),
@@ -207,10 +207,10 @@ def _annotate(
             "next": "",
         }
         tables["sample_annotation"].append(row)
-        if thing.instance not in seen:
+        if thing.serial not in seen:
             category = token("category", category_of(thing.semantic))
             tables["instance"].append({"token": row["instance_token"], "category_token": category})
-        seen.setdefault(thing.instance, []).append(row)
+        seen.setdefault(thing.serial, []).append(row)
 
 
 def _chain_annotations(scene: str, seen: dict[int, list[Row]], tables: Tables) -> None:

@@ -52,12 +52,15 @@ def test_what_no_real_sweep_has_no_simulated_one_should_have() -> None:
     assert there.share == pytest.approx(1 / 3)
 
 
-def test_beams_must_be_exact_whatever_real_sweeps_say() -> None:
-    angles = Figure("ring angles off the preset, 90 %", "deg", 3, "beams")
-    assert verdict([0.6, 0.2], [0.001, 0.002], angles).holds
-    off = verdict([0.6, 0.2], [0.001, ANGLE_TOLERANCE + 0.001], angles)
+def test_beams_must_be_exact_in_real_sweeps_and_in_simulated_ones() -> None:
+    angles = Figure("ring angles off the preset, rms", "deg", 4, "beams")
+    assert verdict([0.003, 0.001], [0.001, 0.002], angles).holds
+    off = verdict([0.003, 0.001], [0.001, ANGLE_TOLERANCE + 0.001], angles)
     assert not off.holds
     assert off.reason == "too few sweeps"
+    other = verdict([0.003, 0.2], [0.001, 0.002], angles)
+    assert not other.holds
+    assert other.reason == "real ones differ"
     assert verdict([64.0], [64.0, 64.0], Figure("rings", "", 0, "beams")).holds
 
 

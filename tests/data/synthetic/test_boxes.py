@@ -22,7 +22,7 @@ TYPES = {"Car", "Van", "Truck", "Pedestrian", "Cyclist", "Tram", "Misc"}
 
 
 def _thing(corners: np.ndarray, heading: float = 0.0, visible: float = 1.0) -> Thing:
-    return Thing(10, 5, corners, heading, 9, visible)
+    return Thing(10, 5, corners, heading, 9, visible, 5)
 
 
 def _inside(points: np.ndarray, centre: np.ndarray, size: np.ndarray, yaw: float) -> np.ndarray:
@@ -56,7 +56,7 @@ def test_a_vehicles_box_leaves_its_mirrors_out() -> None:
     mirror = box((0.8, 1.0, 1.0), (0.1, 0.2, 0.15), PAINT)
     corners = join([body, mirror]).corners
     np.testing.assert_allclose(_thing(corners).box().size, (4.0, 1.8, 1.6))
-    person = Thing(30, 5, corners, 0.0, 9, 1.0).box()
+    person = Thing(30, 5, corners, 0.0, 9, 1.0, 5).box()
     np.testing.assert_allclose(person.size, (4.0, 2.0, 1.6))
     # on its other side, and turned round
     turned = _thing(join([body, mirror]).moved(yaw_rotation(2.0), np.zeros(3)).corners, 2.0 - np.pi).box()

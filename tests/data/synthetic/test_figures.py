@@ -1,5 +1,6 @@
 """The figures of a sweep against loops over its points, and sweeps that are refused."""
 
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -11,6 +12,7 @@ from pcsparse.data.synthetic.figures import (
     REACHES,
     RINGS,
     Turn,
+    angles_aside,
     heights,
     make_turn,
     measure,
@@ -54,7 +56,8 @@ def test_beams_are_found_by_the_turns_of_the_azimuth(turn: Turn, found: dict[str
     np.testing.assert_array_equal(turn.ring, ring)
     np.testing.assert_allclose(ring_angles(turn, SENSOR), ANGLES, atol=1e-4)
     assert found["rings"] == 8
-    assert found["ring angles off the preset, 90 %"] == pytest.approx(0.0, abs=1e-4)
+    assert found["ring angles off the preset, rms"] == pytest.approx(0.0, abs=1e-4)
+    assert found["ring angles off the preset, at most"] == pytest.approx(0.0, abs=2e-4)
     assert found["azimuth step, median"] == pytest.approx(0.9, abs=1e-3)
     assert found["points"] == len(points)
     assert found["missing share"] == pytest.approx(100 * (1 - len(points) / 3200))
@@ -62,6 +65,16 @@ def test_beams_are_found_by_the_turns_of_the_azimuth(turn: Turn, found: dict[str
     counts = [np.sum(ring == k) for k in range(8)]
     missing = [value for name, value in found.items() if name.startswith("missing from")]
     np.testing.assert_allclose(missing, [100 * (1 - count / 400) for count in counts])
+
+
+def test_angles_are_taken_from_where_each_beam_leaves(turn: Turn) -> None:
+    lifts = np.linspace(0.3, 0.1, 8)
+    raised = turn.points + np.array([0, 0, 1]) * lifts[turn.ring][:, None].astype(np.float32)
+    sensor = replace(SENSOR, lifts=tuple(lifts.tolist()))
+    np.testing.assert_allclose(ring_angles(replace(turn, points=raised), sensor), ANGLES, atol=1e-3)
+    # a preset that turns its beams up by a tenth of a degree is found out
+    other = replace(sensor, elevations=tuple(angle + 0.1 for angle in ANGLES))
+    np.testing.assert_allclose(angles_aside(replace(turn, points=raised), other), -0.1, atol=1e-3)
 
 
 def test_a_ring_column_may_count_from_below_and_firing_by_firing(turn: Turn) -> None:

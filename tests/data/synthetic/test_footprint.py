@@ -18,14 +18,21 @@ from pcsparse.data.synthetic.surface import edges, merge, normals_at
 # 41 columns half a milliradian apart ahead, 5 rings
 AZIMUTH, ELEVATION = np.arange(-20, 21) * 5e-4, np.radians([1.0, 0.5, 0.0, -0.5, -1.0])
 SENSOR = dataclasses.replace(
-    sensor_named("hdl64e"), columns=len(AZIMUTH), elevations=(1.0, 0.5, 0.0, -0.5, -1.0), blocked=(), haze=0.0
+    sensor_named("hdl64e"),
+    columns=len(AZIMUTH),
+    elevations=(1.0, 0.5, 0.0, -0.5, -1.0),
+    lifts=(),
+    blocked=(),
+    dimmed=(),
+    haze=0.0,
 )
 
 
 def pulses(free: np.ndarray | None = None) -> Pulses:
     n = len(AZIMUTH) * len(ELEVATION)
     ring, column = np.divmod(np.arange(n), len(AZIMUTH))
-    return Pulses(AZIMUTH[column], ELEVATION[ring], ring, column, np.ones(n, bool) if free is None else free)
+    passed = np.ones(n, bool) if free is None else free
+    return Pulses(AZIMUTH[column], ELEVATION[ring], ring, column, passed, np.ones(n))
 
 
 def seen(mesh: Mesh, sensor=SENSOR):

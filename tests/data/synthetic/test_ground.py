@@ -128,7 +128,7 @@ def test_a_pad_gives_private_ground_its_surface_with_a_straight_rim() -> None:
 def test_car_parks_traffic_islands_and_gravel_occur() -> None:
     shares = {44: 0.0, 49: 0.0}
     for seed in range(10):
-        mesh = make_town(seed, 60.0).static_mesh(20.0, 20.0)
+        mesh = make_town(seed, 60.0).static_mesh(20.0, 20.0, 84.0)
         flat = np.isin(mesh.semantic, tuple(GROUND))
         for raw in shares:
             shares[raw] += float((mesh.semantic[flat] == raw).mean()) / 10

@@ -93,7 +93,7 @@ def test_a_town_follows_from_its_seed() -> None:
 def seen(request: pytest.FixtureRequest) -> tuple[Town, Mesh]:
     """A town, and what stands still around its 60th to 80th metre."""
     town = make_town(request.param, 120.0)
-    return town, town.static_mesh(60.0, 20.0)
+    return town, town.static_mesh(60.0, 20.0, 84.0)
 
 
 def test_town_meshes_are_labelled_and_bounded(seen: tuple[Town, Mesh]) -> None:
@@ -144,7 +144,7 @@ def test_movers_move_and_what_waits_does_not() -> None:
         when = s / town.speed
         eye = np.stack(town.route.world(s))
         shutter = Shutter(sensor_named("hdl64e"), eye, np.zeros(2), 0.0)
-        before, after = (town.moving_mesh(s, when + dt, shutter) for dt in (0.0, 0.5))
+        before, after = (town.moving_mesh(s, when + dt, shutter, 84.0) for dt in (0.0, 0.5))
         assert set(np.unique(before.semantic).tolist()) <= {10, *MOVING.values()}
         for instance in np.intersect1d(before.instance, after.instance):
             mine, later = before.instance == instance, after.instance == instance

@@ -1,11 +1,13 @@
 """The sensor's beams against what was measured on real sweeps, and what surfaces return."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pcsparse.data.synthetic.beams import roll_shutter, send
+from pcsparse.data.synthetic.figures import Turn, angles_aside, make_turn
 from pcsparse.data.synthetic.materials import BUILDING, ROAD, SIGN, WINDOW, Material
 from pcsparse.data.synthetic.own import own_returns
 from pcsparse.data.synthetic.returns import (
@@ -25,13 +27,66 @@ def test_hdl64e_has_the_measured_beams() -> None:
     sensor = sensor_named("hdl64e")
     gaps = -np.diff(sensor.elevations)
     assert sensor.rings == 64
-    assert sensor.elevations[0] == 2.43
-    assert sensor.elevations[-1] == -23.75
-    assert sensor.elevations[31:33] == (-7.80, -8.38)
+    # its maker says 2 to -24.9 degrees
+    assert sensor.elevations[0] == 1.937
+    assert sensor.elevations[-1] == -25.016
     assert (gaps > 0).all()
-    # two blocks with their own pitch: a linspace would fail both
-    assert np.mean(gaps[:31]) == pytest.approx(0.33, abs=0.01)
-    assert np.mean(gaps[32:]) == pytest.approx(0.496, abs=0.01)
+    # two blocks with their own pitch, each from its own height: a linspace would fail both
+    assert np.mean(gaps[:31]) == pytest.approx(0.343, abs=0.01)
+    assert np.mean(gaps[32:]) == pytest.approx(0.516, abs=0.01)
+    assert sensor.lift[:32] == pytest.approx(0.203, abs=0.007)
+    assert sensor.lift[32:] == pytest.approx(0.120, abs=0.007)
+    # seen from the origin the topmost is the 2.43 that a real sweep shows 25 m away
+    seen = np.degrees(np.arctan(np.tan(np.radians(1.937)) + sensor.lift[0] / 25.0))
+    assert seen == pytest.approx(2.43, abs=0.02)
+    assert not sensor_named("vlp16").lift.any()
+
+
+def _sweeps(real_data: Path) -> list[Turn]:
+    """Turns of the full HDL-64E sweeps at hand."""
+    paths = [
+        *sorted((real_data / "kitti" / "training" / "velodyne").glob("*.bin")),
+        real_data / "kitti_odometry" / "000049.bin",
+        real_data / "semantickitti" / "dataset" / "sequences" / "00" / "velodyne" / "000000.bin",
+    ]
+    turns = []
+    for path in paths:
+        rows = np.fromfile(path, "<f4").reshape(-1, 4)
+        turns.append(make_turn(rows[:, :3], rows[:, 3], None, sensor_named("hdl64e"), str(path)))
+    return turns
+
+
+def test_hdl64e_beams_are_exactly_those_of_real_sweeps(real_data: Path) -> None:
+    for turn in _sweeps(real_data):
+        aside = angles_aside(turn, sensor_named("hdl64e"))
+        aside = aside[np.isfinite(aside)]
+        # the lowest seven meet the bonnet ahead, others a car that stands there
+        assert len(aside) > 45
+        assert np.abs(aside).max() < 0.005
+        # a sensor whose beams all leave its origin would be off by half a degree
+        flat = replace(sensor_named("hdl64e"), lifts=())
+        assert np.nanmax(np.abs(angles_aside(turn, flat))) > 0.5
+
+
+def test_where_the_own_car_dims_a_beam_most_returns_are_0(real_data: Path) -> None:
+    sensor = sensor_named("hdl64e")
+    dimmed = sensor.passed(np.radians(np.arange(360) + 0.5)) < 1.0
+    # 0.5 to 1 % of the beams' ways
+    assert 0.004 < dimmed.mean() < 0.01
+    for turn in _sweeps(real_data):
+        sector = (np.degrees(np.arctan2(turn.points[:, 1], turn.points[:, 0])) % 360).astype(int)
+        far = np.linalg.norm(turn.points, axis=1) > 2.9
+        there = dimmed[turn.ring, sector] & far
+        assert (turn.intensity[there] == 0).mean() > 3 * (turn.intensity[~there & far] == 0).mean()
+
+
+def test_a_dimmed_beam_is_darker_and_still_seen() -> None:
+    sensor = sensor_named("hdl64e")
+    sent = send(sensor, np.random.default_rng(0))
+    assert sent.free[sent.passed < 1.0].any()
+    np.testing.assert_array_equal(
+        sent.passed.reshape(64, -1), sensor.passed(sensor.azimuths(float(np.random.default_rng(0).random())))
+    )
 
 
 def test_hdl64e_steps_are_those_of_a_real_sweep() -> None:
@@ -65,7 +120,7 @@ def test_the_own_roof_hides_the_steepest_rings_behind() -> None:
 
 # rings, highest and lowest beam, rays a turn: what the makers say
 PUBLISHED = {
-    "hdl64e": (64, 2.43, -23.75, 138_240),
+    "hdl64e": (64, 1.937, -25.016, 138_240),
     "hdl32e": (32, 10.67, -30.67, 34_688),
     "vlp16": (16, 15.0, -15.0, 28_800),
     "vlp32c": (32, 15.0, -25.0, 57_600),
