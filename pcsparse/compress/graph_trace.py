@@ -196,7 +196,8 @@ class _Follower(TorchDispatchMode):
             groups = getattr(part, "groups", 1)
             if groups > 1:
                 raise UnsupportedError(
-                    f"{name} is a convolution of {groups} groups, whose channels the graph cannot follow"
+                    f"{name} is a {type(part).__name__} of {groups} groups, whose channels the graph cannot "
+                    "follow; prune kernel offsets or single weights instead"
                 )
             written = self._call(name, kind, numbers, made.shape[read.axis])
             if isinstance(part, SparseConv) and part.voxels is not None:

@@ -144,7 +144,7 @@ class _Shuffle(nn.Module):
         (nn.Softmax(dim=1), r"aten\._softmax\.default in odd \(Softmax\)"),
         (nn.Sigmoid(), r"aten\.sigmoid\.default in odd \(Sigmoid\)"),
         (nn.GroupNorm(2, 4), r"in odd \(GroupNorm\)"),
-        (nn.Conv2d(4, 4, 3, groups=4), r"odd is a convolution of 4 groups"),
+        (nn.Conv2d(4, 4, 3, groups=4), r"odd is a Conv2d of 4 groups"),
         (nn.PReLU(4), r"in odd \(PReLU\)"),
         (lambda x: x.flip(1), r"aten\.flip\.default in the network \(_Odd\)"),
         (lambda x: x + 1.0, r"aten\.add\.Tensor in the network"),

@@ -1,6 +1,7 @@
 """What shares of rows cost, and a space of them."""
 
 import json
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -96,6 +97,20 @@ def test_a_network_of_the_space_has_these_shares_and_weights_of_its_own(model, p
     with torch.no_grad():
         next(small.parameters()).zero_()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_makes_networks_and_cuts_them_reaches_other_processes(model, prunable):
+    space, axis = prunable.space("MACs"), prunable.scan_axis()
+    widths = (500,) * len(space.steps)
+    there = pickle.loads(pickle.dumps(prunable.networks(space)))(widths)
+    assert {part.voxels for part in voxel_layers(there).values()} == {0.5}
+    again = pickle.loads(pickle.dumps(axis))
+    for known in (axis, again):
+        assert known.macs(LAYER, 250) == prunable.cost.total("MACs", {LAYER: 250})
+        assert known.milliseconds(LAYER, 250) == prunable.cost.total("ms", {LAYER: 250})
+    again.cut(there, LAYER, 100)
+    assert voxel_layers(there)[LAYER].voxels == 0.1
+    assert all(part.voxels is None for part in voxel_layers(model).values())
 
 
 def test_what_was_measured_comes_back_from_its_file_and_other_files_do_not(prunable, model, sweeps, tmp_path):
