@@ -36,10 +36,11 @@ test: $(STAMP) ## the tests that need neither a GPU nor patience
 	@echo "== test: everything except slow and gpu"
 	@$(TESTING) -m "not slow and not gpu" $(PYTEST_ARGS)
 
-test-slow: $(STAMP) ## the tests that take longer than 10 s each
-	@echo "== test-slow: only what is marked slow"
+# one process: some watch threads, memory or the clock
+test-slow: $(STAMP) ## the tests that take longer than 10 s each, one after the other; fetches Chromium where it is missing
+	@echo "== test-slow: only what is marked slow, with the seconds of each"
 	@.ci/browser
-	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m slow -v --durations=0 --durations-min=1 $(PYTEST_ARGS)
 
 test-gpu: $(STAMP) ## the tests that touch a device, on a CUDA device
 	@echo "== test-gpu: the tests that touch a device, with --device cuda"
