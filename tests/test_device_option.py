@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests import conftest
+from tests.emulation import gpu_kernels
 from tests.host_waits import host_waits
 
 
@@ -72,7 +73,9 @@ def test_a_file_that_names_no_device_is_not_imported(tmp_path, text, left_out):
     assert found == [left_out, None, None]
 
 
-def test_waits_of_a_gpu_are_those_that_torch_warns_of(monkeypatch):
+@pytest.fixture
+def modes(monkeypatch):
+    """What torch's switch was set to, with a stand-in for it."""
     modes = []
 
     def switch(mode):
@@ -82,6 +85,10 @@ def test_waits_of_a_gpu_are_those_that_torch_warns_of(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", switch)
+    return modes
+
+
+def test_waits_of_a_gpu_are_those_that_torch_warns_of(modes):
     with host_waits(torch.device("cuda")) as waits:
         found = [len(waits.places)]
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
@@ -90,3 +97,15 @@ def test_waits_of_a_gpu_are_those_that_torch_warns_of(monkeypatch):
     assert found == [0, 1]
     assert waits.places == [f"{__file__}:{waits.places[0].rpartition(':')[2]}"]
     assert modes == ["warn", 0]
+
+
+def test_a_letter_that_is_long_in_coming_is_one_wait(modes, monkeypatch):
+    gpu_kernels()
+    from pcsparse.kernels.gpu.mailbox import Mailbox
+
+    monkeypatch.setattr(
+        Mailbox, "read", lambda box, words: warnings.warn("called a synchronizing one", stacklevel=1) or [5]
+    )
+    with host_waits(torch.device("cuda")) as waits:
+        assert Mailbox.read(None, 1) == [5]
+    assert len(waits.places) == 1
