@@ -342,8 +342,9 @@ class CoordCache:
             coverage: see `build.Strided`.
             box: first and last coarse cell to write, (x, y, z) each; no end if None.
         """
-        known = self._levels.get(LevelKey(self._token(fine), relation, coverage, box))
-        return self.coarser_all(fine, [Strided(relation, coverage, box)])[0] if known is None else known
+        token = self._token(fine)
+        known = self._levels.get(LevelKey(token, relation, coverage, box))
+        return self._made(fine, token, [Strided(relation, coverage, box)])[0] if known is None else known
 
     def coarser_all(self, fine: Tensor, chain: Sequence[Strided]) -> list[Tensor]:
         """`coarser` of `fine` (n, 4) int32, then of that level, and so on: levels not known yet at once."""
@@ -354,29 +355,31 @@ class CoordCache:
                 break
             made.append(level)
             fine = level
-        rest, finest = chain[len(made) :], fine
-        if not rest:
-            return made
-        with _kept(), NamesSizes(lambda: _level_sizes(finest, rest[0].relation)):
-            levels = self._first_levels(fine, rest)
-            if len(levels) < len(rest):
+        rest = chain[len(made) :]
+        return made + self._made(fine, self._token(fine), rest) if rest else made
+
+    def _made(self, fine: Tensor, token: Token, chain: Sequence[Strided]) -> list[Tensor]:
+        """The levels of a chain of which none is known."""
+        made: list[Tensor] = []
+        with _kept(), NamesSizes(lambda: _level_sizes(fine, chain[0].relation)):
+            levels = self._first_levels(fine, token, chain)
+            if len(levels) < len(chain):
                 keys = levels[-1].keys if levels else self.sorted_keys(fine)
-                levels += strided_levels(keys, rest[len(levels) :])
-        for step, found in zip(rest, levels, strict=True):
-            key = LevelKey(self._token(fine), step.relation, step.coverage, step.box)
+                levels += strided_levels(keys, chain[len(levels) :])
+        for step, found in zip(chain, levels, strict=True):
+            key = LevelKey(token, step.relation, step.coverage, step.box)
             token = self._keep(key, found)
-            self._finer[token, step.relation] = fine
+            self._finer[token, step.relation] = made[-1] if made else fine
             if found.kmap is not None:
                 self._ready[MapKey(key.source, token, step.relation, None)] = found.kmap
-            fine = found.coords
-            made.append(fine)
+            made.append(found.coords)
         return made
 
-    def _first_levels(self, coords: Tensor, chain: Sequence[Strided]) -> list[Level]:
+    def _first_levels(self, coords: Tensor, token: Token, chain: Sequence[Strided]) -> list[Level]:
         """Levels of a cloud whose keys nobody has asked for, which come with them; else an empty list."""
-        token, made = self._token(coords), []
+        made: list[Level] = []
         if token in self._sorted or not has_first(coords):
-            return []
+            return made
 
         def keys_of(coords: Tensor) -> SortedKeys:
             keys, levels = first_levels(coords, chain)

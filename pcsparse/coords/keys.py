@@ -42,15 +42,16 @@ class Extent:
             last: the highest.
             coarser: bounds of all c with stride * c + step within these bounds.
         """
-        scale, low, high = (1, *stride), (0, *first), (0, *last)
+        # field by field: this stands before every level
+        (b, x, y, z), (b_end, x_end, y_end, z_end) = self.low, self.high
+        (p, q, r), (i, j, k), (u, v, w) = stride, first, last
         if coarser:
             return Extent(
-                tuple(-((b - a) // s) for a, s, b in zip(self.low, scale, high, strict=True)),
-                tuple((a - b) // s for a, s, b in zip(self.high, scale, low, strict=True)),
+                (b, -((u - x) // p), -((v - y) // q), -((w - z) // r)),
+                (b_end, (x_end - i) // p, (y_end - j) // q, (z_end - k) // r),
             )
         return Extent(
-            tuple(a * s + b for a, s, b in zip(self.low, scale, low, strict=True)),
-            tuple(a * s + b for a, s, b in zip(self.high, scale, high, strict=True)),
+            (b, x * p + i, y * q + j, z * r + k), (b_end, x_end * p + u, y_end * q + v, z_end * r + w)
         )
 
     def within(self, lower: Triple, upper: Triple) -> bool:

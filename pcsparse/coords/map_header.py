@@ -52,11 +52,9 @@ def edits(tensors: Sequence[Tensor]) -> int:
 
 def make_header(kmap: "KernelMap") -> Tensor:
     """(15,) int64 on the host: what a map is beside its lists or its table."""
-    relation = kmap.relation
-    fields = (*relation.kernel_size, *relation.stride, *relation.dilation, *relation.padding)
-    flags = (kmap.symmetric, kmap.reads_coarse, kmap.monotone, kmap.distinct)
-    bits = sum(flag << bit for bit, flag in enumerate(flags))
-    numbers = [*fields, kmap.n_in, kmap.n_out, bits]
+    # this stands before every map
+    bits = kmap.symmetric | kmap.reads_coarse << 1 | kmap.monotone << 2 | kmap.distinct << 3
+    numbers = (*kmap.relation.numbers, kmap.n_in, kmap.n_out, bits)
     # entering a context takes as long as making the tensor
     if not torch.is_inference_mode_enabled():
         return _header_of(numbers)
@@ -65,7 +63,7 @@ def make_header(kmap: "KernelMap") -> Tensor:
         return _header_of(numbers)
 
 
-def _header_of(numbers: list[int]) -> Tensor:
+def _header_of(numbers: tuple[int, ...]) -> Tensor:
     if is_traced():
         return torch.tensor(numbers, device="cpu")
     # a fifth of the time, and every map has one

@@ -9,7 +9,7 @@ order.
 
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,17 +22,23 @@ from pcsparse.types import Triple
 
 @dataclass(frozen=True)
 class Relation:
-    """How a kernel ties two levels together. All fields are (x, y, z)."""
+    """How a kernel ties two levels together. All fields are (x, y, z).
+
+    Attributes:
+        numbers: all twelve.
+    """
 
     kernel_size: Triple
     stride: Triple = (1, 1, 1)
     dilation: Triple = (1, 1, 1)
     padding: Triple = (0, 0, 0)
+    numbers: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Hash it once: tables of maps ask for it again and again."""
+        """What tables of maps ask for again and again."""
         fields = self.kernel_size, self.stride, self.dilation, self.padding
         object.__setattr__(self, "_hash", hash(fields))
+        object.__setattr__(self, "numbers", (*fields[0], *fields[1], *fields[2], *fields[3]))
 
     def __hash__(self) -> int:
         """Of the four fields."""

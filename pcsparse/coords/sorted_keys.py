@@ -42,7 +42,7 @@ class SortedKeys:
         Raises:
             RangeError: two rows are equal.
         """
-        ordered, order = backend_of(keys).sort_keys(keys)
+        ordered, order = backend_of(keys).sort_keys(keys, (extent.low, extent.high))
         if not backend_of(keys).ascend(ordered):
             unique, _, first = backend_of(keys).unique_keys(keys)
             row = int(_first_repeat(first, keys.numel()))

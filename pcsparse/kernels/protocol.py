@@ -61,11 +61,12 @@ class Backend(Protocol):
         """
         ...
 
-    def sort_keys(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def sort_keys(self, keys: Tensor, bounds: Bounds | None = None) -> tuple[Tensor, Tensor]:
         """Sort keys, and say where each came from.
 
         Args:
             keys: (n,) int64, none negative, any order.
+            bounds: of their coordinates, which may help to sort them; None: not known.
 
         Returns:
             sorted (n,) int64, ascending; order (n,) int32 with `keys[order] == sorted`, ties in input order.

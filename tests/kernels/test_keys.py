@@ -195,6 +195,31 @@ def test_sort_keys_matches_twin(device, rng, keys):
     assert torch.equal(keys, kept)
 
 
+_SPREAD = {  # of coordinates (batch, x, y, z): lowest and highest
+    "small": ((3, -5, -1, 0), (5, 4, 7, 9)),
+    "one-cell": ((0, -7, 8, 9), (0, -7, 8, 9)),
+    # just within and just beyond 31 bits
+    "fits": ((0, -1024, 0, -512), (0, 1023, 2046, 511)),
+    "too-wide": ((0, -1024, 0, -512), (0, 1023, 2047, 512)),
+    "corners": ((0, *COORD_MIN), (2046, *(-low - 1 for low in COORD_MIN))),
+}
+
+
+@pytest.mark.parametrize("bounds", _SPREAD.values(), ids=_SPREAD.keys())
+def test_keys_of_known_bounds_are_sorted_alike(device, rng, bounds):
+    columns = [torch.randint(low, high + 1, (700,), generator=rng) for low, high in zip(*bounds, strict=True)]
+    # the ends themselves, and repeats
+    rows = torch.cat([torch.stack(columns, dim=1), torch.tensor(bounds)]).repeat(2, 1)
+    keys = reference.pack_rows(rows[torch.randperm(len(rows), generator=rng)].int())[0].to(device)
+    expected = reference.sort_keys(keys)
+    for asked in (bounds, None):
+        actual = backend_of(keys).sort_keys(keys, asked)
+        for got, want, dtype in zip(actual, expected, (torch.int64, torch.int32), strict=True):
+            assert got.dtype == dtype
+            assert torch.equal(got, want)
+    assert backend_of(keys).sort_keys(keys[:0], bounds)[0].numel() == 0
+
+
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS.keys())
 def test_twin_of_unique_keys(rng, keys):
     keys = keys(rng)

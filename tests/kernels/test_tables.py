@@ -525,6 +525,12 @@ def test_the_first_levels_of_a_cloud_keep_to_their_bounds(device, geometries, na
     _check_first(_ROWS["ascend"].to(device), _steps(geometries, names), None)
 
 
+def _spread(n: int) -> torch.Tensor:
+    """Rows so far apart that a level takes several chunks of bits, and the next ones fewer."""
+    rows = reference.unpack_keys(_packed(torch.Generator().manual_seed(3), n))
+    return (rows * torch.tensor([1, 3, 3, 3])).int()
+
+
 @pytest.mark.parametrize("words", [1, 2, 5, 9])
 def test_levels_without_room_for_their_bits_are_made_as_others_are(device, monkeypatch, words):
     from tests.emulation import gpu_kernels
@@ -532,13 +538,43 @@ def test_levels_without_room_for_their_bits_are_made_as_others_are(device, monke
     gpu_kernels()
     from pcsparse.kernels.gpu import first_levels
 
-    # spread so far that a level takes several chunks, the next ones fewer
-    rows = reference.unpack_keys(_packed(torch.Generator().manual_seed(3), 300)) * torch.tensor([1, 3, 3, 3])
     monkeypatch.setattr(first_levels, "_MOST_WORDS", (words - 8) * 1024)
     seen, alone = [], first_levels.reached_levels
     monkeypatch.setattr(
         first_levels, "reached_levels", lambda keys, steps: (seen.append(len(steps)), alone(keys, steps))[1]
     )
-    _check_first(rows.int().to(device), _first_steps(STEPS["halves"]), _CUBE)
+    _check_first(_spread(300).to(device), _first_steps(STEPS["halves"]), _CUBE)
     if seen:
         assert seen[0] == {1: 4, 2: 3, 5: 3, 9: 0}[words]
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_a_block_reads_a_run_of_bits(device, monkeypatch, blocks):
+    from tests.emulation import gpu_kernels
+
+    gpu_kernels()
+    from pcsparse.kernels.gpu import first_levels
+
+    monkeypatch.setattr(first_levels, "_MOST_BLOCKS", blocks)
+    _check_first(_spread(300).to(device), _first_steps(STEPS["mixed"][:2]), None)
+
+
+def test_all_is_launched_before_the_host_waits(monkeypatch):
+    from tests.emulation import emulate
+
+    emulate(monkeypatch)
+    from pcsparse.kernels.gpu import cuda_text, first_levels, mailbox, match
+
+    events, launch, read = [], cuda_text.launch, mailbox.Mailbox.read
+    monkeypatch.setattr(
+        cuda_text,
+        "launch",
+        lambda file, name, *args, **how: (events.append(name), launch(file, name, *args, **how))[1],
+    )
+    monkeypatch.setattr(mailbox.Mailbox, "read", lambda box, n: (events.append("wait"), read(box, n))[1])
+    match.pack_and_match(_ROWS["ascend"], _CUBE)
+    assert events == ["pack_rows", "match_table", "wait"]
+    events.clear()
+    first_levels.pack_and_reach(_ROWS["ascend"], _first_steps(STEPS["halves"][:1]), _CUBE)
+    assert events[:4] == ["pack_rows", "clear_planned", "mark_planned", "count_planned"]
+    assert events[4:] == ["wait", "list_planned", "match_table"]

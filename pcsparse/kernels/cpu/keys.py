@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pcsparse.kernels.cpu.launch import jit_parallel, jit_serial
 from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS
-from pcsparse.types import Triple
+from pcsparse.types import Bounds, Triple
 
 _BLOCK = 4096
 DIGIT = 12
@@ -169,7 +169,7 @@ def _sorted(keys: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDA
     return values, rows
 
 
-def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+def sort_keys(keys: Tensor, bounds: Bounds | None = None) -> tuple[Tensor, Tensor]:
     values, rows = _sorted(keys.numpy())
     return torch.from_numpy(values), torch.from_numpy(rows.astype(np.int32))
 

@@ -42,8 +42,8 @@ class Grid:
     cells: int
 
     @staticmethod
-    def of(bounds: Bounds | None) -> "Grid | None":
-        """A grid for cells within `bounds`, or None where they are unknown or too far apart."""
+    def of(bounds: Bounds | None, most: int = MOST_CELLS) -> "Grid | None":
+        """A grid for cells within `bounds`, or None where they are unknown or more than `most`."""
         if bounds is None:
             return None
         # what a key cannot hold is not there
@@ -51,7 +51,7 @@ class Grid:
         high = [end + bias for end, bias in zip(bounds[1], (0, *BIAS), strict=True)]
         b, x, y, z = [end - start + 1 for start, end in zip(low, high, strict=True)]
         cells = b * x * y * z
-        if min(b, x, y, z) < 1 or cells > MOST_CELLS:
+        if min(b, x, y, z) < 1 or cells > most:
             return None
         origin = sum([end << shift for end, shift in zip(low, (BATCH_SHIFT, *SHIFTS), strict=True)])
         return Grid(origin, (x * y * z, y * z, z), cells)

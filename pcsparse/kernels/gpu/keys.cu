@@ -164,3 +164,23 @@ extern "C" __global__ void scale_keys(const i64 *keys, i64 *scaled, i64 x, i64 y
     scaled[i] = ((i64)row.x << BATCH_SHIFT) + ((row.y * x + BIAS_X) << SHIFT_X) +
                 ((row.z * y + BIAS_Y) << SHIFT_Y) + (row.w * z + BIAS_Z);
 }
+
+// where each key is among the cells from that of key `low` on, `step_*` from a batch, an x and a y to the next; all
+// of them have less than 31 bits
+extern "C" __global__ void place_keys(
+    const i64 *keys, int *places, i64 low, i64 step_b, i64 step_x, i64 step_y, i64 n) {
+    i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    int4 row = row_of(keys[i]), first = row_of(low);
+    places[i] = (int)((row.x - first.x) * step_b + (row.y - first.y) * step_x + (row.z - first.z) * step_y +
+                      (row.w - first.w));
+}
+
+// keys in the order of places, and the row of each
+extern "C" __global__ void take_keys(const i64 *keys, const i64 *order, i64 *ordered, int *rows, i64 n) {
+    i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    i64 row = order[i];
+    ordered[i] = keys[row];
+    rows[i] = (int)row;
+}

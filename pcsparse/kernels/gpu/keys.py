@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.kernels.gpu import cuda_text
+from pcsparse.kernels.gpu.grid import Grid
 from pcsparse.kernels.gpu.mailbox import Mailbox, mailbox
 from pcsparse.kernels.key_layout import FIELD_BITS
 from pcsparse.types import Bounds, Triple
@@ -12,6 +13,7 @@ THREADS = 256
 """Of a block, in all kernels of keys."""
 # enough to fill a card, and few enough that their atomics do not queue; a thread takes several rows
 _MOST_BLOCKS = 512
+_MOST_PLACES = (1 << 31) - 1
 NOTHING = (0, 0, 0, 0)
 """Either end of what no rows span."""
 
@@ -98,9 +100,20 @@ def scale_keys(keys: Tensor, stride: Triple) -> Tensor:
     return scaled
 
 
-def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
-    values, order = torch.sort(keys, stable=True)
-    return values, order.int()
+def sort_keys(keys: Tensor, bounds: Bounds | None = None) -> tuple[Tensor, Tensor]:
+    n, device = keys.numel(), keys.device
+    box = None if bounds is None or n == 0 else Grid.of(bounds, most=_MOST_PLACES)
+    if box is None:
+        values, order = torch.sort(keys, stable=True)
+        return values, order.int()
+    # a radix sort of half as many bits takes half as long
+    places = torch.empty(n, dtype=torch.int32, device=device)
+    blocks = -(-n // THREADS)
+    cuda_text.launch("keys.cu", "place_keys", blocks, THREADS, keys, places, *box.numbers, n)
+    order = torch.sort(places, stable=True)[1]
+    ordered, rows = torch.empty_like(keys), torch.empty_like(places)
+    cuda_text.launch("keys.cu", "take_keys", blocks, THREADS, keys, order, ordered, rows, n)
+    return ordered, rows
 
 
 def unpack_keys(keys: Tensor) -> Tensor:

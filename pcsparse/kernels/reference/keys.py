@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS
-from pcsparse.types import Triple
+from pcsparse.types import Bounds, Triple
 
 
 def pack_rows(coords: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], bool]:
@@ -40,7 +40,7 @@ def scale_keys(keys: Tensor, stride: Triple) -> Tensor:
     return pack_rows(coords * coords.new_tensor([1, *stride]))[0]
 
 
-def sort_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+def sort_keys(keys: Tensor, bounds: Bounds | None = None) -> tuple[Tensor, Tensor]:
     values, order = torch.sort(keys, stable=True)
     return values, order.int()
 
