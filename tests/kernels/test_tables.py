@@ -404,7 +404,7 @@ _ROWS = {  # clouds of rows (batch, x, y, z)
     "one": torch.tensor([[2046, -7, 0, 5]], dtype=torch.int32),
     "ascend": reference.unpack_keys(_packed(torch.Generator().manual_seed(3), 700)),
     "twice": torch.tensor([[0, 1, 2, 3], [0, 1, 2, 3]], dtype=torch.int32),
-    "beyond-a-key": torch.tensor([[0, 0, 0, 0], [0, 1 << 30, 0, 0]], dtype=torch.int32),
+    "beyond-a-key": torch.tensor([[0, 0, 0, 0], [0, 200_000, 0, 0]], dtype=torch.int32),
 }
 _ROWS["descend"] = _ROWS["ascend"].flip(0)
 _ROWS["last-falls"] = _ROWS["ascend"][[*range(1, 650), 0]]

@@ -102,7 +102,8 @@ __device__ static void plan_levels(i64 *plan, const i64 *rules, i64 levels, i64 
             else if (cells > 0) cells = size > left / cells ? -1 : cells * size;
         }
         i64 chunks = (cells + CHUNK - 1) / CHUNK;
-        open = open && cells >= 0 && chunks * (CHUNK / 32) <= room - at;
+        // room is whole chunks, so that what fits does so in whole ones
+        open = open && cells >= 0;
         if (!open) cells = -1, chunks = 0;
         mine[0] = at;
         mine[1] = (low[0] << BATCH_SHIFT) + ((low[1] + BIAS_X) << SHIFT_X) + ((low[2] + BIAS_Y) << SHIFT_Y) +
