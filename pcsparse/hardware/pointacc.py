@@ -227,7 +227,7 @@ def _known_layer(
 ) -> LayerRun:
     """A network has many layers alike; each kind is run once."""
     rows = id(layer.map if layer.map is not None else layer.gather)
-    key = rows, layer.n_in, layer.c_in, layer.c_out, layer.itemsize, layer.pooled, tile_rows
+    key = rows, layer.n_in, layer.c_in, layer.c_out, layer.itemsize, layer.pooled, layer.beside, tile_rows
     if key not in known:
         known[key] = run_layer(layer, chip, tile_rows)
     return replace(known[key], name=layer.name)

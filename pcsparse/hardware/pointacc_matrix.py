@@ -45,7 +45,8 @@ def matrix_cost(layer: LayerTrace, chip: PointAccChip, tile_rows: int | None = N
         tile_rows: of the output; as many as sums are held if None. Fused layers may have fewer.
     """
     _, spans = layer.accesses(tile_rows or chip.tile_rows)
-    counts = spans.diff(dim=0)
+    # rows that are added up go through the array as one
+    counts = spans.diff(dim=0) // layer.summed
     used = counts[counts > 0]
     a_pass = sum(int(used.clamp(min=rows).sum()) for rows in channel_tiles(layer.c_in, chip.array_rows))
     passes = len(channel_tiles(layer.c_out, chip.array_cols))

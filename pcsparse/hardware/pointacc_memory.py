@@ -17,6 +17,9 @@ To compare with: *no cache*, the same loops with every fetch from the DRAM; and 
 does it without fusion: gathered rows are written to the DRAM and read back, and so are the products of each
 pair, which are then added into the outputs.
 
+Rows that a layer adds up before it multiplies them are fetched like pairs, and weighted and added on their
+way to the array; their weights are where a pair has its output row. Channels beside them are read by row.
+
 Source: Lin et al., PointAcc (MICRO 2021, arXiv 2110.07600), section 4 (unverified).
 """
 
@@ -114,7 +117,7 @@ class _Loops:
     """A layer's loops on a chip.
 
     Attributes:
-        rows: (n_pairs,) int32, input rows.
+        rows: (n_fetches,) int32, input rows.
         spans: (tiles + 1, k) int64.
         point_bytes: (n_tiles,) int64, of a row in each tile of input channels.
         n_passes: tiles of output channels.
@@ -134,7 +137,7 @@ class _Loops:
     @staticmethod
     def of(layer: LayerTrace, chip: PointAccChip, config: CacheConfig) -> "_Loops":
         rows, spans = layer.accesses(chip.tile_rows)
-        tiles = channel_tiles(layer.c_in, chip.array_rows)
+        tiles = channel_tiles(layer.c_fetched, chip.array_rows)
         n_weights = layer.volume * len(tiles)
         a_tile = chip.array_rows * chip.array_cols * layer.itemsize
         held = chip.weight_bytes // a_tile
@@ -143,15 +146,17 @@ class _Loops:
                 f"weight_bytes={chip.weight_bytes} of the chip hold no tile of {chip.array_rows} x "
                 f"{chip.array_cols} weights of {layer.itemsize} bytes; give at least {a_tile}"
             )
-        fits = n_weights <= held
-        starts = np.arange(0, n_weights, held) if config.weights_stay and not fits else np.zeros(1, np.int64)
+        fits = layer.volume * len(channel_tiles(layer.c_in, chip.array_rows)) <= held
+        # sums of channels that are not fetched would have to come back for a group of their own
+        stay = config.weights_stay and not fits and not layer.beside
+        starts = np.arange(0, n_weights, held) if stay else np.zeros(1, np.int64)
         return _Loops(
             rows,
             spans,
             np.array(tiles, np.int64) * layer.itemsize,
             len(channel_tiles(layer.c_out, chip.array_cols)),
             np.append(starts, n_weights).astype(np.int64),
-            not fits and not config.weights_stay,
+            not fits and not stay,
             config.channels_outer,
         )
 
@@ -160,7 +165,7 @@ class _Loops:
         return self.n_passes * len(self.point_bytes) * len(self.rows)
 
     def rest(self, layer: LayerTrace, chip: PointAccChip) -> Traffic:
-        """All but the inputs."""
+        """All but the rows that are fetched."""
         counts = self.spans.diff(dim=0)
         # an offset without pairs needs no weights
         used = int((counts > 0).sum()) if self.refetched else int((counts.sum(dim=0) > 0).sum())
@@ -171,6 +176,7 @@ class _Loops:
             for first, last in zip(self.groups[:-1].tolist(), self.groups[1:].tolist(), strict=True)
         )
         return Traffic(
+            inputs=self.n_passes * layer.n_rows * layer.beside * layer.itemsize,
             weights=used * layer.c_in * layer.c_out * layer.itemsize,
             outputs=output_bytes(layer),
             sums=2 * (n_groups - 1) * layer.n_rows * layer.c_out * chip.sum_bytes,
@@ -215,7 +221,7 @@ def cache_of(layer: LayerTrace, chip: PointAccChip, config: CacheConfig) -> Cach
     points = config.block_points
     if points < 1 or points & (points - 1):
         raise RangeError(f"block_points must be a power of two, got {points}")
-    channels = layer.c_in if config.all_channels else min(layer.c_in, chip.array_rows)
+    channels = layer.c_fetched if config.all_channels else min(layer.c_fetched, chip.array_rows)
     block = points * channels * layer.itemsize
     sets = chip.input_bytes // (block * chip.ways)
     if sets < 1:
@@ -240,22 +246,22 @@ def uncached(layer: LayerTrace, chip: PointAccChip, config: CacheConfig | None =
     """The loops of a configuration with every fetch from the DRAM."""
     loops = _Loops.of(layer, chip, config or CacheConfig())
     a_pair = sum(chip.bursts(size) for size in loops.point_bytes.tolist())
-    return Traffic(inputs=loops.n_passes * a_pair * layer.n_pairs) + loops.rest(layer, chip)
+    return Traffic(inputs=loops.n_passes * a_pair * layer.n_fetches) + loops.rest(layer, chip)
 
 
 def gather_scatter(layer: LayerTrace, chip: PointAccChip) -> Traffic:
     """Gathered rows and products through the DRAM; weights once, and products no wider than features."""
-    row_in, row_out = chip.bursts(layer.c_in * layer.itemsize), chip.bursts(layer.c_out * layer.itemsize)
-    n = layer.n_pairs
+    row_in, row_out = (chip.bursts(c * layer.itemsize) for c in (layer.c_fetched, layer.c_out))
+    n, fetched = layer.n_pairs, layer.n_fetches
     # read, written side by side, read back; written, read back, and added: outputs read and written
     gathered = 2 * n * layer.c_in * layer.itemsize
     scattered = 2 * n * layer.c_out * layer.itemsize + n * row_out
     return Traffic(
-        inputs=n * row_in,
+        inputs=fetched * row_in + n * layer.beside * layer.itemsize,
         weights=layer.volume * layer.c_in * layer.c_out * layer.itemsize,
         outputs=n * row_out,
         sums=gathered + scattered,
-        maps=2 * n * chip.pair_bytes,
+        maps=(fetched + n) * chip.pair_bytes,
     )
 
 
@@ -271,13 +277,17 @@ def output_bytes(layer: LayerTrace) -> int:
 
 def _configs(layer: LayerTrace, chip: PointAccChip) -> Iterator[CacheConfig]:
     grouped = _Loops.of(layer, chip, CacheConfig()).refetched
-    tiled = layer.c_in > chip.array_rows
+    tiled = layer.c_fetched > chip.array_rows
     for points, wide, outer, stay in itertools.product(
         BLOCK_POINTS, (False, True), (False, True), (False, True)
     ):
-        if (wide and not tiled) or (outer and (not tiled or layer.volume == 1)) or (stay and not grouped):
+        if (
+            (wide and not tiled)
+            or (outer and (not tiled or layer.volume == 1))
+            or (stay and (not grouped or layer.beside))
+        ):
             continue
-        channels = layer.c_in if wide else min(layer.c_in, chip.array_rows)
+        channels = layer.c_fetched if wide else min(layer.c_fetched, chip.array_rows)
         config = CacheConfig(points, wide, outer, stay)
         # one row of one tile is always tried, so that a chip that cannot hold it is refused
         if (points == 1 and not wide) or points * channels * layer.itemsize * chip.ways <= chip.input_bytes:

@@ -134,7 +134,7 @@ def cache_curve(layer: LayerTrace, chip: PointAccChip, order: CacheConfig) -> Ca
     """One layer with every size of the input buffer, in the loops of `order`."""
     plain = uncached(layer, chip, order)
     # of one burst a row and tile of channels: what is left if every row comes once
-    rows = layer.n_in * plain.inputs // layer.n_pairs if layer.n_pairs else 0
+    rows = layer.n_in * plain.inputs // layer.n_fetches if layer.n_fetches else 0
     return CacheCurve(
         layer.name,
         rows,

@@ -26,14 +26,19 @@ class LayerTrace:
         c_out: output channels.
         itemsize: bytes of a feature and of a weight.
         n_in: input rows of a linear layer; those of the map otherwise.
-        gather: (rows,) int32, the input row that each row of a linear layer reads; None for each its own.
+        gather: (rows * summed,) int32, the input rows that each row of a linear layer reads; None for each
+            its own.
+        summed: gathered rows that are weighted and added up to one before it is multiplied, as interpolation
+            does; 1 for none.
+        beside: of the input channels, the last ones that are not gathered but lie row by row beside those.
         follows: whether a linear layer reads, row by row, what the layer before it in the trace wrote.
         pooled: rows of the output that are reduced to one before they are written, 1 for none.
 
     Raises:
         RangeError: channels or bytes below 1; no rows; a map and gathered rows; rows that are not there, or
-            that `pooled` does not divide.
-        ShapeError, DtypeError: `gather` is not (rows,) int32.
+            that `pooled` or `summed` does not divide; rows summed, or channels beside them, where none is
+            gathered.
+        ShapeError, DtypeError: `gather` is not (rows * summed,) int32.
     """
 
     name: str
@@ -45,10 +50,12 @@ class LayerTrace:
     gather: Tensor | None = None
     follows: bool = False
     pooled: int = 1
+    summed: int = 1
+    beside: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what is no layer."""
-        for name in ("c_in", "c_out", "itemsize", "pooled"):
+        for name in ("c_in", "c_out", "itemsize", "pooled", "summed"):
             if getattr(self, name) < 1:
                 raise RangeError(f"{self.name}: {name} must be at least 1, got {getattr(self, name)}")
         if self.map is not None:
@@ -63,10 +70,24 @@ class LayerTrace:
                     f"{self.name}: rows must be in 0 to {self.n_in - 1}, gather has "
                     f"{int(self.gather.min())} to {int(self.gather.max())}"
                 )
+        self._check_sums()
         if self.n_rows < 1:
             raise RangeError(f"{self.name} has no output row; leave empty clouds out of a trace")
         if self.n_rows % self.pooled:
             raise RangeError(f"{self.name}: {self.n_rows} rows are no multiple of pooled={self.pooled}")
+
+    def _check_sums(self) -> None:
+        gathered = 0 if self.gather is None else self.gather.numel()
+        if self.gather is None and (self.summed > 1 or self.beside):
+            raise RangeError(
+                f"{self.name}: summed={self.summed} and beside={self.beside} are of gathered rows; give them"
+            )
+        if gathered % self.summed:
+            raise RangeError(f"{self.name}: {gathered} gathered rows are no multiple of summed={self.summed}")
+        if not 0 <= self.beside < self.c_in:
+            raise RangeError(
+                f"{self.name}: beside must leave some of {self.c_in} channels to gather, got {self.beside}"
+            )
 
     @property
     def is_linear(self) -> bool:
@@ -78,12 +99,22 @@ class LayerTrace:
         """Rows computed."""
         if self.map is not None:
             return self.map.n_out
-        return self.n_in if self.gather is None else self.gather.numel()
+        return self.n_in if self.gather is None else self.gather.numel() // self.summed
 
     @property
     def n_pairs(self) -> int:
         """Rows multiplied, each with one offset's weights."""
         return self.n_rows if self.map is None else self.map.n_pairs
+
+    @property
+    def n_fetches(self) -> int:
+        """Input rows asked for, by offset and output row."""
+        return self.n_pairs * self.summed
+
+    @property
+    def c_fetched(self) -> int:
+        """Channels of each of them."""
+        return self.c_in - self.beside
 
     @property
     def volume(self) -> int:
@@ -102,14 +133,14 @@ class LayerTrace:
             tile: output rows of a tile.
 
         Returns:
-            (n_pairs,) int32, and (tiles + 1, k) int64 as `KernelMap.tile_spans`.
+            (n_fetches,) int32, and (tiles + 1, k) int64 as `KernelMap.tile_spans`.
         """
         if self.map is not None:
             return self.map.pairs.rows_in, self.map.tile_spans(tile)
         n = self.n_rows
         rows = torch.arange(n, dtype=torch.int32) if self.gather is None else self.gather
         edges = torch.arange(-(-n // tile) + 1) * tile
-        return rows, edges.clamp(max=n)[:, None]
+        return rows, self.summed * edges.clamp(max=n)[:, None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,13 @@ from pcsparse.errors import RangeError
 from pcsparse.hardware.eie_report import Verdict
 from pcsparse.hardware.pointacc import PointAccRun, simulate
 from pcsparse.hardware.pointacc_chip import PointAccChip
-from pcsparse.hardware.pointacc_pointnet import Ball, Level, trace_pointnet, trace_pointnet2
+from pcsparse.hardware.pointacc_pointnet import (
+    Ball,
+    Level,
+    trace_pointnet,
+    trace_pointnet2,
+    trace_pointnet2_segmentation,
+)
 from pcsparse.hardware.pointacc_report import Finding, findings, verdicts
 from pcsparse.hardware.pointacc_study import (
     CACHE_BYTES,
@@ -41,13 +47,14 @@ from pcsparse.hardware.pointacc_tables import (
 from pcsparse.hardware.trace import NetworkTrace
 from pcsparse.hardware.trace_sparse import trace_sparse
 from pcsparse.models.minkunet import MinkUNet, MinkUNetSpec
-from pcsparse.models.pointnet2 import PointNet2Spec
+from pcsparse.models.pointnet2 import Layers, PointNet2Spec
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.timing import environment
 
 FORMAT = 1
-# points of a cloud that a point network classifies, and where in the sweep they are taken: metres
-_N_POINTS = 1024
+# points of a cloud that a point network classifies, and of one whose points it classifies; and where in the
+# sweep they are taken: metres
+_N_POINTS, _N_SEGMENTED = 1024, 8192
 _MIDDLE = (8.0, 0.0, -1.0)
 
 
@@ -97,7 +104,13 @@ def run(settings: PointAccSettings) -> int:
     print(where.header())
     cloud = _cloud(settings)
     unet = _trace_unet(cloud, settings)
-    others = (trace_pointnet(_N_POINTS), _trace_pointnet2(_classified(cloud.points)))
+    # a miniature is segmented as far as it goes
+    n_segmented = min(_N_SEGMENTED, len(cloud.points))
+    others = (
+        trace_pointnet(_N_POINTS),
+        _trace_pointnet2(_part(cloud.points, _N_POINTS)),
+        _trace_segmentation(_part(cloud.points, n_segmented)),
+    )
     print(
         f"PointAcc on {cloud.name}: {len(cloud.points)} points, {unet.layers[0].n_rows} voxels of "
         f"{settings.voxel_size:g} m; features and weights of {unet.layers[0].itemsize} bytes"
@@ -142,32 +155,44 @@ def _trace_unet(cloud: Cloud, settings: PointAccSettings) -> NetworkTrace:
     return trace_sparse(MinkUNet(spec).eval(), x, "MinkUNet")
 
 
-def _classified(points: Tensor) -> Tensor:
-    """A part of the sweep as a classifier gets it: the points nearest to one place, in a ball of radius 1."""
+def _part(points: Tensor, n: int) -> Tensor:
+    """A part of the sweep as a classifier gets it: the n points nearest to one place, in a ball of radius 1.
+
+    Blocks of rooms that are segmented are about as large, in metres.
+    """
     if len(points) < _N_POINTS:
         raise RangeError(
             f"PointNet++ needs {_N_POINTS} points, the cloud has {len(points)}; take a larger one"
         )
     order = torch.argsort((points - points.new_tensor(_MIDDLE)).norm(dim=1), stable=True)
-    part = points[order[:_N_POINTS].sort().values]
+    part = points[order[:n].sort().values]
     part = part - part.mean(dim=0)
     return part / part.norm(dim=1).max()
 
 
 def _trace_pointnet2(points: Tensor) -> NetworkTrace:
     spec = PointNet2Spec.classification()
-    levels = tuple(
+    return trace_pointnet2(points, _levels(spec), _widths(spec.pooled), _widths(spec.head))
+
+
+def _trace_segmentation(points: Tensor) -> NetworkTrace:
+    spec = PointNet2Spec.segmentation()
+    up = tuple(map(_widths, spec.propagations))
+    return trace_pointnet2_segmentation(points, _levels(spec), up, _widths(spec.head))
+
+
+def _levels(spec: PointNet2Spec) -> tuple[Level, ...]:
+    return tuple(
         Level(
             level.n_samples,
-            tuple(
-                Ball(scale.radius, scale.limit, tuple(layer.c_out for layer in scale.layers))
-                for scale in level.scales
-            ),
+            tuple(Ball(scale.radius, scale.limit, _widths(scale.layers)) for scale in level.scales),
         )
         for level in spec.abstractions
     )
-    pooled, head = (tuple(layer.c_out for layer in layers) for layers in (spec.pooled, spec.head))
-    return trace_pointnet2(points, levels, pooled, head)
+
+
+def _widths(layers: Layers) -> tuple[int, ...]:
+    return tuple(layer.c_out for layer in layers)
 
 
 def _on_chip(unet: NetworkTrace, others: tuple[NetworkTrace, ...], chip: PointAccChip) -> _Results:

@@ -156,6 +156,30 @@ def test_gathered_rows_go_through_the_cache():
     assert run.traffic == Traffic(inputs=3 * 16, weights=64, outputs=2 * 4 * 2, maps=6 * 8)
 
 
+def test_rows_added_up_are_fetched_each_and_multiplied_once():
+    picked = torch.tensor([0, 1, 0, 5, 5, 1], dtype=torch.int32)
+    # eight channels are fetched, five lie beside; two tiles of outputs
+    layer = LayerTrace("up", None, 13, 6, 2, 6, gather=picked, summed=3, beside=5)
+    assert (layer.n_rows, layer.n_pairs, layer.n_fetches, layer.macs) == (2, 2, 6, 2 * 13 * 6)
+    run = cached(layer, SMALL, CacheConfig())
+    beside = 2 * 2 * 5 * 2
+    assert (run.fetches, run.misses) == (12, 3)
+    assert run.traffic == Traffic(inputs=3 * 16 + beside, weights=156, outputs=2 * 6 * 2, maps=2 * 6 * 8)
+    assert uncached(layer, SMALL).inputs == 2 * 6 * 16 + beside
+    # gathered, and written side by side as two whole rows
+    assert gather_scatter(layer, SMALL) == Traffic(
+        inputs=6 * 16 + 2 * 5 * 2, weights=156, outputs=2 * 16, sums=2 * 2 * 26 + 2 * 2 * 12 + 2 * 16,
+        maps=(6 + 2) * 8,
+    )  # fmt: skip
+    # two rows wait for weights of eight channels, and of five
+    assert matrix_cost(layer, SMALL).cycles == 2 * (8 + 5) + 8 + 4
+    # where weights beside do not fit, all come again for every tile of rows, and no sum leaves
+    tight = replace(SMALL, weight_bytes=64, output_bytes=32)
+    once, again = (cached(layer, tight, CacheConfig(weights_stay=stay)).traffic for stay in (False, True))
+    assert once == again
+    assert (once.weights, once.sums) == (2 * 156, 0)
+
+
 def test_what_does_not_fit_is_refused(kmap):
     with pytest.raises(RangeError, match=r"2 blocks of 64 rows and 8 channels take 2048 bytes.* has 1536"):
         cached(layer_of(kmap), replace(SMALL, ways=2), CacheConfig(64))

@@ -9,7 +9,13 @@ from pcsparse.errors import RangeError
 from pcsparse.hardware.pointacc import simulate
 from pcsparse.hardware.pointacc_chip import PointAccChip
 from pcsparse.hardware.pointacc_fusion import chains
-from pcsparse.hardware.pointacc_pointnet import Ball, Level, trace_pointnet, trace_pointnet2
+from pcsparse.hardware.pointacc_pointnet import (
+    Ball,
+    Level,
+    trace_pointnet,
+    trace_pointnet2,
+    trace_pointnet2_segmentation,
+)
 from pcsparse.hardware.trace import LayerTrace, NearestStep, SampleStep
 
 # single-scale grouping for ModelNet40
@@ -89,6 +95,28 @@ def test_balls_of_several_sizes_stand_side_by_side(points):
 def test_samples_and_balls_of_the_unit_are_the_engines(points):
     run = simulate(trace_pointnet2(points, LEVELS, POOLED), replace(PointAccChip.edge(), merger_width=8))
     assert [step.agrees for step in run.mapping] == [True] * 4
+
+
+def test_propagation_reads_three_rows_and_what_lies_beside(points):
+    levels = Level(40, (Ball(0.3, 8, (16, 24)),)), Level(10, (Ball(0.8, 4, (12,)),))
+    trace = trace_pointnet2_segmentation(points, levels, ((20, 18), (14,)), (9, 5))
+    named = {step.name: step for step in trace.steps}
+    first, second = named["up0.0"], named["up1.0"]
+    assert [(layer.c_in, layer.beside, layer.n_in, layer.n_rows) for layer in (first, second)] == [
+        (12 + 24, 24, 10, 40), (18, 0, 40, 700),
+    ]  # fmt: skip
+    centres, coarse = named["level1 sample"].points, named["up0 nearest"].points
+    away = (centres[:, None] - coarse[None]).norm(dim=2)
+    own = away.gather(1, first.gather.view(40, 3).long())
+    assert torch.equal(own, away.sort(dim=1).values[:, :3])
+    assert [layer.name for layer in chains(trace.layers)[-1]] == ["up1.0", "head.0", "head.1"]
+    assert trace.layers[-1].n_rows == 700
+    run = simulate(trace, replace(PointAccChip.edge(), merger_width=8))
+    assert [(step.name, step.agrees) for step in run.mapping][-2:] == [
+        ("up0 nearest", True), ("up1 nearest", True),
+    ]  # fmt: skip
+    with pytest.raises(RangeError, match="2 levels down need as many propagations up, got 1"):
+        trace_pointnet2_segmentation(points, levels, ((20,),), (5,))
 
 
 def test_too_few_points_are_refused(points):

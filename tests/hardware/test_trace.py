@@ -118,6 +118,9 @@ def test_spans_of_linear_and_gathered_rows():
     rows, spans = LayerTrace("picked", None, 4, 4, 2, 5, gather=picked).accesses(4)
     assert rows.tolist() == [3, 0, 3]
     assert spans[:, 0].tolist() == [0, 3]
+    rows, spans = LayerTrace("up", None, 4, 4, 2, 5, gather=picked.repeat(3), summed=3).accesses(2)
+    assert rows.tolist() == [3, 0, 3] * 3
+    assert spans[:, 0].tolist() == [0, 6, 9]
 
 
 def test_what_is_no_layer_is_refused(cloud, traced):
@@ -135,6 +138,12 @@ def test_what_is_no_layer_is_refused(cloud, traced):
         LayerTrace("layer", kmap, 4, 4, 2, gather=picked)
     with pytest.raises(RangeError, match="5 rows are no multiple of pooled=2"):
         LayerTrace("layer", None, 4, 4, 2, 5, pooled=2)
+    with pytest.raises(RangeError, match="5 gathered rows are no multiple of summed=2"):
+        LayerTrace("layer", None, 4, 4, 2, 9, gather=picked.repeat(3)[:5], summed=2)
+    with pytest.raises(RangeError, match="summed=3 and beside=0 are of gathered rows"):
+        LayerTrace("layer", None, 4, 4, 2, 9, summed=3)
+    with pytest.raises(RangeError, match="leave some of 4 channels to gather, got 4"):
+        LayerTrace("layer", None, 4, 4, 2, 9, gather=picked, beside=4)
     empty = SparseTensor(torch.zeros(0, 4), torch.zeros(0, 4, dtype=torch.int32), batch_size=1)
     with pytest.raises(RangeError, match="no output row"):
         trace_sparse(SubmanifoldConv3d(4, 4, 3), empty, "empty")

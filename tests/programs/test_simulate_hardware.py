@@ -14,6 +14,7 @@ from pcsparse.bench.clouds import small_cloud
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.hardware.eie_report import Verdict
 from pcsparse.models.pointnet2 import PointNet2, PointNet2Spec
+from pcsparse.nn.row_layer import RowLinear
 from pcsparse.programs import simulate_hardware_eie, simulate_hardware_pointacc
 from pcsparse.programs.simulate_hardware import main
 from pcsparse.programs.simulate_hardware_eie import EIESettings, run
@@ -122,7 +123,9 @@ def test_a_quick_run_of_pointacc_prints_and_writes(tmp_path, capsys):
         assert names[-1] == "classifier"
         assert len(chip["maps"]) == 9
         assert all(each["agrees"] for each in chip["maps"])
-        assert [run["network"] for run in chip["points"]] == ["PointNet", "PointNet++"]
+        assert [run["network"] for run in chip["points"]] == [
+            "PointNet", "PointNet++", "PointNet++ segmentation",
+        ]  # fmt: skip
         for name in ("stem.0 ", "decoder.3.0.conv2 ", "classifier "):
             assert sum(line.startswith(name) for line in said.splitlines()) >= 2
     assert said.count("(unverified): ") == len(full["findings"]) + len(edge["findings"])
@@ -141,6 +144,22 @@ def test_pointnet2_is_the_models():
     for layer, weight in zip(trace.layers, weights, strict=True):
         assert {layer.c_in, layer.c_out} == set(weight.shape)
         assert layer.macs == layer.n_rows * weight.numel()
+
+
+def test_segmentation_is_the_models():
+    """Each layer has the weights of the network's layer, and as many rows as reach it when it runs."""
+    points = torch.randn(1100, 3, generator=torch.Generator().manual_seed(5))
+    points /= points.norm(dim=1).max()
+    trace = simulate_hardware_pointacc._trace_segmentation(points)
+    net = PointNet2(PointNet2Spec.segmentation()).eval()
+    rows = []
+    for module in net.modules():
+        if isinstance(module, RowLinear):
+            module.register_forward_hook(lambda _, args, out: rows.append((*args[0].shape, out.shape[1])))
+    with torch.no_grad():
+        net(points)
+    assert len(trace.layers) == len(rows) == 12 + 9 + 2
+    assert [(layer.n_rows, layer.c_in, layer.c_out) for layer in trace.layers] == rows
 
 
 def test_a_fault_of_the_pointacc_model_is_the_exit_status(tmp_path, monkeypatch, capsys):
