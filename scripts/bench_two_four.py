@@ -2,6 +2,7 @@
 
 python scripts/bench_two_four.py                            # six shapes at batches 1, 4, 16 and 64
 python scripts/bench_two_four.py --shapes 4096x4096 --items 1 --runs 60
+python scripts/bench_two_four.py --quick --out quick.json
 """
 
 import sys

@@ -1,33 +1,73 @@
-"""Command line of the benchmark of 2:4 products."""
+"""`scripts/bench_two_four.py`: products with 2:4 matrices on this CPU, beside torch's dense ones."""
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
+from pcsparse.allocation import keep_freed_memory
+from pcsparse.bench.eie_layers import cache_bytes
 from pcsparse.bench.limits import measure_limits
-from pcsparse.bench.two_four import CACHE_BYTES, ITEMS, SHAPES, run_two_four, two_four_table
+from pcsparse.bench.report import write_json
+from pcsparse.bench.two_four import ITEMS, SHAPES, run_two_four, two_four_table
+from pcsparse.programs.bench_settings import at_threads
 from pcsparse.timing import environment
+
+_QUICK_SCALE, _QUICK_RUNS, _QUICK_CACHE = 16, 3, 1 << 20
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse a command line, print a table; 0 if every product agreed with the twin, else 1."""
+    """Parse a command line and run it; 1 if any product disagrees with the twin, else 0."""
     parser = argparse.ArgumentParser(description="Verify 2:4 products against the twin, then time them.")
     parser.add_argument("--shapes", nargs="+", type=_shape, default=SHAPES, help="columns x rows: 4096x1000")
     parser.add_argument("--items", nargs="+", type=int, default=ITEMS, help="batches")
     parser.add_argument("--runs", type=int, default=30, help="of each product, cold and warm")
-    parser.add_argument("--cache", type=int, default=CACHE_BYTES, help="bytes of the last-level cache")
+    parser.add_argument("--cache", type=int, help="bytes of the last-level cache (default: this machine's)")
+    parser.add_argument("--quick", action="store_true", help="a sixteenth of every size, few runs: seconds")
+    parser.add_argument("--threads", type=int, help="default: torch's choice")
+    parser.add_argument("--out", type=Path, default=Path("bench-out/two_four.json"), help="JSON file")
     given = parser.parse_args(arguments)
-    print(environment().header())
+    keep_freed_memory()
+    return at_threads(given.threads, lambda: _run(given))
+
+
+def _run(given: argparse.Namespace) -> int:
+    where = environment()
+    print(where.header())
     limits = measure_limits()
-    results = run_two_four(given.shapes, given.items, runs=given.runs, cache_bytes=given.cache)
+    shapes, runs, cache = given.shapes, given.runs, given.cache or cache_bytes()
+    if given.quick:
+        shapes = [_smaller(n_in, n_out) for n_in, n_out in shapes]
+        runs, cache = _QUICK_RUNS, given.cache or _QUICK_CACHE
+    results = run_two_four(shapes, given.items, runs=runs, cache_bytes=cache)
     # a peak is what cannot be exceeded, so the better of two measurements
     limits = limits.or_better(measure_limits())
-    print(f"limits: {limits}")
-    print(f"milliseconds, median and quartiles of {given.runs} runs in turns; cold: the weight comes from")
+    print(f"limits: {limits}; last-level cache {cache / (1 << 20):g} MiB")
+    print(f"milliseconds, median and quartiles of {runs} runs in turns; cold: the weight comes from")
     print("memory, warm: the same product ran right before\n")
     print(two_four_table(results, limits))
+    content = {
+        "format": 1,
+        "environment": asdict(where),
+        "limits": asdict(limits),
+        "cache_bytes": cache,
+        "quick": given.quick,
+        "results": [{**asdict(result), "passed": result.passed} for result in results],
+    }
+    write_json(given.out, content)
+    print(f"\nwritten: {given.out}")
     return 0 if all(result.passed for result in results) else 1
 
 
 def _shape(text: str) -> tuple[int, int]:
-    n_in, n_out = text.split("x")
+    n_in, _, n_out = text.partition("x")
+    if not (n_in.isdecimal() and n_out.isdecimal() and int(n_in) and int(n_out)) or int(n_in) % 4:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no shape: give columns, a multiple of 4, and rows, such as 4096x1000"
+        )
     return int(n_in), int(n_out)
+
+
+def _smaller(n_in: int, n_out: int) -> tuple[int, int]:
+    """A sixteenth, of columns in whole groups of four."""
+    return max(4, n_in // _QUICK_SCALE // 4 * 4), max(1, n_out // _QUICK_SCALE)

@@ -1,5 +1,6 @@
 """The benchmark of 2:4 products: what it checks, what it times, what it prints."""
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -48,7 +49,7 @@ def test_cold_runs_take_the_next_copy(monkeypatch):
     assert result.passed
 
 
-def test_what_disagrees_with_the_twin_has_no_times(monkeypatch):
+def test_what_disagrees_with_the_twin_has_no_times(tmp_path, monkeypatch):
     real = two_four.two_four_linear
     monkeypatch.setattr(two_four, "two_four_linear", lambda x, m: real(x, m) + 1e-3)
     (result,) = run_two_four([(64, 32)], [1], runs=1)
@@ -56,7 +57,10 @@ def test_what_disagrees_with_the_twin_has_no_times(monkeypatch):
     assert result.cold == result.warm == {}
     assert "WRONG by 0.001: no times" in two_four_table([result], LIMITS)
     monkeypatch.setattr(bench_two_four, "measure_limits", lambda: LIMITS)
-    assert main(["--shapes", "64x32", "--items", "1", "--runs", "1"]) == 1
+    out = tmp_path / "two_four.json"
+    assert main(["--shapes", "64x32", "--items", "1", "--runs", "1", "--out", str(out)]) == 1
+    (written,) = json.loads(out.read_text())["results"]
+    assert not written["passed"]
 
 
 @pytest.mark.parametrize(("sparse", "verdict"), [(2e-3, "goal 1.5x reached"), (2.5e-3, "goal 1.5x MISSED")])
@@ -73,11 +77,40 @@ def test_the_table_has_ratios_floors_and_the_goal(sparse, verdict):
     assert "goal" not in warm
 
 
-def test_the_program_prints_where_it_ran(capsys, monkeypatch):
+def test_the_program_prints_where_it_ran_and_writes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench_two_four, "measure_limits", lambda: LIMITS)
     before = torch.get_num_threads()
-    assert main(["--shapes", "64x32", "--items", "1", "2", "--runs", "2", "--cache", "4096"]) == 0
+    out = tmp_path / "new" / "two_four.json"
+    where = ["--threads", "1", "--cache", "4096", "--out", str(out)]
+    assert main(["--shapes", "64x32", "--items", "1", "2", "--runs", "2", *where]) == 0
     text = capsys.readouterr().out
     assert f"limits: {LIMITS}" in text
     assert text.count("64 x 32") == 4
     assert torch.get_num_threads() == before
+    content = json.loads(out.read_text())
+    assert content["limits"] == {"bandwidth": 1e9, "fma": 1e12, "dot": None}
+    assert (content["cache_bytes"], content["quick"]) == (4096, False)
+    assert [(r["n_in"], r["n_out"], r["n_items"], r["passed"]) for r in content["results"]] == [
+        (64, 32, 1, True), (64, 32, 2, True),
+    ]  # fmt: skip
+    assert all(r["cold"]["sparse"]["median"] > 0 for r in content["results"])
+
+
+@pytest.mark.parametrize("shape", ["4096", "30x7", "0x8", "8x", "8xx8", "-4x8"])
+def test_what_is_no_shape_is_refused(capsys, shape):
+    with pytest.raises(SystemExit):
+        main([f"--shapes={shape}"])
+    assert "give columns, a multiple of 4, and rows" in capsys.readouterr().err
+
+
+def test_a_quick_run_takes_a_sixteenth(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench_two_four, "measure_limits", lambda: LIMITS)
+    out = tmp_path / "quick.json"
+    assert main(["--quick", "--items", "1", "--out", str(out)]) == 0
+    content = json.loads(out.read_text())
+    assert [(r["n_in"], r["n_out"]) for r in content["results"]] == [
+        (256, 256), (256, 62), (576, 256), (64, 64), (16, 16), (144, 16),
+    ]  # fmt: skip
+    assert content["quick"]
+    assert all(t["runs"] == 3 for r in content["results"] for t in r["cold"].values())
+    assert "goal" not in capsys.readouterr().out
