@@ -176,11 +176,14 @@ def crowded_level(coords: torch.Tensor, wanted: float) -> int:
     # a sampled point stands for `step` points
     limit = wanted / step * len(sample)
     apart = _pairs(sample, 0)
-    level = 0
-    while _pairs(sample, level + 1) - apart <= limit:
-        level += 1
-        if not bool((sample[:, 1:] >> level).any()):
-            break
+    # pairs grow with the level, up to one at which all share a cell
+    level, beyond = 0, int(sample[:, 1:].max()).bit_length() + 1
+    while beyond - level > 1:
+        middle = (level + beyond) // 2
+        if _pairs(sample, middle) - apart <= limit:
+            level = middle
+        else:
+            beyond = middle
     return level
 
 
