@@ -109,14 +109,16 @@ def _fused(axes: Any, points: Sequence[PointAccRun]) -> None:
             axes.barh(at + 0.2, fused, height=0.38, color=_BLUE, label="fused" if not at else None)
             axes.annotate(f" -{plan.saved:.0%}", (alone, at), va="center", fontsize=8)
             first, last = plan.alone[0].layers[0], plan.alone[-1].layers[0]
-            names.append(f"{run.network} {first}..{last.split('.')[-1]}")
+            # long names leave no room for bars
+            network = run.network.replace("PointNet", "PN").replace("segmentation", "seg.")
+            names.append(f"{network} {first}..{last.split('.')[-1]}")
             at += 1
     axes.set_yticks(range(at), names, fontsize=8)
     axes.set_xscale("log")
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.legend(fontsize=8, loc="lower right")
-    _label(axes, "Chains of linear layers: temporal fusion", "KB of DRAM", "")
+    axes.legend(fontsize=8, loc="upper right")
+    _label(axes, "Chains of linear layers of PointNets (PN): temporal fusion", "KB of DRAM", "")
 
 
 def _maps(axes: Any, maps: Sequence[MapComparison]) -> None:
