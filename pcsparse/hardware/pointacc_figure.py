@@ -111,7 +111,9 @@ def _fused(axes: Any, points: Sequence[PointAccRun]) -> None:
             first, last = plan.alone[0].layers[0], plan.alone[-1].layers[0]
             # long names leave no room for bars
             network = run.network.replace("PointNet", "PN").replace("segmentation", "seg.")
-            names.append(f"{network} {first}..{last.split('.')[-1]}")
+            # a chain may go on into the head
+            same = first.rpartition(".")[0] == last.rpartition(".")[0]
+            names.append(f"{network} {first}..{last.rpartition('.')[2] if same else last}")
             at += 1
     axes.set_yticks(range(at), names, fontsize=8)
     axes.set_xscale("log")
