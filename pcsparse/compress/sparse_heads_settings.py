@@ -64,6 +64,7 @@ class TwoFourSettings:
         permute: first order the channels between the linear layers of each `nn.Sequential`, so that the
             largest weights are kept (`channel_order.permute_head`). It must be called as a whole: code that
             calls its layers one by one, and uses what lies between, would see other channels.
+            `channel_order_graph.permute_network` orders those of a whole network, before this is called.
         rounds: of that search, for each layer.
 
     Raises:
