@@ -53,7 +53,8 @@ def _streets(root):
     sets = [Towns(name, 2, 1, 10 * i, 1.0) for i, name in enumerate(("train", "search", "held"))]
     streets = Streets(root, *sets, voxel_size=1.0, pooled=True)
     for towns in sets:
-        (root / towns.name).mkdir(parents=True)
+        # a record of who made them, as `render` leaves it
+        pool._claim(streets.plan(towns), root / towns.name)
         for index in range(towns.towns):
             sweep = tiny_street(towns.seed + index, 400)
             rows = np.zeros(len(sweep.points), pool._ROW)
