@@ -189,14 +189,14 @@ def _skin(
     if rng.random() < 0.35:
         # unpainted bumpers and sills
         lower[:, [0, 10]] = True
-    # bonnet and roof mirror flat pulses away; what comes back from them is next to nothing
+    # bonnet and roof mirror flat pulses away; what comes back is darker than from the doors
     level = np.zeros(faces.shape[:2], bool)
     level[:, 3:8] = True
     ends = np.concatenate([_cap(section[0]), _cap(section[-1])])
     return join(
         [
             quads(faces[~glass & ~lower & ~level], coat),
-            quads(faces[~glass & level], coat.tinted(0.15)),
+            quads(faces[~glass & level], coat.tinted(0.6)),
             quads(faces[lower], PLASTIC),
             panes(rng, faces[glass]),
             quads(ends, coat),

@@ -36,7 +36,7 @@ _TABLE: dict[Material, tuple[float, float, float, float]] = {
     Material.PAVING: (0.006, 0.13, 0.0, 0.0),
     Material.SOIL: (0.035, 0.15, 0.0, 0.012),
     Material.PLASTER: (0.003, 0.15, 0.0, 0.0),
-    Material.GLASS: (0.0, 0.6, 0.75, 0.0),
+    Material.GLASS: (0.0, 0.6, 0.85, 0.0),
     Material.PAINT: (0.0, 0.5, 0.18, 0.0),
     Material.LEAF: (0.04, 0.22, 0.0, 0.025),
     Material.BARK: (0.012, 0.22, 0.0, 0.0),
@@ -81,7 +81,7 @@ class Surface:
         return Surface(semantic, self.material, self.reflectivity)
 
 
-ROAD = Surface(40, Material.ASPHALT, 0.32)
+ROAD = Surface(40, Material.ASPHALT, 0.33)
 LANE_MARK = Surface(60, Material.ASPHALT, 0.62)
 PARKING = Surface(44, Material.PAVING, 0.40)
 SIDEWALK = Surface(48, Material.PAVING, 0.45)

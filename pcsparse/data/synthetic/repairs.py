@@ -43,6 +43,6 @@ def mended(rng: Generator, land: Land, number: int, block: Block) -> Mesh:
                 rows = np.concatenate([bars(pieces, lane, 1.0, block.half - 0.2) for lane in lanes])
             case _:
                 rows = bars(np.array([s]), t, float(rng.uniform(0.8, 4.0)), float(rng.uniform(0.8, 2.5)))
-        bright = float(rng.uniform(0.2, 0.55) if rng.random() < 0.75 else rng.uniform(1.1, 1.3))
+        bright = float(rng.uniform(0.1, 0.5) if rng.random() < 0.75 else rng.uniform(1.1, 1.3))
         parts.append(laid(land, number, rows, _ABOVE, ROAD.tinted(bright)))
     return join(parts) if parts else EMPTY

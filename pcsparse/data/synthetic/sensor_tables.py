@@ -80,9 +80,10 @@ HDL64E_SHIFT = (
 
 # metres, and there the factor on intensity and the least that is not reported as 0: the values at which the
 # share of zeros and the mean of the others equal those of four real sweeps in bins of 5 m. Ground and what
-# stands on it ask for the same ones, so that it is the range and not the angle
+# stands on it ask for the same ones, so that it is the range and not the angle. Nearer than 5 m 7 to 8 %
+# of what no other car returns is 0 in three of the four (17 % in the fourth, by a dark wall)
 HDL64E_REACH = (
-    (2.5, 0.86, 0.07), (7.5, 1.00, 0.07), (12.5, 1.15, 0.07), (17.5, 1.18, 0.07), (22.5, 1.08, 0.08),
+    (2.5, 0.86, 0.09), (7.5, 1.00, 0.07), (12.5, 1.15, 0.07), (17.5, 1.18, 0.07), (22.5, 1.08, 0.08),
     (27.5, 0.92, 0.13), (32.5, 0.80, 0.15), (37.5, 0.72, 0.18), (42.5, 0.56, 0.21), (47.5, 0.54, 0.24),
     (52.5, 0.45, 0.29), (57.5, 0.42, 0.34), (62.5, 0.33, 0.42), (67.5, 0.25, 0.53), (75.0, 0.22, 0.65),
 )  # fmt: skip

@@ -68,7 +68,7 @@ def test_wheels_stand_in_arches_and_air_is_under_the_door(name: str) -> None:
     assert gap < 0 or mesh.corners[gap, :, 1].min() > -width / 2 + 0.1
 
 
-def test_windows_let_pulses_in_to_the_seats() -> None:
+def test_some_windows_let_pulses_in_to_the_seats() -> None:
     inside, glass, count = 0, 0, 0
     for seed in range(12):
         mesh, (length, width) = car_of(np.random.default_rng(seed), BODIES["hatchback"])
@@ -79,24 +79,24 @@ def test_windows_let_pulses_in_to_the_seats() -> None:
             count += 1
             inside += row < 0 or mesh.corners[row, :, 1].min() > -0.8 * width / 2
             glass += row >= 0 and mesh.material[row] == Material.GLASS
-    assert 0.3 * count < inside < 0.9 * count
-    assert 0.1 * count < glass < 0.7 * count
+    assert 0.08 * count < inside < 0.4 * count
+    assert 0.6 * count < glass < 0.92 * count
 
 
 def test_paint_is_dark_medium_or_light_and_plates_shine() -> None:
     coats = np.array([paint(np.random.default_rng(seed)).reflectivity for seed in range(400)])
-    # one in four is black and returns nothing; light coats answer like a wall
-    assert 0.17 < np.mean(coats <= 0.02) < 0.33
-    assert 0.4 < np.mean(coats > 0.14) < 0.65
+    # one in six is black and returns nothing; light coats answer like a wall
+    assert 0.1 < np.mean(coats <= 0.02) < 0.22
+    assert 0.6 < np.mean(coats > 0.14) < 0.75
     assert 0.4 < coats.max() <= 0.48
     dark, bright = [], []
     for seed in range(60):
         mesh, _ = vehicles.car(np.random.default_rng(seed))
         painted = mesh.reflectivity[mesh.material == Material.PAINT]
-        # of roofs and bonnets next to nothing comes back
-        dark.append(float(np.median(painted)) < 0.07)
+        # roofs and bonnets are darker than doors
+        dark.append(np.isclose(painted, 0.6 * painted.max(), rtol=0.01).any())
         bright.append(float(mesh.reflectivity.max()))
-    assert 0.3 < np.mean(dark) < 0.9
+    assert all(dark)
     assert min(bright) >= 1.0
 
 
