@@ -263,12 +263,7 @@ class PillarBEV(nn.Module):
         check_dtype("intensity", intensity, torch.float32)
         check_shape("batch", batch, (len(points),))
         check_same_device(points=points, intensity=intensity, batch=batch)
-        _check_clouds(batch, n_clouds)
-        if not bool(intensity.isfinite().all()):
-            n_wrong = int((~intensity.isfinite()).sum())
-            raise RangeError(
-                f"{n_wrong} of {len(intensity)} intensities are not finite; drop these points, or set a value"
-            )
+        _check_values(batch, n_clouds, intensity)
         pillars = to_pillars(points, self.spec.grid, batch=batch)
         feats = self.pillars(points, intensity, pillars)
         nx, ny = self.spec.grid.shape
@@ -328,9 +323,17 @@ def _check(spec: PillarBEVSpec) -> None:
     spec.grid.coarser(stride)
 
 
-def _check_clouds(batch: Tensor, n_clouds: int) -> None:
+def _check_values(batch: Tensor, n_clouds: int, intensity: Tensor) -> None:
     if n_clouds < 1:
         raise RangeError(f"n_clouds must be at least 1, got {n_clouds}")
-    low, high = torch.stack(batch.aminmax()).tolist() if batch.numel() else (0, 0)
+    if not batch.numel():
+        return
+    # one question to the device for all
+    facts = (*batch.aminmax(), (~intensity.isfinite()).sum())
+    low, high, n_wrong = torch.stack([fact.long() for fact in facts]).tolist()
     if low < 0 or high >= n_clouds:
         raise RangeError(f"batch must lie in 0 to {n_clouds - 1}, got {low} to {high}")
+    if n_wrong:
+        raise RangeError(
+            f"{n_wrong} of {len(intensity)} intensities are not finite; drop these points, or set a value"
+        )
