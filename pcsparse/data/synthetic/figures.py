@@ -126,23 +126,33 @@ def _turns(azimuth: Floats) -> Ints:
 
 
 def ring_angles(turn: Turn, sensor: Sensor) -> Floats:
-    """(rings,) degrees: the median angle of each beam's points half-way through the turn, NaN of too few.
+    """(rings,) degrees: the angle of each beam's points half-way through the turn, NaN of too few.
 
     Angles are taken from where each beam leaves the sensor. A sweep is compensated to the moment half-way; an
     HDL-64E on KITTI's car looks straight ahead then. Elsewhere the car's motion tilts a near point's line of
-    sight by up to two degrees.
+    sight by up to two degrees: by the time since half-way, times height over the square of the distance. Around
+    half-way that is fitted for each beam and taken off.
     """
     lift = sensor.lift[np.argsort(sensor.elevations)[::-1]]
     flat = np.hypot(turn.points[:, 0], turn.points[:, 1])
-    tilt = np.degrees(np.arctan2(turn.points[:, 2] - lift[turn.ring], flat))
-    azimuth = np.arctan2(turn.points[:, 1], turn.points[:, 0])
-    still = np.abs(sensor.phases(azimuth)) < _STILL_DEGREES / 360.0
+    height = turn.points[:, 2] - lift[turn.ring]
+    tilt = np.degrees(np.arctan2(height, flat))
+    since = sensor.phases(np.arctan2(turn.points[:, 1], turn.points[:, 0]))
+    near = np.abs(since) < _STILL_DEGREES / 360.0
     angles = np.full(sensor.rings, np.nan)
     for ring in range(sensor.rings):
-        mine = tilt[(turn.ring == ring) & still]
-        if len(mine) >= _ENOUGH * sensor.columns:
-            angles[ring] = np.median(mine)
+        mine = (turn.ring == ring) & near
+        if mine.sum() >= _ENOUGH * sensor.columns:
+            moved = since[mine] * height[mine] / flat[mine] ** 2
+            angles[ring] = np.median(tilt[mine] - _slope(moved, tilt[mine]) * moved)
     return angles
+
+
+def _slope(x: Floats, y: Floats) -> float:
+    """Of the straight line nearest to the points; 0 where all x are the same."""
+    aside = x - x.mean()
+    square = float(aside @ aside)
+    return float(aside @ (y - y.mean())) / square if square else 0.0
 
 
 def angles_aside(turn: Turn, sensor: Sensor) -> Floats:

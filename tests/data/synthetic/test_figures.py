@@ -77,6 +77,17 @@ def test_angles_are_taken_from_where_each_beam_leaves(turn: Turn) -> None:
     np.testing.assert_allclose(angles_aside(replace(turn, points=raised), other), -0.1, atol=1e-3)
 
 
+def test_what_the_cars_motion_tilts_is_no_angle_of_a_beam(turn: Turn) -> None:
+    since = SENSOR.phases(np.arctan2(turn.points[:, 1], turn.points[:, 0]))
+    # 2 m a turn along x, and something hides one side: the median alone would be off
+    seen = (np.abs(since) > 0.02) | (since > 0)
+    moved = turn.points + (2.0 * since)[:, None].astype(np.float32) * np.array([1, 0, 0], np.float32)
+    one_sided = Turn(moved[seen], turn.intensity[seen], turn.ring[seen])
+    found = ring_angles(one_sided, SENSOR)
+    # of the lowest too few points are left
+    np.testing.assert_allclose(found[:7], ANGLES[:7], atol=1e-3)
+
+
 def test_a_ring_column_may_count_from_below_and_firing_by_firing(turn: Turn) -> None:
     points, light, ring = sweep()
     order = np.random.default_rng(1).permutation(len(points))
