@@ -14,7 +14,7 @@ WIDENED = 0.1
 LEAST_SHARE = 0.6
 """Of the simulated sweeps that must lie inside."""
 ANGLE_TOLERANCE = 0.01
-"""Degrees by which any beam's angle may differ from the preset's: a twenty-fifth of the least gap between beams."""
+"""Degrees by which any beam's angle may differ from the preset's; the least gap between beams is 0.25."""
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,8 @@ def ring_angles(turn: Turn, sensor: Sensor) -> Floats:
 
     Angles are taken from where each beam leaves the sensor. A sweep is compensated to the moment half-way; an
     HDL-64E on KITTI's car looks straight ahead then. Elsewhere the car's motion tilts a near point's line of
-    sight by up to two degrees: by the time since half-way, times height over the square of the distance. Around
-    half-way that is fitted for each beam and taken off.
+    sight by up to two degrees: by the time since half-way, times height over the square of the distance.
+    Around half-way that is fitted for each beam and taken off.
     """
     lift = sensor.lift[np.argsort(sensor.elevations)[::-1]]
     flat = np.hypot(turn.points[:, 0], turn.points[:, 1])

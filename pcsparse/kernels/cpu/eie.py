@@ -17,6 +17,7 @@ from pcsparse.kernels.cpu.eie_chunks import (
     add_chunks,
     code_shift,
     fetch_lines,
+    finish_rows,
     read_float32,
     read_int32,
     read_int64,
@@ -208,14 +209,7 @@ def _eie_linear(
             else:
                 for row in range(n):
                     write_float32(to, row, read_float32(to, row) + read_float32(mine, row))
-        if bias != 0:
-            for row in range(n):
-                write_float32(to, row, read_float32(to, row) + read_float32(bias, low + row))
-        if relu:
-            for row in range(n):
-                value = read_float32(to, row)
-                # a NaN stays one, as in torch
-                write_float32(to, row, np.float32(0) if value < 0 else value)
+        finish_rows(to, bias, low, n, relu)
 
 
 @jit_serial

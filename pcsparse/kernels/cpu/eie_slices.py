@@ -5,7 +5,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from pcsparse.kernels.cpu.eie_chunks import read_float32, read_int32, write_float32
+from pcsparse.kernels.cpu.eie_chunks import finish_rows, read_int32
 from pcsparse.kernels.cpu.eie_slice_chunks import (
     CHUNK_BYTES,
     CODE_BITS,
@@ -136,14 +136,7 @@ def _eie_slice_linear(window, n_items, n_in, n_out, chunks, steps, pointers, tab
                 slice_sums(window, begin, end, chunks, steps, table, given, to, n)
             else:
                 checked_slice_sums(window, begin, end, chunks, steps, table, given, to, n)
-            if bias != 0:
-                for row in range(n):
-                    write_float32(to, row, read_float32(to, row) + read_float32(bias, low + row))
-            if relu:
-                for row in range(n):
-                    value = read_float32(to, row)
-                    # a NaN stays one, as in torch
-                    write_float32(to, row, np.float32(0) if value < 0 else value)
+            finish_rows(to, bias, low, n, relu)
 
 
 def slice_linear(x: Tensor, layout: list[Tensor], bias: Tensor | None, n_out: int, relu: bool) -> Tensor:
