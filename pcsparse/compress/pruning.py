@@ -6,7 +6,7 @@ Another axis is a pair of classes as those of `pruning_channels`, and a file in 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from torch import nn
 
@@ -18,12 +18,14 @@ from pcsparse.compress.reconstruction import Refit
 from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.sensitivity import Axis
 from pcsparse.engine.tune_cache import TuneTable
+from pcsparse.errors import RangeError
 from pcsparse.sparse_tensor import SparseTensor
 
 Networks = Callable[[Assignment], nn.Module]
 """The smaller network of an assignment. Can be sent to other processes."""
 Step = Literal["cost", "scan", "search"]
 """Of a compression; those after the search take its results."""
+_Cost = TypeVar("_Cost")
 Batches = Callable[[], Iterable[Any]]
 """Makes inputs on which batch norms are measured anew."""
 
@@ -45,6 +47,23 @@ class CostSummary:
     macs: float
     bytes: float
     busy: bool
+
+
+class Costed(Generic[_Cost]):
+    """What knows its cost, in a form of its own, once it was measured or loaded."""
+
+    _cost: _Cost | None = None
+
+    @property
+    def cost(self) -> _Cost:
+        """What was measured.
+
+        Raises:
+            RangeError: it was neither measured nor loaded.
+        """
+        if self._cost is None:
+            raise RangeError("the cost is not known yet; measure it first, or load it")
+        return self._cost
 
 
 class Prunable(Protocol):

@@ -14,7 +14,7 @@ from pcsparse.compress.cost_measure import measure_cost
 from pcsparse.compress.finetune import Fit, Rounds, tune_channels
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.measured import LayerPair
-from pcsparse.compress.pruning import Batches, CostSummary, Step
+from pcsparse.compress.pruning import Batches, Costed, CostSummary, Step
 from pcsparse.compress.reconstruction import Refit, reconstruct
 from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.sensitivity import RATIOS, ChannelsAxis
@@ -83,7 +83,7 @@ class ChannelNetworks:
         return network_of(self.model, self.graph, self.scores, self.space, assignment)
 
 
-class PrunableChannels:
+class PrunableChannels(Costed[CostTable]):
     """A network whose channels can be removed; see `Prunable`.
 
     Args:
@@ -100,7 +100,6 @@ class PrunableChannels:
         self.graph = ChannelGraph.of(model)
         self.scores = channel_scores(model, self.graph, settings.score, losses)
         self._model, self._settings, self._losses = model, settings, losses
-        self._cost: CostTable | None = None
 
     def measure(
         self, sweeps: Sequence[SparseTensor], *, step: int, runs: int, tuned: TuneTable | None = None
@@ -118,17 +117,6 @@ class PrunableChannels:
     def load_cost(self, path: Path, sweeps: Sequence[SparseTensor]) -> None:
         """Of any machine: whoever resumes knows where it was measured."""
         self._cost = CostTable.load(path, any_machine=True)
-
-    @property
-    def cost(self) -> CostTable:
-        """The table.
-
-        Raises:
-            RangeError: it was neither measured nor loaded.
-        """
-        if self._cost is None:
-            raise RangeError("the cost is not known yet; measure it first, or load it")
-        return self._cost
 
     def summary(self) -> CostSummary:
         """Of the table."""

@@ -17,7 +17,7 @@ from pcsparse.compress.offset_measure import measure_offset_cost
 from pcsparse.compress.offset_scores import OffsetScore, offset_scores
 from pcsparse.compress.offset_space import offset_space, offsets_of
 from pcsparse.compress.offsets import counts_of, prune_offsets, slice_offsets
-from pcsparse.compress.pruning import Batches, CostSummary, Step
+from pcsparse.compress.pruning import Batches, Costed, CostSummary, Step
 from pcsparse.compress.reconstruction import Refit
 from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.sensitivity import RATIOS
@@ -84,7 +84,7 @@ class OffsetNetworks:
         return slice_offsets(self.model, self.maps, chosen)
 
 
-class PrunableOffsets:
+class PrunableOffsets(Costed[OffsetCost]):
     """A network whose kernel offsets can be removed; see `Prunable`.
 
     Args:
@@ -95,7 +95,6 @@ class PrunableOffsets:
 
     def __init__(self, model: nn.Module, settings: OffsetPruning, losses: Losses | None = None) -> None:
         self._model, self._settings, self._losses = model, settings, losses
-        self._cost: OffsetCost | None = None
         self._scores: Mapping[str, Tensor] = {}
         self._sweeps: Sequence[SparseTensor] = ()
 
@@ -139,17 +138,6 @@ class PrunableOffsets:
                 raise
             raise FormatError(f"{path} is no cost of this network's offsets ({error})") from error
         self._cost = cost
-
-    @property
-    def cost(self) -> OffsetCost:
-        """What was measured.
-
-        Raises:
-            RangeError: it was neither measured nor loaded.
-        """
-        if self._cost is None:
-            raise RangeError("the cost is not known yet; measure it first, or load it")
-        return self._cost
 
     def summary(self) -> CostSummary:
         """Of the cost."""

@@ -12,7 +12,7 @@ from pcsparse.compress.channel_scores import Losses
 from pcsparse.compress.cost import Unit
 from pcsparse.compress.finetune import Fit, Rounds, recalibrate
 from pcsparse.compress.measured import LayerPair
-from pcsparse.compress.pruning import Batches, CostSummary, Step
+from pcsparse.compress.pruning import Batches, Costed, CostSummary, Step
 from pcsparse.compress.reconstruction import Refit
 from pcsparse.compress.search.space import Assignment, CostTerm, Space
 from pcsparse.compress.search.space import Step as SpaceStep
@@ -107,7 +107,7 @@ class CostedVoxelsAxis(VoxelsAxis):
         return self._measured.total("ms", {name: kept})
 
 
-class PrunableVoxels:
+class PrunableVoxels(Costed[VoxelCost]):
     """A network whose rows can pass layers; see `Prunable`.
 
     Args:
@@ -126,7 +126,6 @@ class PrunableVoxels:
         # and one that could not be made again
         prune_voxels(model, {})
         self._model, self._settings = model, settings
-        self._cost: VoxelCost | None = None
 
     def measure(
         self, sweeps: Sequence[SparseTensor], *, step: int, runs: int, tuned: TuneTable | None = None
@@ -145,17 +144,6 @@ class PrunableVoxels:
         if {layer.name for layer in cost.layers} != voxel_layers(self._model).keys():
             raise FormatError(f"{path} is no cost of this network's voxels")
         self._cost = cost
-
-    @property
-    def cost(self) -> VoxelCost:
-        """What was measured.
-
-        Raises:
-            RangeError: it was neither measured nor loaded.
-        """
-        if self._cost is None:
-            raise RangeError("the cost is not known yet; measure it first, or load it")
-        return self._cost
 
     def summary(self) -> CostSummary:
         """Of the cost."""
