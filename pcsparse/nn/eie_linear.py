@@ -24,6 +24,12 @@ _RUNS = 11
 _PARTS = ("codes", "skips", "pointers", "batch_starts", "codebook")
 
 
+def _by_rows(device: torch.device, skips_zeros: bool) -> bool:
+    """Whether the weights are laid out by rows."""
+    # on a GPU a row's weights are read sooner than it is known which of them could be left out
+    return device.type == "cuda" or not skips_zeros
+
+
 class EIELinear(nn.Module):
     """`act(x @ W.T + bias)` with W in EIE's format, in place of an `nn.Linear` for inference.
 
@@ -182,13 +188,13 @@ class EIELinear(nn.Module):
         """Time both layouts on activations like those to come, and keep the faster one.
 
         The two add in different orders. So nothing else asks for this but `sparsify_heads` in mode "auto",
-        and state dicts and files hold what was found.
+        and state dicts and files hold what was found. A GPU has but one layout: nothing is timed there.
 
         Args:
             x: (..., in_features) float32; as many items as there will be in a batch.
 
         Returns:
-            `skips_zeros` from now on.
+            `skips_zeros` from now on; on a GPU as it was.
 
         Raises:
             ShapeError: another number of features, or no item.
@@ -197,8 +203,13 @@ class EIELinear(nn.Module):
         """
         if x.dim() < 1 or x.shape[-1] != self.in_features or x.numel() == 0:
             raise ShapeError(f"x must be items of {self.in_features} features, got shape {tuple(x.shape)}")
+        if _by_rows(x.device, skips_zeros=True):
+            return self.skips_zeros
         items = x.reshape(-1, self.in_features)
-        layouts = {skips: eie_layout(self.matrix, x.device, by_rows=not skips) for skips in (True, False)}
+        layouts = {
+            skips: eie_layout(self.matrix, x.device, by_rows=_by_rows(x.device, skips))
+            for skips in (True, False)
+        }
         products = {
             str(skips): partial(eie_linear, items, layout, self.bias, relu=self.with_relu)
             for skips, layout in layouts.items()
@@ -232,8 +243,7 @@ class EIELinear(nn.Module):
                     "a layer in EIE's format is laid out when it first runs, which cannot be compiled; "
                     "call it once before torch.compile"
                 )
-            # on a GPU a row's weights are read sooner than it is known which of them could be left out
-            by_rows = device.type == "cuda" or not self._skips_zeros
+            by_rows = _by_rows(device, self._skips_zeros)
             self._layout = layout = eie_layout(self.matrix, device, by_rows=by_rows)
         return layout
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pcsparse.compress.heads import keep_largest, share_weights
 from pcsparse.errors import DtypeError, FormatError, RangeError, ShapeError, UnsupportedError
@@ -291,3 +292,19 @@ def test_the_faster_layout_stays_and_travels(faster, rng, monkeypatch):
     assert layer.choose_layout(x[0]) is faster
     with pytest.raises(ShapeError, match="items of 60 features"):
         layer.choose_layout(x[:0])
+
+
+@pytest.mark.parametrize("skips_zeros", [False, True])
+def test_a_gpu_has_one_layout_so_that_nothing_is_timed(skips_zeros, rng, monkeypatch):
+    layer = packed(pruned(rng), skips_zeros=skips_zeros)
+    laid_out = []
+    monkeypatch.setattr(module, "time_in_turns", lambda *args, **more: pytest.fail("timed"))
+    monkeypatch.setattr(
+        module, "eie_layout", lambda matrix, device, by_rows: laid_out.append((device.type, by_rows))
+    )
+    with FakeTensorMode():
+        # as much of a tensor on a GPU as there is without one
+        x = torch.empty(2, 60, device="cuda")
+    assert layer.choose_layout(x) is skips_zeros
+    assert layer.layout(x.device) is None
+    assert laid_out == [("cuda", True)]
