@@ -19,7 +19,8 @@ class ConvCall:
         problem: sizes.
         built: the map that the network has built for it.
         turned: whether they go over the transpose of `built`.
-        first: how many of them read the cloud's own features, so that nobody asks for their grad_feats.
+        first: how many of them read the cloud's own features, and these want no gradient, so that nobody asks
+            for their grad_feats.
     """
 
     names: tuple[str, ...]

@@ -43,7 +43,8 @@ def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = N
 
     Args:
         module: any module that takes a SparseTensor.
-        x: its input; only its cache changes.
+        x: its input; only its cache changes. Where its features want a gradient, as those that another
+            network made, the first layers compute it, too.
         dtype: of features and weights; that of `x` if None.
     """
     found: dict[tuple[int, bool, Bucket], ConvCall] = {}
@@ -62,8 +63,8 @@ def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = N
             problem = ConvProblem.of(feats, weight, built.transposed() if turned else built)
             key = id(built), turned, Bucket.of(problem)
             known = found.get(key, ConvCall((), problem, built, turned))
-            # the gradient of the cloud's own features is nobody's
-            first = known.first + (inputs[0].feats is given.feats)
+            # the gradient of the cloud's own features is nobody's, unless these want one
+            first = known.first + (inputs[0].feats is given.feats and not x.feats.requires_grad)
             found[key] = replace(known, names=(*known.names, names[part]), first=first)
 
     for part in names:

@@ -172,6 +172,18 @@ def test_a_layer_that_reads_the_cloud_and_one_that_goes_back(net, x):
     assert all(any(c.built is call.built and not c.turned for c in calls) for call in turned)
 
 
+def test_features_that_want_a_gradient_get_it_from_the_first_layer(x):
+    layer = SubmanifoldConv3d(4, 8)
+    y = SparseTensor(x.feats.clone().requires_grad_(), x.coords)
+    for cloud, times in ((x, 0), (y, 1)):
+        [call] = conv_calls(layer, cloud)
+        assert call.times("grad_feats") == times
+        passes = {found.of for found in tune([call], runs=1).passes}
+        # what is tuned is what a step computes
+        layer(cloud).feats.sum().backward()
+        assert ("grad_feats" in passes) == (cloud.feats.grad is not None) == bool(times)
+
+
 def test_a_step_derives_of_its_maps_what_the_tuning_has_counted(x):
     net = torch.nn.Sequential(
         SubmanifoldConv3d(4, 8),
