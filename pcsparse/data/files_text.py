@@ -1,7 +1,7 @@
 """Points as text: .xyz, .csv, .txt. Rows of numbers, with names of columns or without."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -105,7 +105,7 @@ def _load(path: Path) -> _Found:
     if layout.words:
         notes = (f"not read, as they hold words: {', '.join(names[i] for i in layout.words)}", *notes)
     columns = {name: _narrowed(name, rows[f"f{i}"]) for i, name in enumerate(names) if i not in layout.words}
-    return _Found(layout, columns_of(columns), (*notes, *_end_note(path, layout)))
+    return _Found(layout, columns_of(columns), (*notes, *_long_note(columns), *_end_note(path, layout)))
 
 
 def _dtype(layout: TextLayout, *, long: bool = True) -> np.dtype:
@@ -196,6 +196,21 @@ def _narrowed(name: str, values: npt.NDArray) -> npt.NDArray:
         return values
     whole = (np.abs(values) < _EXACT) & (values == np.floor(values))
     return values.astype(np.int64) if bool(whole.all()) else values
+
+
+def _long_note(columns: Mapping[str, npt.NDArray]) -> tuple[str, ...]:
+    """Long numbers are integers if those of all rows are; a missing one, say, makes them floats."""
+    lossy = [
+        name
+        for name, values in columns.items()
+        if values.dtype.kind == "f" and bool((np.isfinite(values) & (np.abs(values) >= _EXACT)).any())
+    ]
+    if not lossy:
+        return ()
+    return (
+        f"{', '.join(lossy)}: read as float64, which rounds numbers of 16 digits and more; they keep all "
+        "digits if every row has a whole number within 64 bits there",
+    )
 
 
 def _end_note(path: Path, layout: TextLayout) -> tuple[str, ...]:

@@ -18,8 +18,9 @@ MISSING = frozenset({"", "na", "n/a", "null", "none", "nan(ind)", "-nan(ind)"})
 _DELIMITERS = (";", ",", "\t", None)
 _COMMENTS = ("//", "#", "%")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
-# a float64 does not count so far
-_LONG = re.compile(r"[+-]?\d{16,18}")
+# a float64 does not count so far; 19 digits are nanoseconds since 1970
+_LONG = re.compile(r"[+-]?\d{16,19}")
+_INT64 = range(-(2**63), 2**63)
 _UNIT = re.compile(r"\s*[\[(]\s*(?:m|metres?|meters?)\s*[\])]$")
 # VeloView, ParaView, surveyors
 _AXES = {
@@ -88,7 +89,9 @@ class TextLayout:
     @property
     def long(self) -> tuple[int, ...]:
         """Columns of integers that need 64 bits, such as time stamps, by the first row."""
-        return tuple(i for i, field in enumerate(self.first) if _LONG.fullmatch(field))
+        return tuple(
+            i for i, field in enumerate(self.first) if _LONG.fullmatch(field) and int(field) in _INT64
+        )
 
     @property
     def decimal_comma(self) -> bool:

@@ -106,6 +106,38 @@ def test_world_coordinates_and_time_stamps_lose_nothing(tmp_path):
     assert (tmp_path / "c.csv").read_text().splitlines()[:2] == ["x,y,z,t,gps,pcsparse_class", row]
 
 
+LONG = "1700000000123456789"
+LATER = {
+    "all fit": ("1700000000123456790", None),
+    "the largest": ("9223372036854775807", None),
+    "the least": ("-9223372036854775808", None),
+    "beyond 64 bits": ("9223372036854775808", 2.0**63),
+    "missing": ("", np.nan),
+    "no whole number": ("1.5", 1.5),
+}
+
+
+@pytest.mark.parametrize("later", LATER)
+def test_nanoseconds_keep_all_digits_or_a_note_says_that_they_do_not(tmp_path, later):
+    text, rounded = LATER[later]
+    source = write(tmp_path / "a.csv", f"x,y,z,i,t\n1,2,3,0.5,{LONG}\n4,5,6,0.5,{text}\n")
+    found = text_table(source)["t"]
+    notes = [
+        note for note in read_points(source).notes if note.startswith("t: read as float64, which rounds")
+    ]
+    if rounded is None:
+        assert found.tolist() == [int(LONG), int(text)]
+        assert not notes
+    else:
+        np.testing.assert_array_equal(found, [float(LONG), rounded])
+        assert len(notes) == 1
+    # the same where the first row is the short one, or too long
+    if text:
+        source = write(tmp_path / "b.csv", f"x,y,z,i,t\n4,5,6,0.5,{text}\n1,2,3,0.5,{LONG}\n")
+        again = text_table(source)["t"]
+        np.testing.assert_array_equal(again, found[::-1])
+
+
 def test_columns_without_names_are_counted(tmp_path):
     rows = np.arange(24).reshape(4, 6) + 0.5
 
