@@ -548,6 +548,17 @@ def test_levels_without_room_for_their_bits_are_made_as_others_are(device, monke
         assert seen[0] == {1: 4, 2: 3, 5: 3, 9: 0}[words]
 
 
+@pytest.mark.parametrize("name", ["ascend", "descend", "last-falls", "twice"])
+def test_no_bits_are_marked_for_rows_that_do_not_ascend(gpu_or_emulated, name):
+    from pcsparse.kernels.gpu import first_levels
+
+    planned = first_levels._Planned(_ROWS[name].to(gpu_or_emulated), tuple(_first_steps(STEPS["halves"])))
+    planned._words.fill_(7)
+    *_, ascending, counts = planned.started()
+    assert ascending == (name == "ascend")
+    assert (counts == [first_levels._NO_ROOM] * 4) == bool((planned._words == 7).all()) == (not ascending)
+
+
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 def test_a_block_reads_a_run_of_bits(device, monkeypatch, blocks):
     from tests.emulation import gpu_kernels

@@ -73,7 +73,7 @@ __device__ static i64 floor_div(i64 a, i64 b) { return a >= 0 ? a / b : -((b - 1
 // rules (levels, 17): stride, first and last step (x, y, z), lowest and highest cell to keep (b, x, y, z).
 // plan: what packing told, then 7 numbers a level: where its words begin, key of its first cell, bits from a
 // batch, an x and a y to the next, bits, chunks of CHUNK bits; then the words of all. Bits are -1 for a level
-// without room within `room` words, and for those after it.
+// without room within `room` words, and for those after it; for all where rows do not ascend, as nobody will ask.
 #define FACTS 9
 #define CHUNK 32768
 __device__ static void plan_levels(i64 *plan, const i64 *rules, i64 levels, i64 room) {
@@ -83,7 +83,7 @@ __device__ static void plan_levels(i64 *plan, const i64 *rules, i64 levels, i64 
         high[c] = plan[c] - (1LL << 31);
         low[c] = (1LL << 31) - 1 - plan[4 + c];
     }
-    bool open = true;
+    bool open = plan[8] == 0;
     i64 *mine = plan + FACTS;
     for (i64 level = 0; level < levels; level++, rules += 17, mine += 7) {
 #pragma unroll
