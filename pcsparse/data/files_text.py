@@ -57,6 +57,7 @@ def write_xyz(path: Path, table: Table) -> tuple[str, ...]:
 def add_to_text(path: Path, source: Path, added: Table) -> tuple[str, ...]:
     """Another file with further columns at the end of the rows, which stay as they are to the letter."""
     layout, table, _ = _load(source)
+    notes = _counted_note(layout)
     names = list(added.dtype.names or ())
     kept = [i for i, name in enumerate(layout.names) if layout.header is None or name not in names]
     n_rows = 0
@@ -78,7 +79,7 @@ def add_to_text(path: Path, source: Path, added: Table) -> tuple[str, ...]:
             else:
                 out.write(line)
     check_rows(n_rows, added)
-    return () if layout.header is not None else (numbered([*(table.dtype.names or ()), *names]),)
+    return notes if layout.header is not None else (numbered([*(table.dtype.names or ()), *names]),)
 
 
 class _Found(NamedTuple):
@@ -105,7 +106,8 @@ def _load(path: Path) -> _Found:
     if layout.words:
         notes = (f"not read, as they hold words: {', '.join(names[i] for i in layout.words)}", *notes)
     columns = {name: _narrowed(name, rows[f"f{i}"]) for i, name in enumerate(names) if i not in layout.words}
-    return _Found(layout, columns_of(columns), (*notes, *_long_note(columns), *_end_note(path, layout)))
+    notes = (*_counted_note(layout), *notes, *_long_note(columns), *_end_note(path, layout))
+    return _Found(layout, columns_of(columns), notes)
 
 
 def _dtype(layout: TextLayout, *, long: bool = True) -> np.dtype:
@@ -196,6 +198,15 @@ def _narrowed(name: str, values: npt.NDArray) -> npt.NDArray:
         return values
     whole = (np.abs(values) < _EXACT) & (values == np.floor(values))
     return values.astype(np.int64) if bool(whole.all()) else values
+
+
+def _counted_note(layout: TextLayout) -> tuple[str, ...]:
+    if layout.header is None or not layout.header.counted:
+        return ()
+    return (
+        f"line {layout.header.line + 1} ({layout.header.counted}) taken for the numbers of columns, not for "
+        "a point; if it is one, put a line with names above it: x,y,z ...",
+    )
 
 
 def _long_note(columns: Mapping[str, npt.NDArray]) -> tuple[str, ...]:

@@ -41,12 +41,14 @@ class Header(NamedTuple):
         mark: what makes it a comment, blanks included; empty for none.
         names: as they stand there.
         delimiter: what parts them.
+        counted: the line itself, where it holds 0, 1, 2 ... for names, which a point may do too; else empty.
     """
 
     line: int
     mark: str
     names: tuple[str, ...]
     delimiter: str | None
+    counted: str = ""
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,10 @@ def _header(
         if first and len(names) != len(first):
             continue
         if sure or {"x", "y", "z"} <= {name.lower() for name in _named(names)}:
-            return Header(line.number, mark, _of_numbers(names) if _counted(names) else tuple(names), own)
+            if not _counted(names):
+                return Header(line.number, mark, tuple(names), own)
+            # no point begins with the empty name of an index
+            return Header(line.number, mark, _of_numbers(names), own, line.text if names[0] else "")
     return Header(line.number, mark, tuple(split(bare, delimiter)), delimiter) if sure else None
 
 

@@ -106,6 +106,20 @@ def test_world_coordinates_and_time_stamps_lose_nothing(tmp_path):
     assert (tmp_path / "c.csv").read_text().splitlines()[:2] == ["x,y,z,t,gps,pcsparse_class", row]
 
 
+def test_a_first_line_that_counts_is_no_point_without_a_note(tmp_path):
+    classes = PointClasses(np.array([10, 40, 50], np.uint16))
+    for layout, doubtful in (("pandas", False), ("pandas without an index", True), ("header", False)):
+        source = write(tmp_path / "a.csv", LAYOUTS[layout])
+        for notes in (read_points(source).notes, write_classes(tmp_path / "b.csv", source, classes)):
+            said = [
+                note for note in notes if note.startswith("line 1 (0,1,2,3) taken for the numbers of col")
+            ]
+            assert len(said) == doubtful
+    # as the note says
+    source = write(tmp_path / "a.csv", "x,y,z\n0,1,2\n1.5,2.5,3.5\n")
+    assert read_points(source).points.tolist() == [[0, 1, 2], [1.5, 2.5, 3.5]]
+
+
 LONG = "1700000000123456789"
 LATER = {
     "all fit": ("1700000000123456790", None),
