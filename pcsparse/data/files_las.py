@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -123,8 +123,9 @@ def write_las(path: Path, table: Table) -> tuple[str, ...]:
     """A LAS 1.4 of point format 6, or 7 with colours; compressed if the ending is .laz.
 
     Coordinates are stored to 0.1 mm. Intensity on 0-1 becomes 0 ... 65,535, or 0 ... 255 where it is so
-    dark that readers would take it for 8 bits. Columns that the standard knows
-    go where it has them if their values fit, the others into extra bytes of their own dtype.
+    dark that readers would take it for 8 bits; as hardly anything is left of it then, extra bytes have it
+    whole. Columns that the standard knows go where it has them if their values fit, the others into extra
+    bytes of their own dtype.
     """
     laspy = _laspy(path)
     columns = flat(table)
@@ -179,7 +180,11 @@ def _placed(
     for name, values in columns.items():
         lower = name.lower()
         if lower == intensity and (stored := _intensity(values)) is not None:
-            standard["intensity"], notes = stored
+            standard["intensity"], notes = stored.values, stored.notes
+            if stored.coarse:
+                kept = _extra_name(name, extra)
+                extra[kept] = _storable(values)
+                notes = (f"{notes[0]}; whole in the extra bytes {kept}",)
         elif lower == "gps_time" and values.dtype.kind == "f":
             standard[lower] = values.astype(np.float64)
         elif name in _COLOURS and colours:
@@ -189,29 +194,42 @@ def _placed(
         elif lower in _PLAIN_DIMENSIONS and _fits(lower, values):
             standard[lower] = values
         else:
-            extra[_extra_name(name, extra)] = (
-                values.astype(np.float32) if values.dtype == np.float16 else values
-            )
+            extra[_extra_name(name, extra)] = _storable(values)
     return standard, extra, notes
 
 
-def _intensity(values: npt.NDArray) -> tuple[npt.NDArray[np.uint16], tuple[str, ...]] | None:
-    """16-bit integers and notes, or None if the values are on no scale that fits them."""
+def _storable(values: npt.NDArray) -> npt.NDArray:
+    return values.astype(np.float32) if values.dtype == np.float16 else values
+
+
+class _Stored(NamedTuple):
+    """Intensity as 16-bit integers; `coarse` where they hold hardly anything of it."""
+
+    values: npt.NDArray[np.uint16]
+    notes: tuple[str, ...] = ()
+    coarse: bool = False
+
+
+def _intensity(values: npt.NDArray) -> _Stored | None:
+    """What the standard's dimension can hold, or None if the values are on no scale that fits it."""
     if len(values) == 0:
-        return values.astype(np.uint16), ()
+        return _Stored(values.astype(np.uint16))
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= _WORD):
         return None
     if values.dtype.kind != "f" or high > INTENSITY_SLACK:
-        return np.round(values).astype(np.uint16), ()
-    full_scale = _WORD
-    notes: tuple[str, ...] = ()
-    if high > 1:
-        notes = (f"{int(np.count_nonzero(values > 1))} intensities above 1 stored as 1",)
-    elif 0 < round(high * _WORD) <= _BYTE:
-        full_scale = _BYTE
-        notes = (f"intensity reaches {high:.3g} of 1 only: stored as 0-255, which is how it is read",)
-    return np.round(np.minimum(values.astype(np.float64), 1) * full_scale).astype(np.uint16), notes
+        return _Stored(np.round(values).astype(np.uint16))
+    on_unit = np.minimum(values.astype(np.float64), 1)
+    if 0 < round(high * _WORD) <= _BYTE:
+        stored = np.round(on_unit * _BYTE).astype(np.uint16)
+        lost = int(np.count_nonzero((stored == 0) & (values > 0)))
+        note = (
+            f"intensity reaches {high:.3g} of 1 only: stored as 0-255, which is how it is read; "
+            f"{lost} of {int(np.count_nonzero(values))} values above 0 became 0"
+        )
+        return _Stored(stored, (note,), coarse=True)
+    notes = (f"{int(np.count_nonzero(values > 1))} intensities above 1 stored as 1",) if high > 1 else ()
+    return _Stored(np.round(on_unit * _WORD).astype(np.uint16), notes)
 
 
 def _fits(dimension: str, values: npt.NDArray) -> bool:

@@ -178,7 +178,14 @@ def test_floats_near_one_are_on_the_scale_that_the_reader_takes(tmp_path, ending
         n_bright = int((rows[:, 3] > 1).sum())
         assert notes == (f"{n_bright} intensities above 1 stored as 1",)
     elif ending != "e57" and 0 < high < 0.01:
-        assert notes == ("intensity reaches 0.0035 of 1 only: stored as 0-255, which is how it is read",)
+        n_dark = int(((rows[:, 3] > 0) & (rows[:, 3] < 0.5 / 255)).sum())
+        assert notes == (
+            "intensity reaches 0.0035 of 1 only: stored as 0-255, which is how it is read; "
+            f"{n_dark} of {N - 1} values above 0 became 0; whole in the extra bytes file_intensity",
+        )
+        stored = table_in(tmp_path / f"out.{ending}")
+        np.testing.assert_array_equal(stored["intensity"], np.round(rows[:, 3] * 255))
+        np.testing.assert_array_equal(stored["file_intensity"], rows[:, 3])
     else:
         assert notes == ()
 
