@@ -52,7 +52,7 @@ def run(study: QuarterStudy, parts: Sequence[str] = PARTS, arguments: Sequence[s
 
     Raises:
         RangeError: a budget that cannot be met; the text says the smallest there is.
-        FormatError: the folder is of another study, or lacks what another part makes.
+        FormatError: the folder is of another study or of other trainings, or lacks what another part makes.
         PcsparseError: a signal ended a training; the same command goes on from there.
     """
     print(environment().header(), flush=True)
@@ -62,6 +62,7 @@ def run(study: QuarterStudy, parts: Sequence[str] = PARTS, arguments: Sequence[s
         study.streets.render((study.streets.search,))
         measure(study)
     if "train" in parts:
+        study.claim_trainings()
         if study.jobs > 1:
             run_processes(study, arguments)
         else:
@@ -73,6 +74,7 @@ def _table(study: QuarterStudy) -> int:
     missing = [network for network in study.networks if not held_path(study, network).is_file()]
     if missing:
         raise FormatError(f"{study.out} holds no counts of {', '.join(missing)}; run --part train first")
+    study.claim_trainings()
     study.streets.render((study.streets.search,))
     tried = [judged(study, network, ROWS[split(network)[0]]) for network in study.networks]
     tried.sort(key=lambda one: list(ROWS.values()).index(one.name))

@@ -124,7 +124,6 @@ def judge_network(study: QuarterStudy, network: str) -> None:
     counts = sweeps.counts(fuse(net), int(net.spec.n_classes))  # type: ignore[union-attr, arg-type]
     content = {
         "parameters": sum(p.numel() for p in net.parameters()),
-        "weights": fingerprint(net),
         "steps": _steps(study.out / network),
         "counts": counts.to_lists(),
     }

@@ -84,9 +84,21 @@ class QuarterStudy:
         """What the study is, on whichever machine and in whichever folder."""
         return f"MinkUNet-18 x{self.width:g}, {self.share:g} of its milliseconds; {self.streets.facts}"
 
+    @property
+    def training_facts(self) -> str:
+        """What shapes its trainings and its search; not the seeds, so that more can be added."""
+        return (
+            f"{self.training}; fine-tuning {self.tuning_epochs} epochs at {self.lr_factor:g} of the rate, "
+            f"distillation {self.distill:g}; {self.method}, {self.evaluations} evaluations"
+        )
+
     def claim(self) -> None:
         """Refuse a folder of another study."""
         claim(self.out, self.facts)
+
+    def claim_trainings(self) -> None:
+        """Refuse a folder whose networks were trained or searched otherwise; what they cost does not matter."""
+        claim(self.out, self.training_facts, "trainings.txt", "networks of other trainings")
 
 
 def split(network: str) -> tuple[str, int]:

@@ -270,18 +270,26 @@ def dense_network(
     return train_on(streets, model, training, folder)
 
 
-def claim(out: Path, facts: str) -> None:
+def claim(
+    out: Path,
+    facts: str,
+    record: str = "study.txt",
+    what: str = "a study of another network or of other streets",
+) -> None:
     """Say what a folder of a study is made from, and refuse one that is made from something else.
 
+    Args:
+        out: the folder.
+        facts: what it is made from now.
+        record: name of the file that says so.
+        what: a folder with other facts holds, for the error.
+
     Raises:
-        FormatError: another network or other streets.
+        FormatError: the record has other facts.
     """
-    path = out / "study.txt"
+    path = out / record
     if path.is_file() and path.read_text() != facts:
-        raise FormatError(
-            f"{out} holds a study of another network or of other streets ({path.read_text()}; now {facts}); "
-            "give another --out"
-        )
+        raise FormatError(f"{out} holds {what} ({path.read_text()}; now {facts}); give another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, facts.encode())
 

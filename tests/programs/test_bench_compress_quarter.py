@@ -140,6 +140,8 @@ def test_a_study_goes_on_in_another_folder_and_without_weights_that_are_judged(t
     assert names == ["network", *ROWS.values()]
     with pytest.raises(FormatError, match="study of another network or of other streets"):
         run(replace(here, width=0.5))
+    with pytest.raises(FormatError, match="networks of other trainings"):
+        run(replace(here, tuning_epochs=2), ("table",))
 
 
 def test_a_search_that_is_done_is_not_done_again_on_another_machine(tmp_path):
@@ -153,6 +155,35 @@ def test_a_search_that_is_done_is_not_done_again_on_another_machine(tmp_path):
     assert len(run_here_without_rendering) == 1 + 1 + 3 * 2 + 2 + 3 * 2
     for task in run_here_without_rendering:
         jobs.do(study, task.name)
+
+
+def test_a_folder_keeps_networks_of_one_training_and_takes_more_seeds(tmp_path, monkeypatch):
+    done = []
+    for name in ("measure", "run_here", "_table"):
+        monkeypatch.setattr(quarter, name, lambda study, name=name: done.append(name))
+    monkeypatch.setattr(Streets, "render", lambda *given: None)
+    # what the machine is takes a while to find out
+    environment = quarter.environment()
+    monkeypatch.setattr(quarter, "environment", lambda: environment)
+    study = _study(tmp_path / "here")
+    run(study, ("train",))
+    run(replace(study, seeds=5, jobs=1, place=Place("cuda", seconds=9.0)), ("train",))
+    # it comes back from another machine
+    study.out.rename(tmp_path / "back")
+    study = replace(study, out=tmp_path / "back")
+    trainings = [replace(study.training, **change) for change in (
+        {"epochs": 2}, {"lr": 1e-3}, {"batch_size": 1}, {"precision": "bfloat16"},
+    )]  # fmt: skip
+    changes = [*({"training": training} for training in trainings), {"tuning_epochs": 2}, {"lr_factor": 0.2},
+               {"distill": 0.0}, {"method": "evolution"}, {"evaluations": 4}]  # fmt: skip
+    for change in changes:
+        with pytest.raises(
+            FormatError, match=r"back holds networks of other trainings .*; now .*another --out"
+        ):
+            run(replace(study, **change), ("train",))
+        # milliseconds are those of any training
+        run(replace(study, **change), ("cost",))
+    assert done == ["run_here"] * 2 + ["measure"] * len(changes)
 
 
 class _Process:
