@@ -49,3 +49,20 @@ def test_the_host_waits_for_sizes_only(gpu_or_emulated, name):
     # at the second call small constants lie on the device
     assert len(seen.places) == waits, seen.places
     assert not seen.mixed
+
+
+def test_a_sparse_cloud_without_room_for_its_bits_waits_once_more(gpu_or_emulated, rng):
+    sides = [1, 1000, 1000, 80]
+    rows = torch.stack([torch.randint(side, (1000,), generator=rng) for side in sides], dim=1).int()
+    rows = torch.unique(rows, dim=0).to(gpu_or_emulated)
+    # nothing is known of the cloud, so that bounds are all that a key holds
+    everywhere = ((0, -130_000, -130_000, -32_000), (2046, 130_000, 130_000, 32_000))
+    steps = (LevelStep((2, 2, 2), (2, 2, 2), (1, 1, 1), (0, 0, 0), everywhere),) * 4
+    for _ in range(2):
+        with host_waits(gpu_or_emulated) as seen:
+            levels = backend_of(rows).pack_and_reach(rows, steps)[3]
+    assert len(seen.places) == 2, seen.places
+    assert not seen.mixed
+    expected = reference.pack_and_reach(rows.cpu(), steps)[3]
+    for got, want in zip(levels, expected, strict=True):
+        assert all(torch.equal(a.cpu(), b) for a, b in zip(got, want, strict=True))

@@ -532,10 +532,7 @@ def _spread(n: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("words", [1, 2, 5, 9])
-def test_levels_without_room_for_their_bits_are_made_as_others_are(device, monkeypatch, words):
-    from tests.emulation import gpu_kernels
-
-    gpu_kernels()
+def test_levels_without_room_for_their_bits_are_made_as_others_are(gpu_or_emulated, monkeypatch, words):
     from pcsparse.kernels.gpu import first_levels
 
     monkeypatch.setattr(first_levels, "_MOST_WORDS", (words - 8) * 1024)
@@ -543,9 +540,19 @@ def test_levels_without_room_for_their_bits_are_made_as_others_are(device, monke
     monkeypatch.setattr(
         first_levels, "reached_levels", lambda keys, steps: (seen.append(len(steps)), alone(keys, steps))[1]
     )
-    _check_first(_spread(300).to(device), _first_steps(STEPS["halves"]), _CUBE)
-    if seen:
-        assert seen[0] == {1: 4, 2: 3, 5: 3, 9: 0}[words]
+    _check_first(_spread(300).to(gpu_or_emulated), _first_steps(STEPS["halves"]), _CUBE)
+    assert seen == {1: [4, 4], 2: [3, 3], 5: [], 9: []}[words]
+
+
+@pytest.mark.parametrize("names", [(), ("some", "all"), ("nothing", "all"), ("far",)], ids=str)
+@pytest.mark.parametrize("geometries", [STEPS["cubes"], STEPS["mixed"]], ids=["cubes", "mixed"])
+def test_levels_without_room_keep_to_the_bounds_of_the_cloud(gpu_or_emulated, monkeypatch, geometries, names):
+    from pcsparse.kernels.gpu import first_levels
+
+    monkeypatch.setattr(first_levels, "_MOST_WORDS", -7 * 1024)
+    steps = _steps(geometries, names) if names else _first_steps(geometries)
+    for rows in (_spread(300), _ROWS["one"], _ROWS["none"]):
+        _check_first(rows.to(gpu_or_emulated), steps, _CUBE)
 
 
 @pytest.mark.parametrize("name", ["ascend", "descend", "last-falls", "twice"])

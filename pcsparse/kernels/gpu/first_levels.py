@@ -7,6 +7,7 @@ cells there are, which is when it can make room for them.
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -49,7 +50,8 @@ def pack_and_reach(
         return keys, low, high, None, None
     for m in counts:
         if m == _NO_ROOM:
-            levels += reached_levels(levels[-1][0] if levels else keys, steps[len(levels) :])
+            rest = _closer(steps, low, high)[len(levels) :] if keys.shape[0] else steps
+            levels += reached_levels(levels[-1][0] if levels else keys, rest)
             break
         levels.append(planned.listed(len(levels), m))
         if len(levels) == 1 and deltas is not None:
@@ -58,6 +60,23 @@ def pack_and_reach(
     if table is None and deltas is not None and levels:
         table = _searched(keys, levels[0][0], deltas, steps[0])
     return keys, low, high, levels, table
+
+
+def _closer(steps: Sequence[LevelStep], low: tuple[int, ...], high: tuple[int, ...]) -> list[LevelStep]:
+    """The same levels of a cloud from `low` to `high`, with bounds no wider than their cells, as grids need.
+
+    As `plan_levels` in keys.cu has it.
+    """
+    found = []
+    for step in steps:
+        ends: list[tuple[int, int]] = [(low[0], high[0])]
+        for axis, (stride, first) in enumerate(zip(step.stride, step.first, strict=True)):
+            last = first + step.dilation[axis] * (step.size[axis] - 1)
+            ends.append((-((last - low[1 + axis]) // stride), (high[1 + axis] - first) // stride))
+        low = tuple([max(end[0], kept) for end, kept in zip(ends, step.bounds[0], strict=True)])
+        high = tuple([min(end[1], kept) for end, kept in zip(ends, step.bounds[1], strict=True)])
+        found.append(replace(step, bounds=(low, high)))
+    return found
 
 
 def _searched(keys: Tensor, coarse: Tensor, deltas: tuple[int, ...], step: LevelStep) -> Tensor:
