@@ -97,7 +97,7 @@ class QuarterStudy:
         claim(self.out, self.facts)
 
     def claim_trainings(self) -> None:
-        """Refuse a folder whose networks were trained or searched otherwise; what they cost does not matter."""
+        """Refuse a folder whose networks were trained or searched otherwise, whatever they cost."""
         claim(self.out, self.training_facts, "trainings.txt", "networks of other trainings")
 
 
