@@ -129,7 +129,7 @@ def run_processes(study: QuarterStudy, arguments: Sequence[str]) -> None:
     # processes end with this one: the default would leave them
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        failed = schedule(tasks_of(study), study.jobs, start)
+        failed = schedule(tasks_of(study), study.jobs, start, retries=study.place.device != "cpu")
     finally:
         signal.signal(signal.SIGTERM, before)
     if failed:
@@ -137,26 +137,33 @@ def run_processes(study: QuarterStudy, arguments: Sequence[str]) -> None:
 
 
 def schedule(
-    tasks: Sequence[Task], jobs: int, start: Callable[[Task, bool], "subprocess.Popen[bytes]"]
+    tasks: Sequence[Task],
+    jobs: int,
+    start: Callable[[Task, bool], "subprocess.Popen[bytes]"],
+    *,
+    retries: bool,
 ) -> list[str]:
     """Start tasks when those before them have ended well; the names of those that did not.
+
+    Optional ones that still run when all others have ended are ended too: nothing needs them any more.
 
     Args:
         tasks: in the order in which they are preferred.
         jobs: processes at once.
         start: starts one; the second time after it failed, with True.
+        retries: whether trainings that failed are started a second time.
     """
     waiting, running = list(tasks), Running()
     done: set[str] = set()
     failed: list[str] = []
     try:
-        while waiting or running:
+        while not all(task.optional for task in [*waiting, *(task for task, _, _ in running.values())]):
             for name, (task, again, process) in list(running.items()):
                 status = process.poll()
                 if status is None:
                     continue
                 del running[name]
-                if status and not again and name.startswith("train-"):
+                if status and retries and not again and name.startswith("train-"):
                     running[name] = (task, True, start(task, True))
                 elif status and not task.optional:
                     failed.append(name)

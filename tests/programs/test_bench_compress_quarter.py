@@ -214,14 +214,47 @@ def test_tasks_wait_for_those_before_them_and_a_failed_training_is_tried_once_mo
         begun.append((task.name, again))
         return _Process(status.get(task.name, [0]).pop(0) if task.name in status else 0)
 
-    assert jobs.schedule(tasks, 2, start) == ["search", "train-pruned"]
+    assert jobs.schedule(tasks, 2, start, retries=True) == ["search", "train-pruned"]
     assert begun == [
         ("warm", False), ("render", False), ("train-dense", False), ("train-dense", True),
         ("search", False), ("judge", False),
     ]  # fmt: skip
     begun.clear()
     status.update({"warm": [0], "train-dense": [2, 2], "search": [0]})
-    assert jobs.schedule(tasks, 1, start) == ["train-dense", "search", "train-pruned", "judge"]
+    lost = ["train-dense", "search", "train-pruned", "judge"]
+    assert jobs.schedule(tasks, 1, start, retries=True) == lost
+    # a processor has no graphs to do without
+    begun.clear()
+    status.update({"warm": [0], "train-dense": [2, 0]})
+    assert jobs.schedule(tasks, 1, start, retries=False) == lost
+    assert ("train-dense", True) not in begun
+
+
+def test_what_only_prepares_is_ended_when_nothing_is_left_to_prepare_for(monkeypatch):
+    looks = []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        assert len(looks) < 20, "waits for ever"
+
+    monkeypatch.setattr(jobs.time, "sleep", sleep)
+    warm = _Process(None)
+    tasks = [Task("warm", optional=True), Task("render"), Task("train-dense", ("render", "warm"))]
+
+    def start(task, again):
+        return warm if task.name == "warm" else _Process(1)
+
+    # the warm one waits for sweeps that nobody renders
+    assert jobs.schedule(tasks, 2, start, retries=True) == ["render", "train-dense"]
+    assert warm.ended
+
+
+@pytest.mark.parametrize(("device", "retries"), [("cpu", False), ("cuda", True)])
+def test_trainings_are_tried_again_on_a_gpu_alone(tmp_path, monkeypatch, device, retries):
+    asked = []
+    monkeypatch.setattr(jobs, "schedule", lambda *given, **more: asked.append(more) or [])
+    jobs.run_processes(_study(tmp_path, place=Place(device), jobs=2), [])
+    assert asked == [{"retries": retries}]
 
 
 def test_processes_end_with_the_one_that_started_them(monkeypatch):
@@ -234,7 +267,7 @@ def test_processes_end_with_the_one_that_started_them(monkeypatch):
         return running
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.schedule([Task("first"), Task("second")], 2, start)
+        jobs.schedule([Task("first"), Task("second")], 2, start, retries=True)
     assert running.ended
 
 
