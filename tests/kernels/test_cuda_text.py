@@ -4,10 +4,12 @@ import ctypes
 import re
 import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from pcsparse.kernels import reference
 from tests.emulation import gpu_kernels
 
 gpu_kernels()
@@ -135,6 +137,7 @@ def launched(monkeypatch) -> list:
 
     monkeypatch.setattr(cuda_text, "_function", lambda *which: Kernel)
     monkeypatch.setattr(cuda_text, "_driver", lambda: driver)
+    monkeypatch.setattr(cuda_text, "_make_current", lambda: None)
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: -1, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 77, raising=False)
     return calls
@@ -159,6 +162,31 @@ def test_threads_that_launch_do_not_share_their_arguments(launched):
         thread.join()
     cuda_text.launch("a.cu", "f", 1, 1, numbers, 3)
     assert cuda_text._ARGUMENTS.address not in places
+
+
+def test_a_thread_begins_once_with_each_device_before_it_launches(launched, monkeypatch):
+    begun = []
+    monkeypatch.setattr(cuda_text, "_make_current", lambda: begun.append(len(launched)))
+
+    def work() -> None:
+        for device in (0, 1, 0, 1, 1):
+            cuda_text._launch_here(device, "a.cu", "f", 1, 1, [device], 0)
+
+    for thread in range(2):
+        with ThreadPoolExecutor(1) as fresh:
+            fresh.submit(work).result()
+        assert begun == [0, 1, 5, 6][: 2 * thread + 2]
+    assert [words[0] for *_, words, _ in launched] == [0, 1, 0, 1, 1] * 2
+
+
+def test_a_fresh_thread_may_launch_before_it_does_anything_else(gpu_or_emulated):
+    rows = torch.tensor([[0, 1, -2, 3], [5, -6, 7, 8]], dtype=torch.int32)
+    keys = reference.pack_rows(rows)[0].to(gpu_or_emulated)
+    out = torch.empty_like(rows, device=gpu_or_emulated)
+    with ThreadPoolExecutor(1) as fresh:
+        fresh.submit(cuda_text.launch, "keys.cu", "unpack_keys", 1, 32, keys, out, 2).result()
+        # what the thread has launched is before this, on the same stream
+        assert torch.equal(out.cpu(), rows)
 
 
 def test_a_number_beyond_64_bits_is_refused(launched):
@@ -186,6 +214,14 @@ def test_cupy_has_the_drivers_entry():
     assert order[-4:] == ["shared_mem_bytes", "stream", "kernel_params", "extra"]
     assert len(order) == 11
     assert hasattr(Function, "ptr")
+
+
+def test_cupy_has_a_call_that_makes_a_context_current(monkeypatch):
+    runtime = pytest.importorskip("cupy.cuda", reason="cupy is not installed here").runtime
+    freed = []
+    monkeypatch.setattr(runtime, "free", freed.append)
+    cuda_text._make_current()
+    assert freed == [0]
 
 
 @pytest.mark.parametrize("file", ["keys.cu", "levels.cu"])

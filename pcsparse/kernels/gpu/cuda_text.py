@@ -62,15 +62,25 @@ def _driver() -> Callable[..., None]:
     return driver.launchKernel  # type: ignore[no-any-return]
 
 
+def _make_current() -> None:
+    """Let this host thread work with the current device: the driver's own entry does not see to it."""
+    from cupy.cuda import runtime
+
+    # frees nothing; any call of the runtime makes the device's context the thread's
+    runtime.free(0)
+
+
 class _Arguments(threading.local):
     """Words of a launch, one set a thread: the driver has read them when it returns.
 
     Attributes:
         words: of 64 bits.
         address: where the addresses of the words are.
+        devices: that the thread has worked with.
     """
 
     def __init__(self) -> None:
+        self.devices: set[int] = set()
         self.words = (ctypes.c_longlong * MOST_ARGUMENTS)()
         first, size = ctypes.addressof(self.words), ctypes.sizeof(ctypes.c_longlong)
         self._places = (ctypes.c_void_p * MOST_ARGUMENTS)(*[first + size * i for i in range(MOST_ARGUMENTS)])
@@ -129,6 +139,9 @@ def _launch_here(
     device: int, file: str, name: str, blocks: int, threads: int, words: list[int], shared: int
 ) -> None:
     given = _ARGUMENTS
+    if device not in given.devices:
+        _make_current()
+        given.devices.add(device)
     _LAYOUTS[len(words)].pack_into(given.words, 0, *words)
     # the raw one: torch.cuda.current_stream() makes an object a call
     stream = torch._C._cuda_getCurrentRawStream(device)
