@@ -176,7 +176,7 @@ class _Loops:
             for first, last in zip(self.groups[:-1].tolist(), self.groups[1:].tolist(), strict=True)
         )
         return Traffic(
-            inputs=self.n_passes * layer.n_rows * layer.beside * layer.itemsize,
+            inputs=beside_bytes(layer, chip),
             weights=used * layer.c_in * layer.c_out * layer.itemsize,
             outputs=output_bytes(layer),
             sums=2 * (n_groups - 1) * layer.n_rows * layer.c_out * chip.sum_bytes,
@@ -268,6 +268,12 @@ def gather_scatter(layer: LayerTrace, chip: PointAccChip) -> Traffic:
 def channel_tiles(channels: int, width: int) -> list[int]:
     """Channels of each tile; the last has the rest."""
     return [min(width, channels - first) for first in range(0, channels, width)]
+
+
+def beside_bytes(layer: LayerTrace, chip: PointAccChip) -> int:
+    """What a layer reads of channels beside its gathered rows, which no cache holds."""
+    passes = len(channel_tiles(layer.c_out, chip.array_cols))
+    return passes * layer.n_rows * layer.beside * layer.itemsize
 
 
 def output_bytes(layer: LayerTrace) -> int:

@@ -10,7 +10,7 @@ from pcsparse.hardware.pointacc import LayerRun, PointAccRun, same_pairs
 from pcsparse.hardware.pointacc_chip import PointAccChip
 from pcsparse.hardware.pointacc_hash import HashCost, hash_kernel_map
 from pcsparse.hardware.pointacc_mapping import MappingCost, kernel_map, merger_bytes
-from pcsparse.hardware.pointacc_memory import CacheConfig, cached, uncached
+from pcsparse.hardware.pointacc_memory import CacheConfig, beside_bytes, cached, uncached
 from pcsparse.hardware.trace import LayerTrace, MapStep, NetworkTrace
 
 WIDTHS = (4, 8, 16, 32, 64, 128)
@@ -86,7 +86,7 @@ class CacheCurve:
     Attributes:
         name: of the layer.
         once: each row read once for each tile of output channels: a cache that holds what is in use,
-            but not all of the input until the next pass.
+            but not all of the input until the next pass. Channels beside gathered rows are read as ever.
         inputs: by `CACHE_POINTS`, then by `CACHE_BYTES`.
         uncached: without a cache.
     """
@@ -133,11 +133,13 @@ def width_curve(step: MapStep, chip: PointAccChip) -> WidthCurve:
 def cache_curve(layer: LayerTrace, chip: PointAccChip, order: CacheConfig) -> CacheCurve:
     """One layer with every size of the input buffer, in the loops of `order`."""
     plain = uncached(layer, chip, order)
+    # rows beside come by their number, and not by that of fetches
+    beside = beside_bytes(layer, chip)
     # of one burst a row and tile of channels: what is left if every row comes once
-    rows = layer.n_in * plain.inputs // layer.n_fetches if layer.n_fetches else 0
+    rows = layer.n_in * (plain.inputs - beside) // layer.n_fetches if layer.n_fetches else 0
     return CacheCurve(
         layer.name,
-        rows,
+        rows + beside,
         tuple(
             tuple(
                 cached(

@@ -9,6 +9,7 @@ from pcsparse.hardware.pointacc import PointAccRun, simulate
 from pcsparse.hardware.pointacc_chip import PointAccChip
 from pcsparse.hardware.pointacc_hash import hash_kernel_map
 from pcsparse.hardware.pointacc_mapping import kernel_map
+from pcsparse.hardware.pointacc_memory import CacheConfig
 from pcsparse.hardware.pointacc_pointnet import Ball, Level, trace_pointnet2
 from pcsparse.hardware.pointacc_report import Finding, cache_traffic, findings, verdicts
 from pcsparse.hardware.pointacc_study import (
@@ -30,6 +31,7 @@ from pcsparse.hardware.pointacc_tables import (
     other_mapping_lines,
     totals,
 )
+from pcsparse.hardware.trace import LayerTrace
 from pcsparse.hardware.trace_sparse import trace_sparse
 from pcsparse.models.minkunet import MinkUNet, MinkUNetSpec
 from pcsparse.sparse_tensor import SparseTensor
@@ -167,6 +169,17 @@ def test_curves(trace, run, curve):
     # the largest holds all of the input, which comes once for all passes
     assert curve.inputs[0][-1] * (layer.c_out // 16) <= curve.once < curve.inputs[0][0] <= curve.uncached
     assert layer.name == curve.name
+
+
+@pytest.mark.parametrize(("c_out", "passes"), [(6, 1), (20, 2)])
+def test_channels_beside_gathered_rows_are_no_fetches_of_a_curve(c_out, passes):
+    picked = torch.tensor([0, 1, 0, 5, 5, 1], dtype=torch.int32)
+    # eight channels are fetched, a burst a row, and five lie beside the two rows that these are added up to
+    layer = LayerTrace("up", None, 13, c_out, 2, 9, gather=picked, summed=3, beside=5)
+    curve = cache_curve(layer, CHIP, CacheConfig())
+    beside = 2 * 5 * 2
+    assert curve.once == passes * (9 * 64 + beside)
+    assert curve.uncached == passes * (6 * 64 + beside)
 
 
 def test_a_line_for_every_stage_map_and_chain(run, maps, points):
