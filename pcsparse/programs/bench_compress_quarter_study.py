@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pcsparse.errors import RangeError
-from pcsparse.programs.bench_compress_streets import Place, Streets, Training, check_study, claim
+from pcsparse.programs.bench_compress_claim import check_study, claim
+from pcsparse.programs.bench_compress_streets import Place, Streets, Training
 
 ROWS = {
     "pruned": "pruned, fine-tuned",

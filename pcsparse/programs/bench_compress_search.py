@@ -30,16 +30,11 @@ from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.compress.space_of import space_of
 from pcsparse.errors import RangeError
 from pcsparse.nn import fuse
+from pcsparse.programs.bench_compress_claim import check_study, claim
 from pcsparse.programs.bench_compress_methods import METHODS, SEEDED, method_named
 from pcsparse.programs.bench_compress_score import PrunedScore, Sweeps
 from pcsparse.programs.bench_compress_search_table import Judged, report
-from pcsparse.programs.bench_compress_streets import (
-    Streets,
-    Training,
-    check_study,
-    claim,
-    dense_network,
-)
+from pcsparse.programs.bench_compress_streets import Streets, Training, dense_network
 from pcsparse.timing import environment, time_in_turns
 from pcsparse.train.model_file import load_model
 from pcsparse.train.sweep_counts import SweepCounts

@@ -22,9 +22,10 @@ from pcsparse.data.transforms import (
     RandomYaw,
     SectorMix,
 )
-from pcsparse.errors import FormatError, PcsparseError, RangeError
+from pcsparse.errors import PcsparseError, RangeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.programs.default_model import checkpoint_or_default
+from pcsparse.train.checkpoint import seconds_spent
 from pcsparse.train.fit import fit
 from pcsparse.train.model_file import load_model
 from pcsparse.train.passes import ExtraLoss
@@ -152,7 +153,7 @@ class Place:
     Args:
         device: of the network.
         record: see `FitSettings`.
-        seconds: see `FitSettings.time_limit`.
+        seconds: from now on, after which a training ends with its rate annealed; 0 for no limit.
     """
 
     device: str = "cpu"
@@ -225,17 +226,24 @@ def train_on(
 ) -> Path:
     """Train a network on the training towns, or go on with it; its folder, which `load_model` reads.
 
-    A finished one is only looked at.
+    A finished one is only looked at, one that the clock has ended too: others may have begun from it.
 
     Raises:
         PcsparseError: a signal ended it; the same call goes on from there.
     """
+    ended = folder / "ended.txt"
+    if ended.is_file():
+        return folder
+    place = place or Place()
+    if place.seconds:
+        # a limit counts those of an earlier start
+        place = replace(place, seconds=place.seconds + seconds_spent(folder))
     source = streets.read(streets.train)
     result = fit(
         model,
         source,
         streets.read(streets.search) if training.validate_every else None,
-        (place or Place()).of(training.settings(streets.voxel_size)),
+        place.of(training.settings(streets.voxel_size)),
         folder,
         labels=source.label_map,
         augmentation=AUGMENTATION,
@@ -246,6 +254,8 @@ def train_on(
         raise PcsparseError(
             f"training stopped at step {result.step} of {result.n_steps}; the same command goes on from there"
         )
+    if result.timed_out:
+        write_whole(ended, f"out of time at step {result.step} of {result.n_steps}".encode())
     return folder
 
 
@@ -268,36 +278,3 @@ def dense_network(
     if known is not None and known.spec == model.spec:
         model.load_state_dict(known.state_dict())
     return train_on(streets, model, training, folder)
-
-
-def claim(
-    out: Path,
-    facts: str,
-    record: str = "study.txt",
-    what: str = "a study of another network or of other streets",
-) -> None:
-    """Say what a folder of a study is made from, and refuse one that is made from something else.
-
-    Args:
-        out: the folder.
-        facts: what it is made from now.
-        record: name of the file that says so.
-        what: a folder with other facts holds, for the error.
-
-    Raises:
-        FormatError: the record has other facts.
-    """
-    path = out / record
-    if path.is_file() and path.read_text() != facts:
-        raise FormatError(f"{out} holds {what} ({path.read_text()}; now {facts}); give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, facts.encode())
-
-
-def check_study(*, share: float, seeds: int, evaluations: int, workers: int = 0) -> None:
-    """Raise RangeError for numbers that no study can be made with, before any of it."""
-    if not 0 < share <= 1 or seeds < 1 or evaluations < 1 or workers < 0:
-        raise RangeError(
-            "a share must be in (0, 1], seeds and evaluations at least 1 and workers at least 0, got "
-            f"share={share}, seeds={seeds}, evaluations={evaluations}, workers={workers}"
-        )

@@ -19,6 +19,7 @@ from pcsparse.data.synthetic.pool import RenderedSweeps
 from pcsparse.errors import RangeError
 from pcsparse.models.minkunet import MinkUNet, MinkUNetSpec
 from pcsparse.programs.default_recipes import Recipe
+from pcsparse.train.checkpoint import seconds_spent
 from pcsparse.train.fit import fit
 from pcsparse.train.loading import open_loader
 from pcsparse.train.order import BatchesFrom, SampleOrder
@@ -79,7 +80,7 @@ def train(job: TrainingJob, deadline: float) -> None:
         job.model(),
         source,
         None,
-        job.settings(_spent(job.run) + seconds),
+        job.settings(seconds_spent(job.run) + seconds),
         job.run,
         labels=source.label_map,
         augmentation=recipe.augmentation(),
@@ -101,12 +102,6 @@ def wait_for_sweeps(job: TrainingJob, source: RenderedSweeps, deadline: float) -
                 "give more --seconds or renderers, or start with fewer (--enough)"
             )
         time.sleep(0.2)
-
-
-def _spent(folder: Path) -> float:
-    """Seconds of a run that is gone on with: its limit counts them."""
-    state = folder / "last.pt"
-    return float(torch.load(state, weights_only=True)["seconds"]) if state.is_file() else 0.0
 
 
 @contextlib.contextmanager

@@ -32,6 +32,10 @@ _NEUTRAL = {
     "time_limit",
 }
 
+_UNREADABLE = (
+    OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class TrainState:
@@ -95,6 +99,16 @@ def save_state(path: Path, state: TrainState) -> None:
     write_whole(path, buffer.getvalue())
 
 
+def seconds_spent(folder: Path) -> float:
+    """Seconds that the run in a folder has taken, which its time limit counts; 0 where none can be read."""
+    try:
+        content = torch.load(folder / "last.pt", map_location="cpu", weights_only=True)
+        return float(content.get("seconds", 0.0))
+    except _UNREADABLE:
+        # whoever goes on with it says what is wrong
+        return 0.0
+
+
 def load_state(path: Path, facts: Mapping[str, str], device: torch.device) -> TrainState:
     """Read the state of a run that is to be continued. No code in the file is run.
 
@@ -113,15 +127,7 @@ def load_state(path: Path, facts: Mapping[str, str], device: torch.device) -> Tr
         # older states know no seconds
         content.setdefault("seconds", 0.0)
         state = TrainState(**{field.name: content[field.name] for field in fields(TrainState)})
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        EOFError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
+    except _UNREADABLE as error:
         raise FormatError(
             f"{path} is not the state of a run ({type(error).__name__}: {error}); "
             "remove it, or start anew with resume=overwrite"

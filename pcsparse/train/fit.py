@@ -19,7 +19,7 @@ from pcsparse.train.interrupt import StopRequest
 from pcsparse.train.loading import open_loader
 from pcsparse.train.losses import class_weights
 from pcsparse.train.metrics import SemanticKittiMetrics
-from pcsparse.train.model_file import ModelCard, arch_of, save_model
+from pcsparse.train.model_file import ModelCard, arch_of, save_model, stored_step
 from pcsparse.train.order import BatchesFrom, SampleOrder
 from pcsparse.train.passes import ExtraLoss
 from pcsparse.train.progress import Progress, Throughput, open_progress
@@ -225,6 +225,10 @@ def _loop(
     throughput = Throughput(order.n_steps)
     # one step at least, or there would be no model at the end
     timed_out = stepper.clock.share >= 1.0 and stepper.step > 0
+    if timed_out and stored_step(outputs.folder) < stepper.step:
+        # stopped before the end of an epoch, and out of time now
+        epoch = (stepper.step - 1) // order.steps_per_epoch
+        _end_epoch(stepper, epoch, val_set, outputs, is_last=True, stores=True)
     while stepper.step < order.n_steps and stop.signal_number is None and not timed_out:
         began = time.perf_counter()
         epoch = stepper.step // order.steps_per_epoch

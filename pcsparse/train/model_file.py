@@ -193,6 +193,12 @@ def find_weights(path: str | Path) -> Path:
     return weights
 
 
+def stored_step(folder: Path) -> float:
+    """The step of the model that a run has stored; -1 without one."""
+    card = folder / "model.json"
+    return ModelCard.read(card).metrics.get("step", -1.0) if card.is_file() else -1.0
+
+
 def load_model(path: str | Path) -> tuple[nn.Module, ModelCard]:
     """Read a model: weights, card and labels are checked against each other.
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from pcsparse.compress import cost as cost_module
 from pcsparse.compress.cost_measure import measure_cost
@@ -13,13 +14,15 @@ from pcsparse.errors import FormatError, RangeError
 from pcsparse.programs import bench_compress_quarter as quarter
 from pcsparse.programs import bench_compress_quarter_cost as quarter_cost
 from pcsparse.programs import bench_compress_quarter_jobs as jobs
+from pcsparse.programs import bench_compress_streets as streets_module
 from pcsparse.programs.bench_compress_quarter import run
 from pcsparse.programs.bench_compress_quarter_jobs import Task
 from pcsparse.programs.bench_compress_quarter_networks import held_path
 from pcsparse.programs.bench_compress_quarter_study import ROWS, QuarterStudy
 from pcsparse.programs.bench_compress_quarter_table import Tried, differences, table_text
-from pcsparse.programs.bench_compress_streets import Place, Streets, Towns, Training
+from pcsparse.programs.bench_compress_streets import Place, Streets, Towns, Training, train_on
 from pcsparse.train.checkpoint import run_facts
+from pcsparse.train.fit import FitResult
 from pcsparse.train.model_file import load_model
 from pcsparse.train.sweep_counts import SweepCounts
 from tests.streets import tiny_street
@@ -285,6 +288,25 @@ def test_a_gpu_stores_at_the_end_alone_and_changes_nothing_else(tmp_path):
     gpu = Place("cuda", "never", 90.0).of(settings)
     assert (gpu.store_every, gpu.checkpoint_every, gpu.time_limit) == (7, 0, 90.0)
     assert run_facts(gpu) == run_facts(settings)
+
+
+def test_a_training_that_goes_on_has_all_the_time_until_the_end_and_ends_once(tmp_path, monkeypatch):
+    limits = []
+
+    def fit(model, source, val_set, settings, folder, **more):
+        limits.append(settings.time_limit)
+        return FitResult(5, 9, None, 0, None, timed_out=settings.time_limit > 0)
+
+    monkeypatch.setattr(streets_module, "fit", fit)
+    streets, training = _streets(tmp_path / "streets"), Training(validate_every=0)
+    for name, place in (("old", Place(seconds=9.0)), ("new", Place(seconds=9.0)), ("free", Place())):
+        (tmp_path / name).mkdir()
+        if name != "new":
+            torch.save({"seconds": 40.0}, tmp_path / name / "last.pt")
+        for _ in range(2):
+            assert train_on(streets, None, training, tmp_path / name, place=place) == tmp_path / name
+    # nothing that has begun from a network finds another one later
+    assert limits == [49.0, 9.0, 0.0, 0.0]
 
 
 def test_a_study_is_the_same_wherever_its_files_are(tmp_path):

@@ -14,10 +14,11 @@ from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.data.label_map import LabelMap
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.programs import bench_compress_search as study_module
+from pcsparse.programs.bench_compress_claim import claim
 from pcsparse.programs.bench_compress_score import PrunedScore
 from pcsparse.programs.bench_compress_search import SearchStudy, run
 from pcsparse.programs.bench_compress_search_table import Judged, rows_of, table_text
-from pcsparse.programs.bench_compress_streets import Streets, Towns, claim
+from pcsparse.programs.bench_compress_streets import Streets, Towns
 from pcsparse.train.metrics import ConfusionMatrix, SemanticKittiMetrics
 from pcsparse.train.model_file import ModelCard, arch_of, save_model
 from pcsparse.train.sweep_counts import SweepCounts, draw_weights

@@ -14,6 +14,7 @@ from pcsparse.train.checkpoint import (
     rng_state,
     run_facts,
     save_state,
+    seconds_spent,
     set_rng_state,
 )
 from pcsparse.train.settings import FitSettings, OptimSettings
@@ -51,6 +52,14 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
     expected = torch.rand(5)
     set_rng_state(loaded.rng, CPU)
     assert torch.equal(torch.rand(5), expected)
+
+
+def test_the_seconds_of_a_run_are_told_where_there_is_one(tmp_path):
+    assert seconds_spent(tmp_path) == 0.0
+    save_state(tmp_path / "last.pt", replace(state_after(), seconds=12.5))
+    assert seconds_spent(tmp_path) == 12.5
+    (tmp_path / "last.pt").write_bytes(b"PK")
+    assert seconds_spent(tmp_path) == 0.0
 
 
 def test_a_killed_write_leaves_the_old_state(tmp_path, monkeypatch):

@@ -260,6 +260,22 @@ def test_a_time_limit_ends_the_run_with_its_rate_annealed(tmp_path, monkeypatch)
     assert column(tmp_path / "cut", "loss")[:3] == column(tmp_path / "whole", "loss")[:3]
 
 
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_stopped_run_that_is_out_of_time_leaves_the_model_of_its_last_step(tmp_path, before):
+    settings = replace(SETTINGS, epochs=9, keep="last", validate_every=0, store_every=9 if not before else 1)
+    # six looks at the set come first, then three steps an epoch
+    stopping = Failing(6, 6 + 6 * before + 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    step = run(tmp_path, settings, stopping, augmentation=Augmentation()).step
+    assert step % 3
+    assert (tmp_path / "model.safetensors").is_file() == bool(before)
+    again = run(tmp_path, replace(settings, time_limit=1e-6), augmentation=Augmentation())
+    assert (again.step, again.timed_out) == (step, True)
+    model, card = load_model(tmp_path)
+    assert card.metrics["step"] == step
+    state = torch.load(tmp_path / "last.pt", weights_only=True)["model"]
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
 def test_a_finished_run_is_left_alone(tmp_path):
     run(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
