@@ -71,14 +71,18 @@ def _watch(settings: DefaultSettings, processes: Processes, deadline: float) -> 
         _start_renderer(settings, processes, recipe, 0)
         processes.start("train", recipe.name, repr(deadline - RESERVE))
     began, exported, rest_started = time.monotonic(), 0.0, False
+    failures: list[Failure] = []
     while True:
         time.sleep(_LOOK)
         lost = processes.restart_failed("render", _RENDER_AGAIN)
-        if time.time() < deadline - _TOO_LATE:
-            lost += processes.restart_failed("train", 1, "--record", "never")
+        times = 1 if time.time() < deadline - _TOO_LATE else 0
+        lost += processes.restart_failed("train", times, "--record", "never")
         now = time.monotonic() - began
-        _judge(settings, processes, lost, now)
-        if not processes.any("train"):
+        failures += lost
+        _tell(processes, lost, "train")
+        _judge(settings, processes, failures, now)
+        _tell(processes, lost, "render")
+        if not processes.left("train"):
             return
         if not rest_started and all(_n_rendered(settings, r) for r in settings.recipes):
             rest_started = True
@@ -99,26 +103,38 @@ def _start_renderer(settings: DefaultSettings, processes: Processes, recipe: Rec
     processes.start("render", recipe.name, str(part), parts, log=f"{recipe.name}-render-{part}")
 
 
-def _judge(settings: DefaultSettings, processes: Processes, lost: list[Failure], now: float) -> None:
-    """Say what failed for good; raise where that leaves a training without its sweeps, or they are late.
+def _judge(settings: DefaultSettings, processes: Processes, failures: list[Failure], now: float) -> None:
+    """Raise where failed renderers leave a training without its sweeps, or these are late.
 
     Raises:
         RangeError: fewer sweeps than are enough, and no hope of more in time; the text names the logs.
     """
-    told = {failure.recipe: failure.text for failure in lost}
-    for failure in lost:
-        print(f"{failure.text}; the others go on", flush=True)
+    told = {failure.recipe: failure.text for failure in failures if failure.verb == "render"}
     for recipe in settings.recipes:
         n, wanted = _n_rendered(settings, recipe), min(settings.enough, len(recipe.pool))
         if n >= wanted:
             continue
-        if recipe.name in told:
+        if recipe.name in told and not processes.left("render", recipe.name):
             raise RangeError(f"{recipe.name} has {n} of {wanted} sweeps: {told[recipe.name]}")
         if now > settings.enough_seconds:
             raise RangeError(
                 f"{recipe.name} has {n} of {wanted} sweeps after {now:.0f} s; give it more with "
                 f"--enough-seconds, or start with fewer (--enough); the renderers' logs: {processes.logs}"
             )
+
+
+def _tell(processes: Processes, lost: list[Failure], verb: str) -> None:
+    """Say what failed for good of what does `verb`, and whether others go on."""
+    for failure in lost:
+        if failure.verb != verb:
+            continue
+        if verb == "train":
+            rest = "the others go on" if processes.left("train") else "no training is left"
+            print(f"training failed: {failure.text}; what it stored last is exported; {rest}", flush=True)
+        else:
+            left = processes.left("render", failure.recipe)
+            rest = "the others go on" if left else "no renderer is left, but there are enough sweeps"
+            print(f"{failure.text}; {rest}", flush=True)
 
 
 def _parts(settings: DefaultSettings) -> int:

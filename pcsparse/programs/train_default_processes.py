@@ -19,10 +19,12 @@ class Failure:
     """A process that failed for good.
 
     Attributes:
+        verb: what it did.
         recipe: name of the model that it worked for.
         text: which one failed, how often, and where its log is.
     """
 
+    verb: str
     recipe: str
     text: str
 
@@ -73,9 +75,14 @@ class Processes:
         process = self._open(verb, recipe, more, path)
         self._running.append(_Running(verb, recipe, more, process, path))
 
-    def any(self, verb: str) -> bool:
-        """Whether one of them runs."""
-        return any(one.verb == verb and one.process.poll() is None for one in self._running)
+    def left(self, verb: str, recipe: str | None = None) -> bool:
+        """Whether one of a recipe, or of all, runs, or has failed and will be started again."""
+        for one in self._running:
+            if one.verb == verb and recipe in (None, one.recipe):
+                status = one.process.poll()
+                if status is None or (status != 0 and not one.given_up and verb not in self._ended):
+                    return True
+        return False
 
     def restart_failed(self, verb: str, times: int, *changed: str) -> list[Failure]:
         """Start those of `verb` that failed again, each at most that many times.
@@ -97,7 +104,7 @@ class Processes:
             if one.failures > times:
                 one.given_up = True
                 often = f", {one.failures} times in all" if one.failures > 1 else ""
-                lost.append(Failure(one.recipe, f"{one.told(int(status or 0))}{often}"))
+                lost.append(Failure(one.verb, one.recipe, f"{one.told(int(status or 0))}{often}"))
                 continue
             flags = f" with {' '.join(changed)}" if changed else ""
             print(f"{one.told(int(status or 0))}; once more{flags} ({one.failures} of {times})", flush=True)

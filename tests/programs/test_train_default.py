@@ -81,7 +81,7 @@ def test_the_configuration_says_the_same_as_the_recipe():
 class FakeProcess:
     """A process that runs until it is ended, or a training that runs for some looks."""
 
-    fails = 0
+    fails, fails_again = 0, 0
     # looks at a training until it ends
     patience = 6
     started: ClassVar[list["FakeProcess"]] = []
@@ -96,7 +96,7 @@ class FakeProcess:
             stdout.write(b"a town\nRangeError: no town\n\n")
         self.env, self.looks, self.status = env, FakeProcess.patience, None
         self.command = command
-        self.ends = FakeProcess.fails if "never" not in command else 0
+        self.ends = FakeProcess.fails if "never" not in command else FakeProcess.fails_again
         if self.part[:3] in FakeProcess.broken:
             self.status = 1
         FakeProcess.started.append(self)
@@ -168,7 +168,9 @@ def test_a_renderer_that_fails_is_started_again_and_then_named(settings, monkeyp
         train_default.run(settings, [])
     failed = [one for one in FakeProcess.started if one.part[:3] in FakeProcess.broken]
     assert len(failed) == 4
-    assert "once more (3 of 3)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "once more (3 of 3)" in said
+    assert "go on" not in said
     assert log.read_text().count("a town") == 4
     # none is left alone
     assert all(one.status is not None for one in FakeProcess.started)
@@ -184,6 +186,51 @@ def test_a_renderer_may_fail_where_there_is_enough(settings, monkeypatch, capsys
     assert "4 times in all; the others go on" in said
     assert said.count("go on") == 1
     assert said.count("once more") == 3
+
+
+@pytest.mark.parametrize("all_fail", [False, True])
+def test_a_failed_renderer_ends_all_only_if_it_was_the_last_of_its_model(
+    settings, monkeypatch, all_fail, capsys
+):
+    recipe = settings.recipes[0]
+    monkeypatch.setattr(FakeProcess, "patience", 30)
+    FakeProcess.broken = [["render", recipe.name, part] for part in "01"][not all_fail :]
+    for one in settings.recipes:
+        fill(settings, one, 1)
+    if all_fail:
+        with pytest.raises(RangeError, match=rf"{recipe.name} has 1 of 96 sweeps: render . .*4 times in all"):
+            train_default.run(settings, [])
+    else:
+        assert train_default.run(settings, []) == 1
+        # both trainings to their ends
+        ends = [one.status for one in FakeProcess.started if one.part[0] == "train"]
+        assert ends == [0, 0]
+        assert "render 1 of" in capsys.readouterr().out
+
+
+def test_the_last_renderer_may_fail_where_there_is_enough(settings, monkeypatch, capsys):
+    FakeProcess.broken = [["render", settings.recipes[0].name, part] for part in "01"]
+    monkeypatch.setattr(FakeProcess, "patience", 30)
+    for recipe in settings.recipes:
+        fill(settings, recipe, 2)
+    train_default.run(replace(settings, enough=2), [])
+    assert "no renderer is left, but there are enough sweeps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_training_that_fails_for_good_is_told(settings, monkeypatch, early, capsys):
+    monkeypatch.setattr(FakeProcess, "fails", 3)
+    monkeypatch.setattr(FakeProcess, "fails_again", 3)
+    monkeypatch.setattr(train_default, "_TOO_LATE", 60.0 if early else 1e6)
+    assert train_default.run(settings, []) == 1
+    lines = capsys.readouterr().out.splitlines()
+    said = [line for line in lines if line.startswith("training failed: train of ")]
+    # no sweep of its model is missing because of it
+    assert len(said) == 2
+    assert said[1].endswith("no training is left")
+    often = ", 2 times in all" if early else ""
+    assert f"ended with status 3{often}; what it stored last" in said[1]
+    assert len(FakeProcess.started) == (6 if early else 4)
 
 
 def test_renderers_that_are_late_are_not_waited_for(settings):
