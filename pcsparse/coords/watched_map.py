@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from weakref import ref
 
 import torch
@@ -67,6 +68,19 @@ class WatchedMap(KernelMap):
         )
         self.__dict__.update(seen={} if seen is None else seen, turned=turned, _other=None)
 
+    def taken(self) -> dict[Derived, Callable[[], object]]:
+        """What is written down, which the map forgets; each entry keeps the map, and what it is made of.
+
+        A map that is not asked for this refers to itself through `seen`, and lives until Python looks for
+        such circles.
+        """
+        # the transpose alone does not keep the map that it may read
+        made: dict[Derived, Callable[[], object]] = {
+            derived: partial(_made_of, self, make) for derived, make in self.seen.items()
+        }
+        self.seen.clear()
+        return made
+
     def kept(self, name: Hashable, make: Callable[[], Form]) -> Form:
         """See the base class."""
         if name not in self._derived:
@@ -83,6 +97,11 @@ class WatchedMap(KernelMap):
             other.__dict__["_other"] = ref(self)
             self.__dict__["_other"] = other
         return other
+
+
+def _made_of(kmap: KernelMap, make: Callable[[], object]) -> object:
+    """Make a form; `kmap` lives as long as who may ask for it."""
+    return make()
 
 
 def remade(make: Callable[[], object]) -> object:

@@ -157,6 +157,8 @@ class _Member:
                     makers.update(
                         {(number, d): make for d, make in made.items() if (number, d) not in makers}
                     )
+                # not to live on while the next choice is tried
+                made.clear()
         if not parts:
             said = [f"{name}: {given[0]}" for name, given in reasons.items() if given]
             said += [f"{trial.choice.encode()}: {trial.rejected}" for trial in trials if trial.rejected]

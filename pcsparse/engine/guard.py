@@ -4,7 +4,7 @@ Each choice is tried on a map that nothing was derived from, as that of a new cl
 it costs besides its products.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -80,16 +80,17 @@ class Operands:
 
     def tried(
         self, choices: Sequence[Choice], of: Pass, dataflows: Mapping[str, Dataflow]
-    ) -> list[tuple[Trial, dict[Derived, Callable[[], object]]]]:
-        """Each choice against the twin, and how to make what it made of its map."""
+    ) -> Iterator[tuple[Trial, dict[Derived, Callable[[], object]]]]:
+        """Each choice against the twin, and how to make what it made of its map.
+
+        What a choice derives is gone before the next one is tried, unless the caller keeps how to make it.
+        """
         expected, terms = self._expected(of)
-        found = []
         for choice in choices:
             built = WatchedMap(self.call.built)
             limit = _limit(self.call.problem.dtype, terms, choice)
             error, rejected = _compared(lambda: self.run(choice, of, built, dataflows), expected, limit)  # noqa: B023
-            found.append((Trial(choice, error, rejected, frozenset(built.seen)), built.seen))
-        return found
+            yield Trial(choice, error, rejected, frozenset(built.seen)), built.taken()
 
     def _expected(self, of: Pass) -> tuple[Tensor, int]:
         """The twin's result in float64, and the largest number of products in one of its sums."""
@@ -125,6 +126,9 @@ def _compared(run: Callable[[], Tensor], expected: Tensor, limit: float) -> tupl
     """The error of a result, and what is wrong with it."""
     try:
         actual = run()
+    except torch.OutOfMemoryError as failure:
+        # another choice may need less; but this one is not wrong, and on an emptier device it may win
+        return float("nan"), f"more memory than the device had left: {failure}"
     except Exception as failure:
         # a choice that fails is one that loses; the others must still be tried
         return float("nan"), f"{type(failure).__name__}: {failure}"

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.watched_map import TRANSPOSED, Derived, WatchedMap, remade
 from pcsparse.engine.gather_layout import layout_of
 from pcsparse.engine.grouping import adaptive_groups
@@ -32,6 +33,20 @@ def test_all_that_is_derived_is_written_down_once(name):
     assert torch.equal(again, spans)
     # nothing stays with the map that was given
     assert "tile_spans 32" not in kmap._derived
+
+
+def test_what_is_taken_keeps_the_map_that_it_is_made_of(monkeypatch):
+    lists = maps()["strided-overlapping"]
+    kmap = KernelMap(lists.relation, lists.n_in, lists.n_out, table=lists.table)
+    watched = WatchedMap(kmap)
+    # of the transpose, which reads the map for it
+    rows, starts = watched.transposed().outputs_by_input()
+    make = watched.taken()[Derived(True, "outputs_by_input")]
+    assert watched.seen == {}
+    del watched
+    monkeypatch.setattr(WatchedMap, "_swapped", lambda kmap: pytest.fail("transposed once more"))
+    again = remade(make)
+    assert all(map(torch.equal, again, (rows, starts)))
 
 
 def test_what_a_form_is_made_of_is_written_down_too_and_not_made_again():

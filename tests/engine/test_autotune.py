@@ -1,5 +1,6 @@
 """The tuner: guard, choice, and that a plan made from its table is the plan that runs."""
 
+import gc
 from dataclasses import dataclass, replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.relation import Relation
+from pcsparse.coords.watched_map import WatchedMap
 from pcsparse.engine import autotune, guard
 from pcsparse.engine.autotune import table_of, tune
 from pcsparse.engine.choice import DATAFLOWS, PASSES, Choice, choices
@@ -88,6 +90,8 @@ class _Twin(Dataflow[_Behaviour]):
                 out[0, 0] = float("nan")
             case "shape":
                 out = out[:-1]
+            case "memory":
+                raise torch.OutOfMemoryError("tried to allocate 20 GiB")
             case "crash":
                 raise RuntimeError("no such tile")
         return out
@@ -101,6 +105,7 @@ class _Twin(Dataflow[_Behaviour]):
         ("nan", "against the twin"),
         ("shape", "shape"),
         ("crash", "no such tile"),
+        ("memory", "more memory than the device had left: tried to allocate 20 GiB"),
     ],
 )
 def test_a_wrong_choice_is_never_timed_however_fast(of, fault, reason):
@@ -187,6 +192,39 @@ def test_every_real_choice_passes_the_guard(relation, dtype):
         flows = [trial.choice.dataflow for trial in found.trials]
         assert set(flows) == {name for name, flow in DATAFLOWS.items() if "cpu" in flow.devices}
         assert found.rule == choices(DATAFLOWS[flows[0]], problem, found.of)[0]
+
+
+@pytest.fixture
+def no_collector():
+    """What refers to itself stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def _watched() -> int:
+    return sum(type(each) is WatchedMap for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("relation", [Relation.of(3), Relation.of(2, 2)], ids=["submanifold", "strided"])
+def test_what_choices_derive_is_gone_when_they_are_tuned(relation, no_collector):
+    problem, kmap = _case(relation)
+    flows = DATAFLOWS | {"twin": _Twin(*map(_Behaviour, ("none", "shape", "memory", "crash")))}
+    group = _tuned(problem, kmap, runs=1, dataflows=flows)
+    assert any(trial.derived for found in group.passes for trial in found.trials)
+    assert _watched() == 0
+
+
+def test_what_a_choice_derives_is_gone_before_the_next_one(no_collector, monkeypatch):
+    alive, compared = [], guard._compared
+    monkeypatch.setattr(guard, "_compared", lambda *given: (compared(*given), alive.append(_watched()))[0])
+    problem, kmap = _case(Relation.of(2, 2))
+    faults = ("none", "shape", "memory", "crash", "nan")
+    flow = _Twin(*[_Behaviour(fault, rounds) for rounds in (1, 2) for fault in faults])
+    _tuned(problem, kmap, passes=("grad_feats",), runs=1, dataflows={"twin": flow})
+    # a map and its transpose; and after the first choice those that its costs are measured with
+    assert alive == [2, *[4] * 9]
 
 
 def test_the_rule_of_the_tuner_is_the_plan_without_a_table():

@@ -145,7 +145,7 @@ def test_a_tuner_sees_which_passes_share_a_layout(gpu, name):
     feats, weight = torch.zeros(kmap.n_in, 5, device=gpu), torch.zeros(kmap.volume, 5, 9, device=gpu)
     operands = Operands.draw(ConvCall(("layer",), ConvProblem.of(feats, weight, kmap), kmap))
     choice = Choice("sorted_implicit_gemm", SortedImplicitGemmConfig("mask", splits=2, tile=64))
-    tried = {of: operands.tried([choice], of, DATAFLOWS)[0][0] for of in PASSES}
+    tried = {of: next(operands.tried([choice], of, DATAFLOWS))[0] for of in PASSES}
     assert [trial.rejected for trial in tried.values()] == [None] * 3
 
     layout, back = Derived(False, "layout 2 64"), {Derived(True, "layout 2 64"), Derived(False, TRANSPOSED)}
