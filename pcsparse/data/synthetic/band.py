@@ -13,8 +13,6 @@ WIDENED = 0.1
 """By this share of its own value each end of the band is moved outwards."""
 LEAST_SHARE = 0.6
 """Of the simulated sweeps that must lie inside."""
-ANGLE_TOLERANCE = 0.01
-"""Degrees by which any beam's angle may differ from the preset's; the least gap between beams is 0.25."""
 
 
 @dataclass(frozen=True)
@@ -115,4 +113,4 @@ def judge(figures: Sequence[Figure], real: Floats, simulated: Floats) -> list[Ve
 
 def _exact(figure: Figure, found: float) -> tuple[float, float]:
     # beams were counted when the sweep was read; here they are the preset's own
-    return (found, found) if figure.unit == "" else (0.0, ANGLE_TOLERANCE)
+    return (found, found) if figure.unit == "" else (0.0, figure.tolerance)

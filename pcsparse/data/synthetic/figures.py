@@ -25,6 +25,11 @@ RINGS = (3.0, 6.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0)
 BANDS = 8
 """Bundles of neighbouring beams, from the top down, whose missing share is counted."""
 
+ANGLE_TOLERANCE = 0.01
+"""Degrees by which any beam's angle may differ from the preset's; the least gap between beams is 0.25."""
+RMS_TOLERANCE = 0.004
+"""Degrees, root mean square of what all beams' angles differ by; beams of today's presets have 0.001 at most."""
+
 _LIGHT = (25, 50, 75, 95, 99)
 _GROUND_CELL = 2.0
 # of a cell's points below the ground: pulses that a puddle or a car's paint mirrored
@@ -47,12 +52,14 @@ class Figure:
         unit: as shown; empty for a count.
         digits: behind the point, as shown.
         group: how it is judged.
+        tolerance: of a beam's figure with a unit, which should be 0: the most it may be.
     """
 
     name: str
     unit: str
     digits: int
     group: Group = "figures"
+    tolerance: float = 0.0
 
     def text(self, value: float) -> str:
         """The value as shown, without its unit."""
@@ -172,8 +179,8 @@ def _beams(turn: Turn, sensor: Sensor) -> list[tuple[Figure, float]]:
     most = float(np.abs(aside).max()) if len(aside) else float("nan")
     return [
         (Figure("rings", "", 0, "beams"), float(sensor.rings)),
-        (Figure("ring angles off the preset, rms", "deg", 4, "beams"), root),
-        (Figure("ring angles off the preset, at most", "deg", 4, "beams"), most),
+        (Figure("ring angles off the preset, rms", "deg", 4, "beams", RMS_TOLERANCE), root),
+        (Figure("ring angles off the preset, at most", "deg", 4, "beams", ANGLE_TOLERANCE), most),
         (Figure("azimuth step, median", "deg", 4), float(np.median(steps[steps > 1e-3]))),
         (Figure("returns of the fullest ring", "", 0), float(counts.max())),
         (Figure("points", "", 0), float(len(turn))),

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pcsparse.data.synthetic.band import ANGLE_TOLERANCE, band, judge
-from pcsparse.data.synthetic.figures import Figure
+from pcsparse.data.synthetic.band import band, judge
+from pcsparse.data.synthetic.figures import ANGLE_TOLERANCE, RMS_TOLERANCE, Figure
 from pcsparse.errors import RangeError
 
 FIGURE = Figure("points", "", 0)
@@ -52,13 +52,14 @@ def test_what_no_real_sweep_has_no_simulated_one_should_have() -> None:
     assert there.share == pytest.approx(1 / 3)
 
 
-def test_beams_must_be_exact_in_real_sweeps_and_in_simulated_ones() -> None:
-    angles = Figure("ring angles off the preset, rms", "deg", 4, "beams")
+@pytest.mark.parametrize("tolerance", [ANGLE_TOLERANCE, RMS_TOLERANCE])
+def test_beams_must_be_exact_in_real_sweeps_and_in_simulated_ones(tolerance: float) -> None:
+    angles = Figure("ring angles off the preset", "deg", 4, "beams", tolerance)
     assert verdict([0.003, 0.001], [0.001, 0.002], angles).holds
-    off = verdict([0.003, 0.001], [0.001, ANGLE_TOLERANCE + 0.001], angles)
+    off = verdict([0.003, 0.001], [0.001, tolerance + 0.001], angles)
     assert not off.holds
     assert off.reason == "too few sweeps"
-    other = verdict([0.003, 0.2], [0.001, 0.002], angles)
+    other = verdict([0.003, tolerance + 0.001], [0.001, 0.002], angles)
     assert not other.holds
     assert other.reason == "real ones differ"
     assert verdict([64.0], [64.0, 64.0], Figure("rings", "", 0, "beams")).holds

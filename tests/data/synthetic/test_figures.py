@@ -6,6 +6,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
+from pcsparse.data.synthetic.band import judge
 from pcsparse.data.synthetic.figures import (
     HEIGHTS,
     LEVELS,
@@ -49,6 +50,26 @@ def turn() -> Turn:
 @pytest.fixture(scope="module")
 def found(turn: Turn) -> dict[str, float]:
     return {figure.name: value for figure, value in measure(turn, SENSOR)}
+
+
+@pytest.mark.parametrize(
+    ("aside", "failing"),
+    [
+        ([0.003] * 8, []),
+        ([0.006] * 8, ["rms"]),
+        ([0.0] * 7 + [0.0105], ["at most"]),
+        ([0.02] * 8, ["rms", "at most"]),
+    ],
+)
+def test_all_beams_a_little_aside_and_one_beam_far_aside_are_told_apart(
+    turn: Turn, aside: list[float], failing: list[str]
+) -> None:
+    tilted = replace(SENSOR, elevations=tuple(np.array(ANGLES) + aside))
+    figures, values = zip(*measure(turn, tilted), strict=True)
+    verdicts = judge(figures, np.array([values]), np.array([values]))
+    beams = [verdict for verdict in verdicts if verdict.figure.group == "beams"]
+    assert len(beams) == 3
+    assert [v.figure.name.partition(", ")[2] for v in beams if not v.holds] == failing
 
 
 def test_beams_are_found_by_the_turns_of_the_azimuth(turn: Turn, found: dict[str, float]) -> None:
