@@ -89,7 +89,7 @@ def _legend(sensor: str) -> str:
     text = (
         "holds: the mean lies within the least and the most of the real sweeps, each widened by "
         f"{WIDENED:.0%} of itself, and so do at least {LEAST_SHARE:.0%} of the simulated sweeps; beams must "
-        f"be exact, within {ANGLE_TOLERANCE:g} deg ({RMS_TOLERANCE:g} rms), in real sweeps and simulated ones."
+        f"be exact, within {ANGLE_TOLERANCE:g} deg ({RMS_TOLERANCE:g} rms), in real and simulated ones."
     )
     if sensor == "hdl64e":
         text += "\npublished: one labelled sweep (mit-han-lab/spvnas assets/), not part of the band."

@@ -28,7 +28,7 @@ BANDS = 8
 ANGLE_TOLERANCE = 0.01
 """Degrees by which any beam's angle may differ from the preset's; the least gap between beams is 0.25."""
 RMS_TOLERANCE = 0.004
-"""Degrees, root mean square of what all beams' angles differ by; beams of today's presets have 0.001 at most."""
+"""Degrees, root mean square of what all beams differ by; those of today's presets have 0.001 at most."""
 
 _LIGHT = (25, 50, 75, 95, 99)
 _GROUND_CELL = 2.0
