@@ -151,8 +151,9 @@ class CostTable:
             if full > least:
                 share = (self.rest_ms - (self.least_ms - least)) / (full - least)
                 stays = self.rest_ms - share * full
-        if stays < 0 < full:
-            # nothing takes less than no time: all of it in proportion to the layers
+        if full > 0 and (stays < 0 or share <= -1):
+            # nothing takes less than no time, and a narrow network that was timed slower than the whole one
+            # says nothing of layers: all of it in proportion to them
             return 0.0, self.rest_ms / full
         return max(0.0, stays), share
 
