@@ -11,7 +11,6 @@ cost was measured. Nothing beyond torch, numpy, numba and safetensors is needed.
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", choices=METHODS, default=default.method)
     parser.add_argument("--evaluations", type=int, default=default.evaluations)
     parser.add_argument("--tuning-epochs", type=int, default=default.tuning_epochs)
+    parser.add_argument(
+        "--rounds", type=int, default=default.rounds, help="of pruning, which share the tuning epochs"
+    )
     parser.add_argument("--lr-factor", type=float, default=default.lr_factor)
     parser.add_argument("--distill", type=float, default=default.distill)
     parser.add_argument("--seeds", type=int, default=default.seeds)
@@ -134,7 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=default.jobs, help="processes at once")
     parser.add_argument(
         "--until", type=float, default=0.0, metavar="TIME",
-        help="Unix time by which trainings end, their rates annealed; 0 for as many epochs as are asked for",
+        help="Unix time by which trainings end, their rates annealed; what earlier calls took counts too; "
+        "0 for as many epochs as are asked for",
     )  # fmt: skip
     parser.add_argument("--do", metavar="TASK", help=argparse.SUPPRESS)
     return parser
@@ -151,7 +154,6 @@ def _streets(given: argparse.Namespace) -> Streets:
 
 def _study(given: argparse.Namespace) -> QuarterStudy:
     default = QuarterStudy(given.out, _streets(given))
-    seconds = max(given.until - time.time(), 1.0) if given.until else 0.0
     training = replace(default.training, epochs=given.epochs, batch_size=given.batch_size, lr=given.lr)
     return replace(
         default,
@@ -161,10 +163,11 @@ def _study(given: argparse.Namespace) -> QuarterStudy:
         method=given.method,
         evaluations=given.evaluations,
         tuning_epochs=given.tuning_epochs,
+        rounds=given.rounds,
         lr_factor=given.lr_factor,
         distill=given.distill,
         seeds=given.seeds,
-        place=Place(given.device, given.record, seconds),
+        place=Place(given.device, given.record, given.until),
         jobs=given.jobs,
     )
 

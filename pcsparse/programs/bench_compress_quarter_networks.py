@@ -14,9 +14,11 @@ from pcsparse.compress.search.executor import SpawnedProcesses
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.space import Assignment
 from pcsparse.compress.sensitivity import fingerprint
+from pcsparse.compress.space_of import kept_of
 from pcsparse.nn import fuse
 from pcsparse.programs.bench_compress_methods import method_named
 from pcsparse.programs.bench_compress_quarter_cost import Costs, costs_of, dense_model
+from pcsparse.programs.bench_compress_quarter_rounds import calibration, folders_of, train_in_rounds
 from pcsparse.programs.bench_compress_quarter_study import QuarterStudy, split
 from pcsparse.programs.bench_compress_quarter_table import Tried
 from pcsparse.programs.bench_compress_score import PrunedScore, Sweeps
@@ -25,7 +27,6 @@ from pcsparse.train.model_file import load_model
 from pcsparse.train.sweep_counts import SweepCounts
 from pcsparse.whole_file import write_whole
 
-_CALIBRATION = 8
 # children at once: as many processes have work; part of the search, so that machines find the same
 _CHILDREN = 12
 
@@ -58,8 +59,8 @@ def train_network(study: QuarterStudy, network: str) -> None:
     elif name == "control":
         train_on(streets, dense, _seeded(study.tuning, seed), folder, taught, place)
     elif name == "pruned":
-        start = _recalibrated(study, costs_of(study))
-        train_on(streets, start, _seeded(study.tuning, seed), folder, taught, place)
+        widths = kept_of(costs_of(study).space, _widths(study))
+        train_in_rounds(study, dense, widths, seed, folder, taught)
 
 
 def narrow_model(costs: Costs, seed: int) -> nn.Module:
@@ -101,12 +102,15 @@ def _score(study: QuarterStudy, costs: Costs) -> PrunedScore:
     return PrunedScore(study.out / "dense", study.streets, costs.space)
 
 
-def _recalibrated(study: QuarterStudy, costs: Costs) -> nn.Module:
-    """The pruned network before its fine-tuning, batch norms measured anew."""
+def _widths(study: QuarterStudy) -> Assignment:
     path = study.out / "widths.json"
-    widths = tuple(json.loads(path.read_text())) if path.is_file() else search_widths(study)
-    pruned = _score(study, costs).network(widths)
-    recalibrate(pruned, [batch.tensor() for batch in study.streets.calibration(_CALIBRATION)])
+    return tuple(json.loads(path.read_text())) if path.is_file() else search_widths(study)
+
+
+def _cut(study: QuarterStudy) -> nn.Module:
+    """The dense network cut at once to the widths of the pruned one, batch norms measured anew."""
+    pruned = _score(study, costs_of(study)).network(_widths(study))
+    recalibrate(pruned, calibration(study))
     return pruned.eval()
 
 
@@ -116,7 +120,7 @@ def judge_network(study: QuarterStudy, network: str) -> None:
     if path.is_file():
         return
     if network == "cut":
-        net = _recalibrated(study, costs_of(study))
+        net = _cut(study)
     else:
         net, _ = load_model(study.out / network)
     net = net.cpu()
@@ -124,7 +128,7 @@ def judge_network(study: QuarterStudy, network: str) -> None:
     counts = sweeps.counts(fuse(net), int(net.spec.n_classes))  # type: ignore[union-attr, arg-type]
     content = {
         "parameters": sum(p.numel() for p in net.parameters()),
-        "steps": _steps(study.out / network),
+        "steps": sum(_steps(folder) for folder in folders_of(study.out / network)),
         "counts": counts.to_lists(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

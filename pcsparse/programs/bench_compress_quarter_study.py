@@ -33,7 +33,9 @@ class QuarterStudy:
         method: that looks for widths.
         evaluations: of the search.
         tuning_epochs: of every fine-tuning.
-        lr_factor: of the fine-tuning's rate over the training's.
+        rounds: of pruning, each followed by its part of the fine-tuning (`compress.finetune.Rounds`); the
+            widths of the last are those that the search found. The control is tuned as long, in one go.
+        lr_factor: of the fine-tuning's rate over the training's; every round climbs to it anew.
         distill: weight of the dense network's probabilities in every training but the dense one's: pruned,
             narrow and control alike, so that it favours none; 0 for none.
         seeds: fine-tunings and trainings from scratch: 1, 2, ...
@@ -51,6 +53,7 @@ class QuarterStudy:
     method: str = "evolution"
     evaluations: int = 200
     tuning_epochs: int = 5
+    rounds: int = 1
     lr_factor: float = 0.1
     distill: float = 1.0
     seeds: int = 3
@@ -61,6 +64,10 @@ class QuarterStudy:
         check_study(share=self.share, seeds=self.seeds, evaluations=self.evaluations)
         if self.jobs < 1:
             raise RangeError(f"jobs must be at least 1, got {self.jobs}")
+        if not 1 <= self.rounds <= self.tuning_epochs:
+            raise RangeError(
+                f"rounds must be from 1 to the {self.tuning_epochs} epochs that they share, got {self.rounds}"
+            )
 
     @property
     def networks(self) -> list[str]:
@@ -73,6 +80,12 @@ class QuarterStudy:
         """Of a pruned network and of the control; its seed is the network's."""
         training = self.training
         return replace(training, epochs=self.tuning_epochs, lr=self.lr_factor * training.lr, validate_every=0)
+
+    @property
+    def round_epochs(self) -> tuple[int, ...]:
+        """Of the fine-tuning, by round: as even as whole epochs can be, the later rounds the longer."""
+        least, more = divmod(self.tuning_epochs, self.rounds)
+        return tuple(least + (number >= self.rounds - more) for number in range(self.rounds))
 
     @property
     def longer(self) -> Training:
@@ -88,9 +101,11 @@ class QuarterStudy:
     @property
     def training_facts(self) -> str:
         """What shapes its trainings and its search; not the seeds, so that more can be added."""
+        # no word of one round, as folders from before there were more
+        rounds = f" in {self.rounds} rounds" if self.rounds > 1 else ""
         return (
-            f"{self.training}; fine-tuning {self.tuning_epochs} epochs at {self.lr_factor:g} of the rate, "
-            f"distillation {self.distill:g}; {self.method}, {self.evaluations} evaluations"
+            f"{self.training}; fine-tuning {self.tuning_epochs} epochs{rounds} at {self.lr_factor:g} of "
+            f"the rate, distillation {self.distill:g}; {self.method}, {self.evaluations} evaluations"
         )
 
     def claim(self) -> None:

@@ -1,5 +1,6 @@
 """Simulated streets for the studies of compression: three sets of towns, and a network trained on one."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,19 +154,31 @@ class Place:
     Args:
         device: of the network.
         record: see `FitSettings`.
-        seconds: from now on, after which a training ends with its rate annealed; 0 for no limit.
+        until: Unix time by which a training has ended, its rate annealed; 0 for no limit.
     """
 
     device: str = "cpu"
     record: str = "auto"
-    seconds: float = 0.0
+    until: float = 0.0
 
-    def of(self, settings: FitSettings) -> FitSettings:
-        """The settings of a training that runs there."""
-        settings = replace(settings, device=self.device, record=self.record, time_limit=self.seconds)
-        # on a GPU a run takes less time than its checkpoints would
+    def of(self, settings: FitSettings, spent: float = 0.0) -> FitSettings:
+        """The settings of a training that runs there, from now on.
+
+        Args:
+            settings: of anywhere.
+            spent: seconds that the training took in earlier starts, which its limit counts.
+        """
+        # a limit that has passed is one still; no limit is 0
+        seconds = max(self.until - time.time() + spent, 1.0) if self.until else 0.0
+        settings = replace(settings, device=self.device, record=self.record, time_limit=seconds)
+        # on a GPU an epoch takes seconds: the state is stored after each, the network after the last
         gpu = self.device != "cpu"
         return replace(settings, checkpoint_every=0, store_every=settings.epochs) if gpu else settings
+
+    def part(self, share: float) -> "Place":
+        """For a training that may take a share of the time from now on."""
+        now = time.time()
+        return replace(self, until=now + share * max(self.until - now, 0.0)) if self.until else self
 
 
 @dataclass(frozen=True)
@@ -235,15 +248,12 @@ def train_on(
     if ended.is_file():
         return folder
     place = place or Place()
-    if place.seconds:
-        # a limit counts those of an earlier start
-        place = replace(place, seconds=place.seconds + seconds_spent(folder))
     source = streets.read(streets.train)
     result = fit(
         model,
         source,
         streets.read(streets.search) if training.validate_every else None,
-        place.of(training.settings(streets.voxel_size)),
+        place.of(training.settings(streets.voxel_size), seconds_spent(folder) if place.until else 0.0),
         folder,
         labels=source.label_map,
         augmentation=AUGMENTATION,

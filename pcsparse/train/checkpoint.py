@@ -1,6 +1,5 @@
 """The state of a training run, `last.pt`: all that a resumed run needs to go on with the same bits."""
 
-import io
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from pcsparse.errors import FormatError
 from pcsparse.train.settings import FitSettings
-from pcsparse.whole_file import write_whole
+from pcsparse.whole_file import whole_file
 
 STATE_FORMAT = 1
 
@@ -94,9 +93,9 @@ def run_facts(settings: FitSettings, **others: object) -> dict[str, str]:
 def save_state(path: Path, state: TrainState) -> None:
     """Write `state`, whole or not at all."""
     content = {field.name: getattr(state, field.name) for field in fields(state)}
-    buffer = io.BytesIO()
-    torch.save({"format": STATE_FORMAT, **content}, buffer)
-    write_whole(path, buffer.getvalue())
+    # an open file and not its name, which would stand in the archive
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save({"format": STATE_FORMAT, **content}, file)
 
 
 def seconds_spent(folder: Path) -> float:

@@ -13,7 +13,7 @@ from pcsparse.data.collate import SweepSource, TrainSamples, VoxelBatch
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.transforms import Augmentation
 from pcsparse.errors import FormatError
-from pcsparse.train.checkpoint import load_state, run_facts, save_state
+from pcsparse.train.checkpoint import load_state, run_facts
 from pcsparse.train.evaluation import evaluate
 from pcsparse.train.interrupt import StopRequest
 from pcsparse.train.loading import open_loader
@@ -26,6 +26,7 @@ from pcsparse.train.progress import Progress, Throughput, open_progress
 from pcsparse.train.resident import ResidentSweeps
 from pcsparse.train.run_log import CsvLog
 from pcsparse.train.settings import FitSettings
+from pcsparse.train.state_writer import StateWriter
 from pcsparse.train.stepper import StepFacts, Stepper
 from pcsparse.train.survey import survey_of
 from pcsparse.train.tensorboard import EventLog, open_event_log
@@ -75,9 +76,9 @@ def fit(
     """Train a model, or go on with a run that was interrupted.
 
     Writes into `output_dir`: log.csv, val.csv, last.pt (the state, for `resume`), model.safetensors and
-    model.json (`load_model` reads them). A run that was killed at any moment goes on from its last checkpoint
-    with the same losses, bit for bit, as if nothing had happened; on a GPU with `record="never"`, as the sums
-    of a recorded pass depend on the room that the first batch made (ADR 0023).
+    model.json (`load_model` reads them). A run that was killed goes on from its last checkpoint with the same
+    losses, bit for bit; on a GPU with `record="never"`, as the sums of a recorded pass depend on the room
+    that the first batch made (ADR 0023).
 
     Args:
         model: takes a SparseTensor with 4 channels, returns one whose feats are logits (m, labels.n_classes).
@@ -146,13 +147,14 @@ def fit(
             samples = TrainSamples(train_set, settings.voxels, augmentation, settings.seed)
             batches = stack.enter_context(open_loader(samples, left, settings.workers, settings.prefetch))
         _loop(stepper, order, batches, val_set, outputs, stop)
+    early = stepper.step < order.n_steps
     return FitResult(
         step=stepper.step,
         n_steps=order.n_steps,
         best_miou=stepper.best_miou if stepper.best_miou >= 0 else None,
         n_skipped=stepper.n_skipped,
-        stopped_by=stop.signal_number if stepper.step < order.n_steps else None,
-        timed_out=stop.signal_number is None and stepper.step < order.n_steps,
+        stopped_by=stop.signal_number if early else None,
+        timed_out=early and stop.signal_number is None,
     )
 
 
@@ -165,6 +167,7 @@ class _Outputs:
     val_log: CsvLog
     events: EventLog
     progress: Progress
+    states: StateWriter
 
     def record(self, step: int, epoch: int, done: StepFacts, seconds: float, every: int) -> None:
         """One row of log.csv; the columns that a clock decides come last."""
@@ -200,6 +203,7 @@ def _open_outputs(
         val_log=stack.enter_context(CsvLog(folder / "val.csv", VAL_COLUMNS, resume_step=resume_step)),
         events=stack.enter_context(open_event_log(folder, settings.tensorboard, resume_step)),
         progress=stack.enter_context(open_progress(settings.progress)),
+        states=stack.enter_context(StateWriter(folder / "last.pt", beside=settings.device != "cpu")),
     )
 
 
@@ -244,9 +248,9 @@ def _loop(
         stores = ends_epoch and (is_last or (epoch + 1) % settings.store_every == 0)
         if ends_epoch:
             _end_epoch(stepper, epoch, val_set, outputs, is_last=is_last, stores=stores)
-        every = settings.checkpoint_every
-        if stores or stop.signal_number is not None or (every and stepper.step % every == 0):
-            save_state(outputs.folder / "last.pt", stepper.state(outputs.facts))
+        due = ends_epoch or bool(settings.checkpoint_every and stepper.step % settings.checkpoint_every == 0)
+        ends = is_last or stop.signal_number is not None
+        outputs.states.offer(lambda: stepper.state(outputs.facts), due=due, ends=ends)
     if stop.signal_number is not None:
         outputs.progress.note(f"stopped by signal {stop.signal_number}; step {stepper.step} is stored")
 
@@ -267,19 +271,19 @@ def _end_epoch(
     metrics: dict[str, float] = {}
     better = False
     if due and val_set is not None:
-        result = _validate(stepper, val_set, outputs.card)
+        found = _validate(stepper, val_set, outputs.card)
         metrics = {
-            "miou": result.mean_iou,
-            "miou_present": result.mean_iou_present,
-            "accuracy": result.accuracy,
+            "miou": found.mean_iou,
+            "miou_present": found.mean_iou_present,
+            "accuracy": found.accuracy,
         }
-        better = result.mean_iou > stepper.best_miou
-        stepper.best_miou = max(stepper.best_miou, result.mean_iou)
-        outputs.val_log.write(stepper.step, epoch, result.mean_iou, result.mean_iou_present, result.accuracy)
+        better = found.mean_iou > stepper.best_miou
+        stepper.best_miou = max(stepper.best_miou, found.mean_iou)
+        outputs.val_log.write(stepper.step, epoch, found.mean_iou, found.mean_iou_present, found.accuracy)
         outputs.events.scalars(stepper.step, {f"val/{name}": value for name, value in metrics.items()})
         outputs.progress.note(
-            f"epoch {epoch + 1}: mIoU {100 * result.mean_iou:.2f} %, over present classes "
-            f"{100 * result.mean_iou_present:.2f} %, accuracy {100 * result.accuracy:.2f} %"
+            f"epoch {epoch + 1}: mIoU {100 * found.mean_iou:.2f} %, over present classes "
+            f"{100 * found.mean_iou_present:.2f} %, accuracy {100 * found.accuracy:.2f} %"
         )
     if better or (stores and (settings.keep == "last" or not validates)):
         card = replace(outputs.card, metrics={"step": float(stepper.step), **metrics})

@@ -112,8 +112,10 @@ class FitSettings:
         prefetch: batches each worker holds ready.
         resident: keep all sweeps in the memory of the device, augment and voxelise them there; no loader
             processes then. For augmentation whose steps `data.device_augmentation` knows.
-        checkpoint_every: steps between checkpoints inside an epoch; 0 for epoch ends only.
-        store_every: epochs between those whose ends store state and model; the last one always does.
+        checkpoint_every: steps between checkpoints inside an epoch; 0 for epoch ends only, all of which have
+            one. On a CUDA device they are written beside the training; one that falls due while another is
+            being written waits for it, the training does not.
+        store_every: epochs between those whose ends store the model; the last one always does.
         validate_every: epochs between validations; the last epoch always has one. 0 for never.
         log_every: steps between rows of log.csv.
         resume: auto (continue where a run is), never (refuse to touch one) or overwrite.

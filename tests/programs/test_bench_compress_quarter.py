@@ -1,6 +1,7 @@
 """The study of a quarter: differences on the same sweeps, and a study on tiny streets."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +10,14 @@ import torch
 
 from pcsparse.compress import cost as cost_module
 from pcsparse.compress.cost_measure import measure_cost
+from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.data.synthetic import pool
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.programs import bench_compress_quarter as quarter
 from pcsparse.programs import bench_compress_quarter_cost as quarter_cost
 from pcsparse.programs import bench_compress_quarter_jobs as jobs
+from pcsparse.programs import bench_compress_quarter_rounds as rounds
 from pcsparse.programs import bench_compress_streets as streets_module
 from pcsparse.programs.bench_compress_quarter import run
 from pcsparse.programs.bench_compress_quarter_jobs import Task
@@ -102,7 +106,7 @@ def test_a_study_goes_on_in_another_folder_and_without_weights_that_are_judged(t
     monkeypatch.setattr(quarter_cost, "measure_cost", _counted)
     for module in (quarter_cost, quarter):
         monkeypatch.setattr(module, "times_in_turns", _by_parameters)
-    here = _study(tmp_path / "here", streets=_streets(tmp_path / "streets"))
+    here = _study(tmp_path / "here", streets=_streets(tmp_path / "streets"), tuning_epochs=2, rounds=2)
     with pytest.raises(RangeError, match="cannot be met: the smallest reachable is"):
         run(replace(here, out=tmp_path / "too small", share=0.001), ("cost",))
     assert run(here, ("cost",)) == 0
@@ -119,12 +123,16 @@ def test_a_study_goes_on_in_another_folder_and_without_weights_that_are_judged(t
     with pytest.raises(FormatError, match="holds no counts of dense, cut, pruned-1"):
         run(there, ("table",))
     assert run(there, ("train",)) == 0
-    dense, pruned = (load_model(there.out / name)[0] for name in ("dense", "pruned-1"))
-    assert dense.spec != pruned.spec
+    dense, first, pruned = (
+        load_model(there.out / name)[0] for name in ("dense", "pruned-1/round-1", "pruned-1")
+    )
+    assert dense.spec != first.spec
+    widths = ChannelGraph.of(pruned).groups
+    assert sum(group.width for group in widths) <= sum(group.width for group in ChannelGraph.of(first).groups)
     steps = {name: json.loads((there.out / "held" / f"{name}.json").read_text())["steps"]
              for name in there.networks}  # fmt: skip
     # what was trained from scratch had as many steps as both trainings of the pruned one
-    assert steps["scratch-2"] == steps["dense"] + steps["pruned-2"] == 2
+    assert steps["scratch-2"] == steps["dense"] + steps["pruned-2"] == 3
     assert (steps["control-2"], steps["cut"]) == (steps["pruned-2"], 0)
 
     # and back, without what is large
@@ -144,7 +152,49 @@ def test_a_study_goes_on_in_another_folder_and_without_weights_that_are_judged(t
     with pytest.raises(FormatError, match="study of another network or of other streets"):
         run(replace(here, width=0.5))
     with pytest.raises(FormatError, match="networks of other trainings"):
-        run(replace(here, tuning_epochs=2), ("table",))
+        run(replace(here, rounds=1), ("table",))
+
+
+@pytest.mark.parametrize(("epochs", "n", "split"), [(5, 1, (5,)), (24, 2, (12, 12)), (8, 3, (2, 3, 3))])
+def test_rounds_share_the_epochs_of_the_tuning(tmp_path, epochs, n, split):
+    study = _study(tmp_path, tuning_epochs=epochs, rounds=n)
+    assert study.round_epochs == split
+    assert study.tuning.epochs == epochs
+    with pytest.raises(RangeError, match=f"from 1 to the {epochs} epochs that they share, got {epochs + 1}"):
+        replace(study, rounds=epochs + 1)
+
+
+def test_a_network_is_cut_in_rounds_and_each_goes_on_from_the_one_before(tmp_path, monkeypatch):
+    study = _study(tmp_path, streets=_streets(tmp_path / "streets"), tuning_epochs=3, rounds=2, lr_factor=0.5)
+    study = replace(study, training=replace(study.training, lr=2e-3), place=Place(until=1300.0))
+    monkeypatch.setattr(streets_module.time, "time", lambda: 1000.0)
+    dense = quarter_cost.dense_model(study)
+    widths = {group.name: 8 for group in ChannelGraph.of(dense).free}
+    began, seen, kept = [], [], {}
+
+    def trained(streets, model, training, folder, taught, place):
+        began.append((training.epochs, training.lr, training.seed, folder.name, place.until, taught))
+        seen.append(
+            (
+                {group.width for group in ChannelGraph.of(model).free},
+                {float(value) for part in model.parameters() for value in part.detach().unique()},
+            )
+        )
+        # what is kept is another thing than what was trained last
+        kept[folder] = deepcopy(model)
+        for part in kept[folder].parameters():
+            part.data.fill_(0.5)
+
+    monkeypatch.setattr(rounds, "train_on", trained)
+    monkeypatch.setattr(rounds, "load_model", lambda folder: (kept[folder], None))
+    before = fingerprint(dense)
+    rounds.train_in_rounds(study, dense, widths, 2, tmp_path / "pruned-2", None)
+    # the first of three epochs may take a third of the time
+    assert began == [(1, 1e-3, 2, "round-1", 1100.0, None), (2, 1e-3, 1002, "pruned-2", 1300.0, None)]
+    assert max(seen[0][0]) == 16
+    assert seen[1] == ({8}, {0.5})
+    assert fingerprint(dense) == before
+    assert rounds.folders_of(tmp_path / "pruned-2") == [tmp_path / "pruned-2"]
 
 
 def test_a_search_that_is_done_is_not_done_again_on_another_machine(tmp_path):
@@ -170,14 +220,15 @@ def test_a_folder_keeps_networks_of_one_training_and_takes_more_seeds(tmp_path, 
     monkeypatch.setattr(quarter, "environment", lambda: environment)
     study = _study(tmp_path / "here")
     run(study, ("train",))
-    run(replace(study, seeds=5, jobs=1, place=Place("cuda", seconds=9.0)), ("train",))
+    run(replace(study, seeds=5, jobs=1, place=Place("cuda", until=9.0)), ("train",))
     # it comes back from another machine
     study.out.rename(tmp_path / "back")
     study = replace(study, out=tmp_path / "back")
     trainings = [replace(study.training, **change) for change in (
         {"epochs": 2}, {"lr": 1e-3}, {"batch_size": 1}, {"precision": "bfloat16"},
     )]  # fmt: skip
-    changes = [*({"training": training} for training in trainings), {"tuning_epochs": 2}, {"lr_factor": 0.2},
+    changes = [*({"training": training} for training in trainings), {"tuning_epochs": 2},
+               {"tuning_epochs": 2, "rounds": 2}, {"lr_factor": 0.2},
                {"distill": 0.0}, {"method": "evolution"}, {"evaluations": 4}]  # fmt: skip
     for change in changes:
         with pytest.raises(
@@ -282,12 +333,24 @@ def test_kernels_are_compiled_ahead_where_there_is_a_gpu_and_processes(tmp_path)
     assert warm(jobs=4, place=Place("cuda")) == ["warm-dense", "warm-scratch", "warm-cpu"]
 
 
-def test_a_gpu_stores_at_the_end_alone_and_changes_nothing_else(tmp_path):
+def test_a_gpu_stores_the_network_at_the_end_alone_and_changes_nothing_else(tmp_path):
     settings = Training(epochs=7, resident=True).settings(0.2)
     assert Place().of(settings) == settings
-    gpu = Place("cuda", "never", 90.0).of(settings)
-    assert (gpu.store_every, gpu.checkpoint_every, gpu.time_limit) == (7, 0, 90.0)
+    gpu = Place("cuda", "never").of(settings)
+    assert (gpu.store_every, gpu.checkpoint_every, gpu.time_limit) == (7, 0, 0.0)
     assert run_facts(gpu) == run_facts(settings)
+
+
+def test_a_training_may_take_what_is_left_and_what_it_took_before(monkeypatch):
+    monkeypatch.setattr(streets_module.time, "time", lambda: 1000.0)
+    settings = Training().settings(0.2)
+    assert Place(until=1090.0).of(settings).time_limit == 90.0
+    assert Place(until=1090.0).of(settings, spent=40.0).time_limit == 130.0
+    # a time that has passed is no lack of a limit
+    assert Place(until=990.0).of(settings).time_limit == 1.0
+    assert Place(until=1090.0).part(1 / 3).until == 1030.0
+    assert Place(until=990.0).part(0.5).until == 1000.0
+    assert Place().part(0.5).of(settings, spent=40.0).time_limit == 0.0
 
 
 def test_a_training_that_goes_on_has_all_the_time_until_the_end_and_ends_once(tmp_path, monkeypatch):
@@ -299,7 +362,8 @@ def test_a_training_that_goes_on_has_all_the_time_until_the_end_and_ends_once(tm
 
     monkeypatch.setattr(streets_module, "fit", fit)
     streets, training = _streets(tmp_path / "streets"), Training(validate_every=0)
-    for name, place in (("old", Place(seconds=9.0)), ("new", Place(seconds=9.0)), ("free", Place())):
+    monkeypatch.setattr(streets_module.time, "time", lambda: 1000.0)
+    for name, place in (("old", Place(until=1009.0)), ("new", Place(until=1009.0)), ("free", Place())):
         (tmp_path / name).mkdir()
         if name != "new":
             torch.save({"seconds": 40.0}, tmp_path / name / "last.pt")

@@ -9,6 +9,7 @@ from pcsparse.data.collate import TrainSamples, VoxelSettings, collate
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.transforms import Augmentation, Jitter, RandomDrop, RandomYaw, SectorMix
 from pcsparse.train import fit as fit_module
+from pcsparse.train import state_writer
 from pcsparse.train.checkpoint import run_facts
 from pcsparse.train.fit import fit
 from pcsparse.train.order import BatchesFrom, SampleOrder
@@ -59,7 +60,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(tmp_path, monkeypatch
         return [row.split(",")[:9] for row in (folder / "log.csv").read_text().splitlines()]
 
     whole = run(tmp_path / "whole")
-    real, stored = fit_module.save_state, []
+    real, stored = state_writer.save_state, []
 
     def save(path, state):
         real(path, state)
@@ -67,22 +68,25 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(tmp_path, monkeypatch
         if len(stored) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(fit_module, "save_state", save)
+    monkeypatch.setattr(state_writer, "save_state", save)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut")
     assert run(tmp_path / "cut") == whole
     assert len(whole) == 5
 
 
-def test_an_end_of_an_epoch_stores_where_it_is_due(tmp_path, monkeypatch):
-    steps = []
-    monkeypatch.setattr(fit_module, "save_state", lambda path, state: steps.append(state.step))
+def test_every_end_of_an_epoch_stores_the_state_and_those_that_are_due_the_model(tmp_path, monkeypatch):
+    steps = {"state": [], "model": []}
+    monkeypatch.setattr(state_writer, "save_state", lambda path, state: steps["state"].append(state.step))
+    monkeypatch.setattr(
+        fit_module, "save_model", lambda path, model, card: steps["model"].append(int(card.metrics["step"]))
+    )
     settings = FitSettings(
         epochs=5, voxels=VoxelSettings(0.3), workers=0, progress="none", validate_every=0,
         store_every=2, checkpoint_every=0, resident=True,
     )  # fmt: skip
     fit(tiny_model(), TinyStreets(2), None, settings, tmp_path, labels=LabelMap.load("semantickitti"))
-    assert steps == [2, 4, 5]
+    assert steps == {"state": [1, 2, 3, 4, 5], "model": [2, 4, 5]}
 
 
 def test_runs_from_before_know_nothing_of_it():
