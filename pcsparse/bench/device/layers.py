@@ -170,6 +170,9 @@ def _candidate(case: DeviceLayer, data: _Data, library: Ours | DevicePeer) -> Ca
         found: Any = library.tensor(geometry, data.feats if down is None else narrow)  # type: ignore[arg-type]
         return found
 
+    if isinstance(library, DevicePeer):
+        layers = nn.ModuleList([conv] if down is None else [down, conv]).train(case.backward)
+        _tune(case, library, layers, start, data.feats)
     with torch.no_grad():
         x = start() if down is None else down(start())
         scale_in = case.stride if case.kind == "inverse" else 1
@@ -187,6 +190,19 @@ def _candidate(case: DeviceLayer, data: _Data, library: Ours | DevicePeer) -> Ca
         # a map made anew may list its voxels in another order (spconv's does): the one whose order is known
         found = (library.feats(y),)
     return Candidate(library.name, run, _checks(case, data, library, found, order_in, order_out))
+
+
+def _tune(
+    case: DeviceLayer, library: DevicePeer, layers: nn.ModuleList, start: Callable[[], Any], feats: Tensor
+) -> None:
+    """Let the library choose its settings; `layers`: the one compared and, before it, the way down to it."""
+
+    def forward(x: Any) -> Tensor:
+        for down in layers[:-1]:
+            x = library.replace(down(x), feats)
+        return library.feats(layers[-1](x))
+
+    library.tune(layers, start, forward, warm=not case.with_map)
 
 
 def _out_order(case: DeviceLayer, library: Ours | DevicePeer, y: Any) -> Tensor:

@@ -32,7 +32,7 @@ def run_map(
     device = coords.device
     cold = verified_then_timed(
         case.name, "", candidates, device, runs=runs, seconds=seconds, events=True,
-        note="pcsparse: tables; spconv: tables with their rows sorted by mask",
+        note="pcsparse, TorchSparse++: tables; spconv: tables with their rows sorted by mask",
     )  # fmt: skip
     warm = [attempt(OURS, lambda: _look_up(case.relation, coords))]
     return cold, verified_then_timed(

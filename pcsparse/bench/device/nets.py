@@ -17,7 +17,7 @@ from pcsparse.bench.device.peer import DevicePeer
 from pcsparse.bench.device.precision import allowing
 from pcsparse.bench.device.scene import DeviceScene, rank
 from pcsparse.bench.device.second_net import LibrarySecond
-from pcsparse.bench.device.steps import recorded_step, step
+from pcsparse.bench.device.steps import recorded_step, step, step_precision
 from pcsparse.bench.map_library import MapLibrary, twin
 from pcsparse.bench.unet import LibraryUNet
 from pcsparse.coords.kernel_map import Pairs
@@ -216,15 +216,32 @@ def _peer_maker(
 
         if case.trains:
             given = _input(case, library, scene, scene.feats)
+            _tune_step(case, net.train(), library, given)
             return step(case, library.name, net, lambda: net(given()), read, net.gradients, wanted)
         if case.form in ("fused", "recorded"):
             with torch.no_grad():
                 net.fold()
         net = net.eval().to(case.precision.dtype)
         given = _input(case, library, scene, scene.feats.to(case.precision.dtype))
+        library.tune(net, given, lambda x: library.feats(net(x)), warm=False)
         return _inference(case, library.name, lambda: net(given()), read, wanted)
 
     return make
+
+
+def _tune_step(
+    case: DeviceNet, net: LibraryUNet | LibrarySecond, library: DevicePeer, given: Callable[[], Any]
+) -> None:
+    # a tuner may switch autocast off around what it calls, so each call brings its own
+    def start() -> Any:
+        with step_precision(case, library.device):
+            return given()
+
+    def forward(x: Any) -> Tensor:
+        with step_precision(case, library.device):
+            return library.feats(net(x))
+
+    library.tune(net, start, forward, warm=False)
 
 
 def _inference(

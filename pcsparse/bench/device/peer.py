@@ -10,6 +10,7 @@ Source: traveller59/spconv 2.3.8, spconv/pytorch/{conv,ops}.py; L-Reichardt/spco
 import importlib
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -56,6 +57,18 @@ class DevicePeer(Library):
         """A layer of a network on a grid."""
         raise UnsupportedError(f"{self.name} is not compared in networks on a grid")
 
+    def tune(
+        self, net: nn.Module, start: Callable[[], Any], forward: Callable[[Any], Tensor], *, warm: bool
+    ) -> None:
+        """What its users do once before they run, where they do anything; not timed.
+
+        Args:
+            net: its layers, in the mode in which they will run.
+            start: gives a new input, without any map.
+            forward: features (n, c) that come of an input.
+            warm: whether maps will be ready in the runs that are timed.
+        """
+
 
 class SpconvPeer(DevicePeer):
     """A library with spconv's interface.
@@ -100,14 +113,7 @@ class SpconvPeer(DevicePeer):
 
     def geometry(self, coords: Tensor) -> tuple[Tensor, list[int], Tensor, int]:
         """Indices from zero up, the size of the grid, what was taken off, and the number of clouds."""
-        low = coords[:, 1:].amin(dim=0) if len(coords) else coords.new_zeros(3)
-        shift = torch.div(low, _ALIGN, rounding_mode="floor") * _ALIGN
-        indices = coords.clone()
-        indices[:, 1:] -= shift
-        high = indices.amax(dim=0).tolist() if len(coords) else [0, 0, 0, 0]
-        # room for the neighbours of the last voxels
-        shape = [size // _ALIGN * _ALIGN + 2 * _ALIGN for size in high[1:]]
-        return indices, shape, shift, high[0] + 1
+        return from_zero(coords)
 
     def tensor(self, geometry: Any, feats: Tensor) -> Any:
         """With an empty table of maps."""
@@ -212,6 +218,18 @@ class SpconvPeer(DevicePeer):
             UnsupportedError: always.
         """
         raise UnsupportedError(f"the maps of {self.name} are checked by its convolutions")
+
+
+def from_zero(coords: Tensor) -> tuple[Tensor, list[int], Tensor, int]:
+    """Indices (n, 4) from zero up, the size of a grid around them, what was taken off (3,), and clouds."""
+    low = coords[:, 1:].amin(dim=0) if len(coords) else coords.new_zeros(3)
+    shift = torch.div(low, _ALIGN, rounding_mode="floor") * _ALIGN
+    indices = coords.clone()
+    indices[:, 1:] -= shift
+    high = indices.amax(dim=0).tolist() if len(coords) else [0, 0, 0, 0]
+    # room for the neighbours of the last voxels
+    shape = [size // _ALIGN * _ALIGN + 2 * _ALIGN for size in high[1:]]
+    return indices, shape, shift, high[0] + 1
 
 
 def _few_configs() -> str:

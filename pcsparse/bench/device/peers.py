@@ -1,13 +1,18 @@
 """Which peers are there on an accelerator."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from pcsparse.bench.device.peer import SPCONV_LIKE, DevicePeer, SpconvPeer
 from pcsparse.bench.device.peer_flex_gemm import FlexGemm
+from pcsparse.bench.device.peer_torchsparse import TorchSparsePlus
 
-PEERS = (*SPCONV_LIKE, "flex_gemm")
+PEERS = (*SPCONV_LIKE, "flex_gemm", "torchsparse")
+_OTHERS: dict[str, Callable[[torch.device], DevicePeer]] = {
+    "flex_gemm": FlexGemm,
+    "torchsparse": TorchSparsePlus,
+}
 
 
 def device_peers(
@@ -18,7 +23,7 @@ def device_peers(
     absent = []
     for name in names:
         try:
-            found.append(FlexGemm(device) if name == "flex_gemm" else SpconvPeer(name, device))
+            found.append(_OTHERS[name](device) if name in _OTHERS else SpconvPeer(name, device))
         # a wheel of another torch or CUDA fails in many ways at its import
         except Exception as error:
             absent.append((name, f"{type(error).__name__}: {error}".partition("\n")[0]))

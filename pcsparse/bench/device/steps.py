@@ -28,12 +28,11 @@ def step(
 ) -> Candidate:
     """Forward, loss, backward; no optimiser, which is torch's in every library."""
     net.train()
-    narrow = case.precision.dtype.itemsize == 2
     # rows in the order of keys, and labels in the library's order, found once: finding them is not timed
     found: list[Tensor] = []
 
     def loss_of() -> tuple[Tensor, Tensor]:
-        with autocast(wanted.labels.device, case.precision.dtype) if narrow else nullcontext():
+        with step_precision(case, wanted.labels.device):
             out, coords = read(forward())
         if not found:
             order = rank(coords)
@@ -74,10 +73,9 @@ def recorded_step(
         wanted: by the twins.
         check: what the network checks of coordinates, or None.
     """
-    narrow = case.precision.dtype.itemsize == 2
 
     def casting() -> AbstractContextManager[Any]:
-        return autocast(wanted.labels.device, case.precision.dtype) if narrow else nullcontext()
+        return step_precision(case, wanted.labels.device)
 
     def loss_of(out: SparseTensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(out.feats.float(), labels, ignore_index=-1) * LOSS_SCALE
@@ -100,6 +98,7 @@ def recorded_step(
     return Candidate(OURS, run, found)
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Autocast to 16 bits."""
-    return torch.autocast(device.type, dtype)
+def step_precision(case: DeviceNet, device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast to 16 bits, where a step has them; else nothing."""
+    narrow = case.precision.dtype.itemsize == 2
+    return torch.autocast(device.type, case.precision.dtype) if narrow else nullcontext()
