@@ -11,7 +11,7 @@ Source: PointAcc (MICRO 2021, arXiv 2110.07600), section 4.
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -25,6 +25,7 @@ from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys as SortedKeys
 from pcsparse.errors import RangeError
 from pcsparse.kernels.jobs import LevelStep
+from pcsparse.kernels.map_ways import MapRule, MapSize, Way
 from pcsparse.kernels.select import backend_of
 from pcsparse.types import Triple
 
@@ -45,6 +46,7 @@ class _Forms(Protocol):
         deltas: Sequence[int],
         *,
         symmetric: bool,
+        how: Way | MapRule = "search",
     ) -> KernelMap: ...
 
     def expanded(
@@ -95,6 +97,7 @@ def build_kernel_map(
     offsets: tuple[int, ...] | None = None,
     *,
     same_coords: bool = False,
+    how: Way | MapRule = "search",
 ) -> KernelMap:
     """All (i, j, k) with fine[i] = stride * coarse[j] + dilation * offset[k] - padding.
 
@@ -104,16 +107,17 @@ def build_kernel_map(
         relation: the equation.
         offsets: positions of the offsets to search, ascending; all if None.
         same_coords: `fine` and `coarse` are one coordinate set, so that symmetry may halve the search.
+        how: by which way a table is made, or the rule that picks it; see `kernels.map_ways`.
 
     Returns:
         The map of a convolution that reads fine and writes coarse; `.transposed()` is the way back.
 
     Raises:
-        RangeError: a kernel offset or a scaled output coordinate leaves the range of a key, or there are more
-            offsets or pairs than can be told apart.
+        RangeError: a kernel offset or a scaled output coordinate leaves the range of a key, there are more
+            offsets or pairs than can be told apart, or `how` is a way that cannot make this map.
     """
     deltas, symmetric, kept = map_deltas(relation, offsets, same_coords=same_coords)
-    kmap = _forms(fine.keys).search(fine, coarse, relation, deltas, symmetric=symmetric)
+    kmap = _forms(fine.keys).search(fine, coarse, relation, deltas, symmetric=symmetric, how=how)
     return kmap if kept is None else kmap.keep_offsets(torch.tensor(kept))
 
 
@@ -136,8 +140,27 @@ def first_map(
 
 
 def has_first(coords: Tensor) -> bool:
-    """Whether `first_map` takes `coords`."""
+    """Whether `first_map` and `first_levels` take `coords`."""
     return coords.dtype == torch.int32 and backend_of(coords).TABLES and coords.is_contiguous()
+
+
+def is_searched(
+    coords: Tensor, relation: Relation, offsets: tuple[int, ...] | None, how: Way | MapRule
+) -> bool:
+    """Whether the map of a cloud to itself is searched whatever its bounds are: `first_map` knows none.
+
+    Args:
+        coords: (n, 4).
+        relation: of a submanifold map.
+        offsets: as in `build_kernel_map`.
+        how: as there.
+    """
+    if not isinstance(how, MapRule):
+        return how == "search"
+    deltas, symmetric, _ = map_deltas(relation, offsets, same_coords=True)
+    # bounds hold as many cells as rows, and no way is faster where they hold more
+    size = MapSize.of(len(coords), len(coords), deltas, symmetric, None)
+    return how.pick(replace(size, cells=len(coords))) == "search"
 
 
 def map_deltas(
@@ -175,6 +198,7 @@ def to_search(
     offsets: tuple[int, ...] | None,
     *,
     same: bool,
+    how: Way | MapRule = "search",
 ) -> build_tables.Wanted | None:
     """What `search_all` takes for a map; None where it must be built by itself.
 
@@ -184,6 +208,7 @@ def to_search(
         relation: the equation.
         offsets: as in `build_kernel_map`.
         same: `same_coords` there.
+        how: as there.
 
     Raises:
         RangeError: a kernel offset leaves the range of a key, or there are too many.
@@ -191,7 +216,7 @@ def to_search(
     if not backend_of(fine.keys).TABLES or (same and relation.is_symmetric and relation.volume == 1):
         return None
     deltas, symmetric, kept = map_deltas(relation, offsets, same_coords=same)
-    return build_tables.Wanted(fine, coarse, relation, deltas, symmetric) if kept is None else None
+    return build_tables.Wanted(fine, coarse, relation, deltas, symmetric, how) if kept is None else None
 
 
 def search_all(wanted: Sequence[build_tables.Wanted]) -> list[KernelMap]:
@@ -313,14 +338,17 @@ def _open_steps(chain: tuple[Strided, ...]) -> tuple[LevelStep, ...]:
     return tuple(steps)
 
 
-def first_levels(coords: Tensor, chain: Sequence[Strided]) -> tuple[SortedKeys, list[Level]]:
+def first_levels(
+    coords: Tensor, chain: Sequence[Strided], how: Way | MapRule = "search"
+) -> tuple[SortedKeys, list[Level]]:
     """The keys of a cloud of which nothing is known yet, and levels that strided convolutions make of it.
 
-    A level that is alone comes with the map to it.
+    A level that is alone comes with the map to it, if that is searched.
 
     Args:
         coords: (n, 4) int32, contiguous, where maps are tables.
         chain: how each level is made of the one before.
+        how: maps are made, see `build_kernel_map`.
 
     Returns:
         keys; the first levels of the chain, as far as one launch after another makes them.
@@ -328,7 +356,8 @@ def first_levels(coords: Tensor, chain: Sequence[Strided]) -> tuple[SortedKeys, 
     Raises:
         RangeError: see `SortedKeys.of` and `Strided.check`.
     """
-    steps, alone = _open_steps(tuple(chain)), chain[0].relation if len(chain) == 1 else None
+    alone = chain[0].relation if len(chain) == 1 and how == "search" else None
+    steps = _open_steps(tuple(chain))
     keys, made, table = build_tables.first_levels(coords, steps, alone)
     levels, extent = [], keys.extent
     for level, (level_keys, level_coords) in zip(chain, made, strict=False):

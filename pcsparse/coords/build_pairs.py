@@ -13,6 +13,7 @@ from pcsparse.coords.kernel_map import KernelMap, Pairs
 from pcsparse.coords.keys import Extent
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys
+from pcsparse.kernels.map_ways import MapRule, Way
 from pcsparse.kernels.select import backend_of
 
 
@@ -24,9 +25,18 @@ def identity(relation: Relation, n: int, device: torch.device) -> KernelMap:
 
 
 def search(
-    fine: SortedKeys, coarse: SortedKeys, relation: Relation, deltas: Sequence[int], *, symmetric: bool
+    fine: SortedKeys,
+    coarse: SortedKeys,
+    relation: Relation,
+    deltas: Sequence[int],
+    *,
+    symmetric: bool,
+    how: Way | MapRule = "search",
 ) -> KernelMap:
-    """The map of the offsets whose `deltas` are given; `symmetric`: of one set, mirrored about the middle."""
+    """The map of the offsets whose `deltas` are given; `symmetric`: of one set, mirrored about the middle.
+
+    `how` is for tables: lists are merged, always.
+    """
     half = torch.tensor(deltas[: len(deltas) // 2] if symmetric else deltas, dtype=torch.int64)
     found = backend_of(fine.keys).match_keys(fine.keys, coarse.scaled(relation.stride), half, symmetric)
     return _renumbered(Pairs(*found), fine, coarse, relation, symmetric=symmetric)

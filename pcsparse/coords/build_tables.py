@@ -14,6 +14,7 @@ from pcsparse.coords.keys import Extent
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys
 from pcsparse.kernels.jobs import LevelStep, Search
+from pcsparse.kernels.map_ways import MapRule, Way
 from pcsparse.kernels.select import backend_of
 
 
@@ -24,10 +25,16 @@ def identity(relation: Relation, n: int, device: torch.device) -> KernelMap:
 
 
 def search(
-    fine: SortedKeys, coarse: SortedKeys, relation: Relation, deltas: Sequence[int], *, symmetric: bool
+    fine: SortedKeys,
+    coarse: SortedKeys,
+    relation: Relation,
+    deltas: Sequence[int],
+    *,
+    symmetric: bool,
+    how: Way | MapRule = "search",
 ) -> KernelMap:
     """The map of the offsets whose `deltas` are given; `symmetric`: of one set, mirrored about the middle."""
-    wanted = Wanted(fine, coarse, relation, tuple(deltas), symmetric)
+    wanted = Wanted(fine, coarse, relation, tuple(deltas), symmetric, how)
     return _map_of(wanted, search_into([wanted], [None])[0])
 
 
@@ -98,6 +105,7 @@ class Wanted:
     relation: Relation
     deltas: tuple[int, ...]
     symmetric: bool
+    how: Way | MapRule = "search"
 
 
 def search_all(wanted: Sequence[Wanted]) -> list[KernelMap]:
@@ -132,8 +140,11 @@ def search_into(wanted: Sequence[Wanted], tables: Sequence[Tensor | None]) -> li
     for one, table in zip(wanted, tables, strict=True):
         fine, coarse, stride = one.fine, one.coarse, one.relation.stride
         coarse.check_scaled(stride)
-        orders = fine.order, coarse.order
-        searches.append(Search(fine.keys, coarse.keys, one.deltas, stride, *orders, one.symmetric, table))
+        orders, bounds = (fine.order, coarse.order), (fine.extent.low, fine.extent.high)
+        keys = fine.keys, coarse.keys
+        searches.append(
+            Search(*keys, one.deltas, stride, *orders, one.symmetric, table, bounds=bounds, how=one.how)
+        )
     return backend_of(wanted[0].fine.keys).match_tables(searches)
 
 

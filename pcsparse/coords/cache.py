@@ -24,6 +24,7 @@ from pcsparse.coords.build import (
     first_map,
     has_first,
     identity_map,
+    is_searched,
     search_all,
     strided_levels,
     to_search,
@@ -36,6 +37,7 @@ from pcsparse.coords.corner_map import CUBE, CornerMap, build_corner_map
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys
+from pcsparse.kernels.map_ways import MapRule, Way
 from pcsparse.types import Triple
 
 _EDITED = -1
@@ -85,6 +87,10 @@ class CoordCache:
     """Shared by a tensor and all tensors computed from it; not shared between clouds.
 
     It has no lock: several Python threads may run one network at once, but each on a tensor of its own.
+
+    Attributes:
+        how: by which way a GPU makes the tables of maps, or the rule that picks one for each map; see
+            `kernels.map_ways`. Maps are the same by all of them.
     """
 
     _sorted: dict[Token, SortedKeys] = field(default_factory=dict)
@@ -102,6 +108,7 @@ class CoordCache:
     _real: dict[Token, Tensor] = field(default_factory=dict)
     # maps by the identity of all that a layer asks with
     _asked: dict[tuple[int, int, int, int], _Asked] = field(default_factory=dict)
+    how: Way | MapRule = "search"
 
     def __len__(self) -> int:
         """Number of maps."""
@@ -127,7 +134,7 @@ class CoordCache:
 
     def rebuilt(self) -> "CoordCache":
         """All levels and maps of this cache, built anew from the coordinates that were given; to time it."""
-        new, plan = CoordCache(), self.plan()
+        new, plan = CoordCache(how=self.how), self.plan()
         plan.fill(new, {token: coords for token, (coords, _) in enumerate(self._sets)})
         return new
 
@@ -273,11 +280,17 @@ class CoordCache:
         if same and key.relation.is_symmetric and key.relation.volume == 1:
             # a row meets itself, whatever its coordinates are
             return identity_map(key.relation, fine)
-        if same and key.fine not in self._sorted and has_first(fine):
+        if (
+            same
+            and key.fine not in self._sorted
+            and has_first(fine)
+            and is_searched(fine, key.relation, key.offsets, self.how)
+        ):
             return self._first(fine, key)
         fine_keys = self.sorted_keys(fine)
         coarse_keys = fine_keys if same else self.sorted_keys(coarse)
-        return build_kernel_map(fine_keys, coarse_keys, key.relation, key.offsets, same_coords=same)
+        how = self.how
+        return build_kernel_map(fine_keys, coarse_keys, key.relation, key.offsets, same_coords=same, how=how)
 
     def _first(self, coords: Tensor, key: MapKey) -> KernelMap:
         """The map to itself of a cloud whose keys nobody has asked for; they come with it."""
@@ -382,7 +395,7 @@ class CoordCache:
             return made
 
         def keys_of(coords: Tensor) -> SortedKeys:
-            keys, levels = first_levels(coords, chain)
+            keys, levels = first_levels(coords, chain, self.how)
             made.extend(levels)
             return keys
 
@@ -425,7 +438,7 @@ class CoordCache:
                 continue
             of_fine = self._sorted.get(key.fine) or self.sorted_keys(fine)
             of_coarse = self._sorted.get(key.coarse) or self.sorted_keys(coarse)
-            one = to_search(of_fine, of_coarse, relation, offsets, same=fine is coarse)
+            one = to_search(of_fine, of_coarse, relation, offsets, same=fine is coarse, how=self.how)
             if one is not None:
                 wanted[key] = one
         return dict(zip(wanted, search_all(list(wanted.values())), strict=True)) if wanted else {}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pcsparse.kernels.map_ways import MapRule, Way
 from pcsparse.types import Bounds, Triple
 
 
@@ -40,6 +41,8 @@ class Search:
         symmetric: `queries` are `keys`, with one order, and offset k - 1 - i is minus offset i.
         out: (k, room) int32, room at least n_out, to write the table to; columns beyond n_out get -1. None: a
             new table.
+        bounds: no key's coordinates lie beyond them, which some ways to a map need; None: not known.
+        how: by which way a GPU makes the table, or the rule that picks it. Only time depends on it.
     """
 
     keys: Tensor
@@ -50,3 +53,5 @@ class Search:
     order_out: Tensor | None = None
     symmetric: bool = False
     out: Tensor | None = None
+    bounds: Bounds | None = None
+    how: Way | MapRule = "search"

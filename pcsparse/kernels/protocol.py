@@ -240,7 +240,8 @@ class Backend(Protocol):
             (k, n_out) int32 of each, -1 where no key is; or the table that was given to write to.
 
         Raises:
-            RangeError: more deltas than `key_layout.MOST_OFFSETS`.
+            RangeError: more deltas than `key_layout.MOST_OFFSETS`; or, on a GPU, a way that cannot make the
+                map of a search.
         """
         ...
 

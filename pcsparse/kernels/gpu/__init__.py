@@ -34,9 +34,9 @@ from pcsparse.kernels.gpu.levels import reached_cells as reached_cells
 from pcsparse.kernels.gpu.levels import reached_level as reached_level
 from pcsparse.kernels.gpu.levels import reached_levels as reached_levels
 from pcsparse.kernels.gpu.levels import unique_keys as unique_keys
+from pcsparse.kernels.gpu.lookup import match_tables as match_tables
 from pcsparse.kernels.gpu.match import match_keys as match_keys
 from pcsparse.kernels.gpu.match import match_table as match_table
-from pcsparse.kernels.gpu.match import match_tables as match_tables
 from pcsparse.kernels.gpu.match import pack_and_match as pack_and_match
 from pcsparse.kernels.gpu.neighbors import first_in_ball as first_in_ball
 from pcsparse.kernels.gpu.neighbors import k_nearest as k_nearest

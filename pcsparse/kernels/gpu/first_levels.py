@@ -18,7 +18,7 @@ from pcsparse.kernels.gpu.grid import MOST_CELLS
 from pcsparse.kernels.gpu.keys import FACTS, facts_of, pack_rows, start_packing
 from pcsparse.kernels.gpu.levels import axes_of, reached_levels
 from pcsparse.kernels.gpu.mailbox import WORDS
-from pcsparse.kernels.gpu.match import match_tables
+from pcsparse.kernels.gpu.match import searched
 from pcsparse.kernels.jobs import LevelStep, Search
 from pcsparse.kernels.key_layout import key_holds
 
@@ -80,7 +80,7 @@ def _closer(steps: Sequence[LevelStep], low: tuple[int, ...], high: tuple[int, .
 
 
 def _searched(keys: Tensor, coarse: Tensor, deltas: tuple[int, ...], step: LevelStep) -> Tensor:
-    return match_tables([Search(keys, coarse, deltas, step.stride)])[0]
+    return searched([Search(keys, coarse, deltas, step.stride)])[0]
 
 
 @functools.lru_cache(maxsize=64)

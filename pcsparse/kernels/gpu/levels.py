@@ -19,7 +19,7 @@ from pcsparse.kernels.gpu import cuda_text
 from pcsparse.kernels.gpu.constants import on_device
 from pcsparse.kernels.gpu.grid import Grid, Marked
 from pcsparse.kernels.gpu.keys import key_extent, unpack_keys
-from pcsparse.kernels.gpu.match import match_tables
+from pcsparse.kernels.gpu.match import searched
 from pcsparse.kernels.gpu.tables import to_pairs
 from pcsparse.kernels.jobs import LevelStep, Search
 from pcsparse.kernels.key_layout import BIAS, FIELD_BITS, SHIFTS, check_pair_count
@@ -161,7 +161,7 @@ def partition_table(
     coarse = touching.level(grid)
     axes = [range(start, start + step) for start, step in zip(first, stride, strict=True)]
     deltas = [sum(map(operator.lshift, step, SHIFTS)) for step in itertools.product(*axes)]
-    return coarse, match_tables([Search(keys, coarse, tuple(deltas), stride)])[0]
+    return coarse, searched([Search(keys, coarse, tuple(deltas), stride)])[0]
 
 
 def partition_keys(keys: Tensor, stride: Triple, first: Triple) -> tuple[Tensor, Tensor, Tensor, Tensor]:

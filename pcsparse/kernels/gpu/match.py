@@ -18,33 +18,21 @@ from pcsparse.kernels.gpu.keys import FACTS, NOTHING, facts_of, start_packing
 from pcsparse.kernels.gpu.tables import to_pairs
 from pcsparse.kernels.jobs import Search
 from pcsparse.kernels.key_layout import check_offset_count
+from pcsparse.kernels.map_ways import columns_of
 from pcsparse.types import Triple
 
 _THREADS = 256
-# keys that a thread may pass from one offset to the next; further on a search is cheaper
-_NEAR = 8
-# offsets of one thread: kernels are smaller, but lists of deltas may be long
-_LONGEST = 32
-
-
-def _columns(deltas: tuple[int, ...]) -> tuple[int, ...]:
-    """Where the columns of `deltas` begin; and their number."""
-    begins: list[int] = []
-    for k, delta in enumerate(deltas):
-        if not begins or k - begins[-1] == _LONGEST or not 0 < delta - deltas[k - 1] <= _NEAR:
-            begins.append(k)
-    return (*begins, len(deltas))
 
 
 @functools.lru_cache(maxsize=256)
 def _kept_offsets(deltas: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    return on_device(deltas, device), on_device(_columns(deltas), device)
+    return on_device(deltas, device), on_device(columns_of(deltas), device)
 
 
-def _offsets(deltas: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def offsets_of(deltas: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """The deltas and where their columns begin, (k,) and (columns + 1,) int64 on a device."""
     if len(deltas) > LONGEST_KEPT:
-        return on_device(deltas, device), on_device(_columns(deltas), device)
+        return on_device(deltas, device), on_device(columns_of(deltas), device)
     return _kept_offsets(deltas, device)
 
 
@@ -58,20 +46,19 @@ def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = 
     return _one(Search(keys, queries, listed))
 
 
-def match_tables(searches: Sequence[Search]) -> list[Tensor]:
+def searched(searches: Sequence[Search]) -> list[Tensor]:
+    """The tables of searches by z-delta, see `Backend.match_tables`."""
     if len(searches) == 1:
-        check_offset_count(len(searches[0].deltas))
         return [_one(searches[0])]
     tables, jobs, blocks = [], [], 0
     # of what is launched only addresses are sent: until then nobody else may get this memory
     alive: list[Tensor] = []
     for search in searches:
-        check_offset_count(len(search.deltas))
-        table = _room(search)
+        table = table_of(search)
         tables.append(table)
         if table.numel() == 0:
             continue
-        deltas, columns = _offsets(search.deltas, table.device)
+        deltas, columns = offsets_of(search.deltas, table.device)
         parts = -(-table.shape[1] // _THREADS)
         # one job may be as large as a grid; it would not fit a card's memory
         blocks += parts * (columns.numel() - 1)
@@ -90,7 +77,7 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
     return tables
 
 
-def _room(search: Search) -> Tensor:
+def table_of(search: Search) -> Tensor:
     """An unwritten table (k, room) int32."""
     if search.out is not None:
         return search.out
@@ -99,7 +86,7 @@ def _room(search: Search) -> Tensor:
 
 
 def _one(search: Search) -> Tensor:
-    table, (order_in, order_out) = _room(search), (search.order_in, search.order_out)
+    table, (order_in, order_out) = table_of(search), (search.order_in, search.order_out)
     # 0 is no address
     orders = (0 if order_in is None else order_in, 0 if order_out is None else order_out)
     _launch(search.keys, search.queries, search.deltas, table, orders, search.stride)
@@ -118,7 +105,7 @@ def _launch(
     """The kernel `match_table` of match.cu, which see."""
     if table.numel() == 0:
         return
-    room, (steps, columns) = table.shape[1], _offsets(deltas, table.device)
+    room, (steps, columns) = table.shape[1], offsets_of(deltas, table.device)
     parts = -(-room // _THREADS)
     cuda_text.launch(
         "match.cu", "match_table", parts * (columns.numel() - 1), _THREADS, keys, keys.numel(), queries,
