@@ -183,6 +183,11 @@ class KernelMap:
         table, name = self.table, f"layout {splits} {tile}"
         return self.kept(name, lambda: backend_of(table).gemm_layout(table, splits, tile))
 
+    def fetch_layout(self) -> list[Tensor]:
+        """What `fetch_on_demand` of this device reads: the pairs of each output; made once and kept."""
+        table = self.table
+        return self.kept("fetch_layout", lambda: backend_of(table).fetch_layout(table))
+
     def tile_spans(self, tile: int) -> Tensor:
         """(ceil(n_out / tile) + 1, k) int64: where the pairs of each tile of output rows begin, an offset.
 

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from pcsparse.engine.dataflow import Dataflow
+from pcsparse.engine.fetch_on_demand import FetchOnDemand
 from pcsparse.engine.gather_scatter import GatherScatter
 from pcsparse.engine.output_stationary import OutputStationary
 from pcsparse.engine.problem import ConvProblem
@@ -16,9 +17,12 @@ Pass = Literal["forward", "grad_feats", "grad_weight"]
 PASSES: tuple[Pass, ...] = get_args(Pass)
 
 DATAFLOWS: Mapping[str, Dataflow[Any]] = MappingProxyType(
-    {dataflow.name: dataflow for dataflow in (OutputStationary(), SortedImplicitGemm(), GatherScatter())}
+    {
+        dataflow.name: dataflow
+        for dataflow in (OutputStationary(), SortedImplicitGemm(), GatherScatter(), FetchOnDemand())
+    }
 )
-"""All dataflows by name, in the order of preference."""
+"""All dataflows by name, in the order of preference; the last one runs only what is named or tuned so."""
 
 
 @dataclass(frozen=True)

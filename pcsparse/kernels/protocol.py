@@ -805,6 +805,65 @@ class Backend(Protocol):
         """
         ...
 
+    def fetch_layout(self, table: Tensor) -> list[Tensor]:
+        """Lay out a kernel map for `fetch_on_demand` of the same backend: the pairs of each output row.
+
+        Args:
+            table: (k, n_out) int32, the input row, or NO_NEIGHBOUR (-1).
+
+        Returns:
+            Tensors that only this backend reads; contiguous, on the device of `table`. Nobody waits.
+        """
+        ...
+
+    def fetch_on_demand(
+        self,
+        feats: Tensor,
+        weight: Tensor,
+        layout: list[Tensor],
+        n_out: int,
+        lanes: int = 0,
+        threads: int = 0,
+        mirrored: bool = False,
+        *,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        relu: bool = False,
+        mask: Tensor | None = None,
+        through: Tensor | None = None,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
+        """`implicit_gemm` for few channels and few neighbours: a row follows the list of its own pairs.
+
+        A row adds its list in ascending order of offsets, shares of the input channels apart, which meet at
+        the end in one order. Bits depend on `lanes`, never on `threads`, the run or the place of a row.
+
+        Args:
+            feats: (n_in, c_in) float32, float16 or bfloat16.
+            weight: (k, c_in, c_out), dtype of `feats`, any strides; of a size that `fetch_form.fetch_forms`
+                has a way for.
+            layout: from `fetch_layout`, of a table with k offsets and n_out outputs.
+            n_out: output rows.
+            lanes: a way of `fetch_form.fetch_forms`; 0 here and below for the backend's rule.
+            threads: of a block, 128 or 256.
+            mirrored: weight[k - 1 - o] stands at offset o: the input gradient of a symmetric map.
+            bias: (c_out,), dtype of `feats`.
+            residual: (n_out, c_out), dtype of `feats`.
+            relu: whether negative sums become zero; a NaN stays.
+            mask: (n_out,) bool, or None for all rows.
+            through: (n_out, c_out), dtype of `feats`, where `mask` is given.
+            scale: (c_out,) float32; 1 if None.
+            shift: (c_out,) float32; 0 if None.
+
+        Returns:
+            (n_out, c_out), dtype of `feats`; added in float32, products of float32 exact.
+
+        Source: PCEngine (MLSys 2023); TorchSparse++ (MICRO 2023, arXiv 2311.12862). Both scatter with
+        atomics, an offset after the other; lists by output row are ours.
+        """
+        ...
+
     def batch_norm(
         self,
         feats: Tensor,

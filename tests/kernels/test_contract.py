@@ -14,6 +14,7 @@ from tests.kernels import (
     test_batch_norm,
     test_eie,
     test_eie_rows,
+    test_fetch_on_demand,
     test_gather,
     test_implicit_gemm,
     test_importance,
@@ -65,7 +66,7 @@ def test_every_kernel_is_compared_with_its_twin():
     modules = (
         test_batch_norm, test_eie, test_eie_rows, test_importance, test_keys, test_levels, test_match,
         test_neighbors, test_output_stationary, test_rows, test_segment, test_two_four,
-        test_weight_gradient, test_gather, test_tables, test_implicit_gemm,
+        test_weight_gradient, test_gather, test_tables, test_implicit_gemm, test_fetch_on_demand,
     )  # fmt: skip
     tests = {name for module in modules for name in vars(module) if name.startswith("test_")}
 

@@ -23,6 +23,7 @@ CALLS = {  # waits, arguments
     "tile_spans": (0, *LISTS[1:], N, 4),
     "row_masks": (0, torch.zeros(3, N, dtype=torch.int32), 1),
     "gray_rank": (0, torch.arange(4)),
+    "fetch_layout": (0, torch.zeros(3, N, dtype=torch.int32)),
     "mean_magnitude": (0, ROWS),
     "top_rows": (0, ROWS[:, 0].abs(), ORDER, STARTS, torch.tensor([1, 0, 2])),
     "segment_sum": (0, ROWS, ORDER, STARTS),

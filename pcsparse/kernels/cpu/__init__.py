@@ -12,6 +12,8 @@ from pcsparse.kernels.cpu.eie import eie_linear as eie_linear
 from pcsparse.kernels.cpu.eie_rows import eie_row_layout as eie_row_layout
 from pcsparse.kernels.cpu.eie_rows import eie_row_linear as eie_row_linear
 from pcsparse.kernels.cpu.farthest import farthest_points as farthest_points
+from pcsparse.kernels.cpu.fetch_on_demand import fetch_layout as fetch_layout
+from pcsparse.kernels.cpu.fetch_on_demand import fetch_on_demand as fetch_on_demand
 from pcsparse.kernels.cpu.gather import gather_gemm as gather_gemm
 from pcsparse.kernels.cpu.gather import gather_layout as gather_layout
 from pcsparse.kernels.cpu.gather import wide_matmul as wide_matmul

@@ -13,6 +13,8 @@ from pcsparse.kernels.gpu.eie import eie_linear as eie_linear
 from pcsparse.kernels.gpu.eie_rows import eie_row_layout as eie_row_layout
 from pcsparse.kernels.gpu.eie_rows import eie_row_linear as eie_row_linear
 from pcsparse.kernels.gpu.farthest import farthest_points as farthest_points
+from pcsparse.kernels.gpu.fetch_on_demand import fetch_layout as fetch_layout
+from pcsparse.kernels.gpu.fetch_on_demand import fetch_on_demand as fetch_on_demand
 from pcsparse.kernels.gpu.first_levels import pack_and_reach as pack_and_reach
 from pcsparse.kernels.gpu.gather import gather_gemm as gather_gemm
 from pcsparse.kernels.gpu.gather import gather_layout as gather_layout

@@ -14,6 +14,8 @@ from pcsparse.kernels.reference.eie import eie_layout as eie_layout
 from pcsparse.kernels.reference.eie import eie_linear as eie_linear
 from pcsparse.kernels.reference.eie import eie_row_layout as eie_row_layout
 from pcsparse.kernels.reference.eie import eie_row_linear as eie_row_linear
+from pcsparse.kernels.reference.fetch_on_demand import fetch_layout as fetch_layout
+from pcsparse.kernels.reference.fetch_on_demand import fetch_on_demand as fetch_on_demand
 from pcsparse.kernels.reference.gather import gather_gemm as gather_gemm
 from pcsparse.kernels.reference.gather import gather_layout as gather_layout
 from pcsparse.kernels.reference.gather import wide_matmul as wide_matmul

@@ -77,6 +77,25 @@ static inline double __dsub_rn(double a, double b) { return a - b; }
 static inline double __dmul_rn(double a, double b) { return a * b; }
 static inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 
+// what CUDA text has as instructions of its own
+static inline float half_to_float(unsigned short bits) {
+    int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+               : exponent ? ldexpf((float)(1024 + fraction), exponent - 25) : ldexpf((float)fraction, -24);
+    return bits >> 15 ? -size : size;
+}
+static inline unsigned short float_to_half(float value) {
+    unsigned short sign = std::signbit(value) ? 0x8000 : 0;
+    float size = fabsf(value);
+    if (size != size) return sign | 0x7fff;
+    // halfway beyond the largest
+    if (size >= 65520.0f) return sign | 0x7c00;
+    int exponent = size < 0x1p-14f ? -14 : ilogbf(size);
+    // the rounding may carry into the exponent, where it belongs
+    int steps = (int)nearbyintf(ldexpf(size, 10 - exponent));
+    return sign | (unsigned short)((exponent + 14) * 1024 + steps);
+}
+
 // integers only: a float atomic adds in an order of its own, and is not here on purpose
 #define SHIM_ATOMICS(T)                                                                                      \
     static inline T atomicAdd(T *p, T v) { T old = *p; *p = old + v; return old; }                            \
