@@ -10,6 +10,7 @@ from pcsparse import resources
 from pcsparse.compress.pruning_channels import ChannelPruning
 from pcsparse.compress.pruning_offsets import OffsetPruning
 from pcsparse.compress.pruning_voxels import VoxelPruning
+from pcsparse.compress.search.amc import AMC
 from pcsparse.config import (
     CompressSettings,
     EvaluateSettings,
@@ -22,7 +23,7 @@ from pcsparse.config import (
 from pcsparse.data.transforms import Augmentation
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import SPVCNN, MinkUNet
-from pcsparse.programs.compress_job import Job
+from pcsparse.programs.compress_job import Job, scaled
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings, ScheduleSettings
 from tests.streets import write_root
 
@@ -200,6 +201,15 @@ def test_the_defaults_of_a_compression_leave_the_validation_set_alone():
     assert (settings.keep, settings.validate_every) == ("last", 0)
     assert settings.evaluation.split != settings.measure.split
     assert build(settings.method).settings.episodes == settings.evaluations == 200
+
+
+@pytest.mark.parametrize("method", ["amc", "amc_paper", "amc_released_code"])
+def test_rollouts_in_flight_are_left_alone_when_the_schedule_is_scaled(method):
+    settings = compose("compress", [f"method={method}", "method.rollouts=3", "budget.share=0.5"])
+    made = build(settings.method)
+    assert made.rollouts == 3
+    assert scaled(made, 20) == AMC(made.settings.scaled_to(20), 3)
+    assert build(compose("compress", [f"method={method}", "budget.share=0.5"]).method).rollouts == 1
 
 
 def test_evaluate_composes():

@@ -239,7 +239,7 @@ class Job:
 def scaled(method: Method, evaluations: int) -> Method:
     """A method whose schedule, where it has one, fits a number of evaluations."""
     if isinstance(method, AMC) and evaluations > 1:
-        return AMC(method.settings.scaled_to(evaluations))
+        return AMC(method.settings.scaled_to(evaluations), method.rollouts)
     return method
 
 

@@ -29,15 +29,32 @@ from pcsparse.errors import RangeError
 
 @dataclass(frozen=True)
 class AMC:
-    """The agent of AMC; one rollout after the other, so that an executor with workers gains nothing.
+    """The agent of AMC.
 
     Attributes:
         settings: `AMCSettings()`, `AMCSettings.paper()` or `AMCSettings.released_code()`, each perhaps
             `scaled_to` the evaluations at hand.
+        rollouts: in flight at once: all of them are drawn by one state of the agent, which then learns from
+            them in the order in which they were drawn. 1 in the paper and in the code; as many as there are
+            workers keep those of an executor busy. Part of the search, not of the executor: results depend
+            on it, and neither on the workers nor on which of them is done first.
+
+    Raises:
+        RangeError: no rollout.
     """
 
     settings: AMCSettings = field(default_factory=AMCSettings)
+    rollouts: int = 1
     name = "amc"
+
+    def __post_init__(self) -> None:
+        if self.rollouts < 1:
+            raise RangeError(f"rollouts in flight must be at least 1, got {self.rollouts}")
+
+    def __repr__(self) -> str:
+        """Stands in logs: without one rollout, as in those from before there could be more."""
+        more = f", rollouts={self.rollouts}" if self.rollouts > 1 else ""
+        return f"AMC(settings={self.settings!r}{more})"
 
     def reward(self, error: float, cost: float) -> float:
         """By the settings."""
@@ -66,15 +83,21 @@ class AMC:
         states = StateMaker(task.space, settings)
         n_kept = settings.replay_size * (len(task.space.steps) if settings.replay_per_step else 1)
         agent = DDPG(len(settings.features), settings.agent, replay_size=n_kept, seed=task.seed)
-        for episode in range(task.left):
-            walk = _Walk(task, states, settings)
-            for _ in task.space.steps:
-                walk.step(self._draw(task, agent, walk.state, episode))
-            if settings.spends_rest and settings.reward == "error":
-                walk.spend_rest()
-            (trial,) = task.ask([task.space.assignment(walk.indices)])
-            self._learn(agent, walk, trial.reward, episode)
+        for first in range(0, task.left, self.rollouts):
+            episodes = range(first, first + min(self.rollouts, task.left))
+            walks = [self._walked(task, agent, states, episode) for episode in episodes]
+            trials = task.ask([task.space.assignment(walk.indices) for walk in walks])
+            for walk, trial, episode in zip(walks, trials, episodes, strict=True):
+                self._learn(agent, walk, trial.reward, episode)
         return ""
+
+    def _walked(self, task: Task, agent: DDPG, states: StateMaker, episode: int) -> "_Walk":
+        walk = _Walk(task, states, self.settings)
+        for _ in task.space.steps:
+            walk.step(self._draw(task, agent, walk.state, episode))
+        if self.settings.spends_rest and self.settings.reward == "error":
+            walk.spend_rest()
+        return walk
 
     def _draw(self, task: Task, agent: DDPG, state: State, episode: int) -> float:
         settings = self.settings

@@ -13,6 +13,7 @@ from pcsparse.compress.search.amc import AMC, _place
 from pcsparse.compress.search.amc_settings import AMCSettings
 from pcsparse.compress.search.amc_state import StateMaker
 from pcsparse.compress.search.ddpg import DDPG, DDPGSettings
+from pcsparse.compress.search.executor import timed
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.space import CostTerm, Space, Step
 from pcsparse.compress.search.uniform import Uniform
@@ -372,3 +373,51 @@ def test_the_same_result_with_any_number_of_threads():
         assert run() == first
     finally:
         torch.set_num_threads(before)
+
+
+def test_rollouts_in_flight_are_drawn_by_one_agent_which_learns_from_all_in_their_order(agents, monkeypatch):
+    space, score = uneven()
+    budget = space.cost(space.largest) / 2
+    acted = []
+    walked = AMC._walked
+
+    def watched(self, task, agent, *more):
+        acted.append(agent.updates)
+        return walked(self, task, agent, *more)
+
+    monkeypatch.setattr(AMC, "_walked", watched)
+    # at rates of its own it would come to the same widths, so short
+    quick = replace(TINY.agent, actor_rate=0.1, critic_rate=0.1)
+    settings = replace(TINY, warm_up=4, episodes=14, agent=quick)
+
+    class Backwards:
+        """The last that was asked for is done first."""
+
+        def run(self, evaluate, items):
+            for position in reversed(range(len(items))):
+                yield timed(evaluate, position, items[position])
+
+    def run(method, executor=None):
+        acted.clear()
+        found = search(space, score, budget, 14, 3, method=method, executor=executor)
+        return [(trial.index, trial.widths, trial.reward) for trial in found.trials]
+
+    four = run(AMC(settings, rollouts=4))
+    n = len(space.steps)
+    # the warm-up teaches nothing; of fourteen the last batch has two
+    assert acted == [0] * 8 + [4 * n] * 4 + [8 * n] * 2
+    assert agents[-1].rewards == [reward for *_, reward in four]
+    assert len(agents[-1].kept) == 14 * n
+    assert run(AMC(settings, rollouts=4), Backwards()) == four
+    # with one, each is drawn by what the one before taught
+    one = run(AMC(settings))
+    assert acted == [0] * 5 + [k * n for k in range(1, 10)]
+    assert four[:5] == one[:5]
+    assert four != one
+
+
+def test_an_agent_without_rollouts_is_refused_and_one_of_them_is_called_as_ever():
+    with pytest.raises(RangeError, match="at least 1, got 0"):
+        AMC(rollouts=0)
+    assert repr(AMC()) == f"AMC(settings={AMCSettings()!r})"
+    assert repr(AMC(rollouts=4)) == f"AMC(settings={AMCSettings()!r}, rollouts=4)"
