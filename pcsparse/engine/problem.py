@@ -58,6 +58,18 @@ class ConvProblem:
             f"to {self.n_out} rows of {self.c_out} ({mib[1]:.0f} MiB) at {self.k} offsets"
         )
 
+    def is_of(self, feats: Tensor, weight: Tensor, kmap: KernelMap, grad_out: Tensor) -> bool:
+        """Whether a gradient is of this problem, whose operands and map were checked when it was made."""
+        return (
+            feats.shape == (self.n_in, self.c_in)
+            and grad_out.shape == (self.n_out, self.c_out)
+            and weight.shape == (self.k, self.c_in, self.c_out)
+            and feats.dtype == weight.dtype == grad_out.dtype == self.dtype
+            and feats.device == weight.device == grad_out.device == kmap.device
+            and (kmap.n_in, kmap.n_out, kmap.volume) == (self.n_in, self.n_out, self.k)
+            and (kmap.symmetric, kmap.distinct) == (self.symmetric, self.distinct)
+        )
+
     @staticmethod
     def of(
         feats: Tensor,

@@ -4,61 +4,22 @@
 cloud.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pcsparse.checks import NamesSizes, check_shape
+from pcsparse.checks import check_shape
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.map_header import volume_of
-from pcsparse.engine.dataflow import Epilogue
-from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, plan_for
+from pcsparse.engine.dataflow import PLAIN, Epilogue
+from pcsparse.engine.plan import Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
-from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
-from pcsparse.ops.operator import operator, plain_function, runs_plainly, wants_gradients
-
-
-def check_choice(choice: Choice, problem: ConvProblem) -> None:
-    """Raise UnsupportedError where the dataflow of a choice cannot run a problem."""
-    # the operators are public, and an exported program runs them without `sparse_conv`
-    reason = DATAFLOWS[choice.dataflow].refuses(problem)
-    if reason is not None:
-        raise UnsupportedError(
-            f"the plan names {choice.dataflow}, which cannot run {problem}: {reason}; plan it with plan_for"
-        )
-
-
-def run_forward(
-    problem: ConvProblem, choice: Choice, feats: Tensor, weight: Tensor, kmap: KernelMap, epilogue: Epilogue
-) -> Tensor:
-    """What a choice makes of a convolution.
-
-    Raises:
-        OutOfMemoryError: the device's memory does not suffice; the text names the sizes.
-    """
-    with NamesSizes(lambda: problem.sizes("the forward pass")):
-        return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kmap, choice.config, epilogue)
-
-
-def run_grad_feats(
-    problem: ConvProblem, choice: Choice, grad_out: Tensor, weight: Tensor, kmap: KernelMap
-) -> Tensor:
-    """As `run_forward`, the gradient of the inputs."""
-    with NamesSizes(lambda: problem.sizes("the input gradient")):
-        return DATAFLOWS[choice.dataflow].grad_feats(grad_out.contiguous(), weight, kmap, choice.config)
-
-
-def run_grad_weight(
-    problem: ConvProblem, choice: Choice, feats: Tensor, grad_out: Tensor, kmap: KernelMap
-) -> Tensor:
-    """As `run_forward`, the gradient of the weights."""
-    with NamesSizes(lambda: problem.sizes("the weight gradient")):
-        return DATAFLOWS[choice.dataflow].grad_weight(
-            feats.contiguous(), grad_out.contiguous(), kmap, choice.config
-        )
+from pcsparse.errors import DtypeError, ShapeError
+from pcsparse.ops.conv_passes import check_choice, run_forward, run_grad_feats, run_grad_weight
+from pcsparse.ops.operator import bare_function, operator, runs_plainly, wants_gradients
 
 
 def _check_rows(name: str, given: int, kmap: KernelMap, rows: int) -> None:
@@ -110,7 +71,7 @@ def _grad_feats(
     problem = ConvProblem.of(grad_out, weight.transpose(1, 2), kmap, back=True)
     check_choice(choice, problem)
     _check_rows("n_in", n_in, kmap, kmap.n_in)
-    return run_grad_feats(problem, choice, grad_out, weight, kmap)
+    return run_grad_feats(lambda: problem, choice, grad_out, weight, kmap)
 
 
 @_grad_feats.register_fake
@@ -148,51 +109,68 @@ _grad_weight.refuse_autograd()
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     feats, weight, bias, kernel_map, _, plan, residual, relu = inputs
     ctx.save_for_backward(feats, weight, output if relu else None, *kernel_map)
-    ctx.plan, ctx.has_bias, ctx.has_residual = plan, bias is not None, residual is not None
+    ctx.plan, ctx.problem = Plan.decode(plan), None
+    ctx.has_bias, ctx.has_residual = bias is not None, residual is not None
 
 
 def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
-    feats, weight, rectified, *kernel_map = ctx.saved_tensors
     needs_feats, needs_weight, needs_bias, *_, needs_residual, _ = ctx.needs_input_grad
+    needs = needs_feats, needs_weight, ctx.has_bias and needs_bias, ctx.has_residual and needs_residual
+    grad_feats, grad_weight, grad_bias, grad_residual = _all_gradients(ctx, grad_out, needs)
+    nothing = [None] * (len(ctx.saved_tensors) - 3)
+    return grad_feats, grad_weight, grad_bias, nothing, None, None, grad_residual, None
+
+
+def _all_gradients(
+    ctx: Any, grad_out: Tensor, needs: tuple[bool, bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Those of feats, weight, bias and residual."""
+    feats, weight, rectified, *kernel_map = ctx.saved_tensors
     grad_feats = grad_weight = None
     if rectified is not None:
         # not a product: infinity times zero is NaN
         grad_out = torch.where(rectified > 0, grad_out, 0)
     given = grad_out, feats, weight
     if runs_plainly(*given) and not wants_gradients(*given):
-        grad_feats, grad_weight = _gradients(ctx.plan, *given, kernel_map, needs_feats, needs_weight)
+        grad_feats, grad_weight = _gradients(ctx.plan, ctx.problem, *given, kernel_map, needs)
     else:
-        if needs_feats:
-            grad_feats = _grad_feats(grad_out, weight, kernel_map, feats.shape[0], ctx.plan)
-        if needs_weight:
-            grad_weight = _grad_weight(feats, grad_out, kernel_map, ctx.plan)
-    grad_bias = grad_out.sum(dim=0) if ctx.has_bias and needs_bias else None
-    grad_residual = grad_out if ctx.has_residual and needs_residual else None
-    nothing = [None] * len(kernel_map)
-    return grad_feats, grad_weight, grad_bias, nothing, None, None, grad_residual, None
+        if needs[0]:
+            grad_feats = _grad_feats(grad_out, weight, kernel_map, feats.shape[0], ctx.plan.encode())
+        if needs[1]:
+            grad_weight = _grad_weight(feats, grad_out, kernel_map, ctx.plan.encode())
+    grad_bias = grad_out.sum(dim=0) if needs[2] else None
+    return grad_feats, grad_weight, grad_bias, grad_out if needs[3] else None
 
 
 def _gradients(
-    plan: str,
+    plan: Plan,
+    problem: ConvProblem | None,
     grad_out: Tensor,
     feats: Tensor,
     weight: Tensor,
     kernel_map: list[Tensor],
-    needs_feats: bool,
-    needs_weight: bool,
+    needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, Tensor | None]:
     """What the two operators do, with map and plan found once."""
     to_feats = to_weight = None
-    choices, kmap = Plan.decode(plan), KernelMap.from_tensors(kernel_map)
+    kmap = KernelMap.from_tensors(kernel_map)
+    back: Callable[[], ConvProblem]
     # hooks on saved tensors may have changed any of them
-    problem = ConvProblem.of(feats, weight, kmap)
-    back = ConvProblem.of(grad_out, weight.transpose(1, 2), kmap, back=True)
-    if needs_feats:
-        check_choice(choices.grad_feats, back)
-        to_feats = run_grad_feats(back, choices.grad_feats, grad_out, weight, kmap)
-    if needs_weight:
-        check_choice(choices.grad_weight, problem)
-        to_weight = run_grad_weight(problem, choices.grad_weight, feats, grad_out, kmap)
+    if problem is not None and problem.is_of(feats, weight, kmap, grad_out):
+        back = problem.transposed
+    else:
+        problem = ConvProblem.of(feats, weight, kmap)
+        turned = ConvProblem.of(grad_out, weight.transpose(1, 2), kmap, back=True)
+        check_choice(plan.grad_feats, turned)
+        check_choice(plan.grad_weight, problem)
+
+        def back() -> ConvProblem:
+            return turned
+
+    if needs[0]:
+        to_feats = run_grad_feats(back, plan.grad_feats, grad_out, weight, kmap)
+    if needs[1]:
+        to_weight = run_grad_weight(problem, plan.grad_weight, feats, grad_out, kmap)
     return to_feats, to_weight
 
 
@@ -203,24 +181,48 @@ def _known_conv(
     feats: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     kmap: KernelMap,
     problem: ConvProblem,
     plan: Plan,
-    residual: Tensor | None,
     relu: bool,
 ) -> Tensor:
     """What the operator does, where map and plan need not be found again."""
-    return run_forward(problem, plan.forward, feats, weight, kmap, Epilogue(bias, residual, relu))
+    bare = bias is None and residual is None and not relu
+    epilogue = PLAIN if bare else Epilogue(bias, residual, relu)
+    return run_forward(problem, plan.forward, feats, weight, kmap, epilogue)
 
 
-def _setup_known(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    feats, weight, bias, kmap, _, plan, residual, relu = inputs
+def _known_forward(
+    ctx: Any,
+    weight: Tensor,
+    feats: Tensor,
+    narrow: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    kmap: KernelMap,
+    problem: ConvProblem,
+    plan: Plan,
+    relu: bool,
+) -> Tensor:
+    """The gradient is for `weight`; `narrow` has its values in the type of `feats`, if it has another."""
+    narrow = weight if narrow is None else narrow
+    out = _known_conv(feats, narrow, bias, residual, kmap, problem, plan, relu)
     # the cloud may be gone before backward, and its maps are not to be read and laid out again
-    tensors = kmap.lasting_tensors()
-    _setup(ctx, (feats, weight, bias, tensors, None, plan.encode(), residual, relu), output)
+    ctx.save_for_backward(feats, narrow, out if relu else None, *kmap.lasting_tensors())
+    ctx.plan, ctx.problem = plan, problem
+    return out
 
 
-_known_conv_with_gradients = plain_function("pcsparse::sparse_conv", _known_conv, _backward, _setup_known)
+def _known_backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
+    needs_weight, needs_feats, _, *needs_others = ctx.needs_input_grad
+    needs = needs_feats, needs_weight, needs_others[0], needs_others[1]
+    grad_feats, grad_weight, grad_bias, grad_residual = _all_gradients(ctx, grad_out, needs)
+    # autograd itself widens the gradient of a weight that was narrowed
+    return grad_weight, grad_feats, None, grad_bias, grad_residual, None, None, None, None
+
+
+_known_conv_with_gradients = bare_function("pcsparse::sparse_conv", _known_forward, _known_backward)
 
 
 def sparse_conv(
@@ -259,19 +261,23 @@ def sparse_conv(
         UnsupportedError: the named `dataflow` refuses the problem, or all do; the text lists each reason.
         OutOfMemoryError: the device's memory does not suffice; the text names the sizes.
     """
-    kind = feats.device.type
+    kind, source = feats.device.type, weight
+    plainly = runs_plainly(feats, weight, bias, residual)
+    follows = plainly and wants_gradients(feats, weight, bias, residual)
     if kind != "meta" and torch.is_autocast_enabled(kind) and feats.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
-        feats, weight = feats.to(dtype), weight.to(dtype)
+        feats = feats if feats.dtype == dtype else feats.to(dtype)
         bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
+        # a node less in the graph where the convolution's own can do it
+        weight = (weight.detach() if follows else weight).to(dtype)
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     plan = plan_for(problem, dataflow, tuned)
-    given = feats, weight, bias, residual
     out: Tensor
-    if not runs_plainly(*given):
+    if not plainly:
         out = _sparse_conv(feats, weight, bias, kmap.tensors(), kmap.n_out, plan.encode(), residual, relu)
-    elif wants_gradients(*given):
-        out = _known_conv_with_gradients(feats, weight, bias, kmap, problem, plan, residual, relu)
+    elif follows:
+        narrow = None if weight is source else weight
+        out = _known_conv_with_gradients(source, feats, narrow, bias, residual, kmap, problem, plan, relu)
     else:
-        out = _known_conv(feats, weight, bias, kmap, problem, plan, residual, relu)
+        out = _known_conv(feats, weight, bias, residual, kmap, problem, plan, relu)
     return out

@@ -108,7 +108,20 @@ def plain_function(
         found = backward(ctx, *grads)
         return tuple([None if type(grad) is list else grad for grad in found])
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(gradients)}
+    return bare_function(name, forward, gradients)
+
+
+def bare_function(
+    name: str, forward: Callable[..., Any], backward: Callable[..., tuple[Any, ...]]
+) -> Callable[..., Any]:
+    """As `plain_function`, of the two functions that an `autograd.Function` has.
+
+    Args:
+        name: of the node in a graph.
+        forward: takes the context and the arguments; returns fresh tensors.
+        backward: takes the context and the gradients of what `forward` returns; gives one of each argument.
+    """
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     made = type(f"PlainBackwardOf_{name.replace('::', '_')}", (torch.autograd.Function,), members)
     # what `Function.apply` does beyond it is for functorch, which `runs_plainly` has excluded
     apply: Callable[..., Any] = super(torch.autograd.Function, made).apply  # type: ignore[misc]

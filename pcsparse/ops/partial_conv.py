@@ -21,7 +21,7 @@ from pcsparse.engine.plan import Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
-from pcsparse.ops.conv import check_choice, run_forward, run_grad_feats, run_grad_weight
+from pcsparse.ops.conv_passes import check_choice, run_forward, run_grad_feats, run_grad_weight
 from pcsparse.ops.operator import operator, runs_plainly, wants_gradients
 
 
@@ -81,7 +81,7 @@ def _grad_feats(
     kept = _kept(kernel_map, mask)
     problem = ConvProblem.of(grad_out, weight.transpose(1, 2), kept, back=True)
     check_choice(choice, problem)
-    grad = run_grad_feats(problem, choice, grad_out, weight, kept)
+    grad = run_grad_feats(lambda: problem, choice, grad_out, weight, kept)
     passed = grad_out if scale is None else (grad_out * scale).to(grad_out.dtype)
     return grad.add_(passed.masked_fill(mask[:, None], 0))
 

@@ -8,7 +8,7 @@ import ctypes
 import functools
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +20,8 @@ from pcsparse.kernels.key_layout import BATCH_SHIFT, BIAS, FIELD_BITS, SHIFTS
 _OPTIONS = ("-std=c++17",)
 MOST_ARGUMENTS = 16
 """A kernel's most arguments, as on a host it is called through one type."""
+# of a launch; Triton's kernels have more arguments than ours
+_MOST_WORDS = 32
 
 
 @functools.cache
@@ -81,9 +83,9 @@ class _Arguments(threading.local):
 
     def __init__(self) -> None:
         self.devices: set[int] = set()
-        self.words = (ctypes.c_longlong * MOST_ARGUMENTS)()
+        self.words = (ctypes.c_longlong * _MOST_WORDS)()
         first, size = ctypes.addressof(self.words), ctypes.sizeof(ctypes.c_longlong)
-        self._places = (ctypes.c_void_p * MOST_ARGUMENTS)(*[first + size * i for i in range(MOST_ARGUMENTS)])
+        self._places = (ctypes.c_void_p * _MOST_WORDS)(*[first + size * i for i in range(_MOST_WORDS)])
         self.address = ctypes.addressof(self._places)
 
 
@@ -138,12 +140,35 @@ def _apart(name: str, args: tuple[Tensor | int, ...]) -> DeviceError:
 def _launch_here(
     device: int, file: str, name: str, blocks: int, threads: int, words: list[int], shared: int
 ) -> None:
+    function = _function(file, name, device).ptr
+    start(device, function, (blocks, 1, 1), threads, shared, _LAYOUTS[len(words)], words)
+
+
+def start(
+    device: int,
+    function: int,
+    grid: tuple[int, int, int],
+    threads: int,
+    shared: int,
+    layout: struct.Struct,
+    words: Sequence[int],
+) -> None:
+    """Launch a function of the driver's on the current stream of `device`, which is the current one.
+
+    Args:
+        device: its number.
+        function: as the driver knows it.
+        grid: blocks.
+        threads: of a block.
+        shared: bytes of dynamic shared memory a block.
+        layout: of the words: eight bytes for every argument of the function, at most 32 of them.
+        words: what it packs.
+    """
     given = _ARGUMENTS
     if device not in given.devices:
         _make_current()
         given.devices.add(device)
-    _LAYOUTS[len(words)].pack_into(given.words, 0, *words)
+    layout.pack_into(given.words, 0, *words)
     # the raw one: torch.cuda.current_stream() makes an object a call
     stream = torch._C._cuda_getCurrentRawStream(device)
-    kernel = _function(file, name, device).ptr
-    _driver()(kernel, blocks, 1, 1, threads, 1, 1, shared, stream, given.address, 0)
+    _driver()(function, *grid, threads, 1, 1, shared, stream, given.address, 0)

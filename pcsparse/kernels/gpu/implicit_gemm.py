@@ -62,7 +62,10 @@ def implicit_gemm(
         return out
     feats = _loadable(feats)
     weight = _with_an_order(weight)
-    finish = (whole(bias), whole(residual), whole(mask), whole(through), whole(scale), whole(shift))
+    finish: tuple[Tensor | None, ...] = ()
+    # mostly all of them are None
+    if not (bias is residual is mask is through is scale is shift is None):
+        finish = (whole(bias), whole(residual), whole(mask), whole(through), whole(scale), whole(shift))
     rows, index, lists = layout
     splits, tiles, length, tile = index.shape
     lots = splits * parts
@@ -87,18 +90,20 @@ def implicit_gemm(
     sums = out.new_empty((lots, *out.shape), dtype=torch.float32) if partial else out
     _MULTIPLY(
         (tiles * -(-out.shape[1] // tile_out), lots, 1),
-        (feats, weight, sums, rows, index, lists, *(_NOTHING if partial else finish)),
+        (feats, weight, sums, rows, index, lists, *(() if partial else finish)),
         (n_out, *numbers),
         constants,
         warps,
         stages,
+        _FINISHING if partial or not finish else 0,
     )
     if partial:
         _add(sums, out, finish, relu)
     return out
 
 
-_NOTHING = (None,) * 6
+# operands of `_finish`
+_FINISHING = 6
 
 
 @functools.lru_cache(maxsize=4096)
@@ -379,4 +384,5 @@ def _add(sums: Tensor, out: Tensor, finish: tuple[Tensor | None, ...], relu: boo
         (sums, out, *finish),
         (n_out, c_out // align),
         (rows, columns, lots, align, relu),
+        absent=0 if finish else _FINISHING,
     )

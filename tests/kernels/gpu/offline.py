@@ -25,6 +25,7 @@ class Compiled:
         shared: bytes a block.
         wgmma, mma: products on tensor cores, of a warp group and of a warp.
         copies: bytes of each asynchronous copy to shared memory -> how many there are.
+        direct: whether the driver is called for it, without Triton's launcher.
     """
 
     kernel: str
@@ -35,6 +36,7 @@ class Compiled:
     wgmma: int
     mma: int
     copies: dict[str, int]
+    direct: bool
 
 
 def compile_launches(run: Callable[[], object], arch: int) -> list[Compiled]:
@@ -53,9 +55,9 @@ def compile_launches(run: Callable[[], object], arch: int) -> list[Compiled]:
             backend, options, bound, specialization, rest
         )
         source = ASTSource(kernel, signature, constants, attributes)
-        found.append(
-            _described(kernel.__name__, arch, compile(source, target=target, options=parsed.__dict__))
-        )
+        compiled, kinds = compile(source, target=target, options=parsed.__dict__), list(signature.values())
+        given = sum(kind.startswith("*") for kind in kinds), kinds.count("i32")
+        found.append(_described(kernel.__name__, arch, compiled, given))
 
     launch, JITFunction.run = JITFunction.run, record
     try:
@@ -65,7 +67,9 @@ def compile_launches(run: Callable[[], object], arch: int) -> list[Compiled]:
     return found
 
 
-def _described(name: str, arch: int, kernel: Any) -> Compiled:
+def _described(name: str, arch: int, kernel: Any, given: tuple[int, int]) -> Compiled:
+    from pcsparse.kernels.gpu.launch import is_direct
+
     ptx = kernel.asm["ptx"]
     copies: dict[str, int] = {}
     for size in re.findall(r"cp\.async\.c[ag]\.shared\.global [^;]*?, (0x[0-9a-f]+|\d+), ", ptx):
@@ -81,6 +85,7 @@ def _described(name: str, arch: int, kernel: Any) -> Compiled:
         len(re.findall(r"wgmma\.mma_async", ptx)),
         len(re.findall(r"\bmma\.sync", ptx)),
         copies,
+        is_direct(kernel, *given),
     )
 
 

@@ -1,5 +1,7 @@
 """How kernels are launched, without a GPU: which form is called, and with what."""
 
+import ctypes
+import struct
 from types import SimpleNamespace
 
 import pytest
@@ -26,17 +28,45 @@ class OnCuda:
         return self.device
 
 
+def _assembly(*bits: int) -> str:
+    listed = ",\n".join(f"\t.param .u{n} k_param_{i}" for i, n in enumerate(bits))
+    return f".visible .entry k(\n{listed}\n)\n.reqntid 256\n{{ ld.param.b64 %rd1, [k_param_0]; }}"
+
+
 class Kernel:
-    """A jitted function that notes how it was started, and compiles to one that does, too."""
+    """A jitted function that notes how it was started, and compiles to one that does, too.
+
+    Attributes:
+        bound: calls through Triton's binder.
+        direct: those of Triton's launcher.
+        driver: those of the driver: its arguments, and the words of the kernel's.
+    """
 
     def __init__(self) -> None:
-        self.bound, self.direct = [], []
+        self.bound, self.direct, self.driver = [], [], []
+        self.facts = {
+            "num_warps": 8, "num_ctas": 1, "shared": 4096, "launch_pdl": False,
+            "launch_cooperative_grid": False, "global_scratch_size": 0, "profile_scratch_size": 0,
+        }  # fmt: skip
+        # two addresses, two numbers, and Triton's two of scratch memory
+        self.assembly = _assembly(64, 64, 32, 32, 64, 64)
+
+    def launch_kernel(self, *given):
+        words = (ctypes.c_void_p * 32).from_address(given[-2])
+        bits = [32 if n in (2, 3) else 64 for n in range(6)]
+        kinds = {64: ctypes.c_longlong, 32: ctypes.c_int}
+        arguments = [kinds[n].from_address(place).value for n, place in zip(bits, words, strict=False)]
+        self.driver.append((given[:-2], arguments))
 
     def __getitem__(self, grid):
         def start(*arguments, **options):
             self.bound.append((grid, arguments, options))
             return SimpleNamespace(
-                run=lambda *given: self.direct.append(given), function="function", packed_metadata="packed"
+                run=lambda *given: self.direct.append(given),
+                function=1234,
+                packed_metadata="packed",
+                metadata=SimpleNamespace(**self.facts),
+                asm={"ptx": self.assembly},
             )
 
         return start
@@ -47,7 +77,12 @@ def kernel(monkeypatch):
     gpu_kernels()
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 0, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 77 + device, raising=False)
-    return Kernel()
+    from pcsparse.kernels.gpu import cuda_text
+
+    kernel = Kernel()
+    monkeypatch.setattr(cuda_text, "_driver", lambda: kernel.launch_kernel)
+    monkeypatch.setattr(cuda_text, "_make_current", lambda: None)
+    return kernel
 
 
 def _launcher(kernel):
@@ -56,18 +91,53 @@ def _launcher(kernel):
     return Launcher(kernel)
 
 
-def test_a_form_is_compiled_once_and_then_called_with_addresses(kernel):
+def test_a_form_is_compiled_once_and_then_the_driver_is_called_with_addresses(kernel):
     launcher, tensors = _launcher(kernel), (OnCuda(256), None, OnCuda(512, torch.int32))
-    launcher((3, 2, 1), tensors, (7, 8), (64, "ieee"), 8, 5)
+    launcher((3, 2, 1), tensors, (7, 8), (64, "ieee"), 8, 5, absent=2)
     options = {"num_warps": 8, "num_stages": 5, "enable_fp_fusion": True}
-    assert kernel.bound == [((3, 2, 1), (*tensors, 7, 8, 64, "ieee"), options)]
-    assert kernel.direct == []
+    assert kernel.bound == [((3, 2, 1), (*tensors, None, None, 7, 8, 64, "ieee"), options)]
+    assert kernel.driver == kernel.direct == []
 
-    others = (OnCuda(1024), None, OnCuda(2048, torch.int32))
-    launcher((4, 1, 1), others, (9, 1), (64, "ieee"), 8, 5)
+    from pcsparse.kernels.gpu import cuda_text
+
+    # a launch before it had more words
+    cuda_text._ARGUMENTS.words[:] = [7] * 32
+    others = (OnCuda(1 << 40), None, OnCuda(2048, torch.int32))
+    launcher((4, 1, 1), others, (-9, 2**31 - 1), (64, "ieee"), 8, 5, absent=2)
     assert len(kernel.bound) == 1
+    assert kernel.direct == []
+    # eight warps; no scratch memory
+    words = [1 << 40, 2048, -9, 2**31 - 1, 0, 0]
+    assert kernel.driver == [((1234, 4, 1, 1, 256, 1, 1, 4096, 77), words)]
+
+    with pytest.raises(struct.error):
+        launcher((4, 1, 1), others, (0, 2**31), (64, "ieee"), 8, 5, absent=2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"assembly": _assembly(64, 64, 32, 64, 64, 64)},
+        {"assembly": _assembly(64, 64, 32)},
+        {"assembly": _assembly(64, 64, 32, 32, 64, 64, 64)},
+        {"assembly": ""},
+        {"facts": {"num_ctas": 2}},
+        {"facts": {"launch_pdl": True}},
+        {"facts": {"launch_cooperative_grid": True}},
+        {"facts": {"global_scratch_size": 8}},
+        {"facts": {"profile_scratch_size": 8}},
+    ],
+    ids=str,
+)
+def test_a_kernel_that_takes_something_else_is_left_to_triton(kernel, change):
+    kernel.assembly = change.get("assembly", kernel.assembly)
+    kernel.facts |= change.get("facts", {})
+    launcher, tensors = _launcher(kernel), (OnCuda(256), OnCuda(512, torch.int32))
+    for _ in range(2):
+        launcher((4, 1, 1), tensors, (9, 1), (64, "ieee"), 8, 5, absent=1)
+    assert kernel.driver == []
     assert kernel.direct == [
-        (4, 1, 1, 77, "function", "packed", None, None, None, 1024, None, 2048, 9, 1, 64, "ieee")
+        (4, 1, 1, 77, 1234, "packed", None, None, None, 256, 512, None, 9, 1, 64, "ieee")
     ]
 
 
@@ -88,16 +158,16 @@ def test_another_form_is_compiled_anew(kernel, tensors, constants, warps, stages
     launcher((1, 1, 1), tensors, (), constants, warps, stages)
 
     assert len(kernel.bound) == 2
-    assert kernel.direct == []
+    assert kernel.direct == kernel.driver == []
 
 
 def test_an_address_off_the_widest_load_goes_through_triton_every_time(kernel):
     launcher, aligned, off = _launcher(kernel), (OnCuda(256), OnCuda(512)), (OnCuda(256), OnCuda(520))
     for tensors in (aligned, off, off, aligned):
-        launcher((1, 1, 1), tensors, (), (64,), 8, 5)
+        launcher((1, 1, 1), tensors, (1, 2), (64,), 8, 5)
 
     assert [call[1][:2] for call in kernel.bound] == [aligned, off, off]
-    assert len(kernel.direct) == 1
+    assert [words[:2] for _, words in kernel.driver] == [[256, 512]]
 
 
 def test_stages_are_as_many_as_shared_memory_has_room_for(kernel, monkeypatch):
@@ -123,7 +193,7 @@ def test_a_tensor_of_another_device_is_refused(kernel):
     elsewhere.device = 1
     with pytest.raises(DeviceError, match=r"on 0 and on 1; move them to one device"):
         launcher((1, 1, 1), (OnCuda(256), elsewhere), (), (64,))
-    assert kernel.direct == []
+    assert kernel.direct == kernel.driver == []
 
 
 def test_cuda_text_refuses_tensors_of_several_devices(monkeypatch):

@@ -42,8 +42,13 @@ def _check_wide(gemm: dict[tuple[str, int], dict]) -> None:
 
 
 def test_a_wide_convolution_runs_on_tensor_cores():
-    gemm = _the_gemm(_report("half 64"))
+    kernels = _report("half 64")
+    gemm = _the_gemm(kernels)
 
+    # the layout's, too
+    assert {kernel["kernel"] for kernel in kernels if kernel["direct"]} == {
+        "_count_pairs", "_rank_rows", "_fill_tiles", "_multiply",
+    }  # fmt: skip
     assert set(gemm) == {("half 64", 80), ("half 64", 90)}
     _check_wide(gemm)
 
@@ -54,6 +59,7 @@ def test_every_kernel_compiles_and_spills_nothing():
     from tests.kernels.gpu.offline import WIDE, WIDE_GRADIENTS
 
     kernels = _report()
+    assert all(kernel["direct"] for kernel in kernels)
     gemm = _the_gemm(kernels)
 
     _check_wide({key: kernel for key, kernel in gemm.items() if key[0] in WIDE})
