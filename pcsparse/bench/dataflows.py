@@ -14,6 +14,7 @@ from pcsparse.bench.outcome import Result
 from pcsparse.bench.scaling import sized_coords
 from pcsparse.bench.scene import Scene, draw
 from pcsparse.engine.plan import DATAFLOWS
+from pcsparse.engine.problem import ConvProblem
 from pcsparse.sparse_tensor import SparseTensor
 
 
@@ -32,10 +33,16 @@ def run_dataflows(
     if n is not None:
         tensor = SparseTensor(draw(n, 4), sized_coords(scene.coords, n), batch_size=1)
         scene = replace(scene, tensor=tensor)
-    device = scene.coords.device.type
-    named = [Ours(name) for name, flow in DATAFLOWS.items() if device in flow.devices]
     where = f", {len(scene.coords):,} voxels"
     return tuple(
-        run_conv_case(replace(case, name=case.name + where), scene, named, runs, settle=settle)
+        run_conv_case(replace(case, name=case.name + where), scene, _able(case, scene), runs, settle=settle)
         for case in cases
     )
+
+
+def _able(case: ConvCase, scene: Scene) -> list[Ours]:
+    """Those that run on the device, and take so many channels."""
+    n, coords = len(scene.coords), scene.coords
+    sizes = case.relation.volume, case.c_in, case.c_out, n, n, None
+    problem = ConvProblem(coords.device.type, case.dtype, *sizes, symmetric=case.relation.is_submanifold)
+    return [Ours(name) for name, flow in DATAFLOWS.items() if flow.refuses(problem) is None]

@@ -27,12 +27,14 @@ from pcsparse.bench.device.scene import DeviceScene, cloud_of, cube, neighbours
 from pcsparse.bench.ours import Ours
 from pcsparse.bench.unet import LibraryUNet
 from pcsparse.coords.relation import Relation
+from pcsparse.engine.fetch_on_demand import FetchOnDemand
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.kernels import cpu
 from pcsparse.models import MinkUNet, MinkUNetSpec, SecondSpec
 from pcsparse.nn import fuse, recorded, recorded_training
 from pcsparse.programs import bench_device
 from pcsparse.timing import Timing, environment
+from tests.emulation import emulate
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = (40, 40, 24)
@@ -194,6 +196,20 @@ def test_a_dense_layer_stands_beside_a_product_that_is_no_peer(device):
     # 4^3 voxels: along an axis 4 + 2 * 3 of the 4 * 3 neighbours are there
     assert result.operations == 2 * 10**3 * 16 * 16
     assert neighbours(cube(4, device, 1).coords) == pytest.approx(10**3 / 4**3)
+
+
+def test_a_dataflow_of_no_rule_stands_beside_the_layers_that_it_takes(device, monkeypatch):
+    if device.type == "cpu":
+        monkeypatch.setattr(FetchOnDemand, "devices", ("cpu", "cuda"))
+        emulate(monkeypatch)
+    case = DeviceLayer("cube", "submanifold", 3, 1, 8, FP16)
+    ours, other = layers.run_layer(case, cube(3, device, 1), [], **ONCE).outcomes
+    assert (ours.name, other.name, other.reference) == ("pcsparse", "fetch_on_demand", True)
+    assert [check.what for check in other.checks] == ["out"]
+    assert other.times is not None, other
+    for refused in (replace(case, channels=64), replace(case, kind="generative", kernel=2, stride=2)):
+        result = layers.run_layer(refused, cube(3, device, 1), [], **ONCE)
+        assert [outcome.name for outcome in result.outcomes] == ["pcsparse"]
 
 
 def test_maps_are_compared_entry_by_entry(device, monkeypatch):

@@ -71,6 +71,16 @@ def test_fetch_layout_matches_twin(device, rng, k, n_out):
     assert torch.equal(found.T.int() - 1, table)
 
 
+def test_rows_of_a_warp_have_about_as_many_pairs(gpu_or_emulated, rng):
+    table = _table(rng, 27, 77, 150)
+    _, heads = backend_of(table.to(gpu_or_emulated)).fetch_layout(table.to(gpu_or_emulated))
+    rows, counts = heads[..., 0].cpu(), heads[..., 1].cpu() >> 16
+    assert counts.diff(dim=1).max() <= 0
+    # tiles keep their rows, whose neighbours lie near each other
+    assert torch.equal(rows.sort(dim=1).values[:4].view(-1), torch.arange(128, dtype=torch.int32))
+    assert rows[4, 22:].eq(-1).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("c_in", "c_out"), [(1, 1), (3, 7), (4, 32), (16, 16), (33, 5), (7, 40), (2, 65)])
 def test_fetch_on_demand_matches_twin(device, rng, c_in, c_out, dtype):

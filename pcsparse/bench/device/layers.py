@@ -1,7 +1,8 @@
 """Single convolutions: checked against float64 twins on the same device, then timed beside the peers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from pcsparse.bench.library import LibraryConv
 from pcsparse.bench.ours import Ours
 from pcsparse.bench.verify import Check, check_norm
 from pcsparse.coords.kernel_map import Pairs
+from pcsparse.engine.plan import DATAFLOWS
+from pcsparse.engine.problem import ConvProblem
 from pcsparse.kernels import reference
 from pcsparse.nn import SparseConvTranspose3d
 from pcsparse.sparse_tensor import SparseTensor
@@ -26,6 +29,7 @@ _SEED = 20231
 # spconv adds up to 3,456 products in float16 itself, which is why peers have more room
 _OURS_ROUNDINGS, _PEER_ROUNDINGS = 4.0, 24.0
 _FLOAT32 = 2e-6
+_UNTRIED = ("fetch_on_demand",)
 # a huge border, so that a grid has none for these layers
 _FAR = 1 << 15
 
@@ -64,6 +68,8 @@ def run_layer(
     data = _data(case, scene)
     with allowing(case.precision):
         candidates = [attempt(OURS, lambda: _candidate(case, data, Ours()))]
+        if not dense:
+            candidates += _others(case, data)
         for library in peers:
             library.allow_tf32(case.precision.tf32)
             candidates.append(attempt(library.name, _maker(case, data, library)))
@@ -131,6 +137,21 @@ def _map(case: DeviceLayer, coords: Tensor) -> tuple[Tensor, Tensor, Pairs]:
     if case.kind == "inverse":
         return coarse, coords, Pairs(pairs.rows_out, pairs.rows_in, pairs.starts)
     return coords, coarse, pairs
+
+
+def _others(case: DeviceLayer, data: _Data) -> list[Candidate]:
+    """Dataflows that the rule takes no layer to, where they would take this one; they are no peers."""
+    if case.kind == "generative":
+        return []
+    k, c, (n_in, n_out) = case.kernel**3, case.channels, (len(data.feats), len(data.grad_out))
+    where, symmetric = data.given.device.type, case.kind == "submanifold"
+    problem = ConvProblem(where, case.precision.dtype, k, c, c, n_in, n_out, None, symmetric=symmetric)
+
+    def make(name: str) -> Candidate:
+        return replace(_candidate(case, data, Ours(name)), reference=True)
+
+    names = [name for name in _UNTRIED if DATAFLOWS[name].refuses(problem) is None]
+    return [attempt(name, partial(make, name)) for name in names]
 
 
 def _maker(case: DeviceLayer, data: _Data, library: DevicePeer) -> Callable[[], Candidate]:

@@ -6,6 +6,7 @@
 // banks, whatever offsets other rows are at. Sums over input channels meet at the end of a row, in one order.
 
 typedef long long i64;
+typedef unsigned long long u64;
 
 #ifdef __CUDACC__
 // elsewhere whoever compiles this has them
@@ -19,13 +20,23 @@ __device__ static unsigned short float_to_half(float value) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
     return bits;
 }
+// shared memory by its own address of 32 bits, which the compiler would make anew for every pair
+typedef unsigned shared_place;
+__device__ static shared_place place_in_shared(const void *from) { return (unsigned)__cvta_generic_to_shared(from); }
+__device__ static uint4 read_shared(shared_place place) {
+    uint4 word;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+                 : "r"(place));
+    return word;
+}
 #endif
 
 static const int LANES = 8, LISTED = 32;
 // flags beside the sizes
-static const i64 RELU = 1, PAIRED = 2, WHOLE = 4, SOLID = 8;
+static const i64 RELU = 1, FULL = 2, WHOLE = 4, SOLID = 8;
 // 16-byte words of a step: eight for each of two input channels
-static const int STEP = 2 * LANES;
+static const int STEP = 2 * LANES, STEP_BYTES = 16 * STEP;
 
 struct Half {
     unsigned short bits;
@@ -123,42 +134,45 @@ __device__ static void stage(uint4 *staged, const T *weight, const Sizes &size, 
     }
 }
 
-// two input channels of a row, zero beyond the last
-template <typename T, bool EVEN>
+// two input channels of a row, of which `left` are there: both where the row is FULL_ROW
+template <typename T, bool FULL_ROW>
 __device__ static void fetch_two(const T *from, int left, float &one, float &two) {
-    one = two = 0.0f;
-    if (EVEN) {
-        if (left > 0) Word<T>::two(from, one, two);
+    if (FULL_ROW) {
+        Word<T>::two(from, one, two);
         return;
     }
-    if (left > 0) one = widened(from[0]);
-    if (left > 1) two = widened(from[1]);
+    one = left > 0 ? widened(from[0]) : 0.0f;
+    two = left > 1 ? widened(from[1]) : 0.0f;
 }
 
-// sums over the input channels of this thread, of all pairs of its row
-template <typename T, int CO, bool EVEN>
-__device__ static void follow(float *sums, const T *feats, const int2 *pair, const int2 *behind,
-                              const uint4 *staged, int c_in, int steps) {
-    int lane = threadIdx.x % LANES, first = lane / CO * 2;
-    feats += first;
-    staged += lane;
-    for (; pair < behind; pair++) {
-        int2 here = __ldg(pair);
-        const T *row = feats + (i64)here.x * c_in;
-        const uint4 *weights = staged + here.y * steps * STEP;
-        int left = c_in - first;
-        for (int step = 0; step < steps; step++, left -= STEP / CO, row += STEP / CO, weights += STEP) {
+// what a thread has to know of its share of a row, whichever row it is
+struct Share {
+    const char *feats;
+    shared_place staged;
+    unsigned row_bytes, offset_bytes;
+    int left, steps;
+};
+
+// sums over the input channels of this thread, of all pairs of its row; STEPS is 0 where it is not known here
+template <typename T, int CO, bool FULL_ROW, int STEPS>
+__device__ static void follow(float *sums, const int2 *pairs, unsigned count, const Share &share) {
+    const int steps = STEPS ? STEPS : share.steps;
+    for (unsigned i = 0; i < count; i++) {
+        int2 here = __ldg((const int2 *)((const char *)pairs + (u64)i * sizeof(int2)));
+        const T *row = (const T *)(share.feats + (u64)(unsigned)here.x * share.row_bytes);
+        shared_place weights = share.staged + here.y * share.offset_bytes;
+#pragma unroll
+        for (int step = 0; step < steps; step++) {
             float one, two;
-            fetch_two<T, EVEN>(row, left, one, two);
-            Word<T>::add(sums, weights[0], one);
-            Word<T>::add(sums, weights[LANES], two);
+            fetch_two<T, FULL_ROW>(row + step * (STEP / CO), share.left - step * (STEP / CO), one, two);
+            Word<T>::add(sums, read_shared(weights + step * STEP_BYTES), one);
+            Word<T>::add(sums, read_shared(weights + step * STEP_BYTES + STEP_BYTES / 2), two);
         }
     }
 }
 
-// adds what lanes over input channels have, and shares the sums among them: how far mine are from the first
-template <typename T, int CO> __device__ static int meet(float *sums) {
-    int first = 0;
+// adds what lanes over input channels have, and shares the sums among them: `first_of` says which are whose
+template <typename T, int CO> __device__ static void meet(float *sums) {
 #pragma unroll
     for (int step = LANES / 2, n = Word<T>::VECTOR / 2; step >= CO; step /= 2, n /= 2) {
         bool upper = threadIdx.x & step;
@@ -167,8 +181,13 @@ template <typename T, int CO> __device__ static int meet(float *sums) {
             float kept = upper ? sums[v + n] : sums[v], given = upper ? sums[v] : sums[v + n];
             sums[v] = __fadd_rn(kept, __shfl_xor_sync(0xffffffffu, given, step));
         }
-        if (upper) first += n;
     }
+}
+template <typename T, int CO> __device__ static int first_of(int lane) {
+    int first = lane % CO * Word<T>::VECTOR;
+#pragma unroll
+    for (int step = LANES / 2, n = Word<T>::VECTOR / 2; step >= CO; step /= 2, n /= 2)
+        if (lane & step) first += n;
     return first;
 }
 
@@ -184,34 +203,37 @@ template <typename T, int N> __device__ static void read(float *values, const T 
     for (int v = 0; v < N; v++) values[v] = v < there ? widened(from[v]) : 0.0f;
 }
 
+// `first` is the first output channel of a thread, `there` how many there are from it on
 template <typename T> struct Ending {
+    T *out;
     const T *bias, *residual, *through;
     const unsigned char *mask;
     const float *scale, *shift;
+    int first, there, c_out;
+    bool at_once, relu;
 };
 
-// what is done to sums before they are rounded, and the writing; `at` is the place of the first of them
+// what is done to sums before they are rounded, and the writing
 template <typename T, int N>
-__device__ static void finish(float *sums, T *out, const Ending<T> &ending, const Sizes &size, i64 row, int channel) {
-    int there = size.c_out - channel;
-    if (there <= 0) return;
-    bool at_once = size.flags & WHOLE;
-    i64 at = row * size.c_out + channel;
+__device__ static void finish(float *sums, const Ending<T> &ending, unsigned row) {
+    u64 at = (u64)row * (unsigned)ending.c_out + (unsigned)ending.first;
+    int there = ending.there;
+    bool at_once = ending.at_once;
     float other[N], factor[N];
     if (ending.bias) {
-        read<T, N>(other, ending.bias + channel, there, at_once);
+        read<T, N>(other, ending.bias + ending.first, there, at_once);
 #pragma unroll
         for (int v = 0; v < N; v++) sums[v] = __fadd_rn(sums[v], other[v]);
     }
     if (ending.mask && !ending.mask[row]) {
         read<T, N>(sums, ending.through + at, there, at_once);
         if (ending.scale) {
-            read<float, N>(factor, ending.scale + channel, there, false);
+            read<float, N>(factor, ending.scale + ending.first, there, false);
 #pragma unroll
             for (int v = 0; v < N; v++) sums[v] = __fmul_rn(sums[v], factor[v]);
         }
         if (ending.shift) {
-            read<float, N>(factor, ending.shift + channel, there, false);
+            read<float, N>(factor, ending.shift + ending.first, there, false);
 #pragma unroll
             for (int v = 0; v < N; v++) sums[v] = __fadd_rn(sums[v], factor[v]);
         }
@@ -225,56 +247,73 @@ __device__ static void finish(float *sums, T *out, const Ending<T> &ending, cons
 #pragma unroll
     for (int v = 0; v < N; v++)
         // a NaN stays
-        narrowed(run.values[v], size.flags & RELU && sums[v] < 0.0f ? 0.0f : sums[v]);
+        narrowed(run.values[v], ending.relu && sums[v] < 0.0f ? 0.0f : sums[v]);
+    T *out = ending.out + at;
     if (at_once)
-        *(Run<T, N> *)(out + at) = run;
+        *(Run<T, N> *)out = run;
     else
 #pragma unroll
         for (int v = 0; v < N; v++)
-            if (v < there) out[at + v] = run.values[v];
+            if (v < there) out[v] = run.values[v];
 }
 
-// entries (tiles, 32 * k): pairs of 32 rows, one row's after another's; starts (tiles, 33): where they begin
-template <typename T, int CO>
-__device__ static void fetch(const T *feats, const T *weight, const int2 *entries, const int *starts, T *out,
-                             const Ending<T> &ending, i64 n_out, i64 packed, i64 step_k, i64 step_in, i64 step_out) {
+// entries (tiles, 32 * k): input row and offset of all pairs of 32 rows, one row's after another's; heads (tiles,
+// 32): a row, or -1, and where its pairs begin among them, with their number in the upper half
+template <typename T, int CO, bool FULL_ROW, int STEPS>
+__device__ static void fetch_rows(const int2 *entries, const int2 *heads, const Share &share, const Ending<T> &ending,
+                                  unsigned n_out, unsigned room, unsigned block, unsigned blocks) {
     const int VECTOR = Word<T>::VECTOR, OWN = VECTOR * CO / LANES;
-    extern __shared__ uint4 staged_weights[];
-    Sizes size(packed);
-    int outs = (size.c_out + CO * VECTOR - 1) / (CO * VECTOR);
-    int steps = ((size.c_in + 1) / 2 + LANES / CO - 1) / (LANES / CO);
-    int first = (int)(blockIdx.x % outs) * CO * VECTOR;
-    stage<T, CO>(staged_weights, weight, size, steps, first, step_k, step_in, step_out);
-    __syncthreads();
-    int rows = blockDim.x / LANES;
-    first += threadIdx.x % CO * VECTOR;
-    for (i64 begin = (i64)(blockIdx.x / outs) * rows; begin < n_out; begin += (i64)(gridDim.x / outs) * rows) {
-        i64 row = begin + threadIdx.x / LANES;
+    unsigned groups = blockDim.x / LANES, end = (n_out + LISTED - 1) / LISTED * LISTED;
+    // rows of a warp are four of a tile: all of them have a head, or none
+    for (unsigned place = block * groups + threadIdx.x / LANES; place < end; place += blocks * groups) {
         float sums[VECTOR];
 #pragma unroll
         for (int v = 0; v < VECTOR; v++) sums[v] = 0.0f;
-        if (row < n_out) {
-            const int *at = starts + row / LISTED * (LISTED + 1) + row % LISTED;
-            const int2 *pairs = entries + row / LISTED * LISTED * size.k;
-            if (size.flags & PAIRED)
-                follow<T, CO, true>(sums, feats, pairs + at[0], pairs + at[1], staged_weights, size.c_in, steps);
-            else
-                follow<T, CO, false>(sums, feats, pairs + at[0], pairs + at[1], staged_weights, size.c_in, steps);
-        }
+        int2 head = __ldg(heads + place);
+        const int2 *pairs = entries + (u64)(place / LISTED) * room + (head.y & 0xffff);
+        follow<T, CO, FULL_ROW, STEPS>(sums, pairs, (unsigned)head.y >> 16, share);
         // all threads of a warp: they hand over their sums
-        int mine = meet<T, CO>(sums);
-        if (row < n_out) finish<T, OWN>(sums, out, ending, size, row, first + mine);
+        meet<T, CO>(sums);
+        if (head.x >= 0 && ending.there > 0) finish<T, OWN>(sums, ending, (unsigned)head.x);
     }
 }
 
+template <typename T, int CO>
+__device__ static void fetch(const T *feats, const T *weight, const int2 *entries, const int2 *heads,
+                             Ending<T> ending, i64 n_out, i64 packed, i64 step_k, i64 step_in, i64 step_out) {
+    const int WIDTH = CO * Word<T>::VECTOR, CI = LANES / CO;
+    extern __shared__ uint4 staged_weights[];
+    Sizes size(packed);
+    int outs = (size.c_out + WIDTH - 1) / WIDTH, steps = ((size.c_in + 1) / 2 + CI - 1) / CI;
+    int first = (int)(blockIdx.x % outs) * WIDTH, lane = threadIdx.x % LANES, c = lane / CO * 2;
+    stage<T, CO>(staged_weights, weight, size, steps, first, step_k, step_in, step_out);
+    __syncthreads();
+    Share share = {(const char *)(feats + c), place_in_shared(staged_weights + lane),
+                   (unsigned)(size.c_in * sizeof(T)), (unsigned)(steps * STEP_BYTES), size.c_in - c, steps};
+    first += first_of<T, CO>(lane);
+    ending.first = first;
+    ending.c_out = size.c_out;
+    ending.there = size.c_out - first;
+    ending.at_once = size.flags & WHOLE;
+    ending.relu = size.flags & RELU;
+#define ROWS(FULL_ROW, STEPS)                                                                                       \
+    fetch_rows<T, CO, FULL_ROW, STEPS>(entries, heads, share, ending, (unsigned)n_out, LISTED * size.k,             \
+                                       blockIdx.x / outs, gridDim.x / outs)
+    if (!(size.flags & FULL)) ROWS(false, 0);
+    else if (steps == 1) ROWS(true, 1);
+    else if (steps == 2) ROWS(true, 2);
+    else ROWS(true, 0);
+#undef ROWS
+}
+
 #define FETCH(NAME, T, CO)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(256, 5) NAME(                                                                                \
+    extern "C" __global__ void __launch_bounds__(256, 4) NAME(                                                      \
         const T *__restrict__ feats, const T *__restrict__ weight, const int2 *__restrict__ entries,                \
-        const int *__restrict__ starts, T *out, const T *bias, const T *residual, const unsigned char *mask,        \
+        const int2 *__restrict__ heads, T *out, const T *bias, const T *residual, const unsigned char *mask,        \
         const T *through, const float *scale, const float *shift, i64 n_out, i64 sizes, i64 step_k, i64 step_in,    \
         i64 step_out) {                                                                                             \
-        Ending<T> ending = {bias, residual, through, mask, scale, shift};                                           \
-        fetch<T, CO>(feats, weight, entries, starts, out, ending, n_out, sizes, step_k, step_in, step_out);         \
+        Ending<T> ending = {out, bias, residual, through, mask, scale, shift, 0, 0, 0, false, false};               \
+        fetch<T, CO>(feats, weight, entries, heads, ending, n_out, sizes, step_k, step_in, step_out);               \
     }
 FETCH(fetch_half_1, Half, 1)
 FETCH(fetch_half_2, Half, 2)
@@ -288,22 +327,25 @@ FETCH(fetch_float_2, float, 2)
 FETCH(fetch_float_4, float, 4)
 FETCH(fetch_float_8, float, 8)
 
-// the lists of a table (k, n_out); a warp lists 32 rows, and leaves the room that all offsets would take
-extern "C" __global__ void list_rows(const int *table, int2 *entries, int *starts, i64 k, i64 n_out) {
+// the lists of a table (k, n_out) of at most 2047 offsets; a warp lists 32 rows, and leaves the room that all
+// offsets would take. Rows of many pairs come first, so that those of a warp end at about the same time
+extern "C" __global__ void list_rows(const int *table, int2 *entries, int2 *heads, i64 k, i64 n_out) {
     i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x, tile = row / LISTED;
     int lane = (int)(row % LISTED), count = 0;
     if (tile * LISTED >= n_out) return;
     bool real = row < n_out;
     for (i64 o = 0; real && o < k; o++) count += table[o * n_out + row] >= 0;
-    int end = count;
-    for (int step = 1; step < LISTED; step *= 2) {
-        int before = __shfl_up_sync(0xffffffffu, end, step);
-        if (lane >= step) end += before;
+    // rows that are not there come last
+    int place = 0, begin = 0, key = real ? count : -1;
+    for (int other = 0; other < LISTED; other++) {
+        int theirs = __shfl_sync(0xffffffffu, key, other);
+        if (theirs > key || (theirs == key && other < lane)) {
+            place++;
+            begin += theirs > 0 ? theirs : 0;
+        }
     }
-    starts += tile * (LISTED + 1);
-    starts[lane + 1] = end;
-    if (lane == 0) starts[0] = 0;
-    int2 *to = entries + tile * LISTED * k + (end - count);
+    heads[tile * LISTED + place] = make_int2(real ? (int)row : -1, begin | count << 16);
+    int2 *to = entries + tile * LISTED * k + begin;
     for (i64 o = 0; real && o < k; o++) {
         int input = table[o * n_out + row];
         if (input >= 0) *to++ = make_int2(input, (int)o);

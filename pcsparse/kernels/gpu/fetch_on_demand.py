@@ -13,31 +13,31 @@ import functools
 import torch
 from torch import Tensor
 
-from pcsparse.kernels.fetch_form import LANES, fetch_form
+from pcsparse.kernels.fetch_form import LANES, FetchForm, fetch_form
 from pcsparse.kernels.gpu import cuda_text
 from pcsparse.kernels.gpu.row_tiles import whole
 
 _FILE = "fetch_on_demand.cu"
 # as in fetch_on_demand.cu: rows listed together, threads of a block; of a processor, as registers allow
 _LISTED = 32
-_THREADS, _THREADS_A_PROCESSOR = 256, 1280
+_THREADS, _THREADS_A_PROCESSOR = 256, 1024
 # shared memory of an A100's processor that blocks may fill; of later ones it is more
 _BYTES_A_PROCESSOR = 160 << 10
 # where there is no GPU to ask
 _FEW_PROCESSORS = 2
 _NAMES = {torch.float16: "half", torch.bfloat16: "brain", torch.float32: "float"}
 _WIDEST_LOAD = 16
-_RELU, _PAIRED, _WHOLE, _SOLID = 1, 2, 4, 8
+_RELU, _FULL, _WHOLE, _SOLID = 1, 2, 4, 8
 
 
 def fetch_layout(table: Tensor) -> list[Tensor]:
     k, n_out = table.shape
     tiles = -(-n_out // _LISTED)
     entries = table.new_empty((tiles, _LISTED * k, 2))
-    starts = table.new_empty((tiles, _LISTED + 1))
+    heads = table.new_empty((tiles, _LISTED, 2))
     blocks = -(-n_out // _THREADS)
-    cuda_text.launch(_FILE, "list_rows", blocks, _THREADS, table, entries, starts, k, n_out)
-    return [entries, starts]
+    cuda_text.launch(_FILE, "list_rows", blocks, _THREADS, table, entries, heads, k, n_out)
+    return [entries, heads]
 
 
 def fetch_on_demand(
@@ -68,7 +68,7 @@ def fetch_on_demand(
     rows = threads // LANES
     most = _processors(feats.get_device()) * _blocks_a_processor(threads, form.shared)
     blocks = form.outs * min(-(-n_out // rows), max(1, most // form.outs))
-    flags = _flags(feats, weight, out, ending[:4], form.width * form.lanes // LANES, (step, *steps), c_out)
+    flags = _flags(feats, weight, out, ending[:4], form, (step, *steps))
     sizes = k | c_in << 16 | c_out << 32 | (flags | (_RELU if relu else 0)) << 48
     name = f"fetch_{_NAMES[feats.dtype]}_{form.lanes}"
     # 0 is no address
@@ -96,18 +96,20 @@ def _flags(
     weight: Tensor,
     out: Tensor,
     ending: tuple[Tensor | None, ...],
-    own: int,
+    form: FetchForm,
     steps: tuple[int, ...],
-    c_out: int,
 ) -> int:
-    """Which loads may take several values at once; `own` output channels are a thread's at the end."""
-    size = feats.element_size()
+    """Which loads may take several values at once."""
+    size, c_out = feats.element_size(), out.shape[1]
+    # output channels that are a thread's at the end
+    own = form.width // LANES
     bias, residual, _, through = ending
     ends = (part.data_ptr() for part in (out, bias, residual, through) if part is not None)
-    paired = not feats.shape[1] % 2 and not feats.data_ptr() % (2 * size)
+    # every thread has two input channels at every step
+    full = not feats.shape[1] % (2 * LANES // form.lanes) and not feats.data_ptr() % (2 * size)
     at_once = not c_out % own and not any(place % (own * size) for place in ends)
     load = _WIDEST_LOAD // size
     # output channels side by side, all of a load there or none
     solid = steps[2] == 1 and not c_out % load and not weight.data_ptr() % _WIDEST_LOAD
     solid = solid and not (steps[0] % load or steps[1] % load)
-    return (_PAIRED if paired else 0) | (_WHOLE if at_once else 0) | (_SOLID if solid else 0)
+    return (_FULL if full else 0) | (_WHOLE if at_once else 0) | (_SOLID if solid else 0)

@@ -78,6 +78,9 @@ static inline double __dmul_rn(double a, double b) { return a * b; }
 static inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 
 // what CUDA text has as instructions of its own
+typedef const char *shared_place;
+static inline shared_place place_in_shared(const void *from) { return (shared_place)from; }
+static inline uint4 read_shared(shared_place place) { return *(const uint4 *)place; }
 static inline float half_to_float(unsigned short bits) {
     int exponent = bits >> 10 & 31, fraction = bits & 1023;
     float size = exponent == 31 ? (fraction ? NAN : INFINITY)
