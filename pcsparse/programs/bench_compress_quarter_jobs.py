@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -23,8 +23,9 @@ from pcsparse.programs.bench_compress_quarter_networks import (
     narrow_model,
     search_widths,
     train_network,
+    widths_path,
 )
-from pcsparse.programs.bench_compress_quarter_study import SEEDED, QuarterStudy
+from pcsparse.programs.bench_compress_quarter_study import QuarterStudy, split
 from pcsparse.programs.bench_compress_score import Sweeps
 from pcsparse.programs.bench_compress_streets import AUGMENTATION
 from pcsparse.train.order import BatchesFrom, SampleOrder
@@ -63,19 +64,43 @@ def tasks_of(study: QuarterStudy) -> list[Task]:
     if study.place.device != "cpu" and study.jobs > 1:
         # kernels are compiled once a machine; the narrow network's widths are known now
         warm = [Task(f"warm-{what}", optional=True) for what in ("dense", "scratch", "cpu")]
-    seeds = range(1, study.seeds + 1)
+    narrow = ("train-dense", *(["warm-scratch"] if warm else []))
+    before = {"scratch": narrow, "control": ("train-dense",), "pruned": ("search",)}
+    longest_first = sorted(study.seeded, key=lambda network: list(before).index(split(network)[0]))
     return [
         *warm,
         *render,
         Task("train-dense", (*rendered, *(["warm-dense"] if warm else []))),
         Task("search", ("train-dense", *(["warm-cpu"] if warm else []))),
-        *(Task(f"train-scratch-{s}", ("train-dense", *(["warm-scratch"] if warm else []))) for s in seeds),
-        *(Task(f"train-control-{s}", ("train-dense",)) for s in seeds),
-        *(Task(f"train-pruned-{s}", ("search",)) for s in seeds),
+        *(Task(f"train-{network}", before[split(network)[0]]) for network in longest_first),
         Task("judge-dense", ("train-dense",)),
         Task("judge-cut", ("search",)),
-        *(Task(f"judge-{n}-{s}", (f"train-{n}-{s}",)) for n in SEEDED for s in seeds),
+        *(Task(f"judge-{n}", (f"train-{n}",)) for n in study.seeded),
     ]
+
+
+def left_of(study: QuarterStudy) -> list[Task]:
+    """What an earlier call has not done: a process that finds nothing to do takes seconds all the same."""
+    tasks = tasks_of(study)
+    done = {task.name for task in tasks if _is_done(study, task.name)}
+    return [
+        replace(task, after=tuple(name for name in task.after if name not in done))
+        for task in tasks
+        if task.name not in done
+    ]
+
+
+def _is_done(study: QuarterStudy, name: str) -> bool:
+    verb, _, what = name.partition("-")
+    streets = study.streets
+    if verb == "render":
+        return all(streets.complete(towns) for towns in (streets.train, streets.search, streets.held))
+    if verb == "warm":
+        # trainings have begun, with these kernels
+        return (study.out / "dense" / "log.csv").is_file()
+    if verb == "search":
+        return widths_path(study).is_file()
+    return held_path(study, what).is_file()
 
 
 def do(study: QuarterStudy, name: str) -> None:
@@ -129,7 +154,7 @@ def run_processes(study: QuarterStudy, arguments: Sequence[str]) -> None:
     # processes end with this one: the default would leave them
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        failed = schedule(tasks_of(study), study.jobs, start, retries=study.place.device != "cpu")
+        failed = schedule(left_of(study), study.jobs, start, retries=study.place.device != "cpu")
     finally:
         signal.signal(signal.SIGTERM, before)
     if failed:

@@ -36,6 +36,11 @@ def held_path(study: QuarterStudy, network: str) -> Path:
     return study.out / "held" / f"{network}.json"
 
 
+def widths_path(study: QuarterStudy) -> Path:
+    """Where the widths that the search found are."""
+    return study.out / "widths.json"
+
+
 def train_network(study: QuarterStudy, network: str) -> None:
     """Train a network, or go on with it; one that was judged is done, whether or not its weights are here.
 
@@ -94,7 +99,7 @@ def search_widths(study: QuarterStudy) -> Assignment:
         f"{study.method}: {result.evaluations} evaluations, {best.counted_score:.4f} at {best.cost:.2f} ms",
         flush=True,
     )
-    write_whole(study.out / "widths.json", json.dumps(list(best.widths)).encode())
+    write_whole(widths_path(study), json.dumps(list(best.widths)).encode())
     return best.widths
 
 
@@ -103,7 +108,7 @@ def _score(study: QuarterStudy, costs: Costs) -> PrunedScore:
 
 
 def _widths(study: QuarterStudy) -> Assignment:
-    path = study.out / "widths.json"
+    path = widths_path(study)
     return tuple(json.loads(path.read_text())) if path.is_file() else search_widths(study)
 
 

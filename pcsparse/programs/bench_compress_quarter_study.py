@@ -39,6 +39,7 @@ class QuarterStudy:
         distill: weight of the dense network's probabilities in every training but the dense one's: pruned,
             narrow and control alike, so that it favours none; 0 for none.
         seeds: fine-tunings and trainings from scratch: 1, 2, ...
+        narrow_seeds: of those from scratch, which take longest; 0 for as many as the others.
         place: where trainings run; searching, judging and timing are the CPU's.
         jobs: processes that render, search and train at once; 1 does all in this one.
     """
@@ -57,6 +58,7 @@ class QuarterStudy:
     lr_factor: float = 0.1
     distill: float = 1.0
     seeds: int = 3
+    narrow_seeds: int = 0
     place: Place = field(default_factory=Place)
     jobs: int = 1
 
@@ -64,6 +66,10 @@ class QuarterStudy:
         check_study(share=self.share, seeds=self.seeds, evaluations=self.evaluations)
         if self.jobs < 1:
             raise RangeError(f"jobs must be at least 1, got {self.jobs}")
+        if not 0 <= self.narrow_seeds <= self.seeds:
+            raise RangeError(
+                f"narrow_seeds must be in 0 ... {self.seeds}, the seeds, got {self.narrow_seeds}"
+            )
         if not 1 <= self.rounds <= self.tuning_epochs:
             raise RangeError(
                 f"rounds must be from 1 to the {self.tuning_epochs} epochs that they share, got {self.rounds}"
@@ -72,8 +78,14 @@ class QuarterStudy:
     @property
     def networks(self) -> list[str]:
         """All that are judged: names of their folders and files."""
-        seeded = [f"{name}-{seed}" for name in SEEDED for seed in range(1, self.seeds + 1)]
-        return ["dense", "cut", *seeded]
+        return ["dense", "cut", *self.seeded]
+
+    @property
+    def seeded(self) -> list[str]:
+        """Those that are trained once a seed."""
+        seeds = dict.fromkeys(SEEDED, self.seeds)
+        seeds["scratch"] = self.narrow_seeds or self.seeds
+        return [f"{name}-{seed}" for name in SEEDED for seed in range(1, seeds[name] + 1)]
 
     @property
     def tuning(self) -> Training:

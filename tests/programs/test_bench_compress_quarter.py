@@ -120,7 +120,7 @@ def test_a_study_goes_on_in_another_folder_and_without_weights_that_are_judged(t
     there = replace(here, out=tmp_path / "there" / "out", streets=streets)
     load = cost_module.device_key
     monkeypatch.setattr(cost_module, "device_key", lambda: "another processor")
-    with pytest.raises(FormatError, match="holds no counts of dense, cut, pruned-1"):
+    with pytest.raises(FormatError, match="no counts of the dense network and a pruned one, but of none"):
         run(there, ("table",))
     assert run(there, ("train",)) == 0
     dense, first, pruned = (
@@ -149,6 +149,13 @@ def test_a_study_goes_on_in_another_folder_and_without_weights_that_are_judged(t
     lines = (here.out / "table.md").read_text().splitlines()
     names = [line.split(" | ")[0][2:] for line in lines if line.startswith("| ")]
     assert names == ["network", *ROWS.values()]
+    # what was not reached in time is named, and the rest is told
+    for path in (here.out / "held").glob("scratch-*"):
+        path.unlink()
+    assert run(here, ("table",)) == 1
+    text = (here.out / "table.md").read_text()
+    assert ROWS["scratch"] not in text
+    assert text.endswith("\nNot there yet: scratch-1, scratch-2; --part train goes on with them.\n")
     with pytest.raises(FormatError, match="study of another network or of other streets"):
         run(replace(here, width=0.5))
     with pytest.raises(FormatError, match="networks of other trainings"):
@@ -240,6 +247,23 @@ def test_a_folder_keeps_networks_of_one_training_and_takes_more_seeds(tmp_path, 
     assert done == ["run_here"] * 2 + ["measure"] * len(changes)
 
 
+def test_a_second_call_starts_no_process_for_what_the_first_has_done(tmp_path):
+    study = _study(tmp_path, seeds=1, jobs=2, place=Place("cuda"))
+    assert jobs.left_of(study) == jobs.tasks_of(study)
+    study = replace(study, streets=_streets(tmp_path / "streets"))
+    assert not [task for task in jobs.left_of(study) if task.name.startswith("render")]
+    for network in ("dense", "control-1"):
+        held_path(study, network).parent.mkdir(exist_ok=True)
+        held_path(study, network).write_text("{}")
+    (tmp_path / "widths.json").write_text("[8]")
+    (tmp_path / "dense").mkdir()
+    (tmp_path / "dense" / "log.csv").touch()
+    assert {task.name: task.after for task in jobs.left_of(study)} == {
+        "train-scratch-1": (), "train-pruned-1": (), "judge-cut": (),
+        "judge-scratch-1": ("train-scratch-1",), "judge-pruned-1": ("train-pruned-1",),
+    }  # fmt: skip
+
+
 class _Process:
     def __init__(self, status):
         self.status, self.looks, self.ended = status, 2, False
@@ -323,6 +347,20 @@ def test_processes_end_with_the_one_that_started_them(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         jobs.schedule([Task("first"), Task("second")], 2, start, retries=True)
     assert running.ended
+
+
+def test_the_longest_trainings_begin_first_and_narrow_ones_may_be_fewer(tmp_path):
+    names = [task.name for task in jobs.tasks_of(_study(tmp_path, seeds=3, narrow_seeds=1))]
+    seeded = [f"{name}-{seed}" for name in ("control", "pruned") for seed in (1, 2, 3)]
+    assert [name for name in names if name.startswith("train-")] == [
+        "train-dense", "train-scratch-1", *(f"train-{network}" for network in seeded)
+    ]  # fmt: skip
+    assert {name for name in names if name.startswith("judge-")} == {
+        "judge-dense", "judge-cut", "judge-scratch-1", *(f"judge-{network}" for network in seeded)
+    }  # fmt: skip
+    assert _study(tmp_path, seeds=2).networks[-2:] == ["scratch-1", "scratch-2"]
+    with pytest.raises(RangeError, match=r"in 0 \.\.\. 2, the seeds, got 3"):
+        _study(tmp_path, seeds=2, narrow_seeds=3)
 
 
 def test_kernels_are_compiled_ahead_where_there_is_a_gpu_and_processes(tmp_path):
