@@ -12,7 +12,7 @@ from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kernel_map import KernelMap, Pairs
 from pcsparse.coords.keys import pack
 from pcsparse.coords.relation import Relation
-from pcsparse.kernels import reference
+from pcsparse.kernels import map_ways, reference
 from pcsparse.sparse_tensor import SparseTensor
 
 _SEED = 20231
@@ -67,9 +67,11 @@ class Scene:
         return self.cache.kernel_map(self.coords, self.coarse(relation), relation)
 
 
-def build_map(coords: Tensor, relation: Relation, way: Way = "down") -> tuple[Tensor, KernelMap]:
+def build_map(
+    coords: Tensor, relation: Relation, way: Way = "down", how: map_ways.Way = "search"
+) -> tuple[Tensor, KernelMap]:
     """What is timed as "map": from int coordinates alone to the other level and pairs, as layers do it."""
-    cache = CoordCache()
+    cache = CoordCache(how=how)
     if way == "generative":
         fine = cache.expanded(coords, relation)
         return fine, cache.kernel_map(fine, coords, relation).transposed()

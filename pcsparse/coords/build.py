@@ -56,7 +56,12 @@ class _Forms(Protocol):
 
 def _forms(of: Tensor) -> _Forms:
     """Who makes maps in the form that the device of a tensor wants."""
-    return build_tables if backend_of(of).TABLES else build_pairs
+    return build_tables if makes_tables(of) else build_pairs
+
+
+def makes_tables(of: Tensor) -> bool:
+    """Whether maps are born as tables on the device of a tensor, which there are several ways to."""
+    return backend_of(of).TABLES
 
 
 @dataclass(frozen=True, eq=False)

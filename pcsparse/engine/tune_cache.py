@@ -20,6 +20,7 @@ from pcsparse.engine.choice import PASSES, Choice, Pass
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.sorted_implicit_gemm import product_precision
 from pcsparse.errors import FormatError
+from pcsparse.kernels.map_ways import MapRule
 
 # 2: buckets say how products of float32 are rounded; a table of 1 may hold choices for tf32 under float32
 # 3: layers of one map are tuned together, and the rule's choices are stored where they stay; beside entries
@@ -129,16 +130,20 @@ class TuneTable:
         device: see `device_key`.
         versions: of packages.
         entries: choices by bucket and pass; not to be changed.
+        maps: the rule by which a GPU makes kernel maps; None where nobody measured one.
     """
 
     device: str
     versions: Mapping[str, str]
     entries: Mapping[tuple[Bucket, Pass], Choice] = field(default_factory=dict)
+    maps: MapRule | None = None
 
     @classmethod
-    def here(cls, entries: Mapping[tuple[Bucket, Pass], Choice] | None = None) -> Self:
+    def here(
+        cls, entries: Mapping[tuple[Bucket, Pass], Choice] | None = None, maps: MapRule | None = None
+    ) -> Self:
         """A table for this machine and these versions."""
-        return cls(device_key(), versions(), dict(entries or {}))
+        return cls(device_key(), versions(), dict(entries or {}), maps)
 
     def choice(self, problem: ConvProblem, of: Pass) -> Choice | None:
         """The tuned choice for one pass of a problem, None if its bucket is unknown."""
@@ -146,7 +151,8 @@ class TuneTable:
 
     def merged(self, newer: "TuneTable") -> "TuneTable":
         """Entries of both; those of `newer` win."""
-        return replace(self, entries={**self.entries, **newer.entries})
+        maps = self.maps if newer.maps is None else newer.maps
+        return replace(self, entries={**self.entries, **newer.entries}, maps=maps)
 
 
 def load_table(path: Path | str, *, device: str | None = None) -> TuneTable:
@@ -217,7 +223,8 @@ def _to_json(table: TuneTable) -> dict[str, Any]:
         {**asdict(bucket), "pass": of, "choice": choice.encode()}
         for (bucket, of), choice in table.entries.items()
     ]
-    return {"device": table.device, "versions": dict(table.versions), "entries": entries}
+    maps = {} if table.maps is None else {"maps": table.maps.to_json()}
+    return {"device": table.device, "versions": dict(table.versions), "entries": entries, **maps}
 
 
 def _read(path: Path) -> list[TuneTable]:
@@ -247,7 +254,10 @@ def _table(section: dict[str, Any]) -> TuneTable:
         if of not in PASSES:
             raise ValueError(f"no pass {of!r}")
         entries[(Bucket(**fields), of)] = Choice.decode(text) if current else _Kept(text)
-    return TuneTable(str(section["device"]), dict(section["versions"]), entries)
+    maps: MapRule | None = None
+    if section.get("maps") is not None:
+        maps = MapRule.from_json(section["maps"]) if current else _KeptRule(section["maps"])
+    return TuneTable(str(section["device"]), dict(section["versions"]), entries, maps)
 
 
 @dataclass(frozen=True)
@@ -259,6 +269,17 @@ class _Kept(Choice):
 
     def encode(self) -> str:
         return self.dataflow
+
+
+class _KeptRule(MapRule):
+    """A rule that is not understood, only written back."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        super().__init__({}, (0, 0, 0, 0))
+        object.__setattr__(self, "_fields", fields)
+
+    def to_json(self) -> dict[str, Any]:
+        return self._fields  # type: ignore[attr-defined, no-any-return]
 
 
 def _text(of: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@
 Every way gives the same bits. "search" steps along the sorted keys and needs nothing else; the others make
 something that a key is looked up in:
 
-- "grid": for every 32 cells of the bounds along z, which of them are voxels and the rank of the first.
+- "grid": for every 32 cells of the bounds, in the order of keys, which are voxels and the rank of the first.
 - "hash": a table of cells, 32 bits, with their ranks, one slot of 64 bits a voxel.
 - "runs": a table of 32 cells along z each, a key of 58 bits, which of them are voxels and the rank of the
   first: a kernel's column is one look-up, and its voxels are looked for only where the run is there.

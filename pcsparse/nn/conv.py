@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
@@ -83,6 +84,12 @@ class SparseConv(nn.Module):
         for parameter in self.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound)
 
+    def _cache(self, x: SparseTensor) -> CoordCache:
+        """That of `x`, which makes maps by the rule that this layer was tuned with, if there is one."""
+        if self.tuned is not None and self.tuned.maps is not None and not torch.compiler.is_compiling():
+            x.cache.how = self.tuned.maps
+        return x.cache
+
     def _convolve(
         self,
         x: SparseTensor,
@@ -92,7 +99,7 @@ class SparseConv(nn.Module):
         back: bool = False,
         residual: SparseTensor | None = None,
     ) -> Tensor:
-        kmap = x.cache.kernel_map(fine, coarse, self.relation, self.offsets, searched=self.searched)
+        kmap = self._cache(x).kernel_map(fine, coarse, self.relation, self.offsets, searched=self.searched)
         kmap = kmap.transposed() if back else kmap
         extra = None if residual is None else residual.feats
         if self.groups > 1:
@@ -219,7 +226,9 @@ class SubmanifoldConv3d(SparseConv):
         return partial_sparse_conv(
             x.feats,
             self.weight,
-            x.cache.kernel_map(x.coords, x.coords, self.relation, self.offsets, searched=self.searched),
+            self._cache(x).kernel_map(
+                x.coords, x.coords, self.relation, self.offsets, searched=self.searched
+            ),
             mask,
             bias=self.bias,
             scale=self.through_scale,
@@ -282,7 +291,7 @@ class SparseConv3d(SparseConv):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """(n_in, c_in) -> (n_out, c_out) at the coarser level."""
-        coarse = x.cache.coarser(x.coords, self.relation, self.coverage, self.box)
+        coarse = self._cache(x).coarser(x.coords, self.relation, self.coverage, self.box)
         return x.at(self._convolve(x, x.coords, coarse), coarse, _times(x.stride, self.relation.stride))
 
 

@@ -10,16 +10,18 @@ from torch import nn
 
 from pcsparse.allocation import keep_freed_memory
 from pcsparse.bench.clouds import file_cloud, simulated_cloud
+from pcsparse.coords.build import makes_tables
 from pcsparse.engine.autotune import table_of, tune
 from pcsparse.engine.choice import PASSES, Pass
 from pcsparse.engine.conv_call import groups_of
-from pcsparse.engine.tune_cache import device_key, store_table
+from pcsparse.engine.map_tuning import tune_maps
+from pcsparse.engine.tune_cache import TuneTable, device_key, store_table
 from pcsparse.engine.tuning import GroupTuning
 from pcsparse.errors import DeviceError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNetSpec
 from pcsparse.models.minkunet import MinkUNet
 from pcsparse.nn.tuning import conv_calls
-from pcsparse.programs.tune_report import header, report, summary
+from pcsparse.programs.tune_report import header, maps_report, report, summary
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.timing import environment
 from pcsparse.train.model_file import load_model
@@ -65,7 +67,7 @@ class TuneSettings:
 
 
 def run(settings: TuneSettings) -> int:
-    """Tune the layers of each map together, print what they cost, store their choices.
+    """Tune the layers of each map together, and on a GPU how maps are made; print and store what was found.
 
     Returns:
         Exit status 0.
@@ -132,7 +134,16 @@ def _tune(settings: TuneSettings, device: torch.device) -> None:
         store_table(settings.out, table_of(found[-1:]))
         print(report(number, found[-1]), flush=True)
     print(summary(found))
+    # a CPU makes its maps in one way
+    if makes_tables(x.coords):
+        _tune_maps(settings, x)
     print(f"stored for [{device_key()}] in {settings.out}; use it with tuned={settings.out} or --tuned")
+
+
+def _tune_maps(settings: TuneSettings, x: SparseTensor) -> None:
+    tuning = tune_maps(x.coords, runs=settings.runs)
+    store_table(settings.out, TuneTable.here(maps=tuning.rule))
+    print(f"\n{maps_report(tuning)}")
 
 
 def _model(settings: TuneSettings) -> tuple[nn.Module, float]:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from pcsparse.engine.choice import PASSES, Choice
+from pcsparse.engine.map_tuning import MapTrial, MapTuning
 from pcsparse.engine.tuning import Cost, GroupTuning, Part, Tuning, Which
+from pcsparse.kernels.map_ways import WAYS, Way
 
 # of the choices, in the order of the columns
 KINDS: tuple[Which, ...] = ("rule", "alone", "best")
@@ -47,6 +49,30 @@ def summary(groups: Sequence[GroupTuning]) -> str:
     lines.append(_row("", "derived", [_ms(cost, "derived") for cost in totals], ""))
     lines.append(_row("", "new cloud", [_ms(cost, "total") for cost in totals], _gains(totals)))
     return "\n".join(lines)
+
+
+def maps_report(tuning: MapTuning) -> str:
+    """A table of the ways to each map, the one that the rule picks marked, and how far the rule is off."""
+    lines = [
+        "ms of each map by every way that can make it, sorted keys and launches to table; * the rule's way",
+        f"{'map':<26} {'inputs':>9} {'outputs':>9} {'cells':>14} " + " ".join(f"{way:>9}" for way in WAYS),
+    ]
+    for trial in tuning.trials:
+        size, picked = trial.size, tuning.rule.pick(trial.size)
+        times = [_way(trial, way) + ("*" if way == picked else " ") for way in WAYS]
+        cells = "unknown" if size.cells is None else size.cells
+        columns = " ".join(f"{time:>9}" for time in times)
+        lines.append(f"{trial.name:<26} {size.rows:>9} {size.queries:>9} {cells:>14} {columns}".rstrip())
+    said = {f"  {way}: {reason}" for trial in tuning.trials for way, reason in trial.rejected.items()}
+    off = ", ".join(f"{way} {error:.0%}" for way, error in tuning.errors.items())
+    margin = f"{tuning.rule.margin - 1:.0%}"
+    lines += sorted(said)
+    lines += [f"the rule is off by at most: {off}; it leaves the search for what is {margin} faster or more"]
+    return "\n".join(lines)
+
+
+def _way(trial: MapTrial, way: Way) -> str:
+    return f"{1e3 * trial.times[way].median:.3f}" if way in trial.times else "-"
 
 
 def _lines(tuning: Tuning) -> list[str]:

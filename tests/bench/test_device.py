@@ -224,6 +224,24 @@ def test_maps_are_compared_entry_by_entry(device, monkeypatch):
     assert run_map(MAPS[0], unet_scene(device), [], **ONCE)[0].ours.times is None
 
 
+def test_every_way_to_a_map_is_a_candidate_and_no_peer(gpu_or_emulated, monkeypatch):
+    (cold, warm) = run_map(MAPS[1], unet_scene(gpu_or_emulated, n=60), [], **ONCE)
+    names = ["pcsparse", "pcsparse by grid", "pcsparse by hash", "pcsparse by runs"]
+    assert [outcome.name for outcome in cold.outcomes] == names
+    assert all(len(outcome.checks) == 2 and outcome.times is not None for outcome in cold.outcomes), cold
+    assert [outcome.name for outcome in warm.outcomes] == names[:1]
+    assert cold.ratio is None
+    # one that is wrong has no time
+    from pcsparse.kernels.gpu import lookup
+
+    launch = lookup._launch
+    monkeypatch.setattr(
+        lookup, "_launch", lambda name, *args: None if name == "fill_grid" else launch(name, *args)
+    )
+    cold, _ = run_map(MAPS[1], unet_scene(gpu_or_emulated, n=60), [], **ONCE)
+    assert [outcome.times is None for outcome in cold.outcomes] == [False, True, False, False]
+
+
 def test_the_maps_that_flex_gemm_is_fed_with(rng):
     # to be told apart by counting, not by what the kernel makes of them
     coords = torch.unique(torch.randint(0, 5, (60, 3), generator=rng).int(), dim=0)

@@ -16,6 +16,7 @@ from pcsparse.engine.output_stationary import OutputStationaryConfig
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import Bucket, TuneTable, device_key, load_table, store_table, versions
 from pcsparse.errors import FormatError
+from pcsparse.kernels.map_ways import MapRule
 
 PROBLEM = ConvProblem("cpu", torch.float32, 27, 16, 32, 1000, 1000, 5000, symmetric=True)
 ODD = Choice("output_stationary", OutputStationaryConfig(tile=768))
@@ -239,3 +240,35 @@ def test_a_gpu_is_part_of_the_machine_and_its_compiler_of_the_versions(monkeypat
     assert device_key() == f"{key}; NVIDIA Some"
     assert versions() == {**found, "triton": versions()["triton"]}
     assert found.keys() == {"pcsparse", "torch", "numba"}
+
+
+RULE = MapRule(
+    {"search": (1e-6, 0.0, 0.0, 0.0, 2e-9), "grid": (3e-6, 1e-9, 0.0, 0.0, 0.0)}, (9, 9, 27, 99), 1.1
+)
+
+
+def test_a_rule_of_maps_is_kept_beside_the_choices(tmp_path):
+    path = tmp_path / "tuned.json"
+    store_table(path, TuneTable.here(maps=RULE))
+    assert load_table(path) == TuneTable.here(maps=RULE)
+    store_table(path, _table())
+    assert load_table(path) == replace(_table(), maps=RULE)
+    other = replace(RULE, margin=2.0)
+    store_table(path, TuneTable.here(maps=other))
+    assert load_table(path) == replace(_table(), maps=other)
+
+
+def test_a_rule_of_another_version_stays_as_it_is(tmp_path):
+    path = tmp_path / "tuned.json"
+    store_table(path, replace(TuneTable.here(maps=RULE), device="another GPU"))
+    content = json.loads(path.read_text())
+    content["sections"][0]["versions"]["torch"] = "99.0"
+    content["sections"][0]["maps"] = {"unheard of": 1}
+    path.write_text(json.dumps(content))
+    store_table(path, _table())
+    assert json.loads(path.read_text())["sections"][0] == content["sections"][0]
+    # of these versions it must be one
+    content["sections"][0]["versions"] = versions()
+    path.write_text(json.dumps(content))
+    with pytest.raises(FormatError, match="no rule of ways to a map"):
+        load_table(path)

@@ -24,7 +24,7 @@ from pcsparse.kernels.map_ways import (
 from pcsparse.kernels.select import backend_of
 
 LOOKED_UP = tuple(way for way in WAYS if way != "search")
-_BOX = torch.cartesian_prod(torch.arange(4), torch.arange(4), torch.arange(4))
+_BOX = torch.cartesian_prod(torch.arange(3), torch.arange(3), torch.arange(3))
 
 
 def _rows(cells: torch.Tensor, batch: int = 0) -> torch.Tensor:
@@ -43,7 +43,8 @@ _CORNERS = torch.cartesian_prod(*[torch.tensor([0, 1, side - 2, side - 1]) - sid
 _MOST_CELLS = 1 << 21
 CLOUDS = {
     "one": _rows(torch.tensor([[-3, 2, 7]]), 2046),
-    "full": _rows(_BOX - 2),
+    # what leaves the first batch along an axis would come to a voxel of the next column, plane or batch
+    "full": torch.cat([_rows(_BOX - 2), _rows(_BOX - 2, 1)]),
     "negative": _scattered(40, -20, 1, low=-25),
     "two-batches": torch.cat([_scattered(30, 4, 2, -2), _scattered(30, 4, 3, -2, batch=3)]),
     "columns": _rows(torch.cartesian_prod(torch.tensor([0, 1]), torch.tensor([0]), torch.arange(-20, 16))),
@@ -328,6 +329,21 @@ def test_what_keys_are_filled_into_serves_all_maps_of_a_call(gpu_or_emulated, mo
     other = replace(one, deltas=RELATIONS["5"].key_steps())
     lookup.match_tables([replace(search, how="runs") for search in (one, other)])
     assert launched == ["clear_lookup", "fill_runs", "look_in_runs", "clear_lookup", "look_in_runs"]
+
+
+@pytest.mark.parametrize("way", LOOKED_UP)
+def test_other_keys_of_equal_number_and_bounds_are_not_taken_for_the_same(gpu_or_emulated, way):
+    rows = torch.unique(CLOUDS["columns"], dim=0)
+    bounds = ((0, -9, -9, -99), (0, 9, 9, 99))
+    searches = []
+    for step in (0, 1, 2):
+        keys = reference.pack_rows(rows + torch.tensor([0, step, 0, step]).int())[0].to(gpu_or_emulated)
+        searches.append(
+            Search(keys, searches[0].keys if searches else keys, (-1, 0, 1), bounds=bounds, how=way)
+        )
+    found = backend_of(searches[0].keys).match_tables(searches)
+    for search, table in zip(searches, found, strict=True):
+        assert torch.equal(table.cpu(), _by_dict(search))
 
 
 def test_a_rule_goes_through_json():

@@ -11,9 +11,11 @@ from pcsparse.bench.device.peer import DevicePeer
 from pcsparse.bench.device.scene import DeviceScene
 from pcsparse.bench.scene import build_map
 from pcsparse.bench.verify import check_equal
+from pcsparse.coords.build import makes_tables
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
+from pcsparse.kernels.map_ways import WAYS, Way
 from pcsparse.kernels.reference.keys import pack_rows
 
 WARM = " ready in the cache"
@@ -24,10 +26,16 @@ def run_map(
 ) -> tuple[DeviceResult, DeviceResult]:
     """A map from coordinates alone, the coarse level included; then the look-up of one that is there.
 
-    The package must give the twin's table. A peer's maps are checked by its convolutions.
+    The package must give the twin's table, by the search and by every other way to a table that is possible;
+    without a tuned rule nobody takes those. A peer's maps are checked by its convolutions.
     """
     coords = scene.coords
-    candidates = [attempt(OURS, lambda: _ours(case.relation, coords))]
+    candidates = [attempt(OURS, lambda: _ours(case.relation, coords, "search"))]
+    candidates += [
+        attempt(f"{OURS} by {how}", lambda how=how: _ours(case.relation, coords, how))  # type: ignore[misc]
+        for how in (WAYS if makes_tables(coords) else ())
+        if how != "search"
+    ]
     candidates += [attempt(library.name, _maker(library, case.relation, coords)) for library in peers]
     device = coords.device
     cold = verified_then_timed(
@@ -40,14 +48,15 @@ def run_map(
     )
 
 
-def _ours(relation: Relation, coords: Tensor) -> Candidate:
+def _ours(relation: Relation, coords: Tensor, how: Way) -> Candidate:
     def run() -> tuple[Tensor, KernelMap]:
-        return build_map(coords, relation)
+        return build_map(coords, relation, how=how)
 
     coarse, kmap = run()
     checks = [check_equal("coordinates", coarse, _coarse(coords, relation))]
     checks.append(check_equal("table", kmap.table, twin_table(coords, coarse, relation)))
-    return Candidate(OURS, run, tuple(checks))
+    other = how != "search"
+    return Candidate(f"{OURS} by {how}" if other else OURS, run, tuple(checks), reference=other)
 
 
 def _look_up(relation: Relation, coords: Tensor) -> Candidate:

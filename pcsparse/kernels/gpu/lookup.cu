@@ -1,9 +1,9 @@
 // Ways to a kernel map without a search: where a key is, told by a grid of bits or by a hash table.
 //
-// Keys ascend, so that a rank is enough to name a row. A *run* is the 32 cells of a column along z that share
-// all bits of their number but the lowest five; a run that holds voxels knows which ones, and the rank of the
-// first. Everything here is found by number, and numbers are unique: whatever the order in which threads come,
-// a map has the same bits.
+// Keys ascend, so that a rank is enough to name a row. A *run* is 32 cells that follow each other in the order of
+// keys and whose numbers share all bits but the lowest five; it knows which of them are voxels, and the rank of
+// the first. Everything here is found by number, and numbers are unique: whatever the order in which threads
+// come, a map has the same bits.
 
 typedef long long i64;
 typedef unsigned long long u64;
