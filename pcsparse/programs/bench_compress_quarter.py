@@ -134,6 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--share", type=float, default=default.share, help="of its milliseconds")
     parser.add_argument("--method", choices=METHODS, default=default.method)
     parser.add_argument("--evaluations", type=int, default=default.evaluations)
+    parser.add_argument(
+        "--score-steps", type=int, default=default.score_steps, help="of training before each evaluation"
+    )
     parser.add_argument("--tuning-epochs", type=int, default=default.tuning_epochs)
     parser.add_argument(
         "--rounds", type=int, default=default.rounds, help="of pruning, which share the tuning epochs"
@@ -175,6 +178,7 @@ def _study(given: argparse.Namespace) -> QuarterStudy:
         share=given.share,
         method=given.method,
         evaluations=given.evaluations,
+        score_steps=given.score_steps,
         tuning_epochs=given.tuning_epochs,
         rounds=given.rounds,
         lr_factor=given.lr_factor,

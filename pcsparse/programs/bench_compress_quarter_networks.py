@@ -92,7 +92,7 @@ def search_widths(study: QuarterStudy) -> Assignment:
             costs.space, score, costs.budget, study.evaluations,
             method=method, executor=spawned,
             log=study.out / f"{study.method.replace(' ', '-')}.jsonl",
-            tag=f"{fingerprint(dense)} {study.facts}",
+            tag=f"{fingerprint(dense)} {study.facts}{study.score_facts}",
         )  # fmt: skip
     best = result.best
     print(
@@ -104,7 +104,7 @@ def search_widths(study: QuarterStudy) -> Assignment:
 
 
 def _score(study: QuarterStudy, costs: Costs) -> PrunedScore:
-    return PrunedScore(study.out / "dense", study.streets, costs.space)
+    return PrunedScore(study.out / "dense", study.streets, costs.space, steps=study.score_steps)
 
 
 def _widths(study: QuarterStudy) -> Assignment:

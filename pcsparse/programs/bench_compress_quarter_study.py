@@ -32,6 +32,7 @@ class QuarterStudy:
         share: of its milliseconds.
         method: that looks for widths.
         evaluations: of the search.
+        score_steps: of training, on the CPU, before the search scores a network; 0 scores it untrained.
         tuning_epochs: of every fine-tuning.
         rounds: of pruning, each followed by its part of the fine-tuning (`compress.finetune.Rounds`); the
             widths of the last are those that the search found. The control is tuned as long, in one go.
@@ -53,6 +54,7 @@ class QuarterStudy:
     share: float = 0.25
     method: str = "evolution"
     evaluations: int = 200
+    score_steps: int = 0
     tuning_epochs: int = 5
     rounds: int = 1
     lr_factor: float = 0.1
@@ -70,6 +72,8 @@ class QuarterStudy:
             raise RangeError(
                 f"narrow_seeds must be in 0 ... {self.seeds}, the seeds, got {self.narrow_seeds}"
             )
+        if self.score_steps < 0:
+            raise RangeError(f"score_steps must be at least 0, got {self.score_steps}")
         if not 1 <= self.rounds <= self.tuning_epochs:
             raise RangeError(
                 f"rounds must be from 1 to the {self.tuning_epochs} epochs that they share, got {self.rounds}"
@@ -118,7 +122,13 @@ class QuarterStudy:
         return (
             f"{self.training}; fine-tuning {self.tuning_epochs} epochs{rounds} at {self.lr_factor:g} of "
             f"the rate, distillation {self.distill:g}; {self.method}, {self.evaluations} evaluations"
+            f"{self.score_facts}"
         )
+
+    @property
+    def score_facts(self) -> str:
+        """What shapes a score beside the streets; nothing where nothing is trained, as from before it was."""
+        return f", scored after {self.score_steps} steps" if self.score_steps else ""
 
     def claim(self) -> None:
         """Refuse a folder of another study."""

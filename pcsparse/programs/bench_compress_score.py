@@ -13,6 +13,7 @@ from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.space_of import network_of
 from pcsparse.data.collate import VoxelBatch
 from pcsparse.nn import fuse, prepare
+from pcsparse.programs.bench_compress_score_steps import take_steps
 from pcsparse.programs.bench_compress_streets import Streets
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.train.evaluation import evaluating
@@ -20,7 +21,7 @@ from pcsparse.train.metrics import ConfusionMatrix
 from pcsparse.train.model_file import load_model
 from pcsparse.train.sweep_counts import SweepCounts
 
-_LOADED = ("_dense", "_search", "_held")
+_LOADED = ("_dense", "_search", "_lessons", "_held")
 
 
 class Sweeps:
@@ -57,7 +58,7 @@ class Sweeps:
 
 
 class PrunedScore:
-    """The score of widths: cut, measure batch norms anew, look at the search sweeps. Nothing is trained.
+    """The score of widths: cut, train some steps or none, measure batch norms anew, look at search sweeps.
 
     Without the batch norms a U-Net cut by half tells noise, and every search would look for it. What a
     process has loaded stays in it; what is sent to another process is paths and the space alone.
@@ -67,10 +68,14 @@ class PrunedScore:
         streets: its data.
         space: of its channel graph.
         n_calibration: sweeps to measure batch norms on, of training towns.
+        steps: of training before a network is scored.
     """
 
-    def __init__(self, checkpoint: Path, streets: Streets, space: Space, n_calibration: int = 2) -> None:
+    def __init__(
+        self, checkpoint: Path, streets: Streets, space: Space, n_calibration: int = 2, steps: int = 0
+    ) -> None:
         self._checkpoint, self._streets, self._n_calibration = checkpoint, streets, n_calibration
+        self._steps = steps
         self.space = space
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,6 +95,13 @@ class PrunedScore:
         streets = self._streets
         calibration = streets.calibration(self._n_calibration, cropped=True)
         return self._prepared(calibration, streets.batches(streets.search, cropped=True))
+
+    @cached_property
+    def _lessons(self) -> tuple[list[SparseTensor], list[Tensor]]:
+        """Sweeps to train on, and their targets: one of a town, as many as there are steps and towns."""
+        batches = self._streets.calibration(self._steps, cropped=True)
+        targets = [batch.targets for batch in batches if batch.targets is not None]
+        return Sweeps(batches, self._dense[0]).inputs, targets
 
     @cached_property
     def _held(self) -> tuple[list[SparseTensor], Sweeps]:
@@ -115,13 +127,17 @@ class PrunedScore:
 
     def __call__(self, widths: Assignment) -> float:
         """Mean IoU over the classes that occur in the search sweeps, which are cropped."""
-        return float(self._counts(widths, *self._search).miou()[0])
+        calibration, sweeps = self._search
+        pruned = self.network(widths)
+        if self._steps:
+            recalibrate(pruned, calibration)
+            take_steps(pruned, *self._lessons, self._steps)
+        return float(self._judged(pruned, calibration, sweeps).miou()[0])
 
     def held_counts(self, widths: Assignment) -> SweepCounts:
-        """What the network does on the held-out sweeps, which are whole."""
-        return self._counts(widths, *self._held)
+        """What the network does on the held-out sweeps, which are whole; not trained."""
+        return self._judged(self.network(widths), *self._held)
 
-    def _counts(self, widths: Assignment, calibration: list[SparseTensor], sweeps: Sweeps) -> SweepCounts:
-        pruned = self.network(widths)
+    def _judged(self, pruned: nn.Module, calibration: list[SparseTensor], sweeps: Sweeps) -> SweepCounts:
         recalibrate(pruned, calibration)
         return sweeps.counts(fuse(pruned), self.n_classes)

@@ -236,7 +236,7 @@ def test_a_folder_keeps_networks_of_one_training_and_takes_more_seeds(tmp_path, 
     )]  # fmt: skip
     changes = [*({"training": training} for training in trainings), {"tuning_epochs": 2},
                {"tuning_epochs": 2, "rounds": 2}, {"lr_factor": 0.2},
-               {"distill": 0.0}, {"method": "evolution"}, {"evaluations": 4}]  # fmt: skip
+               {"distill": 0.0}, {"method": "evolution"}, {"evaluations": 4}, {"score_steps": 2}]  # fmt: skip
     for change in changes:
         with pytest.raises(
             FormatError, match=r"back holds networks of other trainings .*; now .*another --out"

@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.search.space import CostTerm, Space, Step
 from pcsparse.compress.search.trials import SearchResult, Trial
+from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.data.collate import VoxelSettings
 from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.data.label_map import LabelMap
@@ -20,7 +24,7 @@ from pcsparse.programs.bench_compress_search import SearchStudy, run
 from pcsparse.programs.bench_compress_search_table import Judged, rows_of, table_text
 from pcsparse.programs.bench_compress_streets import Streets, Towns
 from pcsparse.train.metrics import ConfusionMatrix, SemanticKittiMetrics
-from pcsparse.train.model_file import ModelCard, arch_of, save_model
+from pcsparse.train.model_file import ModelCard, arch_of, load_model, save_model
 from pcsparse.train.sweep_counts import SweepCounts, draw_weights
 from tests.streets import tiny_model, write_root
 
@@ -177,3 +181,24 @@ def test_a_study_judges_every_answer_and_is_not_done_twice(study, monkeypatch, c
         run(dataclasses.replace(study, evaluations=5))
     with pytest.raises(RangeError, match="cannot be met: the smallest reachable is"):
         run(dataclasses.replace(study, shares=(0.01,)))
+
+
+def test_steps_before_a_score_are_the_same_in_every_process_and_change_no_other(study):
+    model, _ = load_model(study.checkpoint)
+    groups = ChannelGraph.of(model).free
+    steps = [
+        Step(group.name, (group.width,), c_in=1, c_out=1, kernel=1, voxels=1, pairs=1.0) for group in groups
+    ]
+    space = Space(tuple(steps), (CostTerm("all", (), np.array(1.0)),))
+    untrained = PrunedScore(study.checkpoint, study.streets, space)
+    trained = PrunedScore(study.checkpoint, study.streets, space, steps=6)
+    before = fingerprint(trained._dense[0])
+    found = untrained(space.largest), trained(space.largest)
+    # its weights were drawn at random
+    assert found[1] > found[0] + 0.05
+    # as another process has it, which loads all anew
+    sent = pickle.loads(pickle.dumps(trained))
+    assert (sent(space.largest), untrained(space.largest)) == (found[1], found[0])
+    assert fingerprint(trained._dense[0]) == before
+    # a second score begins from the dense weights again
+    assert trained(space.largest) == found[1]
