@@ -14,6 +14,7 @@ from pcsparse.compress.finetune import Fit, Rounds, recalibrate
 from pcsparse.compress.measured import LayerPair
 from pcsparse.compress.pruning import Batches, Costed, CostSummary, Step
 from pcsparse.compress.reconstruction import Refit
+from pcsparse.compress.search.dominated import without_dominated
 from pcsparse.compress.search.space import Assignment, CostTerm, Space
 from pcsparse.compress.search.space import Step as SpaceStep
 from pcsparse.compress.sensitivity import RATIOS
@@ -157,7 +158,8 @@ class PrunableVoxels(Costed[VoxelCost]):
     def space(self, unit: Unit) -> Space:
         """Thousandths of rows as widths, a term a layer: what one saves changes nothing for another.
 
-        Of bytes nothing can be saved.
+        Shares at which choosing rows costs more than a larger share does are left out; of layers with few
+        rows or channels all may be. Of bytes nothing can be saved.
         """
         cost, kept = self.cost, self._settings.kept
         steps = tuple(
@@ -171,7 +173,7 @@ class PrunableVoxels(Costed[VoxelCost]):
         for layer in cost.layers:
             costs = np.array([cost.of_layer(layer, unit, point) for point in kept])
             terms.append(CostTerm(layer.name, (layer.name,), costs))
-        return Space(steps, tuple(terms), unit)
+        return without_dominated(Space(steps, tuple(terms), unit))
 
     def networks(self, space: Space) -> VoxelNetworks:
         """See `VoxelNetworks`."""

@@ -162,9 +162,16 @@ def _sum(found: Measured) -> list[str]:
         f"{before[1]:.2f}",
         f"{after[1]:.2f}",
         f"{after[1] / before[1]:.0%}",
-        f"{sum(ms for ms in found.predicted if ms is not None):.2f}",
+        _foreseen(found),
         "",
     ]
+
+
+def _foreseen(found: Measured) -> str:
+    """The sum of what was predicted, empty where that lacks layers that were measured."""
+    both = zip(found.layers, found.predicted, strict=True)
+    parts = [ms for layer, ms in both if layer.after is not None]
+    return "" if None in parts else f"{sum(ms for ms in parts if ms is not None):.2f}"
 
 
 def _why(facts: ReportFacts, pictures: Mapping[str, bytes]) -> str:

@@ -64,6 +64,9 @@ def budget_of(job: Job, space: Space) -> float:
         f"budget: {budget:.6g} {space.unit}, {budget / full:.1%} of the whole network; reachable are "
         f"{least:.6g} to {full:.6g}"
     )
+    whole = sum(len(step.widths) == 1 for step in space.steps)
+    if whole:
+        print(f"  of {len(space.steps)} steps {whole} stay whole: nothing less would cost less there")
     return budget
 
 

@@ -1,5 +1,6 @@
 """What shares of rows cost, and a space of them."""
 
+import copy
 import json
 import pickle
 from dataclasses import replace
@@ -46,6 +47,13 @@ def prunable(model, sweeps):
     return found
 
 
+def with_cost(prunable, cost):
+    """The same layers at another cost, of which the network takes what they take together, and 5 ms."""
+    other = copy.copy(prunable)
+    other._cost = replace(cost, network=replace(cost.network, at=(1.0, 9.0), ms=(6.0, 14.0)))
+    return other
+
+
 def test_the_table_counts_what_the_network_multiplies(model, sweeps, prunable):
     cost = prunable.cost
     assert [layer.name for layer in cost.layers] == list(voxel_layers(model))
@@ -76,14 +84,34 @@ def test_milliseconds_are_of_choosing_filtering_and_convolving(prunable):
     assert cost.total("ms", {LAYER: 500}) == 2.0 + 6.0 + 2 * 6.0
 
 
-@pytest.mark.parametrize("unit", ["ms", "MACs", "bytes"])
+@pytest.mark.parametrize("unit", ["ms", "MACs"])
 def test_a_space_costs_what_the_table_says(prunable, unit):
+    # all layers as one that gains by each row that passes
+    layers = [replace(layer, ms=(1.0, 2.0), whole_ms=3.0) for layer in prunable.cost.layers]
+    prunable = with_cost(prunable, replace(prunable.cost, layers=tuple(layers)))
     space = prunable.space(unit)
     assert space.steps[0].widths == (250, 500, PARTS)
     mixed = tuple((250, 500, PARTS)[i % 3] for i in range(len(space.steps)))
     kept = {step.name: width for step, width in zip(space.steps, mixed, strict=True)}
     assert space.cost(mixed) == pytest.approx(prunable.cost.total(unit, kept))
     assert space.cost(space.largest) == pytest.approx(prunable.cost.total(unit))
+
+
+def test_no_share_is_offered_at_which_choosing_rows_costs_more_than_it_saves(prunable):
+    slow, fast, *others = prunable.cost.layers
+    layers = (
+        # half the rows take longer than all, a quarter of them longer than half
+        replace(slow, ms=(5.0, 4.0), whole_ms=3.0),
+        # a quarter as long as half
+        replace(fast, ms=(2.0, 2.0), whole_ms=3.0),
+        *others,
+    )
+    space = with_cost(prunable, replace(prunable.cost, layers=layers)).space("ms")
+    assert [step.widths for step in space.steps[:2]] == [(PARTS,), (500, PARTS)]
+    # of bytes nothing can be saved
+    nothing = prunable.space("bytes")
+    assert {step.widths for step in nothing.steps} == {(PARTS,)}
+    assert nothing.cost(nothing.largest) == prunable.cost.total("bytes")
 
 
 def test_a_network_of_the_space_has_these_shares_and_weights_of_its_own(model, prunable):

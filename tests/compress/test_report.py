@@ -95,7 +95,7 @@ def test_the_page_says_what_was_measured_and_marks_idle_layers():
     assert idle[-1] == "fewer multiply-adds, no less time"
     assert page.count("<tr class='idle'>") == 1
     assert "gone" in gone
-    assert total[5:10] == ["7.0 → 2.0", "29%", "3.50", "2.60", "74%"]
+    assert total[5:11] == ["7.0 → 2.0", "29%", "3.50", "2.60", "74%", "1.80"]
     steps = rows(page, 3)
     assert steps[0] == ["stem&lt;0&gt;", "stem&lt;0&gt; → deep", "16 → 8", "50%", "40.0%", "1.25", "+3.40"]
     assert steps[1][-1] == ""
@@ -105,6 +105,11 @@ def test_the_page_says_what_was_measured_and_marks_idle_layers():
     assert "BUSY" not in page
     assert "http" not in page
     assert page.count("<img") == 2
+
+
+def test_a_sum_of_some_layers_is_no_prediction_of_all():
+    some = replace(FACTS, measured=replace(MEASURED, predicted=(0.7, None, None)))
+    assert rows(report_html(some, {"report.png": b""}), 2)[-1][9:11] == ["74%", ""]
 
 
 def test_a_busy_machine_is_said_first(tmp_path):
