@@ -2,13 +2,14 @@
 
 Correct before fast: a way that disagrees with the twin once is in no rule. What is timed is what runs, from
 sorted keys to the table, host and launches included. The rule is a sum of few amounts, each at what one of it
-was found to take: one map, one row, one cell, one column and one offset of a query.
+was found to take: one map, one row, one cell, one column and one offset of a query. Where that says wrongly
+that another way than the search is faster, it must say so by more.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -96,8 +97,8 @@ def tune_maps(
             seconds[way], errors[way] = fitted(
                 [t.size.amounts(way) for t in found], [t.times[way].median for t in found]
             )
-    margin = max(_WORTHWHILE, *(1 + error for error in errors.values())) if errors else _WORTHWHILE
-    return MapTuning(trials, MapRule(seconds, _most(trials), margin), errors)
+    rule = MapRule(seconds, _most(trials), _WORTHWHILE)
+    return MapTuning(trials, replace(rule, margin=_margin(trials, rule)), errors)
 
 
 def fitted(amounts: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[tuple[float, ...], float]:
@@ -185,6 +186,17 @@ def _tried(wanted: Wanted, way: Way, twin: Tensor) -> str | None:
         return None if torch.equal(_made(wanted, way), twin) else _WRONG
     except torch.OutOfMemoryError as error:
         return f"out of memory: {error}".partition("\n")[0]
+
+
+def _margin(trials: Sequence[MapTrial], rule: MapRule) -> float:
+    """The least margin by which no map that was timed is made another way without a gain."""
+    margin = rule.margin
+    for trial in trials:
+        way, times = rule.pick(trial.size), trial.times
+        if way != "search" and times[way].median * _WORTHWHILE > times["search"].median:
+            said = rule.taken(trial.size, "search") / max(rule.taken(trial.size, way), 1e-12)
+            margin = max(margin, said * (1 + 1e-6))
+    return margin
 
 
 def _most(trials: Sequence[MapTrial]) -> tuple[int, int, int, int]:

@@ -67,7 +67,7 @@ def maps_report(tuning: MapTuning) -> str:
     off = ", ".join(f"{way} {error:.0%}" for way, error in tuning.errors.items())
     margin = f"{tuning.rule.margin - 1:.0%}"
     lines += sorted(said)
-    lines += [f"the rule is off by at most: {off}; it leaves the search for what is {margin} faster or more"]
+    lines += [f"the rule is off by at most: {off}; it leaves the search for what it says is {margin} faster"]
     return "\n".join(lines)
 
 
