@@ -49,6 +49,10 @@ class MapTrial:
     times: Mapping[Way, Timing]
     rejected: Mapping[Way, str]
 
+    def seconds(self, way: Way) -> float:
+        """That the map took; no end of them where there was no memory for it."""
+        return self.times[way].median if way in self.times else math.inf
+
 
 @dataclass(frozen=True)
 class MapTuning:
@@ -192,8 +196,8 @@ def _margin(trials: Sequence[MapTrial], rule: MapRule) -> float:
     """The least margin by which no map that was timed is made another way without a gain."""
     margin = rule.margin
     for trial in trials:
-        way, times = rule.pick(trial.size), trial.times
-        if way != "search" and times[way].median * _WORTHWHILE > times["search"].median:
+        way = rule.pick(trial.size)
+        if way != "search" and trial.seconds(way) * _WORTHWHILE > trial.seconds("search"):
             said = rule.taken(trial.size, "search") / max(rule.taken(trial.size, way), 1e-12)
             margin = max(margin, said * (1 + 1e-6))
     return margin

@@ -176,9 +176,14 @@ def test_a_way_without_memory_is_left_out_of_a_map(gpu_or_emulated, small, monke
         return real(wanted, way)
 
     monkeypatch.setattr(map_tuning, "_made", made)
-    found = small(CLOUD.to(gpu_or_emulated))
+    costs = dict.fromkeys(WAYS, (1e-06, 0.0, 0.0, 0.0, 0.0)) | {"grid": (1e-7, 0.0, 0.0, 0.0, 0.0)}
+    with monkeypatch.context() as patch:
+        _clocked(patch, costs)
+        found = small(CLOUD.to(gpu_or_emulated))
     assert [trial.rejected for trial in found.trials][2] == {"grid": "out of memory: no room for a grid"}
-    assert "grid" in found.rule.seconds
+    assert found.rule.seconds["grid"] == pytest.approx(costs["grid"])
+    # it would be picked there by the sum alone
+    assert found.rule.pick(found.trials[2].size) == "search"
 
 
 def test_an_empty_cloud_has_nothing_to_choose(gpu_or_emulated, small):
