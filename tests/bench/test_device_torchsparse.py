@@ -69,6 +69,16 @@ def test_layers_agree_with_the_twins(library, monkeypatch, kind, kernel, backwar
     assert peer.times is not None, peer.refusal
 
 
+def test_its_coordinates_come_back_to_where_they_were(library):
+    coords = unet_scene(CPU, n=60).coords
+    assert coords.min() < 0
+    x = library.tensor(library.geometry(coords), torch.ones(len(coords), 4))
+    assert torch.equal(library.coords(x, 1), coords)
+    y = library.conv("strided", 2, 2, 4, 4, 0).eval()(x)
+    halved = torch.div(coords, torch.tensor([1, 2, 2, 2]), rounding_mode="floor")
+    assert torch.equal(torch.unique(library.coords(y, 2), dim=0), torch.unique(halved, dim=0))
+
+
 def test_the_order_of_its_offsets_is_found(library):
     ours = list(itertools.product(range(3), repeat=3))
     theirs = [ours.index((x, y, z)) for z, y, x in ours]
