@@ -216,6 +216,20 @@ def test_it_is_named_where_it_is_absent_or_of_another_version(monkeypatch):
     assert "torchsparse" in dict(device_peers(["torchsparse"], CPU)[1])
 
 
+def test_strided_kernels_that_overlap_get_a_larger_table(library, rng):
+    # no two of them reach a cell together: 27 / 8 coarse voxels each
+    cells = torch.unique(torch.randint(-60, 60, (300, 3), generator=rng).int() * 4, dim=0)
+    cells += torch.randint(0, 2, cells.shape, generator=rng).int()
+    coords = torch.nn.functional.pad(cells, (1, 0))
+    geometry = library.geometry(coords)
+    conv = library.conv("strided", 3, 2, 4, 4, 0).eval()
+    y = conv(library.tensor(geometry, torch.ones(len(coords), 4)))
+    assert len(y.coords) > 2 * len(coords) > 512
+    library.make_map(geometry, Relation.of(3, 2))
+    library.make_map(geometry, Relation.of(3))
+    assert torchsparse_standin.backends.hash_rsv_ratio == 2
+
+
 def test_tf32_is_passed_on(library):
     library.allow_tf32(False)
     assert torchsparse_standin.backends.allow_tf32 is False

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 __version__ = "2.1.0"
-backends = SimpleNamespace(allow_tf32=True)
+backends = SimpleNamespace(allow_tf32=True, hash_rsv_ratio=2)
 
 
 class Settings(dict):
@@ -62,6 +62,8 @@ def build_kernel_map(
         reached.append((inside.nonzero()[:, 0], code[inside]))
     # those of a strided layer as of a hash: any order, and not that of keys
     outputs = (coords * weights).sum(dim=1) if set(stride) == {1} else _codes(reached)
+    if len(outputs) > max(512, backends.hash_rsv_ratio * len(coords)):
+        raise ValueError("The capacity of hashtable is not sufficient")
     ranked, order = outputs.sort()
     lists = []
     for rows, code in reached:

@@ -29,6 +29,9 @@ from pcsparse.types import Triple
 
 # where a probe's kernel is applied: an output cell far from the borders of its grid
 _CELL, _PROBE_GRID = 16, (1, 64, 64, 64)
+# slots of its hash table a voxel: its own number, and one for kernels that reach several coarse cells, 27 / 8
+# on average; with too few it refuses and asks for more
+_SLOTS, _MORE_SLOTS = 2, 4
 # channels that its fast kernels take
 _PROBE_CHANNELS = 32
 
@@ -134,7 +137,8 @@ class TorchSparsePlus(DevicePeer):
             c_in, c_out, kernel, stride=stride, padding=padding, transposed=layer == "inverse"
         )
         conv._config = self._tuner.default.copy()
-        return LibraryConv(_ConvReLU(conv), conv.kernel, lambda weight: weight, _finish)
+        inner = _ConvReLU(conv, self._package.backends, _slots(kernel, stride))
+        return LibraryConv(inner, conv.kernel, lambda weight: weight, _finish)
 
     def _order(self, layer: Layer, kernel: Triple, stride: Triple) -> Tensor:
         if (layer, kernel, stride) not in self._found:
@@ -193,6 +197,7 @@ class TorchSparsePlus(DevicePeer):
             raise UnsupportedError(f"{self.name} is not compared in {way} maps or in dilated ones")
         indices, shape, _, batch = geometry
         default = self._tuner.default
+        self._package.backends.hash_rsv_ratio = _slots(relation.kernel_size, relation.stride)
         return self._functional.build_kernel_map(
             indices, len(indices), relation.kernel_size, relation.stride, _centred(relation.kernel_size),
             spatial_range=(batch, *shape), mode=default["kmap_mode"], dataflow=default["dataflow"],
@@ -211,11 +216,13 @@ class TorchSparsePlus(DevicePeer):
 class _ConvReLU(nn.Module):
     """A convolution and, once it is folded, what its users write after it."""
 
-    def __init__(self, conv: nn.Module) -> None:
+    def __init__(self, conv: nn.Module, backends: Any, slots: int) -> None:
         super().__init__()
         self.conv, self.relu = conv, False
+        self._backends, self._slots = backends, slots
 
     def forward(self, x: Any) -> Any:
+        self._backends.hash_rsv_ratio = self._slots
         y = self.conv(x)
         if self.relu:
             y.feats = y.feats.relu_()
@@ -225,6 +232,11 @@ class _ConvReLU(nn.Module):
 def _finish(inner: Any, bias: Tensor, relu: bool) -> None:
     inner.conv.bias = nn.Parameter(bias, requires_grad=False)
     inner.relu = relu
+
+
+def _slots(kernel: Triple, stride: Triple) -> int:
+    overlaps = any(1 < step < size for size, step in zip(kernel, stride, strict=True))
+    return _MORE_SLOTS if overlaps else _SLOTS
 
 
 def _centred(kernel: Triple) -> Triple:
