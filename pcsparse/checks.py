@@ -4,6 +4,7 @@ import importlib
 import operator
 from collections.abc import Callable
 from types import ModuleType, TracebackType
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -83,15 +84,29 @@ class NamesSizes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Raise OutOfMemoryError in place of torch's, which knows no sizes."""
-        if not isinstance(error, torch.OutOfMemoryError) or isinstance(error, OutOfMemoryError):
-            return
-        said = str(error).strip().partition("\n")[0]
-        # the frames of the first error hold the buffers that were made so far
-        del trace
-        raise OutOfMemoryError(
-            f"no memory for {self._of()}; make the batch smaller, the voxels larger or the layers narrower, "
-            f"or compute in 16 bits ({said})"
-        ) from error.with_traceback(None)
+        if isinstance(error, torch.OutOfMemoryError):
+            # the frames of the first error hold the buffers that were made so far
+            del trace
+            raise_with_sizes(error, self._of)
+
+
+def raise_with_sizes(error: torch.OutOfMemoryError, of: Callable[[], str]) -> NoReturn:
+    """What `NamesSizes` does, for those who would rather not enter a context at every call.
+
+    Args:
+        error: that was caught.
+        of: what was done, with its sizes.
+
+    Raises:
+        OutOfMemoryError: always; `error` itself if it has sizes.
+    """
+    if isinstance(error, OutOfMemoryError):
+        raise error
+    said = str(error).strip().partition("\n")[0]
+    raise OutOfMemoryError(
+        f"no memory for {of()}; make the batch smaller, the voxels larger or the layers narrower, "
+        f"or compute in 16 bits ({said})"
+    ) from error.with_traceback(None)
 
 
 def as_triple(name: str, value: int | tuple[int, ...] | list[int], minimum: int) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -117,7 +118,10 @@ class KernelMap:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets; lists that were changed in place are read before."""
-        return KernelMap.from_tensors(self.tensors()).__dict__
+        state = KernelMap.from_tensors(self.tensors()).__dict__
+        # a weak reference, which is of this map alone
+        derived = {name: form for name, form in state["_derived"].items() if name != "lasting"}
+        return state | {"_derived": derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy, or one from another process, is as right as its original."""
@@ -364,9 +368,14 @@ class KernelMap:
     def lasting_tensors(self) -> list[Tensor]:
         """As `tensors()`, but they keep the map and its derived forms alive; a map must not keep them."""
         header, *form = self.tensors()
-        lasting = header.detach()
-        # edits since the map was made still count
-        lasting.owner = Owner(self, header.owner.edits, keep=True)  # type: ignore[attr-defined]
+        last = self._derived.get("lasting")
+        lasting: Tensor | None = last() if isinstance(last, ref) else None
+        if lasting is None:
+            lasting = header.detach()
+            # edits since the map was made still count
+            lasting.owner = Owner(self, header.owner.edits, keep=True)  # type: ignore[attr-defined]
+            # the layers of a map share it; as long as one of their graphs has it, and no longer
+            self._derived["lasting"] = ref(lasting)
         return [lasting, *form]
 
     @staticmethod

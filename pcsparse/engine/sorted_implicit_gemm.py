@@ -5,14 +5,14 @@ Source: TorchSparse++ (MICRO 2023, arXiv 2311.12862), section 4; JeffreyXiang/Fl
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.dataflow import PLAIN, Dataflow, Epilogue
-from pcsparse.engine.gemm_sizes import SortedImplicitGemmConfig, candidates, completed
+from pcsparse.engine.gemm_sizes import SortedImplicitGemmConfig, candidates, completed, sizes_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.kernels.select import backend_of
 
@@ -77,27 +77,30 @@ class SortedImplicitGemm(Dataflow[SortedImplicitGemmConfig]):
         k, c_in, c_out = weight.shape
         if config.precision == "torch":
             config = replace(config, precision=_allowed())
-        sizes = completed(config, k, c_in, c_out, kmap.n_out, feats.element_size(), kmap.symmetric)
+        sizes = k, c_in, c_out, kmap.n_out, feats.element_size(), kmap.symmetric
+        # the rule itself is asked for without a comparison of configs: it runs nearly every call
+        plain = _PLAIN[config.precision] is config
+        chosen = sizes_for(*sizes, config.precision) if plain else completed(config, *sizes)
         passing = epilogue.passing
+        endings: dict[str, Any] = {}
+        if epilogue is not PLAIN:
+            endings = {"bias": epilogue.bias, "residual": epilogue.residual, "relu": epilogue.relu}
+        if passing is not None:
+            endings |= {"mask": passing.mask, "through": passing.feats}
+            endings |= {"scale": passing.scale, "shift": passing.shift}
         return backend_of(feats, weight).implicit_gemm(
             feats,
             weight,
-            kmap.layout(sizes.splits if sizes.order == "mask" else 0, sizes.tile),
+            kmap.layout(chosen.splits if chosen.order == "mask" else 0, chosen.tile),
             kmap.n_out,
-            sizes.tile_out,
-            sizes.tile_in,
-            sizes.warps,
-            sizes.stages,
-            sizes.parts,
-            sizes.precision,
+            chosen.tile_out,
+            chosen.tile_in,
+            chosen.warps,
+            chosen.stages,
+            chosen.parts,
+            chosen.precision,
             mirrored,
-            bias=epilogue.bias,
-            residual=epilogue.residual,
-            relu=epilogue.relu,
-            mask=None if passing is None else passing.mask,
-            through=None if passing is None else passing.feats,
-            scale=None if passing is None else passing.scale,
-            shift=None if passing is None else passing.shift,
+            **endings,
         )
 
     def grad_weight(

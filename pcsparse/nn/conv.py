@@ -10,6 +10,7 @@ from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
+from pcsparse.nn.own_tensor import own_tensor
 from pcsparse.ops.conv import sparse_conv
 from pcsparse.ops.grouped_conv import grouped_sparse_conv
 from pcsparse.ops.importance import check_share, important_rows
@@ -114,11 +115,13 @@ class SparseConv(nn.Module):
                 dataflow=self.dataflow,
                 tuned=self.tuned,
             )
+        weight = own_tensor(self, "weight")
+        assert weight is not None
         return sparse_conv(
             x.feats,
-            self.weight,
+            weight,
             kmap,
-            bias=self.bias,
+            bias=own_tensor(self, "bias"),
             residual=extra,
             relu=self.relu,
             dataflow=self.dataflow,

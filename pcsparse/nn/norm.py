@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from pcsparse.checks import check_shape
 from pcsparse.kernels.running import Running
+from pcsparse.nn.own_tensor import own_tensor
 from pcsparse.ops.batch_norm import batch_norm, batch_norm_following
 from pcsparse.ops.known_moments import norm_by_moments
 from pcsparse.ops.scale_shift import scale_shift
@@ -57,23 +58,23 @@ class BatchNorm(nn.BatchNorm1d):
         """
         if feats.dim() != 2 or feats.shape[1] != self.num_features:
             check_shape("feats", feats, (None, self.num_features))
-        mean, var = self.running_mean, self.running_var
+        mean, var = own_tensor(self, "running_mean"), own_tensor(self, "running_var")
         known = mean is not None and var is not None
         if feats.shape[0] >= 2 and (self.training or not known):
-            given = feats, self.weight, self.bias
+            given = feats, own_tensor(self, "weight"), own_tensor(self, "bias")
             running = None
             if self.training and mean is not None and var is not None:
-                assert self.num_batches_tracked is not None
-                running = Running(mean, var, self.num_batches_tracked, self.momentum)
+                batches = own_tensor(self, "num_batches_tracked")
+                assert batches is not None
+                running = Running(mean, var, batches, self.momentum)
             elif real is None:
                 return batch_norm(*given, eps=self.eps, residual=residual, relu=relu)[0]
             return batch_norm_following(
                 *given, running, eps=self.eps, residual=residual, relu=relu, real=real
             )
         if mean is not None and var is not None:
-            return norm_by_moments(
-                feats, mean, var, self.weight, self.bias, eps=self.eps, residual=residual, relu=relu
-            )
+            weight, bias = own_tensor(self, "weight"), own_tensor(self, "bias")
+            return norm_by_moments(feats, mean, var, weight, bias, eps=self.eps, residual=residual, relu=relu)
         scale, shift = self.scale_and_shift(feats)
         return scale_shift(feats, scale, shift, residual=residual, relu=relu)
 

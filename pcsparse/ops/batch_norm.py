@@ -15,8 +15,8 @@ from pcsparse.checks import check_same_device
 from pcsparse.errors import RangeError
 from pcsparse.kernels.running import Running
 from pcsparse.kernels.select import backend_of
-from pcsparse.ops.operator import operator, plain_function, runs_plainly, wants_gradients
-from pcsparse.ops.scale_shift import cast, check_rows, wide_of
+from pcsparse.ops.operator import bare_function, operator, runs_plainly, wants_gradients
+from pcsparse.ops.scale_shift import FLOATS, cast, check_rows, wide_of
 
 
 @operator("pcsparse::batch_norm")
@@ -133,17 +133,22 @@ def _and_follow(
     return backend_of(feats).batch_norm(feats, weight, bias, residual, relu, eps, running, real)
 
 
-def _and_follow_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _batch_norm_setup(ctx, inputs, output)
+def _following_forward(ctx: Any, *given: Any) -> Tensor:
+    # moments are no result of the node, so that nothing is made of their gradients
+    out, moments = _and_follow(*given)
+    feats, weight, bias, residual, relu, eps, _, real = given
+    ctx.save_for_backward(feats, weight, out if relu else None, moments)
+    ctx.has = (weight is not None, bias is not None, residual is not None)
     # a number of rows, which backward reads when its turn comes
-    ctx.real = inputs[-1]
+    ctx.eps, ctx.real = eps, real
+    return out
 
 
-def _and_follow_backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-    return *_batch_norm_backward(ctx, *grads), None, None
+def _following_backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
+    return *_batch_norm_backward(ctx, grad_out), None, None
 
 
-_with_gradients = plain_function("pcsparse::batch_norm", _and_follow, _and_follow_backward, _and_follow_setup)
+_with_gradients = bare_function("pcsparse::batch_norm", _following_forward, _following_backward)
 
 
 def batch_norm(
@@ -215,22 +220,59 @@ def batch_norm_following(
         DeviceError: devices differ.
         RangeError: fewer than two rows, which have no variance.
     """
-    given = _operands(feats, weight, bias, residual, relu, eps)
-    statistics: tuple[Tensor, ...] = () if running is None else running[:3]
-    if running is not None:
-        check_rows(feats, None, running_mean=running.mean, running_var=running.var)
-        check_same_device(feats=feats, batches=running.batches)
+    if not _fit(feats, weight, bias, residual, running):
+        # finds words for what is wrong, or mends it
+        _, weight, bias, residual, *_ = _operands(feats, weight, bias, residual, relu, eps)
+        if running is not None:
+            check_rows(feats, None, running_mean=running.mean, running_var=running.var)
+            check_same_device(feats=feats, batches=running.batches)
+    statistics = () if running is None else running[:3]
     tensors = (feats, weight, bias, residual, *statistics)
     # the operators know of no rows that do not count
-    if real is not None or (runs_plainly(*tensors) and all(part.is_contiguous() for part in statistics)):
-        run = _with_gradients if wants_gradients(*tensors) else _and_follow
-        out: Tensor = run(*given, running, real)[0]
-        return out
-    out, moments = _batch_norm(*given)
+    if real is not None or (runs_plainly(*tensors) and _gapless(running)):
+        if wants_gradients(*tensors):
+            followed: Tensor = _with_gradients(feats, weight, bias, residual, relu, eps, running, real)
+            return followed
+        return _and_follow(feats, weight, bias, residual, relu, eps, running, real)[0]
+    out, moments = _batch_norm(feats, weight, bias, residual, relu, eps)
     if running is not None:
         with torch.no_grad():
             running.follow(moments[0], moments[1], feats.shape[0])
     return out
+
+
+def _gapless(running: Running | None) -> bool:
+    return running is None or (
+        running.mean.is_contiguous() and running.var.is_contiguous() and running.batches.is_contiguous()
+    )
+
+
+def _fit(
+    feats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running | None,
+) -> bool:
+    """Whether all is as kernels take it. Nearly always: so it asks for little, and finds no words."""
+    shape, dtype, device = feats.shape, feats.dtype, feats.device
+    if len(shape) != 2 or shape[0] < 2 or dtype not in FLOATS:
+        return False
+    channels, wide = shape[1:], wide_of(dtype)
+    for factor in (weight, bias):
+        if factor is not None and (
+            factor.dtype != wide or factor.shape != channels or factor.device != device
+        ):
+            return False
+    if residual is not None and (
+        residual.dtype != dtype or residual.shape != shape or residual.device != device
+    ):
+        return False
+    return running is None or (
+        running.mean.shape == channels
+        and running.var.shape == channels
+        and running.mean.device == running.var.device == running.batches.device == device
+    )
 
 
 def _operands(

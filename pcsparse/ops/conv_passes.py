@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from pcsparse.checks import NamesSizes
+from pcsparse.checks import raise_with_sizes
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.dataflow import Epilogue
 from pcsparse.engine.plan import DATAFLOWS, Choice
@@ -30,23 +31,28 @@ def run_forward(
     Raises:
         OutOfMemoryError: the device's memory does not suffice; the text names the sizes.
     """
-    with NamesSizes(lambda: problem.sizes("the forward pass")):
+    try:
         return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kmap, choice.config, epilogue)
+    except torch.OutOfMemoryError as error:
+        raise_with_sizes(error, lambda: problem.sizes("the forward pass"))
 
 
 def run_grad_feats(
     problem: Callable[[], ConvProblem], choice: Choice, grad_out: Tensor, weight: Tensor, kmap: KernelMap
 ) -> Tensor:
     """As `run_forward`, the gradient of the inputs; `problem` gives that of the way back, for a message."""
-    with NamesSizes(lambda: problem().sizes("the input gradient")):
+    try:
         return DATAFLOWS[choice.dataflow].grad_feats(grad_out.contiguous(), weight, kmap, choice.config)
+    except torch.OutOfMemoryError as error:
+        raise_with_sizes(error, lambda: problem().sizes("the input gradient"))
 
 
 def run_grad_weight(
     problem: ConvProblem, choice: Choice, feats: Tensor, grad_out: Tensor, kmap: KernelMap
 ) -> Tensor:
     """As `run_forward`, the gradient of the weights."""
-    with NamesSizes(lambda: problem.sizes("the weight gradient")):
-        return DATAFLOWS[choice.dataflow].grad_weight(
-            feats.contiguous(), grad_out.contiguous(), kmap, choice.config
-        )
+    flow = DATAFLOWS[choice.dataflow]
+    try:
+        return flow.grad_weight(feats.contiguous(), grad_out.contiguous(), kmap, choice.config)
+    except torch.OutOfMemoryError as error:
+        raise_with_sizes(error, lambda: problem.sizes("the weight gradient"))

@@ -10,7 +10,7 @@ from pcsparse.errors import ShapeError
 from pcsparse.kernels.select import backend_of
 from pcsparse.ops.operator import operator
 
-_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def cast(dtype: torch.dtype, *parts: Tensor | None) -> list[Any]:
@@ -143,7 +143,7 @@ def check_rows(feats: Tensor, residual: Tensor | None, **factors: Tensor | None)
         DtypeError: `feats` are no floats.
         DeviceError: devices differ.
     """
-    if feats.dim() == 2 and feats.dtype in _FLOATS:
+    if feats.dim() == 2 and feats.dtype in FLOATS:
         # nearly every call ends here; the checks below find words for the others
         device, channels = feats.device, feats.shape[1:]
         same = residual is None or (residual.shape == feats.shape and residual.device == device)
@@ -152,7 +152,7 @@ def check_rows(feats: Tensor, residual: Tensor | None, **factors: Tensor | None)
         if same:
             return
     check_shape("feats", feats, (None, None))
-    check_dtype("feats", feats, *_FLOATS)
+    check_dtype("feats", feats, *FLOATS)
     given = {"residual": residual, **factors}
     check_same_device(feats=feats, **{name: part for name, part in given.items() if part is not None})
     for name, factor in factors.items():

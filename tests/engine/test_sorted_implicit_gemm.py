@@ -9,7 +9,7 @@ from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.watched_map import TRANSPOSED, Derived
 from pcsparse.engine.choice import PASSES, Choice
 from pcsparse.engine.conv_call import ConvCall
-from pcsparse.engine.gemm_sizes import SortedImplicitGemmConfig, sizes_for
+from pcsparse.engine.gemm_sizes import SortedImplicitGemmConfig, completed, sizes_for
 from pcsparse.engine.guard import Operands
 from pcsparse.engine.plan import DATAFLOWS, explain, plan_for
 from pcsparse.engine.problem import ConvProblem
@@ -153,3 +153,14 @@ def test_a_tuner_sees_which_passes_share_a_layout(gpu, name):
     # a symmetric map is its own transpose
     assert tried["grad_feats"].derived == ({layout} if name == "submanifold" else back)
     assert tried["grad_weight"].derived == {Derived(False, "grad_weight_layout")}
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_a_config_without_numbers_is_the_rule(precision):
+    plain = SortedImplicitGemmConfig(precision=precision)
+    for k in (0, 1, 2, 8, 27, 125):
+        for channels in (1, 16, 96, 256):
+            for n_out in (0, 5, 16383, 16384, 70_000):
+                for symmetric in (True, False):
+                    sizes = k, channels, channels, n_out, 4, symmetric
+                    assert completed(plain, *sizes) == sizes_for(*sizes, precision)

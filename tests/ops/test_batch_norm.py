@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcsparse import nn
-from pcsparse.errors import DeviceError, ShapeError, UnsupportedError
+from pcsparse.errors import DeviceError, RangeError, ShapeError, UnsupportedError
 from pcsparse.kernels.running import Running
 from pcsparse.ops import norm_by_moments
 from pcsparse.ops import operator as operator_module
@@ -176,6 +176,39 @@ def test_statistics_that_do_not_fit_are_named(device, rng):
     elsewhere = torch.tensor(0, device="meta")
     with pytest.raises(DeviceError, match="batches on meta"):
         batch_norm_following(feats, None, None, Running(row, row, elsewhere, 0.1))
+
+
+def test_operands_of_other_types_are_converted(device, rng):
+    feats, residual = torch.randn(2, N, C, generator=rng).to(device)
+    weight, bias = torch.rand(2, C, generator=rng).to(device)
+    expected = batch_norm_following(
+        feats, weight.half().float(), bias, None, residual=residual.half().float()
+    )
+    for factors in ((weight.half(), bias), (weight.half().double(), bias)):
+        actual = batch_norm_following(feats, *factors, None, residual=residual.half())
+        assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "change", "error", "text"),
+    [
+        (1, {}, RangeError, "at least 2 rows"),
+        (N, {"weight": (1,)}, ShapeError, r"weight must have shape \(5\), got \(1,\)"),
+        (N, {"bias": (C, 1)}, ShapeError, r"bias must have shape \(5\), got \(5, 1\)"),
+        (N, {"residual": (1, C)}, ShapeError, "residual must have the shape of feats"),
+        (N, {"mean": (1,)}, ShapeError, r"running_mean must have shape \(5\), got \(1,\)"),
+    ],
+    ids=["one row", "weight", "bias", "residual", "mean"],
+)
+def test_operands_that_do_not_fit_are_named(device, rows, change, error, text):
+    shapes = {"weight": (C,), "bias": (C,), "residual": (rows, C), "mean": (C,), "var": (C,)} | change
+    parts = {name: torch.ones(shape, device=device) for name, shape in shapes.items()}
+    running = Running(parts["mean"], parts["var"], torch.tensor(0, device=device), 0.1)
+    with pytest.raises(error, match=text):
+        batch_norm_following(
+            torch.ones(rows, C, device=device), parts["weight"], parts["bias"], running,
+            residual=parts["residual"],
+        )  # fmt: skip
 
 
 @pytest.fixture

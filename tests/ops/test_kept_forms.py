@@ -48,6 +48,30 @@ def test_forward_and_backward_leave_their_forms_on_the_map(rng):
     assert {"by_output", "by_input"} <= set(kmap._derived)
 
 
+def test_layers_share_what_keeps_a_map_and_only_their_graphs_keep_it(rng):
+    cache, kmap = shuffled_map(rng)
+    # no graph has it yet
+    kmap.lasting_tensors()
+    feats = torch.randn(kmap.n_in, 3, generator=rng, requires_grad=True)
+    weight = torch.randn(27, 3, 3, generator=rng)
+    out = sparse_conv(sparse_conv(feats, weight, kmap), weight, kmap)
+    one, other = kmap.lasting_tensors()[0], kmap.lasting_tensors()[0]
+    assert one is other
+    assert one is not kmap.tensors()[0]
+    # the weak reference in it is no part of a copy
+    for copied in (copy.deepcopy(kmap), pickle.loads(pickle.dumps(kmap))):
+        assert copied.lasting_tensors()[0] is not one
+    ghost = weakref.ref(kmap)
+    gc.disable()
+    try:
+        del cache, kmap, one, other, copied
+        assert ghost() is not None
+        del out
+        assert ghost() is None
+    finally:
+        gc.enable()
+
+
 def test_backward_reads_no_map_again_whose_cloud_is_gone(rng, monkeypatch):
     read = []
     monkeypatch.setattr(kernel_map, "check_map", lambda kmap: read.append(kmap))

@@ -71,7 +71,7 @@ def implicit_gemm(
     lots = splits * parts
     partial = lots > 1
     numbers, constants = _form(
-        tuple(weight.shape),
+        weight.shape,
         weight.stride(),
         feats.stride(0),
         feats.element_size(),
@@ -120,8 +120,8 @@ def fitting_stages(stages: int, bytes_a_step: int, device: int) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def _form(
-    shape: tuple[int, int, int],
-    steps: tuple[int, int, int],
+    shape: torch.Size,
+    steps: tuple[int, ...],
     feats_step: int,
     size: int,
     tiles: tuple[int, int, int, int, int],

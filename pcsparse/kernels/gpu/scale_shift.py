@@ -4,6 +4,8 @@ Sums run over runs of rows, a number that comes from the problem; a second kerne
 float64, in a fixed order. No atomics: the same bits every time.
 """
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -21,6 +23,7 @@ _RUNS = 512
 PARTIALS, FEW_CHANNELS = 128, 8
 
 
+@cache
 def tile_of(c: int) -> tuple[int, int, int]:
     """What rows of `c` channels are multiples of, and rows and channels of a tile."""
     block_c = channel_block(c)
