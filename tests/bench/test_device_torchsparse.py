@@ -118,7 +118,7 @@ def test_a_step_in_sixteen_bits_computes_in_them(library, monkeypatch):
     library.offset_order("inverse", 2, 2)
     monkeypatch.setattr(torchsparse_standin.Conv3d, "forward", spied)
     case = DeviceNet("u", UNET, "training", FP16, 2)
-    peer = nets.run_net(case, unet_scene(CPU, 2, 200), [library], **ONCE).outcomes[1]
+    peer = nets.run_net(case, unet_scene(CPU, 2, 150), [library], **ONCE).outcomes[1]
     assert not peer.failed, peer.failed
     assert peer.times is not None, peer.refusal
     assert kinds == {torch.float16}
