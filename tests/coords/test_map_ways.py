@@ -49,19 +49,38 @@ def test_maps_are_the_same_by_every_way(gpu_or_emulated, monkeypatch, how, coord
     searched = _filled(CoordCache(), coords)
     assert not launched
     found = _filled(CoordCache(how=how), coords)
-    # six maps, by the way that was named
     named = "search" if how == "search" or how == HOWS["rule-search"] else how
     way = named if isinstance(named, str) else next(reversed(named.seconds))
-    assert [name for name in launched if name.startswith("look")] == (
-        [] if way == "search" else [f"look_in_{way}"] * 6
-    )
+    looked = [] if way == "search" else [f"look_in_{way}"]
+    assert [name for name in launched if name.startswith("look")] == looked * 6
+    del launched[:]
     together = found.rebuilt()
+    assert [name for name in launched if name.startswith("look")] == looked * 6
     for key, want in searched.maps().items():
         for cache in (found, together):
             got = cache.maps()[key]
             assert torch.equal(got.table, want.table)
             assert (got.symmetric, got.monotone, got.n_in) == (want.symmetric, want.monotone, want.n_in)
     assert together.how == pickle.loads(pickle.dumps(found)).how == how
+
+
+@pytest.mark.parametrize(
+    "how",
+    [*WAYS[1:], *[_rule(way) for way in WAYS[1:]]],
+    ids=[*WAYS[1:], *[f"rule-{way}" for way in WAYS[1:]]],
+)
+def test_the_map_to_a_first_level_goes_that_way_too(gpu_or_emulated, monkeypatch, how):
+    from pcsparse.kernels.gpu import lookup
+
+    launched = []
+    launch = lookup._launch
+    monkeypatch.setattr(lookup, "_launch", lambda name, *args: (launched.append(name), launch(name, *args)))
+    coords = SWEEP.to(gpu_or_emulated)
+    tables = []
+    for cache in (CoordCache(), CoordCache(how=how)):
+        tables.append(cache.kernel_map(coords, cache.coarser(coords, HALF), HALF).table)
+    assert sum(name.startswith("look") for name in launched) == 1
+    assert torch.equal(*tables)
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "search"])
