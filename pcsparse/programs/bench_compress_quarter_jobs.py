@@ -27,7 +27,7 @@ from pcsparse.programs.bench_compress_quarter_networks import (
 )
 from pcsparse.programs.bench_compress_quarter_study import QuarterStudy, split
 from pcsparse.programs.bench_compress_score import Sweeps
-from pcsparse.programs.bench_compress_streets import AUGMENTATION
+from pcsparse.programs.bench_compress_streets import AUGMENTATION, has_ended
 from pcsparse.train.order import BatchesFrom, SampleOrder
 from pcsparse.train.resident import ResidentSweeps
 from pcsparse.train.stepper import Stepper
@@ -100,7 +100,7 @@ def _is_done(study: QuarterStudy, name: str) -> bool:
         return (study.out / "dense" / "log.csv").is_file()
     if verb == "search":
         return widths_path(study).is_file()
-    return held_path(study, what).is_file()
+    return held_path(study, what).is_file() or (verb == "train" and has_ended(study.out / what))
 
 
 def do(study: QuarterStudy, name: str) -> None:

@@ -34,6 +34,7 @@ from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
 from pcsparse.whole_file import write_whole
 
 IN_CHANNELS = 4
+_ENDED = "ended.txt"
 AUGMENTATION = Augmentation(
     (
         RandomYaw(), RandomFlip(), RandomScale(), HeightShift(), Jitter(), RandomDrop(), IntensityJitter(),
@@ -244,8 +245,7 @@ def train_on(
     Raises:
         PcsparseError: a signal ended it; the same call goes on from there.
     """
-    ended = folder / "ended.txt"
-    if ended.is_file():
+    if has_ended(folder):
         return folder
     place = place or Place()
     source = streets.read(streets.train)
@@ -264,9 +264,14 @@ def train_on(
         raise PcsparseError(
             f"training stopped at step {result.step} of {result.n_steps}; the same command goes on from there"
         )
-    if result.timed_out:
-        write_whole(ended, f"out of time at step {result.step} of {result.n_steps}".encode())
+    if result.timed_out or result.step == result.n_steps:
+        write_whole(folder / _ENDED, f"step {result.step} of {result.n_steps}".encode())
     return folder
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the training of a folder was done, or ended by the clock; one that was stopped has not."""
+    return (folder / _ENDED).is_file()
 
 
 def dense_network(

@@ -24,7 +24,7 @@ from pcsparse.programs.bench_compress_quarter_jobs import Task
 from pcsparse.programs.bench_compress_quarter_networks import held_path
 from pcsparse.programs.bench_compress_quarter_study import ROWS, QuarterStudy
 from pcsparse.programs.bench_compress_quarter_table import Tried, differences, table_text
-from pcsparse.programs.bench_compress_streets import Place, Streets, Towns, Training, train_on
+from pcsparse.programs.bench_compress_streets import Place, Streets, Towns, Training, has_ended, train_on
 from pcsparse.train.checkpoint import run_facts
 from pcsparse.train.fit import FitResult
 from pcsparse.train.model_file import load_model
@@ -256,11 +256,11 @@ def test_a_second_call_starts_no_process_for_what_the_first_has_done(tmp_path):
         held_path(study, network).parent.mkdir(exist_ok=True)
         held_path(study, network).write_text("{}")
     (tmp_path / "widths.json").write_text("[8]")
-    (tmp_path / "dense").mkdir()
-    (tmp_path / "dense" / "log.csv").touch()
+    for name in ("dense/log.csv", "scratch-1/ended.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
     assert {task.name: task.after for task in jobs.left_of(study)} == {
-        "train-scratch-1": (), "train-pruned-1": (), "judge-cut": (),
-        "judge-scratch-1": ("train-scratch-1",), "judge-pruned-1": ("train-pruned-1",),
+        "train-pruned-1": (), "judge-cut": (), "judge-scratch-1": (), "judge-pruned-1": ("train-pruned-1",),
     }  # fmt: skip
 
 
@@ -409,6 +409,10 @@ def test_a_training_that_goes_on_has_all_the_time_until_the_end_and_ends_once(tm
             assert train_on(streets, None, training, tmp_path / name, place=place) == tmp_path / name
     # nothing that has begun from a network finds another one later
     assert limits == [49.0, 9.0, 0.0, 0.0]
+    assert [has_ended(tmp_path / name) for name in ("old", "new", "free")] == [True, True, False]
+    monkeypatch.setattr(streets_module, "fit", lambda *given, **more: FitResult(9, 9, None, 0, None))
+    train_on(streets, None, training, tmp_path / "free")
+    assert has_ended(tmp_path / "free")
 
 
 def test_a_study_is_the_same_wherever_its_files_are(tmp_path):
