@@ -103,8 +103,8 @@ def test_no_rule_sends_a_layer_to_it():
         # 24 us of shared memory on an H200, where the implicit GEMM took 16
         ({"c_in": 32, "c_out": 32}, "32 to 32 float16 channels a pair reads 2048 bytes .* beyond 1024"),
         ({"c_in": 16, "c_out": 32, "dtype": torch.float32}, "reads 2048 bytes"),
-        # the input gradient's, which leads to as many channels
-        ({"c_in": 128, "c_out": 2, "k": 3}, "reads 2048 bytes"),
+        # not the forward pass, but the input gradient, from 128 to 2
+        ({"c_in": 2, "c_out": 128, "k": 3}, "reads 2048 bytes"),
         ({"k": 343, "c_in": 4}, "weights of 343 offsets, 4 to 16 float16 channels, do not fit 49152 bytes"),
     ],
 )

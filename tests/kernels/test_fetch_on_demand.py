@@ -90,7 +90,7 @@ def test_fetch_on_demand_matches_twin(device, rng, c_in, c_out, dtype):
         _check(device, *operands, table, lanes=form.lanes)
 
 
-@pytest.mark.parametrize("n_out", [0, 1, 31, 32, 33, 150])
+@pytest.mark.parametrize("n_out", [0, 1, 31, 32, 33, 600])
 def test_fetch_on_demand_of_any_rows(device, rng, n_out):
     # more rows than threads of all blocks where a device is emulated
     table = _table(rng, 5, 30, n_out)
@@ -130,6 +130,10 @@ def test_fetch_on_demand_takes_strided_operands(device, rng, dtype):
     _check(device, feats[:, :8], weight.flip(0)[:, ::2, ::3], table)
     _check(device, feats, weight, table, mirrored=True)
     _check(device, wide[:, :24], weight.transpose(1, 2), table, mirrored=True)
+    # rows of weights off the widest load, by their length and by where they begin
+    _, long = _operands(rng, dtype, table, 40, 16, 32)
+    _check(device, feats, long.reshape(3, 16, 32)[:, :, 1:17], table)
+    _check(device, feats, long.flatten(1)[:, :464].view(3, 16, 29)[:, :, :16], table)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -181,6 +185,25 @@ def test_what_no_pair_reads_reaches_no_row(device, rng):
     assert out[~reached].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_nan_of_any_bits_stays_one(device, rng, dtype):
+    """A GPU's own has all bits set, which must not be rounded up."""
+    table = _table(rng, 2, 10, 20)
+    feats, weight = _operands(rng, dtype, table, 10, 4, 8)
+    nan = torch.full((8,), (1 << 31) - 1, dtype=torch.int32).view(torch.float32)
+    out = _run(
+        device,
+        feats,
+        weight,
+        table,
+        mask=torch.arange(20) > 5,
+        through=torch.ones(20, 8).to(dtype),
+        scale=nan,
+    )
+    assert out[:6].isnan().all()
+    assert out[6:].isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_every_number_of_16_bits_is_read_and_written(device, dtype):
     numbers = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(dtype).view(-1, 8)
@@ -209,6 +232,8 @@ def test_ways_to_share_a_row():
     assert fetch_form(27, 4, 32, 2).bytes_a_pair == 4 * 32 * 2
     assert fetch_form(27, 16, 16, 4).bytes_a_pair == 16 * 16 * 4
     assert 1 not in {form.lanes for form in fetch_forms(27, 16, 16, 4)}
+    # three blocks without idle threads read less than one
+    assert (fetch_form(27, 16, 20, 2).outs, fetch_form(27, 16, 20, 2).bytes_a_pair) == (3, 768)
     # a block of output channels where all of them do not fit
     wide = fetch_form(27, 16, 32, 4)
     assert (wide.outs, wide.width) == (2, 16)
