@@ -58,7 +58,7 @@ def scan(
             `ChannelsAxis` with a cost, or `OffsetsAxis` with sweeps: by its name alone it goes by the sizes
             of weights, as if all offsets had as many pairs, and knows no costs.
         ratios: shares to remove, each in [0, 1). Where rounding makes two the same, it is evaluated once, and
-            points tell the ratio that came out.
+            points tell the ratio that came out; where it leaves all, as the network as it is.
         names: which layers or groups; all if None.
         log: a file of JSON lines, made or resumed: what it holds is not evaluated again. A kill loses the
             evaluations that were running.
@@ -129,6 +129,7 @@ class _Points:
     ) -> None:
         self._axis, self._score, self._executor, self._log = axis, score, executor, log
         self._sizes = axis.sizes()
+        self._dense: Evaluation | None = None
 
     def dense(self) -> Evaluation:
         dense = self._log.dense()
@@ -140,6 +141,7 @@ class _Points:
                     f"the metric of the network as it is, is {dense.metric}; there is nothing to scan"
                 )
             self._log.write_dense(dense)
+        self._dense = dense
         return dense
 
     def along(
@@ -160,17 +162,24 @@ class _Points:
         missing = []
         for cut in cuts:
             point = self._log.point(*cut)
+            if point is None and self._dense is not None and cut[1] == self._sizes[cut[0]]:
+                # rounding left all of it: that is the network as it is
+                point = self._logged(cut, self._dense, 0.0)
             if point is None:
                 missing.append(cut)
             else:
                 # the log may be of a time when the cost was not measured yet
                 yield cut, replace(point, macs=self._axis.macs(*cut), ms=self._axis.milliseconds(*cut))
         for finished in self._executor.run(self._score, missing):
-            cut = name, kept = missing[finished.position]
-            costs = self._axis.macs(*cut), self._axis.milliseconds(*cut)
-            point = Point.of(name, kept, self._sizes[name], *costs, finished.score, finished.seconds)
-            self._log.write(point)
-            yield cut, point
+            cut = missing[finished.position]
+            yield cut, self._logged(cut, finished.score, finished.seconds)
+
+    def _logged(self, cut: Cut, found: Evaluation, seconds: float) -> Point:
+        name, kept = cut
+        costs = self._axis.macs(*cut), self._axis.milliseconds(*cut)
+        point = Point.of(name, kept, self._sizes[name], *costs, found, seconds)
+        self._log.write(point)
+        return point
 
 
 def fingerprint(model: nn.Module) -> str:

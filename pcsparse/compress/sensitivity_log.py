@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pcsparse.compress.resumable_log import ResumableLog
-from pcsparse.compress.sensitivity_table import Evaluation, Point
+from pcsparse.compress.sensitivity_table import Evaluation, Point, SensitivityTable
 from pcsparse.errors import FormatError
 
 
@@ -28,13 +28,11 @@ class PointLog(ResumableLog):
         self._points: dict[tuple[str, int], Point] = {}
         try:
             for line in self.lines:
-                entry = json.loads(line)
-                entry["per_sweep"] = tuple(entry["per_sweep"])
-                if "name" in entry:
-                    point = Point(**entry)
-                    self._points[point.name, point.kept] = point
+                found = _entry(line)
+                if isinstance(found, Point):
+                    self._points[found.name, found.kept] = found
                 else:
-                    self._dense = Evaluation(**entry)
+                    self._dense = found
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path} is no log of a scan ({error}); give another path") from error
         self.open()
@@ -54,3 +52,38 @@ class PointLog(ResumableLog):
     def write(self, point: Point) -> None:
         """Append a point, on the disk when this returns."""
         self.append(asdict(point))
+
+
+def load_scan(path: Path) -> SensitivityTable:
+    """What a log holds of a scan, finished or still running, without the network that was scanned.
+
+    Args:
+        path: of the log, such as runs/NAME/sensitivity.jsonl. Half a line at its end is left out.
+
+    Returns:
+        Its table, names in the order of their first points.
+
+    Raises:
+        FormatError: no log of a scan, or one that holds no evaluation of the whole network yet.
+    """
+    try:
+        content = path.read_bytes()
+        header, *lines = content[: content.rfind(b"\n") + 1].splitlines()
+        facts = json.loads(header)
+        axis, worst = facts["axis"], facts["worst"]
+        found = [_entry(line) for line in lines]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{path} is no log of a scan ({type(error).__name__}: {error})") from error
+    dense = next((one for one in found if isinstance(one, Evaluation)), None)
+    if dense is None:
+        raise FormatError(f"{path} holds no evaluation of the whole network yet; let the scan go on")
+    points = {(one.name, one.kept): one for one in found if isinstance(one, Point)}
+    order = list(dict.fromkeys(name for name, _ in points))
+    listed = sorted(points.values(), key=lambda point: (order.index(point.name), point.ratio))
+    return SensitivityTable(axis, dense, tuple(listed), worst)
+
+
+def _entry(line: bytes) -> Evaluation | Point:
+    entry = json.loads(line)
+    entry["per_sweep"] = tuple(entry["per_sweep"])
+    return Point(**entry) if "name" in entry else Evaluation(**entry)

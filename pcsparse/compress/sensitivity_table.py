@@ -160,37 +160,47 @@ class SensitivityTable:
         return self._at(self.dense.metric - threshold)
 
     def suggest_within(self, budget: float, cost: Callable[[Mapping[str, int]], float]) -> Suggestion:
-        """The least common degradation at which the network meets a budget, found by bisection.
+        """The least common degradation at which the network meets a budget.
 
-        Every layer gets the largest ratio up to which it alone loses no more than that degradation.
+        Every layer gets what costs least of all ratios up to which it alone loses no more than that: the
+        largest, but where measured costs say that a smaller one is cheaper.
 
         Args:
             budget: the most the network may cost.
             cost: of a network by what each layer or group keeps, such as
-                `lambda kept: table.total("ms", graph.widths(kept))`.
+                `lambda kept: table.total("ms", graph.widths(kept))`; called about once a point.
 
         Raises:
             RangeError: no ratios of the scan meet the budget; the text says the smallest cost there is.
 
-        Source: the search of FastNAS in NVIDIA's Model Optimizer, by its documentation.
+        Source: the search of FastNAS in NVIDIA's Model Optimizer, by its documentation, where it bisects:
+            here degradations are tried from the least on, as a measured cost need not fall with them.
         """
-        levels = sorted({0.0, *(drop for drops in self._drops.values() for drop in drops)})
-        at_most = self._at(levels[-1])
-        smallest = cost(at_most.kept)
-        if not smallest <= budget:
+        kept = {name: points[0].size for name, points in self.curves.items()}
+        total, most = cost(kept), 0.0
+        for level, cuts in self._levels:
+            if total <= budget and level > 0.0:
+                break
+            for name, point in cuts:
+                changed = {**kept, name: point.kept}
+                if (less := cost(changed)) < total:
+                    kept, total, most = changed, less, level
+        if not total <= budget:
             raise RangeError(
-                f"the budget of {budget:g} cannot be met: the largest ratios that were scanned cost "
-                f"{smallest:g}; scan larger ratios or allow more"
+                f"the budget of {budget:g} cannot be met: the ratios that were scanned cost {total:g} at "
+                "least; scan larger ratios or allow more"
             )
-        low, high = 0, len(levels) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if cost(self._at(levels[middle]).kept) <= budget:
-                high = middle
-            else:
-                low = middle + 1
-        found = self._at(levels[high])
-        return Suggestion(found.ratios, found.kept, found.degradation, cost(found.kept))
+        ratios = {name: 1.0 - kept[name] / points[0].size for name, points in self.curves.items()}
+        return Suggestion(ratios, kept, most, total)
+
+    @cached_property
+    def _levels(self) -> list[tuple[float, list[tuple[str, Point]]]]:
+        """Degradations, ascending, and the points at which a layer alone comes to just that."""
+        found: dict[float, list[tuple[str, Point]]] = {}
+        for name, points in self.curves.items():
+            for point, lost in zip(points, self._drops[name], strict=True):
+                found.setdefault(lost, []).append((name, point))
+        return sorted(found.items(), key=lambda level: level[0])
 
     @cached_property
     def _drops(self) -> dict[str, tuple[float, ...]]:

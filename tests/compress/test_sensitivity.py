@@ -17,6 +17,7 @@ from pcsparse.compress.cost_measure import measure_cost
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.sensitivity import ChannelsAxis, fingerprint, scan
 from pcsparse.compress.sensitivity_figure import panels_of, sensitivity_figure, sensitivity_page
+from pcsparse.compress.sensitivity_log import load_scan
 from pcsparse.compress.sensitivity_table import Evaluation, Point, SensitivityTable
 from pcsparse.compress.weights import weight_layers
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
@@ -104,6 +105,11 @@ def test_ratios_that_round_to_one_width_are_evaluated_once():
         model, lambda net: 1.0, axis=axis, ratios=(0.0, 0.1, 0.3, 0.4, 0.9), names=["encoder.2.0.conv1"]
     )
     assert [(point.kept, point.ratio) for point in table.points] == [(16, 0.0), (12, 0.25), (4, 0.75)]
+    # what rounds to all channels is the network as it is, which was evaluated
+    evaluate = Agreement(model)
+    table = scan(model, evaluate, axis=axis, ratios=(0.1, 0.3), names=["encoder.2.0.conv1"])
+    assert evaluate.calls == 2
+    assert (table.points[0].metric, table.points[0].per_sweep) == (table.dense.metric, table.dense.per_sweep)
     # by its name the axis has the usual multiple, 8
     table = scan(model, lambda net: 1.0, axis="channels", ratios=(0.3, 0.4), names=["encoder.2.0.conv1"])
     assert [point.kept for point in table.points] == [16]
@@ -308,6 +314,42 @@ def test_suggest_within_is_the_least_degradation_that_fits(budget, kept):
     assert found.degradation == pytest.approx(levels[best])
     if budget != 14:
         assert best == kept
+
+
+def test_suggest_within_takes_nothing_that_costs_more():
+    # choosing 6 of a takes longer than all of it, and 8 of b longer than 6
+    price = {"a": {10: 5, 8: 4, 6: 9, 4: 9, 2: 9}, "b": {10: 6, 8: 7, 6: 3, 4: 3}}
+
+    def cost(kept):
+        return sum(price[name][n] for name, n in kept.items())
+
+    found = _table().suggest_within(7, cost)
+    assert (found.kept, found.cost) == ({"a": 8, "b": 6}, 7)
+    assert found.degradation == pytest.approx(0.2)
+    assert found.ratios == pytest.approx({"a": 0.2, "b": 0.4})
+    assert _table().suggest_within(11, cost).kept == {"a": 10, "b": 10}
+    with pytest.raises(RangeError, match="cost 7 at least"):
+        _table().suggest_within(6.9, cost)
+
+
+def test_a_table_comes_back_from_its_log_without_the_network(tmp_path):
+    model, log = _network(), tmp_path / "scan.jsonl"
+    whole = scan(model, Agreement(model), ratios=(0.6, 0.3), names=LAYERS[:2], log=log)
+    assert load_scan(log) == whole
+    header, dense, *points = log.read_bytes().splitlines(keepends=True)
+    # as workers leave it, the last line cut by a kill
+    log.write_bytes(b"".join([header, dense, points[1], points[2], points[0], points[3][:-9]]))
+    assert load_scan(log).points == whole.points[:3]
+    log.write_bytes(header)
+    with pytest.raises(FormatError, match="no evaluation of the whole network yet"):
+        load_scan(log)
+    for wrong in (b"", b"[]\n", b"{}\n", header + b"{}\n"):
+        log.write_bytes(wrong)
+        with pytest.raises(FormatError, match="no log of a scan"):
+            load_scan(log)
+    log.unlink()
+    with pytest.raises(FormatError, match="no log of a scan"):
+        load_scan(log)
 
 
 def test_intervals_are_of_the_change():

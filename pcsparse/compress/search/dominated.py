@@ -36,7 +36,7 @@ def without_dominated(space: Space) -> Space:
 
 
 def _undominated(space: Space, place: int) -> npt.NDArray[np.bool_]:
-    """Which widths of a step cost less than all wider ones, in some network, (widths,)."""
+    """Which widths of a step no wider one undercuts for sure, (widths,)."""
     size = space.sizes[place]
     factors = [factor for factor in space.factors if place in factor.variables]
     stays = np.ones(size, np.bool_)
