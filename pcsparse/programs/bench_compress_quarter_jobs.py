@@ -27,6 +27,7 @@ from pcsparse.programs.bench_compress_quarter_networks import (
 )
 from pcsparse.programs.bench_compress_quarter_study import QuarterStudy, split
 from pcsparse.programs.bench_compress_score import Sweeps
+from pcsparse.programs.bench_compress_score_steps import take_steps
 from pcsparse.programs.bench_compress_streets import AUGMENTATION, has_ended
 from pcsparse.train.order import BatchesFrom, SampleOrder
 from pcsparse.train.resident import ResidentSweeps
@@ -223,7 +224,10 @@ def _warm(study: QuarterStudy, what: str) -> None:
     costs = costs_of(study)
     if what == "cpu":
         narrow = narrow_model(costs, 0)
-        sweeps = Sweeps(streets.batches(streets.search, [0], cropped=True), narrow)
+        batches = streets.batches(streets.search, [0], cropped=True)
+        sweeps = Sweeps(batches, narrow)
+        targets = [batch.targets for batch in batches if batch.targets is not None]
+        take_steps(narrow, sweeps.inputs, targets, min(study.score_steps, 1))
         recalibrate(narrow, sweeps.inputs)
         sweeps.counts(fuse(narrow), int(costs.dense.spec.n_classes))
         return
