@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from pcsparse.nn.own_tensor import own_tensor
 
@@ -12,7 +13,7 @@ NAMES = ("weight", "bias", "running_mean", "num_batches_tracked")
 
 
 def _masked(norm):
-    nn.utils.prune.l1_unstructured(norm, "weight", 0.5)
+    prune.l1_unstructured(norm, "weight", 0.5)
     return norm
 
 
@@ -23,7 +24,7 @@ def _masked(norm):
         lambda: nn.BatchNorm1d(4, affine=False, track_running_stats=False),
         lambda: copy.deepcopy(nn.BatchNorm1d(4)).double(),
         lambda: _masked(nn.BatchNorm1d(4)),
-        lambda: nn.utils.parametrize.register_parametrization(nn.BatchNorm1d(4), "weight", nn.Identity()),
+        lambda: parametrize.register_parametrization(nn.BatchNorm1d(4), "weight", nn.Identity()),
         lambda: nn.BatchNorm1d(4)._replicate_for_data_parallel(),
     ],
     ids=["plain", "bare", "converted", "masked", "parametrized", "replica"],
