@@ -6,7 +6,9 @@ import torch
 from scipy.spatial import cKDTree
 
 from pcsparse.kernels import reference
+from pcsparse.kernels.cpu import nearest
 from pcsparse.kernels.cpu.cell_levels import Box
+from pcsparse.kernels.cpu.point_tree import LEAF, PointTree
 from pcsparse.kernels.select import backend_of
 from tests.emulation import gpu_kernels
 
@@ -63,20 +65,14 @@ CLOUDS = {  # points, their clouds' sizes
 
 def test_stray_points_do_not_widen_the_cells_of_the_others(rng):
     points, _ = CLOUDS["strays"](rng)
-    box = Box.around(points.numpy())
-    assert not box.whole
-    assert box.edge < 0.2
-    around = Box.around(points[:1600].numpy())
-    assert around.whole
-    assert around.edge < 1e-3
+    assert Box.around(points.numpy()).edge < 0.2
+    assert Box.around(points[:1600].numpy()).edge < 1e-3
 
 
 def test_queries_among_stray_points_match_twin(rng):
-    # so many that they are not ranked against all points at once
     wall = torch.tensor([3e5, 0, 0]) + 1e3 * _draw(rng, 300, 3)
     points = torch.cat([_draw(rng, 20_000, 3), wall])
     starts, asked = torch.tensor([0, 20_300]), torch.tensor([0, 300])
-    assert not Box.around(points.numpy()).whole
     found = backend_of(points).k_nearest(points, starts, wall, asked, 7, float("inf"))
     _compare(found, reference.k_nearest(points, starts, wall, asked, 7, float("inf")))
 
@@ -210,6 +206,59 @@ def test_queries_may_be_sorted_first(device, rng, monkeypatch):
     gpu_kernels()
     monkeypatch.setattr("pcsparse.kernels.gpu.neighbors._MANY", 2)
     _compare(backend.k_nearest(*inputs, 3, float("inf")), expected)
+
+
+@pytest.mark.parametrize("k", [3, 80])
+def test_queries_in_no_order_in_space_are_asked_leaf_after_leaf(k, rng):
+    points, queries = _draw(rng, (1 << 14) + 900, 3), _draw(rng, 1300, 3)
+    inputs = points, torch.tensor([0, 9000, 9000, len(points)]), queries, torch.tensor([0, 700, 800, 1300])
+    tree = PointTree.over(points.numpy(), inputs[1].numpy())
+    clouds = np.repeat(np.arange(3, dtype=np.int32), [700, 100, 500])
+    order = nearest._in_order(tree, queries, clouds, same=False)
+    assert order[:700].tolist() != list(range(700))
+    assert sorted(order.tolist()) == list(range(1300))
+    steps = (queries[order[1:]] - queries[order[:-1]]).norm(dim=1).median()
+    assert steps < 0.5 * (queries[1:] - queries[:-1]).norm(dim=1).median()
+    along = queries[order]
+    assert nearest._in_order(tree, along, clouds[order], same=False).tolist() == list(range(1300))
+    found = backend_of(points).k_nearest(*inputs, k, float("inf"))
+    _compare(found, reference.k_nearest(*inputs, k, float("inf")))
+
+
+def test_leaves_hold_all_points_in_boxes_that_fit(rng):
+    points, starts = _case("sweep", rng)
+    points = torch.cat([points, _draw(rng, 37, 3), torch.zeros(1, 3)])
+    starts = torch.tensor([0, 560, 560, 597, 598])
+    tree = PointTree.over(points.numpy(), starts.numpy())
+    assert tree.depths.tolist() == [6, 0, 2, 0]
+    assert np.array_equal(tree.xyz.T.astype(np.float32), points.numpy()[tree.rows])
+    for cloud in (0, 2, 3):
+        begin, n, depth = int(starts[cloud]), int(starts[cloud + 1] - starts[cloud]), int(tree.depths[cloud])
+        assert sorted(tree.rows[begin : begin + n].tolist()) == list(range(begin, begin + n))
+        for level in range(depth + 1):
+            for part in range(1 << level):
+                own = slice(begin + (n * part >> level), begin + (n * (part + 1) >> level))
+                node = tree.nodes[cloud] + (1 << level) - 1 + part
+                assert 0 < own.stop - own.start <= (LEAF if level == depth else n)
+                assert tree.low[node].tolist() == tree.xyz[:, own].min(axis=1).tolist()
+                assert tree.high[node].tolist() == tree.xyz[:, own].max(axis=1).tolist()
+                assert tree.first[node] == tree.rows[own].min()
+
+
+def test_points_that_coincide_are_found_by_row_without_a_look_at_all(rng):
+    # returns that a sensor left at its own place: each query asks for the first few of them
+    points = torch.cat([torch.zeros(5000, 3), 10 + _draw(rng, 400, 3)])[torch.randperm(5400, generator=rng)]
+    starts, queries = torch.tensor([0, 5400]), torch.zeros(4000, 3)
+    found = backend_of(points).k_nearest(points, starts, queries, torch.tensor([0, 4000]), 5, float("inf"))
+    first = (points == 0).all(dim=1).nonzero()[:5, 0].int()
+    assert torch.equal(found[0], first.repeat(4000, 1))
+    assert not found[1].any()
+    tree = PointTree.over(points.numpy(), starts.numpy())
+    # the walk leaves out a box as near as the farthest found whose rows are all higher: rows ascend by leaf
+    zeros = [i for i in range(512) if not tree.high[511 + i].any() and not tree.low[511 + i].any()]
+    lowest = tree.first[511 + np.array(zeros)]
+    assert len(zeros) > 400
+    assert (np.diff(lowest) > 0).all()
 
 
 def _compare(actual, expected):

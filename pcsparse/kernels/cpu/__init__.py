@@ -33,8 +33,8 @@ from pcsparse.kernels.cpu.keys import unpack_keys as unpack_keys
 from pcsparse.kernels.cpu.levels import partition_keys as partition_keys
 from pcsparse.kernels.cpu.levels import reached_cells as reached_cells
 from pcsparse.kernels.cpu.match import match_keys as match_keys
+from pcsparse.kernels.cpu.nearest import k_nearest as k_nearest
 from pcsparse.kernels.cpu.neighbors import first_in_ball as first_in_ball
-from pcsparse.kernels.cpu.neighbors import k_nearest as k_nearest
 from pcsparse.kernels.cpu.output_stationary import output_stationary as output_stationary
 from pcsparse.kernels.cpu.rows import gray_rank as gray_rank
 from pcsparse.kernels.cpu.rows import group_rows as group_rows

@@ -28,8 +28,6 @@ _SAMPLE = 4096
 # how far the box reaches beyond all but a 50th of the points on either side, in extents of these
 _REACH = 1024.0
 _STRAY = 50
-# a share of the extent of the cloud, for roundings where its coordinates span more than 29 bits
-_SLACK = 2.0**-40
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,17 +38,13 @@ class Box:
         low: (3,) metres, the corner of cell 0.
         high: (3,) metres.
         edge: of a cell of the finest level, metres; a power of two.
-        slack: metres by which a border may be off.
         top: the level at which all points share one cell.
-        whole: whether no point lies beside it.
     """
 
     low: Floats
     high: Floats
     edge: float
-    slack: float
     top: int
-    whole: bool
 
     @staticmethod
     def around(points: npt.NDArray[np.float32]) -> "Box":
@@ -61,8 +55,7 @@ class Box:
         wanted = max(extent / most for extent, most in zip(extents, _MOST_CELLS, strict=True))
         edge = 2.0 ** math.ceil(math.log2(wanted)) if wanted > 0 else 1.0
         top = max(int(extent / edge) for extent in extents).bit_length()
-        whole = bool((low == ends[0]).all() and (high == ends[1]).all())
-        return Box(low, high, edge, max(extents) * _SLACK, top, whole)
+        return Box(low, high, edge, top)
 
     def level_of(self, size: float) -> int:
         """The finest level whose cells are at least `size` metres, or the top."""
@@ -163,33 +156,3 @@ def level_of_points(points: npt.NDArray[np.float32], coords: torch.Tensor, level
     xyz = np.empty((3, n), np.float64)
     _gather(points, order.numpy(), xyz)
     return Level(cells[: m + 2], starts[: m + 1], order.numpy(), xyz)
-
-
-def crowded_level(coords: torch.Tensor, wanted: float) -> int:
-    """The coarsest level at which a point shares its cell with about `wanted` others, by a sample.
-
-    Points that share a cell of the finest level do not count: no level tells them apart.
-    """
-    n = len(coords)
-    step = max(1, n // _SAMPLE)
-    sample = coords[::step]
-    # a sampled point stands for `step` points
-    limit = wanted / step * len(sample)
-    apart = _pairs(sample, 0)
-    # pairs grow with the level, up to one at which all share a cell
-    level, beyond = 0, int(sample[:, 1:].max()).bit_length() + 1
-    while beyond - level > 1:
-        middle = (level + beyond) // 2
-        if _pairs(sample, middle) - apart <= limit:
-            level = middle
-        else:
-            beyond = middle
-    return level
-
-
-def _pairs(coords: torch.Tensor, level: int) -> float:
-    """Ordered pairs of points in one cell."""
-    keys = np.sort(keys_at(coords, level).numpy())
-    ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
-    counts = np.diff(ends, prepend=-1).astype(np.float64)
-    return float((counts * (counts - 1)).sum())
