@@ -73,7 +73,9 @@ class VoxelsAxis:
         if self._cost is None or name not in self._importance:
             return None
         layer = self._layers[name]
-        return self._cost.total("ms") - self._saved(name, kept) * layer.milliseconds(layer.c_in, layer.c_out)
+        # with its share of the rest, as it stands in the total
+        of_layer = self._cost.of_layer(layer, "ms", layer.c_in, layer.c_out)
+        return self._cost.total("ms") - self._saved(name, kept) * of_layer
 
     def _saved(self, name: str, kept: int) -> float:
         return 1.0 - self._importance[name].pairs_at(kept / PARTS)

@@ -1,8 +1,8 @@
 """Nearest neighbours, ball queries and farthest-point samples of points in metres: exact and deterministic.
 
 A tree of boxes, or the sorted keys of cells for a ball's first points, says where to look; candidates are
-ranked by squared distance in float64, equal ones by row. So results are those of a search through all points, at any
-number of threads.
+ranked by squared distance in float64, equal ones by row. So results are those of a search through all
+points, at any number of threads.
 
 Source: PointAcc (MICRO 2021), section 4: mapping operations as ranking; the operations are PointNet++'s
 (NeurIPS 2017), section 3.2.
