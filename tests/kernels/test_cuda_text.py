@@ -137,7 +137,7 @@ def launched(monkeypatch) -> list:
 
     monkeypatch.setattr(cuda_text, "_function", lambda *which: Kernel)
     monkeypatch.setattr(cuda_text, "_driver", lambda: driver)
-    monkeypatch.setattr(cuda_text, "_make_current", lambda: None)
+    monkeypatch.setattr(cuda_text, "_make_current", lambda device: None)
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: -1, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 77, raising=False)
     return calls
@@ -166,7 +166,7 @@ def test_threads_that_launch_do_not_share_their_arguments(launched):
 
 def test_a_thread_begins_once_with_each_device_before_it_launches(launched, monkeypatch):
     begun = []
-    monkeypatch.setattr(cuda_text, "_make_current", lambda: begun.append(len(launched)))
+    monkeypatch.setattr(cuda_text, "_make_current", lambda device: begun.append((device, len(launched))))
 
     def work() -> None:
         for device in (0, 1, 0, 1, 1):
@@ -175,7 +175,7 @@ def test_a_thread_begins_once_with_each_device_before_it_launches(launched, monk
     for thread in range(2):
         with ThreadPoolExecutor(1) as fresh:
             fresh.submit(work).result()
-        assert begun == [0, 1, 5, 6][: 2 * thread + 2]
+        assert begun == [(0, 0), (1, 1), (0, 5), (1, 6)][: 2 * thread + 2]
     assert [words[0] for *_, words, _ in launched] == [0, 1, 0, 1, 1] * 2
 
 
@@ -218,10 +218,10 @@ def test_cupy_has_the_drivers_entry():
 
 def test_cupy_has_a_call_that_makes_a_context_current(monkeypatch):
     runtime = pytest.importorskip("cupy.cuda", reason="cupy is not installed here").runtime
-    freed = []
-    monkeypatch.setattr(runtime, "free", freed.append)
-    cuda_text._make_current()
-    assert freed == [0]
+    chosen = []
+    monkeypatch.setattr(runtime, "setDevice", chosen.append)
+    cuda_text._make_current(3)
+    assert chosen == [3]
 
 
 @pytest.mark.parametrize("file", ["keys.cu", "levels.cu"])

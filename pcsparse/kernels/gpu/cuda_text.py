@@ -64,12 +64,15 @@ def _driver() -> Callable[..., None]:
     return driver.launchKernel  # type: ignore[no-any-return]
 
 
-def _make_current() -> None:
-    """Let this host thread work with the current device: the driver's own entry does not see to it."""
+def _make_current(device: int) -> None:
+    """Let this host thread work with a device: the driver's own entry does not see to it.
+
+    Source: CUDA runtime API, cudaSetDevice: since CUDA 12 the device's context is the thread's at once.
+    """
     from cupy.cuda import runtime
 
-    # frees nothing; any call of the runtime makes the device's context the thread's
-    runtime.free(0)
+    # not by freeing nothing, which a recording on this thread may not outlive
+    runtime.setDevice(device)
 
 
 class _Arguments(threading.local):
@@ -166,7 +169,7 @@ def start(
     """
     given = _ARGUMENTS
     if device not in given.devices:
-        _make_current()
+        _make_current(device)
         given.devices.add(device)
     layout.pack_into(given.words, 0, *words)
     # the raw one: torch.cuda.current_stream() makes an object a call

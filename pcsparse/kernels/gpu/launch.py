@@ -26,6 +26,10 @@ _MOVE = "move them to one device with .to()"
 # a thread's own words hold so many; the last two are Triton's scratch memory, which is none
 _MOST_ARGUMENTS, _SCRATCH = 30, 2
 _THREADS_A_WARP = 32
+# bytes a block; for more the driver is told so with every launch
+_MOST_SHARED = 228 * 1024
+# an argument in the assembly that is one address or integer, and its bits
+_WORD = re.compile(r"\s*\.param\s+\.[bsu](\d+)\b[^\[]*")
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def is_direct(compiled: Any, n_tensors: int, n_numbers: int) -> bool:
     facts = compiled.metadata
     # what else Triton would tell the driver or the kernel
     others = ("launch_cooperative_grid", "launch_pdl", "global_scratch_size", "profile_scratch_size")
-    if n_tensors + n_numbers > _MOST_ARGUMENTS or facts.num_ctas != 1:
+    if n_tensors + n_numbers > _MOST_ARGUMENTS or facts.num_ctas != 1 or facts.shared > _MOST_SHARED:
         return False
     return not any(getattr(facts, name, True) for name in others) and _takes(
         compiled.asm.get("ptx", ""), n_tensors, n_numbers
@@ -88,13 +92,10 @@ def _layout(n_tensors: int, n_numbers: int) -> Struct:
 def _takes(assembly: str, n_tensors: int, n_numbers: int) -> bool:
     """Whether a kernel's arguments are these, and at most two addresses of scratch memory behind them."""
     entry = re.search(r"\.entry\s+\w+\(([^)]*)\)", assembly)
-    bits = re.findall(r"\.param\s+\.[a-z]+(\d+)\b", entry[1] if entry else "")
+    words = [_WORD.fullmatch(one) for one in entry[1].split(",")] if entry else []
+    bits = [word[1] if word else "" for word in words]
     ours = ["64"] * n_tensors + ["32"] * n_numbers
-    return (
-        entry is not None
-        and bits[: len(ours)] == ours
-        and bits[len(ours) :] in (["64"] * n for n in (0, 1, 2))
-    )
+    return any(bits == ours + ["64"] * n for n in range(_SCRATCH + 1))
 
 
 class Launcher:
@@ -121,7 +122,7 @@ class Launcher:
         """Start the kernel on the current stream of the device of the first tensor.
 
         Args:
-            grid: programs; none may be 0.
+            grid: programs; none: nothing is started.
             tensors: the first arguments, in order, the first one not None.
             numbers: the next ones; each fits 32 bits.
             constants: the last ones, those that shape the code.
@@ -132,6 +133,9 @@ class Launcher:
         Raises:
             DeviceError: a tensor is on another device than the first.
         """
+        if 0 in grid:
+            # the driver refuses it
+            return
         first = tensors[0]
         assert first is not None
         device = first.get_device()

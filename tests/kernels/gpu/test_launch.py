@@ -29,7 +29,11 @@ class OnCuda:
 
 
 def _assembly(*bits: int) -> str:
-    listed = ",\n".join(f"\t.param .u{n} k_param_{i}" for i, n in enumerate(bits))
+    return _entry(*(f".u{n} k_param_{i}" for i, n in enumerate(bits)))
+
+
+def _entry(*arguments: str) -> str:
+    listed = ",\n".join(f"\t.param {argument}" for argument in arguments)
     return f".visible .entry k(\n{listed}\n)\n.reqntid 256\n{{ ld.param.b64 %rd1, [k_param_0]; }}"
 
 
@@ -81,7 +85,7 @@ def kernel(monkeypatch):
 
     kernel = Kernel()
     monkeypatch.setattr(cuda_text, "_driver", lambda: kernel.launch_kernel)
-    monkeypatch.setattr(cuda_text, "_make_current", lambda: None)
+    monkeypatch.setattr(cuda_text, "_make_current", lambda device: None)
     return kernel
 
 
@@ -120,7 +124,12 @@ def test_a_form_is_compiled_once_and_then_the_driver_is_called_with_addresses(ke
         {"assembly": _assembly(64, 64, 32, 64, 64, 64)},
         {"assembly": _assembly(64, 64, 32)},
         {"assembly": _assembly(64, 64, 32, 32, 64, 64, 64)},
+        {"assembly": _entry(".u64 a", ".u64 b", ".u32 c", ".u32 d", ".align 64 .b8 e[128]", ".u64 f")},
+        {"assembly": _entry(".u64 a", ".u64 b", ".align 8 .b8 c[16]", ".u32 d", ".u32 e", ".u64 f")},
+        {"assembly": _entry(".u64 a", ".u64 b", ".u32 c", ".f32 d", ".u64 e", ".u64 f")},
+        {"assembly": _entry(".u64 a", ".u64 b", ".u32 c", ".b32 d[2]", ".u64 e", ".u64 f")},
         {"assembly": ""},
+        {"facts": {"shared": 228 * 1024 + 1}},
         {"facts": {"num_ctas": 2}},
         {"facts": {"launch_pdl": True}},
         {"facts": {"launch_cooperative_grid": True}},
@@ -139,6 +148,25 @@ def test_a_kernel_that_takes_something_else_is_left_to_triton(kernel, change):
     assert kernel.direct == [
         (4, 1, 1, 77, 1234, "packed", None, None, None, 256, 512, None, 9, 1, 64, "ieee")
     ]
+
+
+def test_an_assembly_that_says_more_of_its_addresses_is_understood(kernel):
+    address = ".u64 .ptr .global .align 1"
+    kernel.assembly = _entry(*(f"{address} a", f"{address} b", ".u32 c", ".b32 d", f"{address} e", ".b64 f"))
+    launcher, tensors = _launcher(kernel), (OnCuda(256), OnCuda(512, torch.int32))
+    for _ in range(2):
+        launcher((4, 1, 1), tensors, (9, 1), (64, "ieee"), 8, 5)
+    assert [words for _, words in kernel.driver] == [[256, 512, 9, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("grid", [(0, 1, 1), (3, 0, 1), (3, 1, 0)], ids=str)
+def test_no_programs_are_not_asked_of_the_driver(kernel, grid):
+    launcher, given = _launcher(kernel), ((OnCuda(256), OnCuda(512)), (9, 1), (64,))
+    for programs in (grid, (3, 1, 1), grid, (3, 1, 1), grid):
+        launcher(programs, *given)
+
+    assert [call[0] for call in kernel.bound] == [(3, 1, 1)]
+    assert [call[0][1:4] for call in kernel.driver] == [(3, 1, 1)]
 
 
 @pytest.mark.parametrize(
