@@ -29,7 +29,9 @@ from pcsparse.compress.search.trials import SearchResult
 from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.compress.space_of import kept_of, network_of, space_of
 from pcsparse.data.synthetic.objects import CLASSES
+from pcsparse.errors import RangeError
 from pcsparse.models.plain_cnn import PlainCNNSpec
+from pcsparse.programs.bench_compress_claim import check_study
 from pcsparse.programs.bench_compress_images import CHANNELS, ImageSizes, ImageTask, image_sets
 from pcsparse.programs.bench_compress_methods import SEEDED, method_named
 from pcsparse.programs.bench_compress_search_table import Judged, rows_of, table_text
@@ -56,7 +58,10 @@ class LectureStudy:
         share: of the multiply-adds.
         evaluations: of each search.
         seeds: of methods that draw random numbers, and of every fine-tuning: 0, 1, ...
-        methods: see `METHODS`.
+        methods: see `METHODS`; uniform among them.
+
+    Raises:
+        RangeError: numbers that no study can be made with, or no uniform widths to compare with.
     """
 
     out: Path
@@ -66,7 +71,12 @@ class LectureStudy:
     share: float = 0.5
     evaluations: int = 150
     seeds: int = 3
-    methods: tuple[str, ...] = ("uniform", "uniform filled", "random", "amc", "amc paper")
+    methods: tuple[str, ...] = tuple(method for method in METHODS if method != "evolution")
+
+    def __post_init__(self) -> None:
+        check_study(share=self.share, seeds=self.seeds, evaluations=self.evaluations)
+        if "uniform" not in self.methods:
+            raise RangeError(f"gains are over uniform widths; add uniform to the methods {self.methods}")
 
 
 class PrunedAccuracy:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pcsparse.data.synthetic.objects import Objects
+from pcsparse.errors import RangeError
 from pcsparse.programs import bench_compress_lecture as lecture
 from pcsparse.programs.bench_compress_images import ImageSizes, object_images
 
@@ -22,6 +23,15 @@ def test_an_image_shows_the_nearest_point_of_each_pixel():
     assert image[2].nonzero().tolist() == [[8, 31], [23, 0]]
     assert image[:, 8, 31].tolist() == pytest.approx([0.0, 0.0, 0.3])
     assert image[:, 23, 0].tolist() == pytest.approx([-0.1, -0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"methods": ("random", "amc")}, "add uniform"), ({"evaluations": 0}, "evaluations=0")],
+)
+def test_a_study_that_ends_in_no_table_is_refused_before_any_search(tmp_path, options, named):
+    with pytest.raises(RangeError, match=named):
+        lecture.LectureStudy(tmp_path, **options)
 
 
 @pytest.mark.slow
