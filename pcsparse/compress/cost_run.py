@@ -55,6 +55,11 @@ class Call:
         return 1 if self.kmap is None else self.kmap.volume
 
     @property
+    def n_rows(self) -> int:
+        """That it writes, without those that pass."""
+        return self.n_out if self.some is None else int(self.some.mask.sum())
+
+    @property
     def n_pairs(self) -> int:
         """Of the map, without those of rows that pass."""
         if self.kmap is None or self.some is None:

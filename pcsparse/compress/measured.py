@@ -24,6 +24,8 @@ class LayerSide:
         k: kernel offsets.
         macs: multiply-adds on the sweep.
         time: of one run on the sweep, its map there.
+        rows: that it writes by products on the sweep, without those that pass; None in files of versions that
+            did not count them.
     """
 
     c_in: int
@@ -31,6 +33,7 @@ class LayerSide:
     k: int
     macs: int
     time: Timing
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def _fresh(x: SparseTensor) -> SparseTensor:
 
 
 def _side(call: Call, time: Timing) -> LayerSide:
-    return LayerSide(call.c_in, call.c_out, call.k, _macs(call), time)
+    return LayerSide(call.c_in, call.c_out, call.k, _macs(call), time, call.n_rows)
 
 
 def _macs(call: Call) -> int:

@@ -114,10 +114,11 @@ def _layers(found: Measured) -> str:
     rows = [_layer(layer, ms) for layer, ms in zip(found.layers, found.predicted, strict=True)]
     classes = ["idle" if layer.idle else "" for layer in found.layers]
     rows.append(_sum(found))
-    columns = ("layer", "kind", "in", "out", "offsets", "M multiply-adds", "left", "ms before", "ms after",
-               "left", "predicted", "")  # fmt: skip
+    columns = ("layer", "kind", "in", "out", "offsets", "rows", "M multiply-adds", "left", "ms before",
+               "ms after", "left", "predicted", "")  # fmt: skip
     caption = (
-        "Each layer of both networks, fused as in inference, measured again in turns with its map there. "
+        "Each layer of both networks, fused as in inference, measured again in turns on one sweep, its map "
+        "there. Rows: that a layer writes by multiply-adds; others pass it as they are. "
         "Predicted: the same layer by the table that the search used. Marked: multiply-adds fell, the median "
         "time did not fall below the first quartile of before."
     )
@@ -129,7 +130,7 @@ def _layer(layer: LayerPair, predicted: float | None) -> list[str]:
     foreseen = "" if predicted is None else f"{predicted:.3f}"
     start = [html.escape(layer.name), layer.kind]
     if after is None:
-        widths = [str(before.c_in), str(before.c_out), str(before.k)]
+        widths = [str(before.c_in), str(before.c_out), str(before.k), _rows(before.rows, before.rows)]
         macs = f"{before.macs / 1e6:,.1f} → 0"
         return [*start, *widths, macs, "0%", _ms(before.time, 3), "gone", "0%", foreseen, ""]
     return [
@@ -137,6 +138,7 @@ def _layer(layer: LayerPair, predicted: float | None) -> list[str]:
         _change(before.c_in, after.c_in),
         _change(before.c_out, after.c_out),
         _change(before.k, after.k),
+        _rows(before.rows, after.rows),
         f"{before.macs / 1e6:,.1f} → {after.macs / 1e6:,.1f}" if before.macs else "",
         f"{after.macs / before.macs:.0%}" if before.macs else "",
         _ms(before.time, 3),
@@ -156,7 +158,7 @@ def _sum(found: Measured) -> list[str]:
     after = total(layer.after for layer in found.layers if layer.after is not None)
     return [
         "all layers",
-        *[""] * 4,
+        *[""] * 5,
         f"{before[0]:,.1f} → {after[0]:,.1f}",
         f"{after[0] / before[0]:.0%}",
         f"{before[1]:.2f}",
@@ -194,7 +196,9 @@ def _why(facts: ReportFacts, pictures: Mapping[str, bytes]) -> str:
         f"{f', after a scan of {choice.scanned}' if choice.scanned else ''}. Score right after pruning "
         f"{100 * choice.score:.2f} %{dense}, on the sweeps of the search. {choice.note}"
     )
-    columns = ("step", "written by → read by", "kept", "", f"share of {choice.unit}",
+    # only channels are written by some layers and read by others
+    places = "written by → read by" if any("→" in step.places for step in choice.steps) else "layers"
+    columns = ("step", places, "kept", "", f"share of {choice.unit}",
                f"saves alone, {choice.unit}", "loses alone, points")  # fmt: skip
     caption = (
         "Each step alone, the others whole: what cutting it so saves by the table, and what that loses by "
@@ -219,6 +223,13 @@ def _provenance(facts: ReportFacts) -> str:
 
 def _change(before: int, after: int) -> str:
     return str(before) if before == after else f"{before} → {after}"
+
+
+def _rows(before: int | None, after: int | None) -> str:
+    """Empty where a file of an earlier version does not say."""
+    if before is None or after is None:
+        return ""
+    return f"{before:,}" if before == after else f"{before:,} → {after:,}"
 
 
 def _ms(time: Timing, digits: int = 2) -> str:

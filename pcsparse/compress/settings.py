@@ -128,6 +128,14 @@ class ScanSettings:
     weights: tuple[float, ...] = ()
     stop_after: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.run and not self.ratios:
+            raise RangeError("a scan needs at least one of scan.ratios; set scan.run=false to leave it out")
+        if self.stop_after is not None and not 0 <= self.stop_after < math.inf:
+            raise RangeError(
+                f"scan.stop_after is how far a score may fall, 0 or more, or null, got {self.stop_after}"
+            )
+
 
 @dataclass(frozen=True)
 class MeasureSettings:

@@ -9,6 +9,7 @@ Source: Han et al., NeurIPS 2015 (arXiv 1506.02626), section 3.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -52,11 +53,13 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_ratio(ratio: float, of: str) -> None:
-    """Raise RangeError unless `ratio` is in [0, 1)."""
-    if not 0.0 <= ratio < 1.0:
+    """Raise RangeError unless `ratio` is a number in [0, 1)."""
+    # a config file may hold words, null and .nan
+    is_share = isinstance(ratio, Real) and not isinstance(ratio, bool) and 0.0 <= ratio < 1.0
+    if not is_share:
         raise RangeError(
-            f"the ratio of {of} must be in [0, 1), the share to remove, got {ratio}; leave the layer out of "
-            "the network to remove all of it"
+            f"the ratio of {of} must be in [0, 1), the share to remove, got {ratio!r}; leave the layer out "
+            "of the network to remove all of it"
         )
 
 

@@ -14,6 +14,7 @@ from pcsparse.compress.search.figures import search_figure
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.search.task import Method
+from pcsparse.compress.search.uniform import FilledUniform, Uniform
 from pcsparse.compress.sensitivity import Axis, WeightsAxis, scan
 from pcsparse.compress.sensitivity_figure import sensitivity_figure, sensitivity_page
 from pcsparse.compress.sensitivity_table import Point, SensitivityTable
@@ -140,7 +141,7 @@ def search_step(
     evaluate = SearchScore(job.prunable.networks(space), score)
     n = job.settings.evaluations
     method = _with_curves(scaled(job.method, n), space, scanned)
-    print(f"search: {method.name}, {n} evaluations, {folder.path / 'search.jsonl'}")
+    print(f"search: {method.name}, {_evaluations(method, n)}, {folder.path / 'search.jsonl'}")
     with folder.running("search"):
         result = search(
             space,
@@ -195,6 +196,12 @@ def _with_curves(method: Method, space: Space, scanned: SensitivityTable | None)
         return method
     made: Method = replace(method, curves=curves_of(space, scanned))  # type: ignore[type-var]
     return made
+
+
+def _evaluations(method: Method, most: int) -> str:
+    """How many a search may take, in words."""
+    decided = isinstance(method, Uniform | FilledUniform) or getattr(method, "curves", None) is not None
+    return "1 evaluation" if decided or most == 1 else f"{most} evaluations"
 
 
 class _Telling:

@@ -1,5 +1,6 @@
 """Layers and networks before and after, measured: the right layers, the right counts, what is marked."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from pcsparse.compress.measured import (
     measure_sweeps,
     spread_by_size,
 )
+from pcsparse.compress.voxels import prune_voxels, voxel_layers
 from pcsparse.coords.cache import CoordCache
 from pcsparse.errors import RangeError
 from pcsparse.models import MinkUNet
@@ -44,12 +46,25 @@ def test_layers_are_those_of_the_cost_table_before_and_after(pair):
     # timed on one sweep, the one whose work is nearest to the mean: with two of them the first
     for net, side in ((dense, "before"), (small, "after")):
         table = measure_cost(net, sweeps()[:1], multiple=2, step=1000, runs=1)
-        listed = [(one.name, one.kind, one.c_in, one.c_out, one.k, one.n_pairs * one.c_in * one.c_out)
+        listed = [(one.name, one.kind, one.c_in, one.c_out, one.k, one.n_pairs * one.c_in * one.c_out,
+                   one.n_out)
                   for one in table.layers]  # fmt: skip
-        seen = [(layer.name, layer.kind, *vars(getattr(layer, side)).values()) for layer in found]
-        assert [entry[:-1] for entry in seen] == listed
-        assert all(entry[-1].median > 0 for entry in seen)
+        sides = [getattr(layer, side) for layer in found]
+        seen = [(layer.name, layer.kind, one.c_in, one.c_out, one.k, one.macs, one.rows)
+                for layer, one in zip(found, sides, strict=True)]  # fmt: skip
+        assert seen == listed
+        assert all(one.time.median > 0 for one in sides)
     assert any(layer.after.c_in < layer.before.c_in for layer in found)
+
+
+def test_rows_that_pass_are_not_counted(pair):
+    dense, _ = pair
+    small = prune_voxels(dense, 0.25)
+    found = measure_layers(dense, small, sweeps()[:1], runs=1)
+    for layer in found:
+        share = 0.25 if layer.name in voxel_layers(dense) else 1.0
+        assert layer.after.rows == math.ceil(share * layer.before.rows), layer.name
+    assert any(layer.after.rows < layer.before.rows for layer in found)
 
 
 def test_multiply_adds_are_means_of_the_sweeps(pair):

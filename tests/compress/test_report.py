@@ -23,13 +23,13 @@ def time(ms):
     return Timing(ms / 1e3, 0.99 * ms / 1e3, 1.01 * ms / 1e3, 20)
 
 
-def side(c_in, c_out, macs, ms, k=27):
-    return LayerSide(c_in, c_out, k, macs, time(ms))
+def side(c_in, c_out, macs, ms, k=27, rows=1000):
+    return LayerSide(c_in, c_out, k, macs, time(ms), rows)
 
 
 LAYERS = (
     LayerPair("stem<0>", "conv", side(4, 16, 2_000_000, 1.0), side(4, 8, 1_000_000, 0.6)),
-    LayerPair("deep", "conv", side(16, 16, 4_000_000, 2.0), side(8, 8, 1_000_000, 2.0, 13)),
+    LayerPair("deep", "conv", side(16, 16, 4_000_000, 2.0), side(8, 8, 1_000_000, 2.0, 13, 250)),
     LayerPair("gone", "conv", side(16, 16, 1_000_000, 0.5), None),
 )
 NETWORKS = (
@@ -89,13 +89,13 @@ def test_the_page_says_what_was_measured_and_marks_idle_layers():
     assert rows(page, 1)[0][-2:] == ["1.25", "25%"]
     first, idle, gone, total = rows(page, 2)
     assert first[0] == "stem&lt;0&gt;"
-    assert first[3:7] == ["16 → 8", "27", "2.0 → 1.0", "50%"]
+    assert first[3:8] == ["16 → 8", "27", "1,000", "2.0 → 1.0", "50%"]
     assert (first[-2], first[-1]) == ("0.700", "")
-    assert idle[4] == "27 → 13"
+    assert idle[4:6] == ["27 → 13", "1,000 → 250"]
     assert idle[-1] == "fewer multiply-adds, no less time"
     assert page.count("<tr class='idle'>") == 1
     assert "gone" in gone
-    assert total[5:11] == ["7.0 → 2.0", "29%", "3.50", "2.60", "74%", "1.80"]
+    assert total[6:12] == ["7.0 → 2.0", "29%", "3.50", "2.60", "74%", "1.80"]
     steps = rows(page, 3)
     assert steps[0] == ["stem&lt;0&gt;", "stem&lt;0&gt; → deep", "16 → 8", "50%", "40.0%", "1.25", "+3.40"]
     assert steps[1][-1] == ""
@@ -109,7 +109,29 @@ def test_the_page_says_what_was_measured_and_marks_idle_layers():
 
 def test_a_sum_of_some_layers_is_no_prediction_of_all():
     some = replace(FACTS, measured=replace(MEASURED, predicted=(0.7, None, None)))
-    assert rows(report_html(some, {"report.png": b""}), 2)[-1][9:11] == ["74%", ""]
+    assert rows(report_html(some, {"report.png": b""}), 2)[-1][10:12] == ["74%", ""]
+
+
+def test_a_file_of_a_version_that_counted_no_rows_is_shown_without_them(tmp_path):
+    path = tmp_path / "measured.json"
+    MEASURED.save(path)
+    content = json.loads(path.read_text())
+    for layer in content["layers"]:
+        for one in (layer["before"], layer["after"]):
+            if one is not None:
+                del one["rows"]
+    path.write_text(json.dumps(content))
+    page = report_html(replace(FACTS, measured=Measured.load(path)), {"report.png": b""})
+    assert [row[5] for row in rows(page, 2)] == [""] * 4
+
+
+def test_only_channels_are_written_by_some_layers_and_read_by_others():
+    def heading(choice):
+        page = report_html(replace(FACTS, choice=choice), {"report.png": b""})
+        return re.findall(r"<th>step</th><th>(.*?)</th>", page)
+
+    shared = replace(CHOICE, steps=tuple(replace(step, places="stem, head") for step in CHOICE.steps))
+    assert (heading(CHOICE), heading(shared)) == (["written by → read by"], ["layers"])
 
 
 def test_a_busy_machine_is_said_first(tmp_path):

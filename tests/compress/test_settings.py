@@ -4,7 +4,14 @@ import pytest
 
 from pcsparse.compress.pruning_channels import ChannelPruning
 from pcsparse.compress.pruning_offsets import OffsetPruning
-from pcsparse.compress.settings import BudgetSettings, CostSettings, EvaluationSettings, MeasureSettings
+from pcsparse.compress.pruning_voxels import VoxelPruning
+from pcsparse.compress.settings import (
+    BudgetSettings,
+    CostSettings,
+    EvaluationSettings,
+    MeasureSettings,
+    ScanSettings,
+)
 from pcsparse.errors import RangeError
 
 
@@ -42,9 +49,9 @@ def test_a_budget_that_is_none_is_refused(given, said):
         BudgetSettings(**given).check()
 
 
-@pytest.mark.parametrize("ratios", [(1.0,), (0.5, -0.1), (float("nan"),)])
+@pytest.mark.parametrize("ratios", [(1.0,), (0.5, -0.1), (float("nan"),), (None,), ("half",), (0.5, False)])
 def test_ratios_outside_0_to_1_are_refused(ratios):
-    for axis in (ChannelPruning, OffsetPruning):
+    for axis in (ChannelPruning, OffsetPruning, VoxelPruning):
         with pytest.raises(RangeError, match=r"compress.ratios must be in \[0, 1\)"):
             axis(ratios)
 
@@ -57,6 +64,9 @@ def test_settings_without_meaning_are_refused():
         lambda: CostSettings(runs=0),
         lambda: EvaluationSettings(split="validation"),
         lambda: EvaluationSettings(sweeps=0),
+        lambda: ScanSettings(ratios=()),
+        lambda: ScanSettings(stop_after=float("nan")),
+        lambda: ScanSettings(stop_after=-0.1),
         lambda: MeasureSettings(split="all"),
         lambda: MeasureSettings(maps=0),
     ):

@@ -431,12 +431,13 @@ def test_voxels_are_another_axis(tmp_path, monkeypatch, unreported):
                           resume="overwrite"))  # fmt: skip
 
 
-def test_methods_that_want_curves_get_those_of_the_scan(copied, monkeypatch, unreported):
+def test_methods_that_want_curves_get_those_of_the_scan(copied, monkeypatch, unreported, capsys):
     counted = Counting(monkeypatch)
     job = tiny_job(copied, method=DynamicProgramming(), resume="overwrite", tune=False)
     compress(job)
-    # the answer alone
+    # the answer alone, and that is said before it begins
     assert counted.n == 1
+    assert "search: dynamic programming, 1 evaluation, " in capsys.readouterr().out
     assert Choice.load(copied / "run/chosen.json").method == "dynamic programming"
 
 

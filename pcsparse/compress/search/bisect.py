@@ -15,6 +15,10 @@ class Bisection:
     Curves are measured within the evaluations where none are given. All thresholds at which something changes
     are tried, a few hundred: measured costs need not fall with them, so that halving could go astray.
 
+    In a space where a wider width of a step may cost less than a narrower one, as milliseconds of channels
+    sometimes do, the narrowest is taken all the same: logs of earlier searches hold that choice. What such a
+    step should not choose can be left out of the space, see `dominated.without_dominated`.
+
     Attributes:
         curves: of a scan of the same space.
 
