@@ -82,7 +82,9 @@ def test_rows_of_a_warp_have_about_as_many_pairs(gpu_or_emulated, rng):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("c_in", "c_out"), [(1, 1), (3, 7), (4, 32), (16, 16), (33, 5), (7, 40), (2, 65)])
+@pytest.mark.parametrize(
+    ("c_in", "c_out"), [(1, 1), (3, 7), (4, 32), (16, 16), (33, 5), (7, 40), (2, 65), (4, 0), (0, 4)]
+)
 def test_fetch_on_demand_matches_twin(device, rng, c_in, c_out, dtype):
     table = _table(rng, 6, 61, 70)
     operands = _operands(rng, dtype, table, 61, c_in, c_out)

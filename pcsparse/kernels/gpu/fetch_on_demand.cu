@@ -108,16 +108,15 @@ __device__ static uint4 weights_at(const T *weight, const Sizes &size, int c, in
     const int VECTOR = Word<T>::VECTOR;
     union {
         uint4 word;
-        unsigned char bytes[16];
+        T values[VECTOR];
     } staged;
     staged.word.x = staged.word.y = staged.word.z = staged.word.w = 0;
     if (c >= size.c_in || channel >= size.c_out) return staged.word;
     const T *from = weight + c * step_in + channel * step_out;
     if (size.flags & SOLID) return __ldg((const uint4 *)from);
-    T *values = (T *)staged.bytes;
 #pragma unroll
     for (int v = 0; v < VECTOR; v++)
-        if (channel + v < size.c_out) values[v] = from[v * step_out];
+        if (channel + v < size.c_out) staged.values[v] = from[v * step_out];
     return staged.word;
 }
 

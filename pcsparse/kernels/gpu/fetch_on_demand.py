@@ -67,7 +67,8 @@ def fetch_on_demand(
     form, threads = fetch_form(k, c_in, c_out, size, lanes), threads or _THREADS
     rows = threads // LANES
     most = _processors(feats.get_device()) * _blocks_a_processor(threads, form.shared)
-    blocks = form.outs * min(-(-n_out // rows), max(1, most // form.outs))
+    # no output channel: no block
+    blocks = form.outs * min(-(-n_out // rows), max(1, most // max(form.outs, 1)))
     flags = _flags(feats, weight, out, ending[:4], form, (step, *steps))
     sizes = k | c_in << 16 | c_out << 32 | (flags | (_RELU if relu else 0)) << 48
     name = f"fetch_{_NAMES[feats.dtype]}_{form.lanes}"

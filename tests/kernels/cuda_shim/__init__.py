@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pcsparse.kernels.gpu import cuda_text
 
-_SHIM = Path(__file__).with_name("shim.h")
+_HEADERS = Path(__file__).parent
 _FLAGS = (
     *("-x", "c++", "-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-ffp-contract=off", "-fwrapv"),
     *("-U_FORTIFY_SOURCE", "-fno-strict-aliasing"),
@@ -40,23 +40,28 @@ def _host_text(text: str) -> str:
 
 @functools.cache
 def _library(text: str) -> ctypes.CDLL:
+    return ctypes.CDLL(str(built(text, "shim.h", _FLAGS)))
+
+
+def built(text: str, header: str, flags: tuple[str, ...]) -> Path:
+    """What g++ makes of CUDA text behind a header of this folder; kept, as it takes seconds."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ here to compile CUDA text for the host")
-    parts = (text, _SHIM.read_text(), *_FLAGS)
+    parts = (text, *[(_HEADERS / name).read_text() for name in ("values.h", header)], *flags)
     folder = Path(tempfile.gettempdir()) / f"pcsparse-cuda-shim-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    built = folder / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.so"
-    if not built.exists():
+    kept = folder / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.so"
+    if not kept.exists():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             file, made = Path(scratch) / "text.cu", Path(scratch) / "made.so"
             file.write_text(_host_text(text), encoding="utf-8")
-            command = [compiler, *_FLAGS, "-include", str(_SHIM), str(file), "-o", str(made)]
+            command = [compiler, *flags, "-include", str(_HEADERS / header), str(file), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"g++ refuses CUDA text:\n{done.stderr}"
             # at once, as several test processes may build the same
-            made.replace(built)
-    return ctypes.CDLL(str(built))
+            made.replace(kept)
+    return kept
 
 
 class _Guarded:
