@@ -23,6 +23,8 @@ _BLOCK = 128
 _SORTED = 64
 # levels below a root: more points than a row can number
 _DEEPEST = 32
+# entries between what two threads write: on one cache line, or on two that are fetched together, both wait
+_APART = 32
 # points whose tree stays in a cache, whatever the order of the queries
 _CACHED = 1 << 14
 # queries that are looked at, and of how many the next must end in the same leaf for the order to be kept
@@ -216,10 +218,10 @@ def _in_order(tree: PointTree, queries: Tensor, clouds: npt.NDArray[np.int32], s
 
 def _spare(k: int) -> tuple[npt.NDArray, ...]:
     """What each thread writes down; no result depends on the number of threads."""
-    workers = torch.get_num_threads()
+    workers, stack = torch.get_num_threads(), _DEEPEST + _APART
     return (
-        np.empty((workers, k)), np.empty((workers, k), np.int32),
-        np.empty((workers, _DEEPEST), np.int64), np.empty((workers, _DEEPEST)), np.empty((workers, LEAF)),
+        np.empty((workers, k + _APART)), np.empty((workers, k + _APART), np.int32),
+        np.empty((workers, stack), np.int64), np.empty((workers, stack)), np.empty((workers, LEAF + _APART)),
     )  # fmt: skip
 
 

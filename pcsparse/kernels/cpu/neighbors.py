@@ -134,7 +134,9 @@ def first_in_ball(
     level = search.box.level_of(radius)
     here = level_of_points(search.points, search.coords, level)
     keys, order = sort_keys(keys_at(search.asked, level))
-    taken, pointers = np.zeros(1, np.int64), np.empty((torch.get_num_threads(), len(_COLUMNS)), np.int64)
+    # what two threads write is not on one cache line, nor on two that are fetched together
+    pointers = np.empty((torch.get_num_threads(), len(_COLUMNS) + 32), np.int64)
+    taken = np.zeros(1, np.int64)
     _first(
         here.arrays(), search.queries, keys.numpy(), order.numpy(), _COLUMNS, search.limit, taken, pointers,
         results,
