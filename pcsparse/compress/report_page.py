@@ -192,7 +192,8 @@ def _why(facts: ReportFacts, pictures: Mapping[str, bytes]) -> str:
     ]
     dense = "" if choice.dense_score is None else f" of {100 * choice.dense_score:.2f} whole"
     said = (
-        f"{choice.method}, seed {choice.seed}: the best of {choice.evaluations} evaluations within the budget"
+        f"{choice.method}, seed {choice.seed}: the best of {choice.evaluations} "
+        f"evaluation{'' if choice.evaluations == 1 else 's'} within the budget"
         f"{f', after a scan of {choice.scanned}' if choice.scanned else ''}. Score right after pruning "
         f"{100 * choice.score:.2f} %{dense}, on the sweeps of the search. {choice.note}"
     )

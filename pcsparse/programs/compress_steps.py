@@ -1,6 +1,7 @@
 """The steps of a compression up to the sliced network: cost, scan, search, prune."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -157,7 +158,8 @@ def search_step(
         search_figure([result], folder.path / "search.png")
         choice = choice_of(result, space, scanned, job.prunable.places)
         choice.save(path)
-    print(f"  best of {result.evaluations} evaluations: score {choice.score:.4f} at {choice.cost:.6g} "
+    n_done = f"{result.evaluations} evaluation{'' if result.evaluations == 1 else 's'}"
+    print(f"  best of {n_done}: score {choice.score:.4f} at {choice.cost:.6g} "
           f"{space.unit}{', ' + result.note if result.note else ''}")  # fmt: skip
     return choice
 
@@ -217,9 +219,11 @@ class _Telling:
         for done in self._inner.run(evaluate, items):
             yield done
             self._n += 1
-            self._best = max(self._best, done.score if done.score == done.score else 0.0)
+            finite = math.isfinite(done.score)
+            self._best = max(self._best, done.score if finite else 0.0)
+            # the word of the scan
+            shown = f"{done.score:.4f}" if finite else "failed"
             print(
-                f"  evaluation {self._n}: score {done.score:.4f}, highest {self._best:.4f}, "
-                f"{done.seconds:.1f} s",
+                f"  evaluation {self._n}: score {shown}, highest {self._best:.4f}, {done.seconds:.1f} s",
                 flush=True,
             )

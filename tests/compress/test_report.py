@@ -102,6 +102,8 @@ def test_the_page_says_what_was_measured_and_marks_idle_layers():
     for said in ("x=&lt;y&gt;", "a &lt;note&gt;", "a machine &amp; its versions", "a note", "61.00 whole"):
         assert said in page
     assert "the best of 12 evaluations within the budget, after a scan of 7." in page
+    one = report_html(replace(FACTS, choice=replace(CHOICE, evaluations=1)), {"report.png": b""})
+    assert "the best of 1 evaluation within the budget" in one
     assert "BUSY" not in page
     assert "http" not in page
     assert page.count("<img") == 2

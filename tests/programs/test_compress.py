@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -338,7 +339,7 @@ def test_an_unknown_operator_is_named_with_its_place_and_nothing_is_written(tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_an_evaluation_without_a_score_is_logged_and_is_the_worst(tmp_path, monkeypatch, unreported):
+def test_an_evaluation_without_a_score_is_logged_and_is_the_worst(tmp_path, monkeypatch, unreported, capsys):
     inner, seen = SearchScore.__call__, []
 
     def call(score, assignment):
@@ -349,6 +350,8 @@ def test_an_evaluation_without_a_score_is_logged_and_is_the_worst(tmp_path, monk
     compress(tiny_job(tmp_path, scan=ScanSettings(run=False), tune=False))
     rows = [json.loads(line) for line in (tmp_path / "run/search.jsonl").read_text().splitlines()[1:]]
     assert [row["score"] is None for row in rows] == [True, False, True]
+    told = re.findall(r"evaluation \d: score (failed|0\.\d{4}),", capsys.readouterr().out)
+    assert [word == "failed" for word in told] == [True, False, True]
     assert Choice.load(tmp_path / "run/chosen.json").assignment == seen[1]
 
 
