@@ -41,21 +41,13 @@ class Compiled:
 
 def compile_launches(run: Callable[[], object], arch: int) -> list[Compiled]:
     """Run a host function on CPU tensors, and compile every Triton kernel it would launch."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile, make_backend
-    from triton.runtime.jit import JITFunction, create_function_from_signature
+    from triton.runtime.jit import JITFunction
 
-    target, found = GPUTarget("cuda", arch, 32), []
-    backend = make_backend(target)
+    found = []
 
     def record(kernel: JITFunction, *args: Any, grid: object, warmup: bool, **options: Any) -> None:
-        binder = create_function_from_signature(kernel.signature, kernel.params, backend)
-        bound, specialization, rest = binder(*args, debug=False, **options)
-        parsed, signature, constants, attributes = kernel._pack_args(
-            backend, options, bound, specialization, rest
-        )
-        source = ASTSource(kernel, signature, constants, attributes)
-        compiled, kinds = compile(source, target=target, options=parsed.__dict__), list(signature.values())
+        compiled, _ = compile_call(kernel, args, options, arch)
+        kinds = list(compiled.src.signature.values())
         given = sum(kind.startswith("*") for kind in kinds), kinds.count("i32")
         found.append(_described(kernel.__name__, arch, compiled, given))
 
@@ -65,6 +57,25 @@ def compile_launches(run: Callable[[], object], arch: int) -> list[Compiled]:
     finally:
         JITFunction.run = launch
     return found
+
+
+def compile_call(
+    kernel: Any, args: tuple[Any, ...], options: dict[str, Any], arch: int
+) -> tuple[Any, dict[str, Any]]:
+    """A kernel as Triton compiles it for these arguments, and the arguments by name."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile, make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    target = GPUTarget("cuda", arch, 32)
+    backend = make_backend(target)
+    binder = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialization, rest = binder(*args, debug=False, **options)
+    parsed, signature, constants, attributes = kernel._pack_args(
+        backend, options, bound, specialization, rest
+    )
+    source = ASTSource(kernel, signature, constants, attributes)
+    return compile(source, target=target, options=parsed.__dict__), bound
 
 
 def _described(name: str, arch: int, kernel: Any, given: tuple[int, int]) -> Compiled:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed here")
 _ROOT = Path(__file__).parents[3]
@@ -51,6 +52,30 @@ def test_a_wide_convolution_runs_on_tensor_cores():
     }  # fmt: skip
     assert set(gemm) == {("half 64", 80), ("half 64", 90)}
     _check_wide(gemm)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.version.cuda is not None, reason="stands in for the driver of a CPU build of torch")
+def test_the_driver_is_given_what_triton_gives_it(tmp_path):
+    pytest.importorskip("cupy", reason="cupy is not installed here")
+    import triton
+
+    headers = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
+    library = tmp_path / "libcuda.so.1"
+    source = Path(__file__).with_name("fake_driver.c")
+    command = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", f"-I{headers}", "-o", library, source]
+    subprocess.run(command, check=True)
+    environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "TRITON_LIBCUDA_PATH": str(tmp_path)}
+    names = ["half 32, all endings", "half 32, in parts", "batch_norm", "grad_weight, half 33 -> 64"]
+    command = [sys.executable, "-m", "tests.kernels.gpu.launch_bytes", *names]
+    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    launches = json.loads(done.stdout.splitlines()[-1])
+    assert {"_multiply", "_add_lots", "_combine_moments", "_sums_of_pairs"} <= {name for name, *_ in launches}
+    for name, ours, theirs in launches:
+        assert any(bytes.fromhex(ours)[56:]), name
+        assert ours == theirs, name
 
 
 @pytest.mark.slow
