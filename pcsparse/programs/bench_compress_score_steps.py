@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.train.losses import segmentation_loss
-from pcsparse.train.settings import LossSettings
+from pcsparse.train.schedule import build_optimizer
+from pcsparse.train.settings import LossSettings, OptimSettings
 
 _RATE = 1e-3
-_WEIGHT_DECAY = 0.01
 _LARGEST_GRADIENT = 10.0
 _LOSS = LossSettings(lovasz=1.0)
 
@@ -26,7 +25,7 @@ def take_steps(
         targets: (m,) int64 of each.
         steps: >= 0.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), _RATE, weight_decay=_WEIGHT_DECAY)
+    optimizer = build_optimizer(model, OptimSettings(lr=_RATE))
     model.train()
     for step in range(steps):
         place = step % len(inputs)

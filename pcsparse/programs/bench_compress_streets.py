@@ -25,13 +25,13 @@ from pcsparse.data.transforms import (
 )
 from pcsparse.errors import PcsparseError, RangeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.programs.bench_compress_claim import claim
 from pcsparse.programs.default_model import checkpoint_or_default
 from pcsparse.train.checkpoint import seconds_spent
 from pcsparse.train.fit import fit
 from pcsparse.train.model_file import load_model
 from pcsparse.train.passes import ExtraLoss
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
-from pcsparse.whole_file import write_whole
 
 IN_CHANNELS = 4
 _ENDED = "ended.txt"
@@ -243,9 +243,11 @@ def train_on(
     A finished one is only looked at, one that the clock has ended too: others may have begun from it.
 
     Raises:
+        FormatError: the folder holds a training that has ended, of other settings.
         PcsparseError: a signal ended it; the same call goes on from there.
     """
     if has_ended(folder):
+        claim(folder, str(training), _ENDED, "a training that has ended, of other settings")
         return folder
     place = place or Place()
     source = streets.read(streets.train)
@@ -265,7 +267,7 @@ def train_on(
             f"training stopped at step {result.step} of {result.n_steps}; the same command goes on from there"
         )
     if result.timed_out or result.step == result.n_steps:
-        write_whole(folder / _ENDED, f"step {result.step} of {result.n_steps}".encode())
+        claim(folder, str(training), _ENDED)
     return folder
 
 

@@ -37,17 +37,24 @@ class StateWriter:
             ends: whether no later step comes, so that it cannot wait.
 
         Raises:
-            OSError: the disk refused this state or the one before.
+            OSError: the disk refused this state or, unless this is the last one, which is written anyway, the
+                one before.
         """
         self._due = self._due or due
         free = self._under_way is None or self._under_way.done()
         if not (ends or (self._due and free)):
+            if free:
+                self.wait()
             return
         self._due = False
         if self._pool is None:
             save_state(self._path, make())
             return
-        self.wait()
+        if not ends:
+            self.wait()
+        elif self._under_way is not None:
+            # whatever became of the one before, its room is free then
+            self._under_way.exception()
         self._under_way = self._pool.submit(save_state, self._path, self._copied(make()))
 
     def wait(self) -> None:

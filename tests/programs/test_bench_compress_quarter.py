@@ -413,6 +413,8 @@ def test_a_training_that_goes_on_has_all_the_time_until_the_end_and_ends_once(tm
     monkeypatch.setattr(streets_module, "fit", lambda *given, **more: FitResult(9, 9, None, 0, None))
     train_on(streets, None, training, tmp_path / "free")
     assert has_ended(tmp_path / "free")
+    with pytest.raises(FormatError, match="of other settings"):
+        train_on(streets, None, replace(training, epochs=training.epochs + 1), tmp_path / "free")
 
 
 def test_a_study_is_the_same_wherever_its_files_are(tmp_path):

@@ -98,3 +98,33 @@ def test_what_the_disk_refuses_is_told(tmp_path, later):
 
     with pytest.raises(FileNotFoundError):
         offer_twice()
+
+
+def test_the_last_state_is_written_though_the_disk_refused_the_one_before(tmp_path, monkeypatch):
+    refused = []
+
+    def save(path, state):
+        if not refused:
+            refused.append(state.step)
+            raise OSError("full")
+        save_state(path, state)
+
+    monkeypatch.setattr(state_writer, "save_state", save)
+    with StateWriter(tmp_path / "last.pt", beside=True) as states:
+        states.offer(lambda: _state(1), due=True, ends=False)
+        states.offer(lambda: _state(2), due=False, ends=True)
+    assert refused == [1]
+    assert load_state(tmp_path / "last.pt", {}, CPU).step == 2
+
+
+def test_a_refused_state_is_told_at_the_next_step(tmp_path, monkeypatch):
+    def save(path, state):
+        raise OSError("full")
+
+    monkeypatch.setattr(state_writer, "save_state", save)
+    states = StateWriter(tmp_path / "last.pt", beside=True)
+    states.offer(lambda: _state(1), due=True, ends=False)
+    with pytest.raises(OSError, match="full"):
+        states.wait()
+    with pytest.raises(OSError, match="full"):
+        states.offer(lambda: _state(2), due=False, ends=False)
