@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 from pcsparse.kernels import reference
 from pcsparse.kernels.cpu import nearest
 from pcsparse.kernels.cpu.cell_levels import Box
-from pcsparse.kernels.cpu.point_tree import LEAF, PointTree
+from pcsparse.kernels.cpu.point_tree import LEAF, PointTree, _halve
 from pcsparse.kernels.select import backend_of
 from tests.emulation import gpu_kernels
 
@@ -243,6 +243,22 @@ def test_leaves_hold_all_points_in_boxes_that_fit(rng):
                 assert tree.low[node].tolist() == tree.xyz[:, own].min(axis=1).tolist()
                 assert tree.high[node].tolist() == tree.xyz[:, own].max(axis=1).tolist()
                 assert tree.first[node] == tree.rows[own].min()
+
+
+@pytest.mark.parametrize("shape", ["ring", "rising", "rising and falling", "equal"])
+def test_points_in_any_order_are_halved_in_a_few_rounds(shape):
+    n = 20_000
+    along = {
+        "ring": np.cos(np.linspace(-np.pi, np.pi, n)),
+        "rising": np.arange(n),
+        "rising and falling": np.minimum(np.arange(n), np.arange(n)[::-1]),
+        "equal": np.ones(n),
+    }[shape].astype(np.float64)
+    xyz, rows = np.stack([along, along, along]), np.arange(n, dtype=np.int32)
+    compared = _halve(xyz, rows, 0, 0, n, n // 2)
+    assert compared < 10 * n
+    wanted = np.lexsort((np.arange(n), along))
+    assert set(rows[: n // 2].tolist()) == set(wanted[: n // 2].tolist())
 
 
 def test_points_that_coincide_are_found_by_row_without_a_look_at_all(rng):
