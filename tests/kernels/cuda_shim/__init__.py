@@ -17,7 +17,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pcsparse.kernels.gpu import cuda_text
+from tests.emulation import gpu_kernels
+
+# also where cupy is not installed, and whichever test is collected first
+gpu_kernels()
+
+from pcsparse.kernels.gpu import cuda_text  # noqa: E402
 
 _HEADERS = Path(__file__).parent
 _FLAGS = (
