@@ -110,12 +110,12 @@ def park(lot: Lot) -> None:
     near = lot.front + 1.5
     trees, bushes = lot.uniform(1.0, 3.4), lot.uniform(1.0, 6.0)
     if lot.chance(0.4):
-        s = lot.uniform(lot.block.start, lot.block.end)
+        s = lot.along(0.0)
         lot.pave((s - 1.2, s + 1.2), (lot.front, lot.front + 40.0), lot.pick([PAVED, GRAVEL]))
     if lot.chance(0.12):
         lot.put(
             furniture.playground(lot.rng),
-            lot.uniform(lot.block.start, lot.block.end),
+            lot.along(0.0),
             near + lot.uniform(4, 14),
         )
     greenery(lot, lot.block.start, lot.block.end, near, near + 18, trees, bushes)
@@ -210,7 +210,7 @@ def yard(lot: Lot) -> None:
     if lot.chance(0.4):
         _rows(lot, 1.0, min(depth, 8.0), 0.4)
     for _ in range(int(lot.rng.poisson(lot.span * depth / 120))):
-        s, t = lot.uniform(lot.block.start, lot.block.end), lot.front + lot.uniform(1.0, depth)
+        s, t = lot.along(0.0), lot.front + lot.uniform(1.0, depth)
         make = (furniture.clutter, furniture.planter, plants.tree, furniture.lamp)
         lot.put(make[int(lot.rng.integers(len(make)))](lot.rng), s, t, lot.uniform(0, 6.3))
     if lot.chance(0.12):

@@ -41,7 +41,7 @@ def _furniture(lot: Lot, near: float, far: float) -> None:
         for s in np.arange(lot.block.start + 3, lot.block.end - 2, lot.uniform(7, 16)):
             lot.put(plants.tree(lot.rng), float(s), near + 0.6, lot.uniform(0, 6.3))
     for _ in range(int(lot.rng.poisson(lot.span / 60))):
-        s = lot.uniform(lot.block.start, lot.block.end)
+        s = lot.along(0.0)
         lot.put(furniture.sign(lot.rng), s, near + 0.3, turn + lot.uniform(-0.3, 0.3))
     pavement.things(lot, near, far, urban=urban)
     for node in lot.street.nodes:

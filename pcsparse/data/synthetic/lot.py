@@ -82,6 +82,11 @@ class Lot:
         """A random number."""
         return float(self.rng.uniform(low, high))
 
+    def along(self, margin: float) -> float:
+        """A random place, metres along the street: so far from both ends, or in the middle of a short block."""
+        middle = (self.block.start + self.block.end) / 2
+        return self.uniform(min(self.block.start + margin, middle), max(self.block.end - margin, middle))
+
     def chance(self, share: float) -> bool:
         """True in that share of cases."""
         return bool(self.rng.random() < share)

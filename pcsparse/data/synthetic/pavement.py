@@ -24,7 +24,7 @@ def crowd(lot: Lot, near: float, far: float) -> None:
 
 
 def _spot(lot: Lot, near: float, far: float) -> tuple[float, float]:
-    return lot.uniform(lot.block.start, lot.block.end), lot.uniform(near + 0.3, max(near + 0.4, far - 0.2))
+    return lot.along(0.0), lot.uniform(near + 0.3, max(near + 0.4, far - 0.2))
 
 
 def _group(lot: Lot, s: float, t: float) -> None:
@@ -43,7 +43,7 @@ def _group(lot: Lot, s: float, t: float) -> None:
 
 def _bicycles(lot: Lot, near: float, far: float) -> None:
     """A rack of three to nine side by side, or one to three along a wall."""
-    s = lot.uniform(lot.block.start + 1.0, lot.block.end - 1.0)
+    s = lot.along(1.0)
     if lot.chance(0.4) and far - near > 1.9:
         count, step = int(lot.rng.integers(3, 10)), lot.uniform(0.45, 0.75)
         for i in range(count):
@@ -58,12 +58,12 @@ def _bicycles(lot: Lot, near: float, far: float) -> None:
 def things(lot: Lot, near: float, far: float, *, urban: bool) -> None:
     """Bins, benches, boards and the like at the back of a pavement; bus stops."""
     for _ in range(int(lot.rng.poisson(lot.span / (40 if urban else 200)))):
-        s = lot.uniform(lot.block.start + 1, lot.block.end - 1)
+        s = lot.along(1)
         # at the kerb as often as at the wall
         t = far - 0.4 if lot.chance(0.7) else near + 0.5
         lot.put(furniture.clutter(lot.rng), s, t, np.pi * float(lot.sign < 0) + lot.uniform(-0.1, 0.1))
     if urban and far - near > 2.2 and lot.chance(lot.span / 250):
-        s = lot.uniform(lot.block.start + 3, lot.block.end - 3)
+        s = lot.along(3)
         # its open side looks at the road
         lot.put(furniture.shelter(lot.rng), s, far - 1.8, 0.0 if lot.sign > 0 else np.pi)
         for _ in range(int(lot.rng.integers(0, 4))):

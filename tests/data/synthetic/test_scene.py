@@ -89,6 +89,16 @@ def test_a_town_follows_from_its_seed() -> None:
     assert len(other._block(4)[0]) != len(a)
 
 
+def test_a_block_shorter_than_a_bus_stop_is_built() -> None:
+    town = make_town(1030, 160.0)
+    number, row = town._numbers()[15]
+    block = town.network.streets[number].blocks[row]
+    assert block.end - block.start < 3
+    mesh, _, _ = town._block(15)
+    x, y = town.network.streets[number].world((block.start + block.end) / 2, 0.0)
+    assert np.abs(mesh.middles()[:, :2] - np.hstack([x, y])).max() < 60
+
+
 @pytest.fixture(scope="module", params=[2, 8])
 def seen(request: pytest.FixtureRequest) -> tuple[Town, Mesh]:
     """A town, and what stands still around its 60th to 80th metre."""
