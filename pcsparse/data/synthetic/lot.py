@@ -83,7 +83,7 @@ class Lot:
         return float(self.rng.uniform(low, high))
 
     def along(self, margin: float) -> float:
-        """A random place, metres along the street: so far from both ends, or in the middle of a short block."""
+        """A random place, metres along the street: so far from both ends; the middle of a short block."""
         middle = (self.block.start + self.block.end) / 2
         return self.uniform(min(self.block.start + margin, middle), max(self.block.end - margin, middle))
 
