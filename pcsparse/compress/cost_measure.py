@@ -83,7 +83,7 @@ def measure_cost(
             graph,
             multiple=multiple,
             step=step,
-            alike=call.some is not None,
+            alike=call.some is not None and call.some.passes,
         )
         for call in calls
     ]
@@ -232,7 +232,7 @@ def _convolve_some(feats: Tensor, weight: Tensor, kmap: KernelMap, some: SomeRow
     """
     important_rows(feats, some.clouds, some.share)
     # another tensor: what is kept with a mask would be found at the second run
-    return partial_sparse_conv(feats, weight, kmap, some.mask.detach(), **options)
+    return partial_sparse_conv(feats, weight, kmap, some.mask.detach(), centre=some.centre, **options)
 
 
 def _layer(calls: Sequence[Call], grid: Grid, times: dict[Size, float], fused: bool) -> LayerCost:
@@ -254,7 +254,7 @@ def _layer(calls: Sequence[Call], grid: Grid, times: dict[Size, float], fused: b
         widths_in=grid.widths_in,
         widths_out=grid.widths_out,
         ms=grid.table(times),
-        alike=first.some is not None,
+        alike=first.some is not None and first.some.passes,
     )
 
 

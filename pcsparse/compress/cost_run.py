@@ -56,15 +56,15 @@ class Call:
 
     @property
     def n_rows(self) -> int:
-        """That it writes, without those that pass."""
-        return self.n_out if self.some is None else int(self.some.mask.sum())
+        """That it writes by products, so without those that pass."""
+        return self.n_out if self.some is None or not self.some.passes else int(self.some.mask.sum())
 
     @property
     def n_pairs(self) -> int:
-        """Of the map, without those of rows that pass."""
+        """Of the map, without those that rows have lost that are not convolved."""
         if self.kmap is None or self.some is None:
             return 0 if self.kmap is None else self.kmap.n_pairs
-        return kept_outputs(self.kmap, self.some.mask).n_pairs
+        return kept_outputs(self.kmap, self.some.mask, self.some.centre).n_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +75,18 @@ class SomeRows:
         mask: (n,) bool, True where one is.
         share: of each cloud.
         clouds: leads every row to its cloud.
+        centre: the offset whose pairs the others keep, or None where they pass.
     """
 
     mask: Tensor
     share: float
     clouds: KernelMap
+    centre: int | None
+
+    @property
+    def passes(self) -> bool:
+        """Whether the other rows pass."""
+        return self.centre is None
 
 
 def runnable(model: nn.Module, *, fused: bool) -> nn.Module:
@@ -152,7 +159,8 @@ def _rows_of(model: nn.Module, x: SparseTensor) -> list[SomeRows]:
         mask = part.important(source)
         assert mask is not None
         assert part.voxels is not None
-        found.append(SomeRows(mask, part.voxels, source.cache.cloud_map(source.coords, source.batch_size)))
+        clouds = source.cache.cloud_map(source.coords, source.batch_size)
+        found.append(SomeRows(mask, part.voxels, clouds, part.kept_centre))
 
     handles = [part.register_forward_pre_hook(record) for part in model.modules() if _chooses(part)]
     try:

@@ -200,7 +200,7 @@ class _Follower(TorchDispatchMode):
                     "follow; prune kernel offsets or single weights instead"
                 )
             written = self._call(name, kind, numbers, made.shape[read.axis])
-            if isinstance(part, SparseConv) and part.voxels is not None:
+            if isinstance(part, SparseConv) and part.voxels is not None and part.rest == "pass":
                 # a row that passes is what comes in and what goes out
                 self.trace.tie(numbers, written)
             numbers = written

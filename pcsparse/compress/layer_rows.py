@@ -23,7 +23,8 @@ _CHUNK = 4096
 def inputs_of(part: nn.Module, source: Any, out: Any) -> Iterator[Tensor]:
     """What each output row reads, zero where nothing is, (rows, unknowns) piece by piece.
 
-    A row that passes the layer reads nothing: its weights have no part in it.
+    A row that passes the layer reads nothing: its weights have no part in it. One that keeps its centre reads
+    itself alone.
 
     Args:
         part: a convolution or linear layer.
@@ -35,8 +36,10 @@ def inputs_of(part: nn.Module, source: Any, out: Any) -> Iterator[Tensor]:
     """
     if isinstance(source, SparseTensor):
         kmap = _map(part, source, out)
-        mask = part.important(source) if isinstance(part, SubmanifoldConv3d) else None
-        table = (kmap if mask is None else kmap.keep_outputs(mask)).table
+        if isinstance(part, SubmanifoldConv3d):
+            mask = part.important(source)
+            kmap = kmap if mask is None else kmap.keep_outputs(mask, part.kept_centre)
+        table = kmap.table
         for start in range(0, table.shape[1], _CHUNK):
             rows = table[:, start : start + _CHUNK].long()
             gathered = source.feats[rows.clamp(min=0)] * (rows >= 0)[..., None]

@@ -22,26 +22,30 @@ from pcsparse.compress.sensitivity_voxels import VoxelsAxis
 from pcsparse.compress.voxel_cost import VoxelCost
 from pcsparse.compress.voxel_importance import PARTS
 from pcsparse.compress.voxel_measure import measure_voxel_cost
-from pcsparse.compress.voxels import prune_voxels, voxel_layers
+from pcsparse.compress.voxels import REST, check_rest, prune_voxels, voxel_layers
 from pcsparse.compress.weights import check_ratio
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
+from pcsparse.nn.conv import Rest
 from pcsparse.sparse_tensor import SparseTensor
 
 
 @dataclass(frozen=True)
 class VoxelPruning:
-    """Rows with small features skip convolutions, layer by layer; all voxels stay.
+    """Rows with small features are left out of convolutions, layer by layer; all voxels stay.
 
     Attributes:
-        ratios: shares of rows that may pass a layer, each in [0, 1), in thousandths; the search chooses among
-            them.
+        ratios: shares of rows that a layer may leave out, each in [0, 1), in thousandths; the search chooses
+            among them.
+        rest: what becomes of these rows: "centre" multiplies them by the centre's weights, "pass" hands them
+            on.
 
     Raises:
-        RangeError: no ratios, or ratios outside [0, 1).
+        RangeError: no ratios, or ratios outside [0, 1); no such `rest`.
     """
 
     ratios: Sequence[float] = RATIOS
+    rest: Rest = REST
     name = "voxels"
 
     def __post_init__(self) -> None:
@@ -50,6 +54,7 @@ class VoxelPruning:
             check_ratio(ratio, "compress.ratios")
         if not self.ratios:
             raise RangeError("compress.ratios must not be empty")
+        check_rest(self.rest)
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -60,14 +65,16 @@ class VoxelPruning:
         """For one network.
 
         Raises:
-            UnsupportedError: no layer's rows can pass.
-            RangeError: a layer lets rows pass already.
+            UnsupportedError: all layers must convolve all rows.
+            RangeError: a layer leaves rows out already.
         """
         return PrunableVoxels(model, self)
 
     def facts(self, step: Step = "search") -> dict[str, Any]:
         """The settings that matter: the scan has ratios of its own."""
-        return {"axis": self.name} if step == "scan" else {"axis": self.name, "ratios": list(self.ratios)}
+        # files from before there was a choice are of rows that pass
+        facts: dict[str, Any] = {"axis": self.name} | ({} if self.rest == "pass" else {"rest": self.rest})
+        return facts if step == "scan" else facts | {"ratios": list(self.ratios)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +83,7 @@ class VoxelNetworks:
 
     model: nn.Module
     space: Space
+    rest: Rest
 
     def __call__(self, assignment: Assignment) -> nn.Module:
         """The network, with weights of its own."""
@@ -84,7 +92,7 @@ class VoxelNetworks:
             for step, kept in zip(self.space.steps, assignment, strict=True)
             if kept < PARTS
         }
-        return prune_voxels(self.model, shares)
+        return prune_voxels(self.model, shares, self.rest)
 
 
 class CostedVoxelsAxis(VoxelsAxis):
@@ -93,10 +101,11 @@ class CostedVoxelsAxis(VoxelsAxis):
     Args:
         model: see `VoxelsAxis`.
         measured: of it.
+        rest: what becomes of the rows that are not convolved.
     """
 
-    def __init__(self, model: nn.Module, measured: VoxelCost) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, measured: VoxelCost, rest: Rest) -> None:
+        super().__init__(model, rest=rest)
         self._measured = measured
 
     def macs(self, name: str, kept: int) -> float:
@@ -109,7 +118,7 @@ class CostedVoxelsAxis(VoxelsAxis):
 
 
 class PrunableVoxels(Costed[VoxelCost]):
-    """A network whose rows can pass layers; see `Prunable`.
+    """A network whose layers can do with some rows; see `Prunable`.
 
     Args:
         model: trained; it is not changed.
@@ -117,15 +126,16 @@ class PrunableVoxels(Costed[VoxelCost]):
     """
 
     def __init__(self, model: nn.Module, settings: VoxelPruning) -> None:
-        if not voxel_layers(model):
+        if not voxel_layers(model, settings.rest):
+            equal = ", with as many channels out as in" if settings.rest == "pass" else ""
             raise UnsupportedError(
-                f"{type(model).__name__} has no layer whose rows can pass: submanifold, larger than 1^3, "
-                "with as many channels out as in"
+                f"{type(model).__name__} has no layer that need not convolve all rows: submanifold, larger "
+                f"than 1^3{equal}"
             )
-        # refuses a network in which rows pass already
-        VoxelsAxis(model)
+        # refuses a network that leaves rows out already
+        VoxelsAxis(model, rest=settings.rest)
         # and one that could not be made again
-        prune_voxels(model, {})
+        prune_voxels(model, {}, settings.rest)
         self._model, self._settings = model, settings
 
     def measure(
@@ -133,7 +143,9 @@ class PrunableVoxels(Costed[VoxelCost]):
     ) -> None:
         """See `measure_voxel_cost`; `step` is of widths, and means nothing here."""
         points = [kept for kept in self._settings.kept if kept < PARTS]
-        self._cost = measure_voxel_cost(self._model, sweeps, points, runs=runs, tuned=tuned)
+        self._cost = measure_voxel_cost(
+            self._model, sweeps, points, rest=self._settings.rest, runs=runs, tuned=tuned
+        )
 
     def save_cost(self, path: Path) -> None:
         """See `VoxelCost.save`."""
@@ -142,7 +154,9 @@ class PrunableVoxels(Costed[VoxelCost]):
     def load_cost(self, path: Path, sweeps: Sequence[SparseTensor]) -> None:
         """Of any machine: whoever resumes knows where it was measured."""
         cost = VoxelCost.load(path)
-        if {layer.name for layer in cost.layers} != voxel_layers(self._model).keys():
+        rest = self._settings.rest
+        known = {layer.name for layer in cost.layers if layer.rest == rest}
+        if known != voxel_layers(self._model, rest).keys():
             raise FormatError(f"{path} is no cost of this network's voxels")
         self._cost = cost
 
@@ -153,7 +167,7 @@ class PrunableVoxels(Costed[VoxelCost]):
 
     def scan_axis(self) -> CostedVoxelsAxis:
         """Layer by layer."""
-        return CostedVoxelsAxis(self._model, self.cost)
+        return CostedVoxelsAxis(self._model, self.cost, self._settings.rest)
 
     def space(self, unit: Unit) -> Space:
         """Thousandths of rows as widths, a term a layer: what one saves changes nothing for another.
@@ -164,7 +178,7 @@ class PrunableVoxels(Costed[VoxelCost]):
         cost, kept = self.cost, self._settings.kept
         steps = tuple(
             SpaceStep(
-                layer.name, kept, c_in=layer.channels, c_out=layer.channels, stride=layer.stride,
+                layer.name, kept, c_in=layer.c_in, c_out=layer.c_out, stride=layer.stride,
                 kernel=layer.k, voxels=layer.rows, pairs=layer.pairs,
             )
             for layer in cost.layers
@@ -177,7 +191,7 @@ class PrunableVoxels(Costed[VoxelCost]):
 
     def networks(self, space: Space) -> VoxelNetworks:
         """See `VoxelNetworks`."""
-        return VoxelNetworks(self._model, space)
+        return VoxelNetworks(self._model, space, self._settings.rest)
 
     def refit(
         self, sliced: nn.Module, space: Space, assignment: Assignment, sweeps: Sequence[SparseTensor]
@@ -199,7 +213,8 @@ class PrunableVoxels(Costed[VoxelCost]):
                 step.name: round(step.full - share * (step.full - last))
                 for step, last in zip(space.steps, assignment, strict=True)
             }
-            model = prune_voxels(model, {name: n / PARTS for name, n in kept.items() if n < PARTS})
+            shares = {name: n / PARTS for name, n in kept.items() if n < PARTS}
+            model = prune_voxels(model, shares, self._settings.rest)
             if batches is not None:
                 recalibrate(model, batches())
             fit(model, rounds.lr * rounds.lr_factor)

@@ -48,7 +48,8 @@ def _restored(model: nn.Module) -> Iterator[None]:
     """Brings back all parameters, buffers, modes and shares of rows as they were."""
     saved = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     modes = [(part, part.training) for part in model.modules()]
-    shares = [(part, part.voxels) for part in model.modules() if isinstance(part, SubmanifoldConv3d)]
+    convs = [part for part in model.modules() if isinstance(part, SubmanifoldConv3d)]
+    shares = [(conv, conv.voxels, conv.rest) for conv in convs]
     try:
         yield
     finally:
@@ -58,5 +59,5 @@ def _restored(model: nn.Module) -> Iterator[None]:
                 now[name].copy_(tensor)
         for part, training in modes:
             part.training = training
-        for conv, share in shares:
-            conv.voxels = share
+        for conv, share, rest in shares:
+            conv.voxels, conv.rest = share, rest

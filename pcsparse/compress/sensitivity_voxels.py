@@ -1,4 +1,4 @@
-"""The axis of voxels in a sensitivity scan: how many rows of a layer may skip its convolution."""
+"""The axis of voxels in a sensitivity scan: how many rows of a layer need not be convolved."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +7,9 @@ from torch import nn
 
 from pcsparse.compress.cost import CostTable
 from pcsparse.compress.voxel_importance import PARTS, VoxelImportance
-from pcsparse.compress.voxels import voxel_layers
+from pcsparse.compress.voxels import REST, check_rest, voxel_layers
 from pcsparse.errors import RangeError
+from pcsparse.nn.conv import Rest
 
 
 class VoxelsAxis:
@@ -17,10 +18,12 @@ class VoxelsAxis:
     Args:
         model: whose layers; it convolves all rows.
         cost: of `model`; where multiply-adds and milliseconds come from.
-        importance: of `model`, from `voxel_importance`: which pairs are whose.
+        importance: of `model`, from `voxel_importance` with the same `rest`: which pairs are left.
+        rest: what becomes of the rows that are not convolved.
 
     Raises:
-        RangeError: `cost` or `importance` lacks a layer, or a layer has a share of rows already.
+        RangeError: `cost` or `importance` lacks a layer, no such `rest`, or a layer has a share of rows
+            already.
     """
 
     name = "voxels"
@@ -31,12 +34,14 @@ class VoxelsAxis:
         *,
         cost: CostTable | None = None,
         importance: Sequence[VoxelImportance] | None = None,
+        rest: Rest = REST,
     ) -> None:
-        layers = voxel_layers(model)
+        check_rest(rest)
+        layers = voxel_layers(model, rest)
         for name, part in layers.items():
             if part.voxels is not None:
                 raise RangeError(f"{name} has voxels={part.voxels} already; scan the network with all rows")
-        self._names = tuple(layers)
+        self._names, self._rest = tuple(layers), rest
         self._cost = cost
         self._layers = {layer.name: layer for layer in cost.layers if layer.kind == "conv"} if cost else {}
         self._importance = {found.name: found for found in importance or ()}
@@ -46,7 +51,7 @@ class VoxelsAxis:
                 raise RangeError(f"{missing[0]} was not measured; measure the network that is scanned")
 
     def sizes(self) -> Mapping[str, int]:
-        """Thousandths of a cloud's rows, for each layer whose rows can pass."""
+        """Thousandths of a cloud's rows, for each layer that can do with some."""
         return dict.fromkeys(self._names, PARTS)
 
     def kept(self, name: str, ratio: float) -> int:
@@ -55,14 +60,15 @@ class VoxelsAxis:
 
     def cut(self, model: nn.Module, name: str, kept: int) -> None:
         """Set the share of a layer."""
-        voxel_layers(model)[name].voxels = kept / PARTS
+        layer = voxel_layers(model, self._rest)[name]
+        layer.voxels, layer.rest = kept / PARTS, self._rest
 
     def facts(self) -> Mapping[str, Any]:
-        """None."""
-        return {}
+        """What becomes of the other rows, unless they pass, as in logs from before there was a choice."""
+        return {} if self._rest == "pass" else {"rest": self._rest}
 
     def macs(self, name: str, kept: int) -> float | None:
-        """Without the pairs of the rows that pass; None without a cost and an importance."""
+        """Without the pairs that are left out; None without a cost and an importance."""
         if self._cost is None or name not in self._importance:
             return None
         layer = self._layers[name]

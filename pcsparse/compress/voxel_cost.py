@@ -13,10 +13,12 @@ from typing import Any, Self
 from pcsparse.compress.cost import Unit
 from pcsparse.compress.offset_cost import Line
 from pcsparse.compress.voxel_importance import PARTS
+from pcsparse.compress.voxels import check_rest
 from pcsparse.errors import FormatError, RangeError
+from pcsparse.nn.conv import Rest
 from pcsparse.whole_file import write_whole
 
-_FORMAT = 1
+_FORMAT = 2
 
 Kept = Mapping[str, int]
 """Thousandths of the rows that a layer convolves, by its name; layers that are not named convolve all."""
@@ -24,23 +26,25 @@ Kept = Mapping[str, int]
 
 @dataclass(frozen=True)
 class VoxelLayerCost:
-    """A layer whose rows can pass, on the calibration sweeps.
+    """A layer that can do with some rows, on the calibration sweeps.
 
     Attributes:
         name: of the module.
-        channels: in and out.
+        c_in, c_out: channels.
         k: kernel offsets.
         stride: of its level, cells of the finest one.
         rows: mean over the sweeps.
         pairs: of the map of all rows, mean.
         kept: thousandths of the rows, ascending, below `voxel_importance.PARTS`.
-        pairs_kept: of each of `kept`, the share of the pairs that are theirs.
+        pairs_kept: of each of `kept`, the share of the pairs that are left.
+        rest: what becomes of the other rows.
         ms: of each of `kept`, to choose the rows, to filter the map and to convolve.
         whole_ms: to convolve all rows, where nothing is chosen and nothing filtered.
     """
 
     name: str
-    channels: int
+    c_in: int
+    c_out: int
     k: int
     stride: int
     rows: float
@@ -49,16 +53,19 @@ class VoxelLayerCost:
     pairs_kept: tuple[float, ...]
     ms: tuple[float, ...]
     whole_ms: float
+    rest: Rest
 
     def macs(self, kept: int) -> float:
         """Multiply-adds a sweep; between thousandths that were counted on a straight line."""
-        shares = Line((0.0, *map(float, self.kept), float(PARTS)), (0.0, *self.pairs_kept, 1.0))
-        return self.pairs * shares.of(kept) * self.channels**2
+        # a row that keeps its centre keeps one pair
+        least = 0.0 if self.rest == "pass" else self.rows / (self.pairs or 1.0)
+        shares = Line((0.0, *map(float, self.kept), float(PARTS)), (least, *self.pairs_kept, 1.0))
+        return self.pairs * shares.of(kept) * self.c_in * self.c_out
 
     def milliseconds(self, kept: int) -> float:
         """Of the layer; between and beyond thousandths that were timed on the line of the nearest two.
 
-        All rows are a point of their own: choosing and filtering go with the last row that passes.
+        All rows are a point of their own: choosing and filtering go with the last row that is left out.
         """
         if kept == PARTS or not self.kept:
             return self.whole_ms
@@ -72,9 +79,9 @@ class VoxelLayerCost:
 
 @dataclass(frozen=True)
 class VoxelCost:
-    """All layers whose rows can pass, and the network around them.
+    """All layers that can do with some rows, and the network around them.
 
-    Which rows are large is read from the network as it is: where layers before it let rows pass, a layer may
+    Which rows are large is read from the network as it is: where layers before it leave rows out, a layer may
     choose others, so that budgets are met by the table, and what comes out is measured again.
 
     Attributes:
@@ -109,7 +116,7 @@ class VoxelCost:
         given = kept or {}
         unknown = given.keys() - {layer.name for layer in self.layers}
         if unknown:
-            raise RangeError(f"rows cannot pass {sorted(unknown)[0]!r}, or it was not measured")
+            raise RangeError(f"{sorted(unknown)[0]!r} must convolve all rows, or was not measured")
         parts = (self.of_layer(layer, unit, given.get(layer.name, PARTS)) for layer in self.layers)
         return self.fixed(unit) + sum(parts)
 
@@ -149,9 +156,11 @@ class VoxelCost:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("format") != _FORMAT:
+            version = content.pop("format")
+            if version not in (1, _FORMAT):
                 raise ValueError("another format")
-            layers = tuple(_layer(entry) for entry in content.pop("layers"))
+            entries = content.pop("layers")
+            layers = tuple(_layer(_of_passing(entry) if version == 1 else entry) for entry in entries)
             line = content.pop("network")
             network = Line(tuple(map(float, line["at"])), tuple(map(float, line["ms"])))
             return cls(layers=layers, network=network, **content)
@@ -161,9 +170,16 @@ class VoxelCost:
             ) from error
 
 
+def _of_passing(entry: dict[str, Any]) -> dict[str, Any]:
+    """A layer of format 1, in which rows could only pass."""
+    channels = entry.pop("channels")
+    return {**entry, "c_in": channels, "c_out": channels, "rest": "pass"}
+
+
 def _layer(entry: dict[str, Any]) -> VoxelLayerCost:
     lists = {name: tuple(entry[name]) for name in ("kept", "pairs_kept", "ms")}
     layer = VoxelLayerCost(**{**entry, **lists})
+    check_rest(layer.rest)
     if any(a >= b for a, b in pairwise(layer.kept)) or len({len(values) for values in lists.values()}) != 1:
         raise ValueError(f"the shares of {layer.name!r}")
     return layer

@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pcsparse.compress.voxels import voxel_layers
+from pcsparse.compress.voxels import REST, check_rest, voxel_layers
 from pcsparse.errors import RangeError
 from pcsparse.kernels.select import backend_of
 from pcsparse.nn import SubmanifoldConv3d
+from pcsparse.nn.conv import Rest
 from pcsparse.ops.importance import rows_kept
 from pcsparse.sparse_tensor import SparseTensor
 
@@ -33,7 +34,7 @@ class VoxelImportance:
         pairs: of the map of all rows, a sweep, mean.
         magnitude: (PARTS + 1,) the share of the sum of |features| that the largest i thousandths of the rows
             hold; i thousandths by themselves would, if all were equal.
-        pairs_kept: (PARTS + 1,) the share of the pairs that are theirs.
+        pairs_kept: (PARTS + 1,) the share of the pairs that are left where these rows alone are convolved.
     """
 
     name: str
@@ -51,21 +52,25 @@ class VoxelImportance:
         return self.pairs_kept[round(share * PARTS)]
 
 
-def voxel_importance(model: nn.Module, sweeps: Sequence[SparseTensor]) -> tuple[VoxelImportance, ...]:
-    """Look at what every layer whose rows can pass reads on calibration sweeps, in the network as it is.
+def voxel_importance(
+    model: nn.Module, sweeps: Sequence[SparseTensor], rest: Rest = REST
+) -> tuple[VoxelImportance, ...]:
+    """Look at what layers that can do with some rows read on calibration sweeps, in the network as it is.
 
     Args:
         model: runs in evaluation mode and gets its own modes back.
         sweeps: calibration inputs.
+        rest: what becomes of the other rows: those that keep their centre keep a pair each.
 
     Raises:
-        RangeError: no sweeps, or a layer that runs more than once or not at all.
+        RangeError: no sweeps, no such `rest`, or a layer that runs more than once or not at all.
     """
     if not sweeps:
         raise RangeError("voxel_importance needs sweeps to look at, got none")
-    layers = voxel_layers(model)
+    check_rest(rest)
+    layers = voxel_layers(model, rest)
     seen: dict[str, list[_Curves]] = {name: [] for name in layers}
-    handles = [part.register_forward_pre_hook(_looking(seen[name])) for name, part in layers.items()]
+    handles = [part.register_forward_pre_hook(_looking(seen[name], rest)) for name, part in layers.items()]
     modes = [(part, part.training) for part in model.modules()]
     try:
         model.eval()
@@ -87,14 +92,14 @@ def voxel_importance(model: nn.Module, sweeps: Sequence[SparseTensor]) -> tuple[
 
 @dataclass(frozen=True, eq=False)
 class _Curves:
-    """Sums over the largest i thousandths of the rows of a sweep, (PARTS + 1,) float64 each."""
+    """Sums where the largest i thousandths of a sweep's rows are convolved, (PARTS + 1,) float64 each."""
 
     rows: int
     magnitude: Curve
     pairs: Curve
 
 
-def _looking(found: list[_Curves]) -> Callable[..., None]:
+def _looking(found: list[_Curves], rest: Rest) -> Callable[..., None]:
     def look(part: nn.Module, inputs: tuple[Any, ...]) -> None:
         x: SparseTensor = inputs[0]
         assert isinstance(part, SubmanifoldConv3d)
@@ -110,6 +115,9 @@ def _looking(found: list[_Curves]) -> Callable[..., None]:
             places = [rows_kept(i / PARTS, end - begin) for i in range(PARTS + 1)]
             magnitude += _up_to(scores[ranked], places)
             pairs += _up_to(kmap.pairs_per_output()[ranked], places)
+            if rest == "centre":
+                # in a submanifold map every row meets itself
+                pairs += len(rows) - np.array(places)
         found.append(_Curves(len(x), magnitude, pairs))
 
     return look

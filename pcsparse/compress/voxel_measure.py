@@ -12,10 +12,11 @@ from pcsparse.compress.cost_run import Call, SomeRows, calls_of, named_parts, ru
 from pcsparse.compress.offset_cost import Line
 from pcsparse.compress.voxel_cost import VoxelCost, VoxelLayerCost
 from pcsparse.compress.voxel_importance import PARTS, VoxelImportance, voxel_importance
-from pcsparse.compress.voxels import prune_voxels
+from pcsparse.compress.voxels import REST, prune_voxels
 from pcsparse.engine.tune_cache import TuneTable, device_key
 from pcsparse.errors import RangeError, UnsupportedError
-from pcsparse.nn import use_tuning
+from pcsparse.nn import SubmanifoldConv3d, use_tuning
+from pcsparse.nn.conv import Rest
 from pcsparse.ops.importance import important_rows
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.timing import environment, time_in_turns
@@ -26,6 +27,7 @@ def measure_voxel_cost(
     sweeps: Sequence[SparseTensor],
     kept: Sequence[int],
     *,
+    rest: Rest = REST,
     runs: int = 7,
     fused: bool = True,
     tuned: TuneTable | None = None,
@@ -42,13 +44,14 @@ def measure_voxel_cost(
         model: built from a Spec that has `with_voxels`, with all its rows; it is not changed.
         sweeps: calibration inputs; their caches stay as they are.
         kept: thousandths of the rows, each in [1, PARTS); without any nothing is timed but the network.
+        rest: what becomes of the rows that are not convolved.
         runs: of each.
         fused: fold batch norm and ReLU into the convolutions, as inference does.
         tuned: plans for the convolutions; the rule if None.
 
     Raises:
-        RangeError: no sweeps, no runs, or thousandths outside [1, PARTS).
-        UnsupportedError: the network has no layer whose rows can pass; see `prune_voxels`.
+        RangeError: no sweeps, no runs, no such `rest`, or thousandths outside [1, PARTS).
+        UnsupportedError: the network has no layer that can do with some rows; see `prune_voxels`.
     """
     points = sorted(set(kept))
     if not sweeps or runs < 1 or not all(1 <= point < PARTS for point in points):
@@ -57,16 +60,16 @@ def measure_voxel_cost(
             f"{len(sweeps)} sweeps, runs={runs}, kept={tuple(kept)}"
         )
     here = environment()
-    importance = voxel_importance(model, sweeps)
+    importance = voxel_importance(model, sweeps, rest)
     if not importance:
-        raise UnsupportedError(f"{type(model).__name__} has no layer whose rows can pass")
+        raise UnsupportedError(f"{type(model).__name__} has no layer that need not convolve all rows")
     net = use_tuning(runnable(model, fused=fused), tuned)
     inputs = [_fresh(x) for x in sweeps]
     seen = [calls_of(net, x)[0] for x in inputs]
     timed = most_usual(seen)
     x, calls = inputs[timed], {call.name: call for call in seen[timed] if call.kind == "conv"}
-    chosen = _rows(net, x, [found.name for found in importance], points)
-    layers = _layers(importance, calls, chosen, x, runs, tuned)
+    chosen = _rows(net, x, [found.name for found in importance], points, rest)
+    layers = _layers(importance, calls, chosen, x, runs, tuned, rest)
     network, map_ms = _time_network(model, net, layers, x, runs, fused=fused, tuned=tuned)
     after = environment()
     total = sum(call.n_pairs * call.c_in * call.c_out for found in seen for call in found) / len(seen)
@@ -87,7 +90,7 @@ def _fresh(x: SparseTensor) -> SparseTensor:
 
 
 def _rows(
-    net: nn.Module, x: SparseTensor, names: Sequence[str], points: Sequence[int]
+    net: nn.Module, x: SparseTensor, names: Sequence[str], points: Sequence[int], rest: Rest
 ) -> dict[str, dict[int, SomeRows]]:
     """The rows that each layer would choose at each share, in the network as it is."""
     parts = named_parts(net)
@@ -96,10 +99,12 @@ def _rows(
     def looking(name: str) -> Callable[..., None]:
         def look(part: nn.Module, inputs: tuple[Any, ...]) -> None:
             source: SparseTensor = inputs[0]
+            assert isinstance(part, SubmanifoldConv3d)
+            centre = part.centre if rest == "centre" else None
             clouds = source.cache.cloud_map(source.coords, source.batch_size)
             for point in points:
                 mask = important_rows(source.feats, clouds, point / PARTS)
-                found[name][point] = SomeRows(mask, point / PARTS, clouds)
+                found[name][point] = SomeRows(mask, point / PARTS, clouds, centre)
 
         return look
 
@@ -118,7 +123,8 @@ class _Problem:
     """What layers have in common that take the same time at the same pairs; maps by identity."""
 
     kmap: int
-    channels: int
+    c_in: int
+    c_out: int
     bias: bool
     residual: bool
     relu: bool
@@ -131,19 +137,21 @@ def _layers(
     x: SparseTensor,
     runs: int,
     tuned: TuneTable | None,
+    rest: Rest,
 ) -> tuple[VoxelLayerCost, ...]:
     known: dict[_Problem, dict[int | None, float]] = {}
     layers = []
     for found in importance:
         call, some = calls[found.name], chosen[found.name]
-        problem = _Problem(id(call.kmap), call.c_in, call.bias, call.residual, call.relu)
+        problem = _Problem(id(call.kmap), call.c_in, call.c_out, call.bias, call.residual, call.relu)
         if problem not in known:
             known[problem] = _time_layer(call, some, x, runs, tuned)
         ms = known[problem]
         layers.append(
             VoxelLayerCost(
                 name=found.name,
-                channels=call.c_in,
+                c_in=call.c_in,
+                c_out=call.c_out,
                 k=call.k,
                 stride=call.stride,
                 rows=found.rows,
@@ -152,6 +160,7 @@ def _layers(
                 pairs_kept=tuple(found.pairs_at(point / PARTS) for point in some),
                 ms=tuple(ms[point] for point in some),
                 whole_ms=ms[None],
+                rest=rest,
             )
         )
     return tuple(layers)
@@ -182,9 +191,9 @@ def _time_network(
     fused: bool,
     tuned: TuneTable | None,
 ) -> tuple[Line, float]:
-    """The network over the sum of its layers that can pass rows, and the building of its maps."""
+    """The network over the sum of its layers that can do with some rows, and the building of its maps."""
     fewest = {layer.name: layer.kept[0] for layer in layers if layer.kept}
-    small = prune_voxels(model, {name: point / PARTS for name, point in fewest.items()})
+    small = prune_voxels(model, {name: point / PARTS for name, point in fewest.items()}, layers[0].rest)
     small = use_tuning(runnable(small, fused=fused), tuned)
     runners: dict[str, Callable[[], object]] = {
         "maps": x.cache.rebuilt, "network": lambda: net(x), "small": lambda: small(x),

@@ -14,18 +14,21 @@ from pcsparse.coords.map_header import Owner, edits
 class _Kept:
     """What was made of a mask: out of which map, and of which version of the mask (`Owner.edits`)."""
 
-    whole: Owner
+    source: Owner
+    whole: int | None
     kmap: KernelMap
 
 
-def kept_outputs(kmap: KernelMap, mask: Tensor) -> KernelMap:
-    """`kmap.keep_outputs(mask)`, made once for a mask. Who drops the mask drops the map with it.
+def kept_outputs(kmap: KernelMap, mask: Tensor, whole: int | None = None) -> KernelMap:
+    """`kmap.keep_outputs(mask, whole)`, made once for a mask. Who drops the mask drops the map with it.
 
     Args:
         kmap: the whole map.
         mask: (kmap.n_out,) bool.
+        whole: an offset whose pairs all stay, or None.
 
     Raises:
+        RangeError: there is no offset `whole`.
         ShapeError: `mask` is not (n_out,).
         DtypeError: `mask` is not bool.
         DeviceError: `mask` is not where the map is.
@@ -34,11 +37,13 @@ def kept_outputs(kmap: KernelMap, mask: Tensor) -> KernelMap:
     check_same_device(mask=mask, kernel_map=kmap.tensors()[1])
     if mask.is_inference():
         # such a tensor does not count its edits, so that what is kept for it could be stale
-        return kmap.keep_outputs(mask)
+        return kmap.keep_outputs(mask, whole)
     known: _Kept | None = getattr(mask, "kept_outputs", None)
-    if known is not None and known.whole.kernel_map() is kmap and known.whole.edits == edits([mask]):
-        return known.kmap
+    if known is not None and known.whole == whole:
+        source = known.source
+        if source.kernel_map() is kmap and source.edits == edits([mask]):
+            return known.kmap
     with torch.inference_mode(False):
-        found = kmap.keep_outputs(mask)
-    mask.kept_outputs = _Kept(Owner(kmap, edits([mask])), found)  # type: ignore[attr-defined]
+        found = kmap.keep_outputs(mask, whole)
+    mask.kept_outputs = _Kept(Owner(kmap, edits([mask])), whole, found)  # type: ignore[attr-defined]
     return found

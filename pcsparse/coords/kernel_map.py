@@ -312,19 +312,28 @@ class KernelMap:
         some = kept_pairs(born, kept) if isinstance(born, Pairs) else kept_table(born, kept)
         return self._like(some, symmetric=symmetric)
 
-    def keep_outputs(self, mask: Tensor) -> "KernelMap":
+    def keep_outputs(self, mask: Tensor, whole: int | None = None) -> "KernelMap":
         """The map without the pairs of outputs where `mask` (n_out,) bool is False; row numbers stay.
+
+        Args:
+            mask: (n_out,) bool.
+            whole: an offset whose pairs all stay, or None.
 
         Raises:
             ShapeError: `mask` is not (n_out,).
+            RangeError: there is no offset `whole`.
         """
+        if whole is not None and not 0 <= whole < self.volume:
+            raise RangeError(f"whole must be an offset in 0 ... {self.volume - 1}, got {whole}")
         if mask.shape != (self.n_out,):
             raise ShapeError(f"mask must have shape ({self.n_out},), got {tuple(mask.shape)}")
         born, mask = self.born, mask.contiguous()
         if isinstance(born, Pairs):
-            kept = backend_of(born.rows_in).keep_outputs(born.rows_in, born.rows_out, born.starts, mask)
+            kept = backend_of(born.rows_in).keep_outputs(
+                born.rows_in, born.rows_out, born.starts, mask, whole
+            )
             return self._like(Pairs(*kept), symmetric=False)
-        return self._like(backend_of(born).mask_table_outputs(born, mask), symmetric=False)
+        return self._like(backend_of(born).mask_table_outputs(born, mask, whole), symmetric=False)
 
     @staticmethod
     def of_groups(group: Tensor, n_groups: int) -> "KernelMap":

@@ -84,6 +84,11 @@ class Relation:
         """Whether every fine cell belongs to exactly one coarse cell."""
         return self.kernel_size == self.stride and self.dilation == (1, 1, 1)
 
+    @property
+    def centre(self) -> int:
+        """The position of the offset (0, 0, 0), where a submanifold convolution reads each voxel itself."""
+        return _centre(self)
+
     def offsets(self) -> list[Triple]:
         """The k offsets, in the order of the weights."""
         axes = [range(-(size // 2), size // 2 + 1) if size % 2 else range(size) for size in self.kernel_size]
@@ -122,6 +127,11 @@ def _the_one(relation: Relation) -> Relation:
 def _steps(relation: Relation) -> tuple[Triple, ...]:
     d, p = relation.dilation, relation.padding
     return tuple((d[0] * x - p[0], d[1] * y - p[1], d[2] * z - p[2]) for x, y, z in relation.offsets())
+
+
+@functools.lru_cache(maxsize=64)
+def _centre(relation: Relation) -> int:
+    return relation.offsets().index((0, 0, 0))
 
 
 @functools.lru_cache(maxsize=64)

@@ -186,7 +186,7 @@ class Backend(Protocol):
         ...
 
     def keep_outputs(
-        self, rows_in: Tensor, rows_out: Tensor, starts: Tensor, mask: Tensor
+        self, rows_in: Tensor, rows_out: Tensor, starts: Tensor, mask: Tensor, whole: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The pairs whose output is kept: rows_in, rows_out, starts, as they are given.
 
@@ -195,6 +195,7 @@ class Backend(Protocol):
             rows_out: (n_pairs,) int32.
             starts: (k + 1,) int64.
             mask: (n_out,) bool.
+            whole: an offset in [0, k) whose pairs all stay, or None.
         """
         ...
 
@@ -373,12 +374,13 @@ class Backend(Protocol):
         """
         ...
 
-    def mask_table_outputs(self, table: Tensor, mask: Tensor) -> Tensor:
+    def mask_table_outputs(self, table: Tensor, mask: Tensor, whole: int | None = None) -> Tensor:
         """The table with -1 in the columns of outputs that are not kept.
 
         Args:
             table: (k, n_out) int32.
             mask: (n_out,) bool.
+            whole: a row in [0, k) that stays as it is, or None.
 
         Returns:
             (k, n_out) int32.

@@ -24,6 +24,7 @@ from pcsparse.nn import (
     SparseInverseConv3d,
     SubmanifoldConv3d,
 )
+from pcsparse.nn.conv import Rest
 from pcsparse.nn.map_search import search_together
 from pcsparse.sparse_tensor import SparseTensor, cat
 
@@ -40,14 +41,17 @@ class ConvSpec:
     Attributes:
         c_in, c_out: channels.
         offsets: positions of the kept kernel offsets; all if None.
-        voxels: share of the rows that are convolved, the others pass through; all if None. Only a submanifold
-            convolution of equal channels can have one.
+        voxels: share of the rows that are convolved; all if None. Only a submanifold convolution can have
+            one.
+        rest: what becomes of the other rows, see `SubmanifoldConv3d`; they can pass only where the channels
+            are equal. "pass" in files from before there was a choice.
     """
 
     c_in: int
     c_out: int
     offsets: tuple[int, ...] | None = None
     voxels: float | None = None
+    rest: Rest = "pass"
 
 
 @dataclass(frozen=True)
@@ -239,12 +243,13 @@ class MinkUNetSpec:
             raise RangeError(f"this MinkUNet has no convolution {', '.join(sorted(left))} of several offsets")
         return spec
 
-    def with_voxels(self, shares: Mapping[str, float | None]) -> "MinkUNetSpec":
+    def with_voxels(self, shares: Mapping[str, float | None], rest: Rest = "pass") -> "MinkUNetSpec":
         """The same network with other shares of rows that are convolved.
 
         Args:
             shares: by the name that the convolution has in `MinkUNet`, see `with_channels`; None for all
                 rows. Convolutions that are not named stay as they are.
+            rest: what becomes of the other rows of those that are named, see `SubmanifoldConv3d`.
 
         Raises:
             RangeError: a name that is no 3^3 convolution of the network.
@@ -252,7 +257,10 @@ class MinkUNetSpec:
         left = dict(shares)
 
         def shared(name: str, conv: ConvSpec) -> ConvSpec:
-            return replace(conv, voxels=left.pop(name)) if name in left else conv
+            if name not in left:
+                return conv
+            share = left.pop(name)
+            return replace(conv, voxels=share, rest="pass" if share is None else rest)
 
         def stage(name: str, old: StageSpec) -> StageSpec:
             blocks = (
@@ -359,7 +367,9 @@ class MinkUNet(nn.Module):
 
 
 def _submanifold(spec: ConvSpec) -> SubmanifoldConv3d:
-    return SubmanifoldConv3d(spec.c_in, spec.c_out, 3, offsets=spec.offsets, voxels=spec.voxels)
+    return SubmanifoldConv3d(
+        spec.c_in, spec.c_out, 3, offsets=spec.offsets, voxels=spec.voxels, rest=spec.rest
+    )
 
 
 def _cubes(*parts: nn.Module) -> list[SubmanifoldConv3d]:
@@ -392,6 +402,7 @@ def _residual(stage: StageSpec) -> nn.Sequential:
                 (block.conv1.offsets, block.conv2.offsets),
                 projected=block.projected,
                 voxels=(block.conv1.voxels, block.conv2.voxels),
+                rest=(block.conv1.rest, block.conv2.rest),
             )
             for block in stage.blocks
         )
@@ -434,10 +445,12 @@ def _check(spec: MinkUNetSpec) -> None:
 
 
 def _check_voxels(where: str, conv: ConvSpec) -> None:
-    if conv.voxels is not None and conv.c_in != conv.c_out:
+    if conv.rest not in ("pass", "centre"):
+        raise RangeError(f"{where} of the Spec has rest={conv.rest!r}; it must be 'pass' or 'centre'")
+    if conv.voxels is not None and conv.rest == "pass" and conv.c_in != conv.c_out:
         raise RangeError(
             f"{where} of the Spec has voxels={conv.voxels}, but rows can pass only where as many channels go "
-            f"out as in, not {conv.c_in} in and {conv.c_out} out; set voxels to None"
+            f"out as in, not {conv.c_in} in and {conv.c_out} out; set voxels to None or rest to 'centre'"
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from pcsparse.errors import ShapeError
-from pcsparse.nn.conv import SubmanifoldConv3d
+from pcsparse.nn.conv import Rest, SubmanifoldConv3d
 from pcsparse.nn.norm import BatchNorm, BatchNormReLU
 from pcsparse.sparse_tensor import SparseTensor
 
@@ -22,6 +22,7 @@ class ResidualBlock(nn.Module):
         offsets: kept kernel offsets of the two 3^3 convolutions; all where None.
         projected: whether the shortcut is a convolution; None: where the channels differ.
         voxels: shares of rows that the two 3^3 convolutions convolve; all where None.
+        rest: what becomes of the other rows, see `SubmanifoldConv3d`.
 
     Raises:
         ShapeError: no projection, and the channels differ.
@@ -36,15 +37,16 @@ class ResidualBlock(nn.Module):
         *,
         projected: bool | None = None,
         voxels: tuple[float | None, float | None] = (None, None),
+        rest: tuple[Rest, Rest] = ("pass", "pass"),
     ) -> None:
         super().__init__()
         if projected is False and c_in != c_out:
             raise ShapeError(
                 f"a block from {c_in} to {c_out} channels cannot add its input; leave projected=None"
             )
-        self.conv1 = SubmanifoldConv3d(c_in, c_mid, 3, offsets=offsets[0], voxels=voxels[0])
+        self.conv1 = SubmanifoldConv3d(c_in, c_mid, 3, offsets=offsets[0], voxels=voxels[0], rest=rest[0])
         self.norm1 = BatchNormReLU(c_mid)
-        self.conv2 = SubmanifoldConv3d(c_mid, c_out, 3, offsets=offsets[1], voxels=voxels[1])
+        self.conv2 = SubmanifoldConv3d(c_mid, c_out, 3, offsets=offsets[1], voxels=voxels[1], rest=rest[1])
         self.norm2 = BatchNormReLU(c_out)
         self.shortcut = (
             nn.Sequential(SubmanifoldConv3d(c_in, c_out, 1), BatchNorm(c_out))

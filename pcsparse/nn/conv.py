@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from pcsparse.ops.partial_conv import partial_sparse_conv
 from pcsparse.sparse_tensor import SparseTensor, check_same_coords
 from pcsparse.types import Triple
 
+Rest = Literal["pass", "centre"]
+"""What becomes of rows that are not convolved, see `SubmanifoldConv3d`."""
+
 
 class SparseConv(nn.Module):
     """Abstract: weights (k, c_in, c_out), bias (c_out,) and the relation, which all convolutions have.
@@ -26,6 +30,7 @@ class SparseConv(nn.Module):
         relu: whether negative outputs become zero; `nn.fuse` sets it.
         folded: whether `nn.fuse` has folded a norm into the weights.
         voxels: the share of rows that are convolved, None for all; only a SubmanifoldConv3d may have one.
+        rest: what becomes of the rows that are not convolved.
         searched: offsets that all layers of its map together keep, see `nn.map_search.search_together`;
             None where that is not known: then the whole kernel is searched.
 
@@ -43,6 +48,7 @@ class SparseConv(nn.Module):
     # of modules from before there were any, too
     folded: bool = False
     voxels: float | None = None
+    rest: Rest = "pass"
 
     def __init__(
         self,
@@ -141,7 +147,7 @@ class SparseConv(nn.Module):
         if self.groups > 1:
             text += f", groups={self.groups}"
         if self.voxels is not None:
-            text += f", voxels={self.voxels}"
+            text += f", voxels={self.voxels}, rest={self.rest}"
         text += f", bias={self.bias is not None}"
         return text + ", relu=True" if self.relu else text
 
@@ -149,11 +155,13 @@ class SparseConv(nn.Module):
 class SubmanifoldConv3d(SparseConv):
     """Convolution whose outputs are its inputs' voxels.
 
-    With `voxels`, only a share of each cloud's rows is convolved, those with the largest features; the others
-    pass through as they are, and their pairs cost nothing. The choice of rows is not differentiable;
-    gradients are those of the rows as they were chosen.
+    With `voxels`, only a share of each cloud's rows is convolved, those with the largest features. The others
+    pass through as they are, or, with rest="centre", are multiplied by the weights of the kernel's centre
+    alone; their other pairs cost nothing. The choice of rows is not differentiable; gradients are those of
+    the rows as they were chosen.
 
     Attributes:
+        centre: which of the kept offsets is the kernel's centre; None where it was dropped.
         through_scale, through_shift: (c,) or None: what a norm that `nn.fuse` has folded in makes of rows
             that pass.
 
@@ -167,16 +175,17 @@ class SubmanifoldConv3d(SparseConv):
         dataflow: "auto" or a name.
         groups: blocks of output channels, each of which reads its block of inputs; c_in is depthwise.
         voxels: share of the rows that are convolved, in (0, 1], rounded up cloud by cloud; None for all.
-            Needs c_in = c_out and one group.
+            Needs one group.
+        rest: "pass", which needs c_in = c_out, or "centre", which needs the centre among `offsets`.
 
     Raises:
-        RangeError: `voxels` is out of range.
+        RangeError: `voxels` or `rest` is out of range, or the centre is no kept offset.
         ShapeError: rows cannot pass, as c_in and c_out differ.
         UnsupportedError: `voxels` with groups.
 
     Source: Graham et al., CVPR 2018 (arXiv 1711.10275). Voxels: SPSS-Conv of Liu et al., NeurIPS 2022 (arXiv
     2209.14201), without the factor sigmoid(importance) that its release puts on the features, so that all
-    rows at once are the plain convolution.
+    rows at once are the plain convolution. The centre is ours (docs/adr/0028).
     """
 
     through_scale: Tensor | None
@@ -194,11 +203,15 @@ class SubmanifoldConv3d(SparseConv):
         dataflow: str = "auto",
         groups: int = 1,
         voxels: float | None = None,
+        rest: Rest = "pass",
     ) -> None:
         super().__init__(c_in, c_out, Relation.of(kernel_size, 1, dilation), bias, offsets, dataflow, groups)
+        self.voxels, self.rest = voxels, rest
+        centre = self.relation.centre
+        kept = range(self.relation.volume) if self.offsets is None else self.offsets
+        self.centre = kept.index(centre) if centre in kept else None
         if voxels is not None:
-            _check_voxels(voxels, c_in, c_out, groups)
-        self.voxels = voxels
+            _check_voxels(self, voxels)
         self.register_buffer("through_scale", None)
         self.register_buffer("through_shift", None)
 
@@ -219,6 +232,11 @@ class SubmanifoldConv3d(SparseConv):
             return x.replace(self._convolve_some(x, mask, residual))
         return x.replace(self._convolve(x, x.coords, x.coords, residual=residual))
 
+    @property
+    def kept_centre(self) -> int | None:
+        """The offset whose pairs all rows keep; None where the others pass, or there are no others."""
+        return self.centre if self.voxels is not None and self.rest == "centre" else None
+
     def important(self, x: SparseTensor) -> Tensor | None:
         """Which rows of `x` are convolved, (n,) bool; None where all are."""
         if self.voxels is None or self.voxels == 1.0:
@@ -238,6 +256,7 @@ class SubmanifoldConv3d(SparseConv):
             shift=self.through_shift,
             residual=None if residual is None else residual.feats,
             relu=self.relu,
+            centre=self.kept_centre,
             dataflow=self.dataflow,
             tuned=self.tuned,
         )
@@ -400,15 +419,22 @@ class SparseConvTranspose3d(SparseConv):
         return x.at(self._convolve(x, fine, x.coords, back=True), fine, stride)
 
 
-def _check_voxels(share: float, c_in: int, c_out: int, groups: int) -> None:
+def _check_voxels(conv: SubmanifoldConv3d, share: float) -> None:
     check_share(share)
-    if c_in != c_out:
+    if conv.rest not in ("pass", "centre"):
+        raise RangeError(f"rest must be 'pass' or 'centre', got {conv.rest!r}")
+    if conv.rest == "pass" and conv.c_in != conv.c_out:
         raise ShapeError(
             f"rows that are not convolved pass as they are, so voxels={share} needs as many channels out as "
-            f"in, got c_in={c_in}, c_out={c_out}; leave voxels=None"
+            f"in, got c_in={conv.c_in}, c_out={conv.c_out}; leave voxels=None, or set rest='centre'"
         )
-    if groups > 1:
-        raise UnsupportedError(f"voxels={share} does not go with groups={groups}; leave voxels=None")
+    if conv.rest == "centre" and conv.centre is None:
+        raise RangeError(
+            f"rows that are not convolved keep the kernel's centre, offset {conv.relation.centre}, which is "
+            f"not among offsets={conv.offsets}; keep it, leave voxels=None, or set rest='pass'"
+        )
+    if conv.groups > 1:
+        raise UnsupportedError(f"voxels={share} does not go with groups={conv.groups}; leave voxels=None")
 
 
 def _times(stride: Triple, factor: Triple) -> Triple:

@@ -128,7 +128,7 @@ def _folded(conv: Any, norm: Any) -> SparseConv:
     dtype = conv.weight.dtype
     # in float64, so that folding rounds once
     scale, shift = norm.double().scale_and_shift(conv.weight.double())
-    if conv.voxels is not None:
+    if conv.voxels is not None and conv.rest == "pass":
         # rows that pass the convolution do not pass the norm
         before = (1.0 if conv.through_scale is None else conv.through_scale.double(),
                   0.0 if conv.through_shift is None else conv.through_shift.double())  # fmt: skip

@@ -1,8 +1,8 @@
 """Voxel pruning measured: do milliseconds fall in proportion to the pairs that are left out?
 
-A MinkUNet on one sweep convolves a share of the rows in some layers. Each layer is verified against SPS as
-its release simulates it; a network that is wrong prints no number. Weights are random, so that nothing is
-said about the quality of what is left.
+A MinkUNet on one sweep convolves a share of the rows in some layers; the others keep their centre, or pass as
+in SPS. Each layer is verified against a simulation, as SPS has one in its release; a network that is wrong
+prints no number. Weights are random, so that nothing is said about the quality of what is left.
 """
 
 import argparse
@@ -19,9 +19,10 @@ from pcsparse.bench.report import write_json
 from pcsparse.bench.scene import Scene
 from pcsparse.checks import require_extra
 from pcsparse.compress.finetune import recalibrate
-from pcsparse.compress.voxels import voxel_layers
+from pcsparse.compress.voxels import REST, voxel_layers
 from pcsparse.errors import RangeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.nn.conv import Rest
 from pcsparse.programs.bench_compress_voxels_measure import LayerTimes, Pruned, time_layers, verify
 from pcsparse.programs.bench_settings import BenchSettings, at_threads, scene_of
 from pcsparse.timing import Timing, environment, time_in_turns
@@ -40,7 +41,8 @@ class VoxelStudy:
         scene: the cloud, its voxel size and the threads; sections and cases play no role.
         width: of the MinkUNet-18.
         shares: of the rows, each in (0, 1]; all rows are measured anyway.
-        layers: "all" whose rows can pass, or "conv2" of the residual blocks.
+        layers: "all" that can do with some rows, or "conv2" of the residual blocks.
+        rest: what becomes of the rows that are not convolved.
         runs: of each candidate.
         out: the JSON file; the picture lies beside it.
     """
@@ -49,6 +51,7 @@ class VoxelStudy:
     width: float = 1.0
     shares: tuple[float, ...] = SHARES
     layers: str = "all"
+    rest: Rest = REST
     runs: int = 20
     out: Path = Path("bench-out/compress-voxels.json")
 
@@ -93,21 +96,24 @@ def _run(study: VoxelStudy) -> int:
     print(where.header())
     scene = scene_of(study.scene)
     model = _network(study.width, scene)
-    able = list(voxel_layers(model))
+    able = list(voxel_layers(model, study.rest))
     names = [name for name in able if study.layers == "all" or name.endswith("conv2")]
     x = scene.fresh()
-    whole = Pruned.of(model, names, 1.0)
-    some = [Pruned.of(model, names, share) for share in sorted(set(study.shares) - {1.0}, reverse=True)]
+    whole = Pruned.of(model, names, 1.0, study.rest)
+    shares = sorted(set(study.shares) - {1.0}, reverse=True)
+    some = [Pruned.of(model, names, share, study.rest) for share in shares]
     if not some:
         raise RangeError("all rows alone are nothing to compare; name a share below 1")
     failed = [check for each in (whole, *some) for check in verify(each, names, x) if not check.passed]
     for check in failed:
-        print(
-            f"FAILED: {check.what} is not simulated SPS: error {check.error:.2g}, allowed {check.limit:.2g}"
-        )
+        print(f"FAILED: {check.what} is not as simulated: error {check.error:.2g}, allowed {check.limit:.2g}")
     if failed:
         return 1
-    print(f"{len(names)} layers of {len(some) + 1} networks agree with simulated SPS in float64", flush=True)
+    print(
+        f"{len(names)} layers of {len(some) + 1} networks agree with a simulation in float64; rest: "
+        f"{study.rest}",
+        flush=True,
+    )
     layers = time_layers(some, names, x, study.runs)
     networks = _time_networks([whole, *some], x, study.runs)
     rows = _rows(layers, networks)
@@ -116,7 +122,10 @@ def _run(study: VoxelStudy) -> int:
     if where.busy or after.busy:
         print("the machine was BUSY with other work: do not quote these times")
     write_json(study.out, _content(study, scene, layers, networks, rows, asdict(where), after.others))
-    write_whole(study.out.with_suffix(".png"), _picture(rows, f"{scene.name}, {where.threads} threads"))
+    write_whole(
+        study.out.with_suffix(".png"),
+        _picture(rows, f"{scene.name}, {where.threads} threads, rest: {study.rest}"),
+    )
     print(f"written: {study.out} and {study.out.with_suffix('.png').name}")
     return 0
 
@@ -190,13 +199,14 @@ def _content(
 ) -> dict[str, object]:
     """Seconds in `layers` and `networks`, milliseconds in `rows`."""
     return {
-        "format": 1,
+        "format": 2,
         "environment": where,
         "others_after": others_after,
         "cloud": scene.name,
         "voxel_size": scene.voxel_size,
         "n_voxels": len(scene.coords),
         "network": f"MinkUNet-18, width {study.width}",
+        "rest": study.rest,
         "runs": study.runs,
         "rows": [asdict(row) for row in rows],
         "layers": [asdict(layer) for layer in layers],
@@ -256,6 +266,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--width", type=float, default=default.width, help="of the network")
     parser.add_argument("--shares", type=float, nargs="+", default=default.shares, help="of the rows")
     parser.add_argument("--layers", choices=("all", "conv2"), default=default.layers)
+    parser.add_argument(
+        "--rest", choices=("centre", "pass"), default=default.rest, help="what becomes of the other rows"
+    )
     parser.add_argument("--runs", type=int, default=default.runs, help="of each candidate")
     parser.add_argument("--threads", type=int, help="torch's choice if not given")
     parser.add_argument("--out", type=Path, default=default.out, help="the JSON file")
@@ -270,6 +283,7 @@ def main(arguments: Sequence[str]) -> int:
             width=0.25 if given.quick else given.width,
             shares=tuple(given.shares),
             layers=given.layers,
+            rest=given.rest,
             runs=3 if given.quick else given.runs,
             out=given.out,
         )

@@ -1,4 +1,4 @@
-"""Voxel pruning of a network, layer by layer: verified against simulated SPS, then timed apart."""
+"""Voxel pruning of a network, layer by layer: verified against a simulation, then timed apart."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,7 @@ from pcsparse.coords.kept_outputs import kept_outputs
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.kernels import reference
 from pcsparse.nn import BatchNorm, BatchNormReLU, SubmanifoldConv3d
+from pcsparse.nn.conv import Rest
 from pcsparse.ops.conv import sparse_conv
 from pcsparse.ops.importance import important_rows
 from pcsparse.ops.partial_conv import partial_sparse_conv
@@ -36,7 +37,7 @@ class LayerShare:
         pairs: of the filtered map.
         choose: to find the important rows.
         filter: to drop the pairs of the others.
-        convolve: on the map that is left, rows that pass included.
+        convolve: on the map that is left, all rows.
     """
 
     share: float
@@ -52,7 +53,7 @@ class LayerTimes:
 
     Attributes:
         name: in the network.
-        channels: in and out.
+        c_in, c_out: channels.
         rows: of the cloud at its level.
         pairs: of the whole map.
         whole: the convolution of all rows.
@@ -60,7 +61,8 @@ class LayerTimes:
     """
 
     name: str
-    channels: int
+    c_in: int
+    c_out: int
     rows: int
     pairs: int
     whole: Timing
@@ -76,19 +78,19 @@ class Pruned:
     fused: nn.Module
 
     @staticmethod
-    def of(model: nn.Module, names: Sequence[str], share: float) -> "Pruned":
+    def of(model: nn.Module, names: Sequence[str], share: float, rest: Rest) -> "Pruned":
         """`model` with that share in some layers; 1 is the plain convolution."""
-        plain = prune_voxels(model, dict.fromkeys(names, share))
+        plain = prune_voxels(model, dict.fromkeys(names, share), rest)
         return Pruned(share, plain, runnable(plain, fused=True))
 
 
 @torch.no_grad()
 def verify(pruned: Pruned, names: Sequence[str], x: SparseTensor) -> list[Check]:
-    """Each layer of the fused network on what it reads there, against SPS simulated in float64.
+    """Each layer of the fused network on what it reads there, against a simulation in float64.
 
     The rows are checked by the definition: as many as the share says, and none that is left out is larger.
-    Then all rows are convolved by the twin, those that pass are overwritten, and the norm, the residual and
-    the ReLU of the network before fusing follow.
+    Then all rows are convolved by the twin, those that are left out are overwritten, and the norm, the
+    residual and the ReLU of the network before fusing follow.
     """
     follows = {layer.follows: layer.name for layer in ChannelGraph.of(pruned.plain).layers if layer.follows}
     parts, checks = named_parts(pruned.fused), []
@@ -144,7 +146,14 @@ def _simulated(
     out = reference.output_stationary(
         feats, conv.weight.double(), pairs.rows_in, pairs.rows_out, pairs.starts, kmap.n_out, 1
     )
-    out = torch.where(mask[:, None], out if conv.bias is None else out + conv.bias.double(), feats)
+    rest = feats
+    if conv.rest == "centre":
+        assert conv.centre is not None
+        rest = feats @ conv.weight[conv.centre].double()
+    if conv.bias is not None:
+        out = out + conv.bias.double()
+        rest = rest + conv.bias.double() if conv.rest == "centre" else rest
+    out = torch.where(mask[:, None], out, rest)
     mean, var, weight, bias = (
         part.double()
         for part in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
@@ -182,11 +191,11 @@ def time_layers(
 
 def _time_layer(calls: Sequence[Call], draw: Draw, runs: int) -> LayerTimes:
     first = calls[0]
-    kmap, c = first.kmap, first.c_in
+    kmap, c_in, c_out = first.kmap, first.c_in, first.c_out
     assert kmap is not None
-    feats, weight, bias = draw(first.n_in, c), draw(first.k, c, c), draw(c)
+    feats, weight, bias = draw(first.n_in, c_in), draw(first.k, c_in, c_out), draw(c_out)
     options: dict[str, Any] = {
-        "bias": bias, "residual": draw(first.n_in, c) if first.residual else None, "relu": first.relu
+        "bias": bias, "residual": draw(first.n_in, c_out) if first.residual else None, "relu": first.relu
     }  # fmt: skip
     runners: dict[str, Callable[[], object]] = {"whole": lambda: sparse_conv(feats, weight, kmap, **options)}
     for i, call in enumerate(calls):
@@ -202,17 +211,19 @@ def _time_layer(calls: Sequence[Call], draw: Draw, runs: int) -> LayerTimes:
         for i, call in enumerate(calls)
         if call.some is not None
     )
-    return LayerTimes(first.name, c, first.n_in, kmap.n_pairs, times["whole"], shares)
+    return LayerTimes(first.name, c_in, c_out, first.n_in, kmap.n_pairs, times["whole"], shares)
 
 
 def _parts(
     feats: Tensor, weight: Tensor, kmap: KernelMap, some: SomeRows, factor: Tensor, options: dict[str, Any]
 ) -> dict[str, Callable[[], object]]:
+    if some.passes:
+        options = {**options, "scale": factor, "shift": factor}
     return {
         "choose": lambda: important_rows(feats, some.clouds, some.share),
         # another tensor: what is kept with a mask would be found at the second run
-        "filter": lambda: kept_outputs(kmap, some.mask.detach()),
+        "filter": lambda: kept_outputs(kmap, some.mask.detach(), some.centre),
         "convolve": lambda: partial_sparse_conv(
-            feats, weight, kmap, some.mask, scale=factor, shift=factor, **options
+            feats, weight, kmap, some.mask, centre=some.centre, **options
         ),
     }

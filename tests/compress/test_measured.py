@@ -59,10 +59,10 @@ def test_layers_are_those_of_the_cost_table_before_and_after(pair):
 
 def test_rows_that_pass_are_not_counted(pair):
     dense, _ = pair
-    small = prune_voxels(dense, 0.25)
+    small = prune_voxels(dense, 0.25, "pass")
     found = measure_layers(dense, small, sweeps()[:1], runs=1)
     for layer in found:
-        share = 0.25 if layer.name in voxel_layers(dense) else 1.0
+        share = 0.25 if layer.name in voxel_layers(dense, "pass") else 1.0
         assert layer.after.rows == math.ceil(share * layer.before.rows), layer.name
     assert any(layer.after.rows < layer.before.rows for layer in found)
 

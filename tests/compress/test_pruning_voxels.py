@@ -40,11 +40,15 @@ def sweeps():
     return made
 
 
-@pytest.fixture(scope="module")
-def prunable(model, sweeps):
-    found = VoxelPruning((0.5, 0.75)).of(model, None)
+@pytest.fixture(scope="module", params=["pass", "centre"])
+def prunable(model, sweeps, request):
+    found = VoxelPruning((0.5, 0.75), request.param).of(model, None)
     found.measure(sweeps, step=1000, runs=2)
     return found
+
+
+def rest_of(prunable):
+    return prunable.cost.layers[0].rest
 
 
 def with_cost(prunable, cost):
@@ -55,28 +59,36 @@ def with_cost(prunable, cost):
 
 
 def test_the_table_counts_what_the_network_multiplies(model, sweeps, prunable):
-    cost = prunable.cost
-    assert [layer.name for layer in cost.layers] == list(voxel_layers(model))
+    cost, rest = prunable.cost, rest_of(prunable)
+    assert [layer.name for layer in cost.layers] == list(voxel_layers(model, rest))
+    assert ("stem.0" in voxel_layers(model, rest)) == (rest == "centre")
     assert cost.total("MACs") == pytest.approx(count_macs(model, sweeps))
     # one layer alone, whose input no other layer's rows have changed
     for kept in (250, 500):
-        pruned = prune_voxels(model, {LAYER: kept / PARTS})
+        pruned = prune_voxels(model, {LAYER: kept / PARTS}, rest)
         assert cost.total("MACs", {LAYER: kept}) == pytest.approx(count_macs(pruned, sweeps))
     # a folded norm is one bias instead of scale and shift
     norms = [part for part in model.modules() if hasattr(part, "running_mean")]
     folded = sum(norm.weight.nbytes for norm in norms)
     assert cost.total("bytes", {LAYER: 250}) == sum(w.nbytes for w in model.parameters()) - folded
-    with pytest.raises(RangeError, match=r"'stem.0'"):
-        cost.total("ms", {"stem.0": 500})
+    with pytest.raises(RangeError, match=r"'down.0.0' must convolve all rows"):
+        cost.total("ms", {"down.0.0": 500})
 
 
 def test_milliseconds_are_of_choosing_filtering_and_convolving(prunable):
     layer = next(one for one in prunable.cost.layers if one.name == LAYER)
-    made = replace(layer, kept=(250, 500), pairs_kept=(0.3, 0.6), ms=(4.0, 6.0), whole_ms=7.0)
+    assert (layer.c_in, layer.c_out) == (8, 8)
+    made = replace(
+        layer, rows=40.0, pairs=400.0, kept=(250, 500), pairs_kept=(0.3, 0.6), ms=(4.0, 6.0), whole_ms=7.0
+    )
     assert [made.milliseconds(kept) for kept in (250, 375, 500, 750, PARTS)] == [4.0, 5.0, 6.0, 8.0, 7.0]
     assert made.of_pairs(0.45) == 5.0
     assert made.macs(250) == 0.3 * made.pairs * 64
     assert made.macs(750) == pytest.approx(0.8 * made.pairs * 64)
+    assert replace(made, c_in=16).macs(250) == 2 * made.macs(250)
+    # no row is convolved: each keeps one pair of ten, or none
+    least = 0.0 if rest_of(prunable) == "pass" else 0.1
+    assert made.macs(125) == pytest.approx((least + 0.3) / 2 * made.pairs * 64)
     cost = replace(prunable.cost, layers=(made,), map_ms=2.0,
                    network=replace(prunable.cost.network, at=(4.0, 7.0), ms=(14.0, 20.0)))  # fmt: skip
     # a line of slope 2 through (7, 20): 6 stay
@@ -115,9 +127,10 @@ def test_no_share_is_offered_at_which_choosing_rows_costs_more_than_it_saves(pru
 
 
 def test_a_network_of_the_space_has_these_shares_and_weights_of_its_own(model, prunable):
-    space = prunable.space("MACs")
+    space, rest = prunable.space("MACs"), rest_of(prunable)
     small = prunable.networks(space)((250, 500, *[PARTS] * (len(space.steps) - 2)))
-    shares = {name: part.voxels for name, part in voxel_layers(small).items()}
+    shares = {name: part.voxels for name, part in voxel_layers(small, rest).items()}
+    assert {part.rest for part in voxel_layers(small).values() if part.voxels} == {rest}
     assert list(shares.values()) == [0.25, 0.5, *[None] * (len(space.steps) - 2)]
     assert list(shares) == [step.name for step in space.steps]
     assert all(part.voxels is None for part in voxel_layers(model).values())
@@ -131,7 +144,7 @@ def test_what_makes_networks_and_cuts_them_reaches_other_processes(model, prunab
     space, axis = prunable.space("MACs"), prunable.scan_axis()
     widths = (500,) * len(space.steps)
     there = pickle.loads(pickle.dumps(prunable.networks(space)))(widths)
-    assert {part.voxels for part in voxel_layers(there).values()} == {0.5}
+    assert {part.voxels for part in voxel_layers(there, rest_of(prunable)).values()} == {0.5}
     again = pickle.loads(pickle.dumps(axis))
     for known in (axis, again):
         assert known.macs(LAYER, 250) == prunable.cost.total("MACs", {LAYER: 250})
@@ -144,11 +157,15 @@ def test_what_makes_networks_and_cuts_them_reaches_other_processes(model, prunab
 def test_what_was_measured_comes_back_from_its_file_and_other_files_do_not(prunable, model, sweeps, tmp_path):
     path = tmp_path / "cost.json"
     prunable.save_cost(path)
-    again = VoxelPruning((0.5, 0.75)).of(model, None)
+    rest = rest_of(prunable)
+    again = VoxelPruning((0.5, 0.75), rest).of(model, None)
     with pytest.raises(RangeError, match="measure it first"):
         again.summary()
     again.load_cost(path, sweeps)
     assert again.cost == prunable.cost
+    other = VoxelPruning((0.5, 0.75), "pass" if rest == "centre" else "centre").of(model, None)
+    with pytest.raises(FormatError, match="no cost of this network"):
+        other.load_cost(path, sweeps)
     content = json.loads(path.read_text())
     content["layers"] = content["layers"][1:]
     path.write_text(json.dumps(content))
@@ -174,7 +191,7 @@ def test_rounds_let_more_rows_pass_each_time(prunable):
 
 
 def test_a_report_foresees_a_layer_by_its_pairs(model, sweeps, prunable):
-    small = prune_voxels(model, {LAYER: 0.5})
+    small = prune_voxels(model, {LAYER: 0.5}, rest_of(prunable))
     layers = {layer.name: layer for layer in measure_layers(model, small, sweeps[:1], runs=1)}
     known = {layer.name: layer for layer in prunable.cost.layers}
     found = prunable.predicted(layers[LAYER])
@@ -182,12 +199,34 @@ def test_a_report_foresees_a_layer_by_its_pairs(model, sweeps, prunable):
     assert 0.0 < share < 1.0
     assert found == known[LAYER].of_pairs(share)
     assert prunable.predicted(layers["stem.2"]) == known["stem.2"].whole_ms
-    assert prunable.predicted(layers["stem.0"]) is None
+    assert (prunable.predicted(layers["stem.0"]) is None) == (rest_of(prunable) == "pass")
+    assert prunable.predicted(layers["down.0.0"]) is None
 
 
-def test_networks_without_such_layers_or_with_rows_that_pass_are_refused(model):
-    with pytest.raises(UnsupportedError, match="no layer whose rows can pass"):
-        VoxelPruning().of(torch.nn.Sequential(SubmanifoldConv3d(3, 4)), None)
+def test_a_cost_from_before_there_was_a_choice_is_of_rows_that_pass(prunable, model, sweeps, tmp_path):
+    if rest_of(prunable) != "pass":
+        pytest.skip("files of format 1 are of rows that pass")
+    path = tmp_path / "cost.json"
+    prunable.save_cost(path)
+    content = json.loads(path.read_text())
+    content["format"] = 1
+    for layer in content["layers"]:
+        assert (layer.pop("c_out"), layer.pop("rest")) == (layer["c_in"], "pass")
+        layer["channels"] = layer.pop("c_in")
+    path.write_text(json.dumps(content))
+    assert VoxelCost.load(path) == prunable.cost
+    # and so are the settings of a run that is gone on with
+    assert VoxelPruning((0.5,), "pass").facts() == {"axis": "voxels", "ratios": [0.5]}
+    assert VoxelPruning((0.5,)).facts("scan") == {"axis": "voxels", "rest": "centre"}
+
+
+def test_networks_without_such_layers_or_with_rows_left_out_are_refused(model):
+    with pytest.raises(UnsupportedError, match=r"no layer that need not .* as many channels out as in"):
+        VoxelPruning(rest="pass").of(torch.nn.Sequential(SubmanifoldConv3d(3, 4)), None)
+    with pytest.raises(UnsupportedError, match="no layer that need not convolve all rows"):
+        VoxelPruning().of(torch.nn.Sequential(SubmanifoldConv3d(3, 4, 1)), None)
+    with pytest.raises(RangeError, match=r"rest must be 'centre' or 'pass', got 'drop'"):
+        VoxelPruning(rest="drop")
     with pytest.raises(RangeError, match=r"voxels=0.5 already"):
         VoxelPruning().of(prune_voxels(model, 0.5), None)
     with pytest.raises(UnsupportedError, match="with_voxels"):

@@ -84,16 +84,18 @@ def test_keep_offsets(kmap, kept):
     assert sorted(_triples(smaller.transposed())) == swapped
 
 
-def test_keep_outputs(kmap):
+@pytest.mark.parametrize("whole", [None, 13, 20])
+def test_keep_outputs(kmap, whole):
     _derive(kmap)
     mask = torch.arange(kmap.n_out) % 3 != 0
-    smaller = kmap.keep_outputs(mask)
+    smaller = kmap.keep_outputs(mask, whole)
 
-    kept = [triple for triple in _triples(kmap) if mask[triple[1]]]
+    kept = [triple for triple in _triples(kmap) if mask[triple[1]] or triple[2] == whole]
     assert _triples(smaller) == kept
     assert (smaller.n_in, smaller.n_out, smaller.volume) == (kmap.n_in, kmap.n_out, 27)
     assert not smaller.symmetric
-    assert bool((smaller.table[:, ~mask] == NO_NEIGHBOUR).all())
+    others = [k for k in range(27) if k != whole]
+    assert bool((smaller.table[others][:, ~mask] == NO_NEIGHBOUR).all())
     assert sorted(_triples(smaller.transposed())) == sorted((j, i, k) for i, j, k in kept)
 
 
@@ -102,6 +104,9 @@ def test_subsets_refuse_masks_of_another_length(kmap):
         kmap.keep_offsets(torch.ones(26, dtype=torch.bool))
     with pytest.raises(ShapeError, match=rf"\({kmap.n_out},\), got \({kmap.n_out + 1},\)"):
         kmap.keep_outputs(torch.ones(kmap.n_out + 1, dtype=torch.bool))
+    for whole in (-1, 27):
+        with pytest.raises(RangeError, match=rf"an offset in 0 \.\.\. 26, got {whole}"):
+            kmap.keep_outputs(torch.ones(kmap.n_out, dtype=torch.bool), whole)
 
 
 @pytest.mark.parametrize("form", ["whole", "transposed", "some-offsets"])

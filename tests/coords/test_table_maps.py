@@ -91,6 +91,8 @@ def test_parts_of_a_table_map_are_those_of_the_lists(both):
         outputs = torch.arange(lists.n_out) % step == 0
         _same(table.keep_outputs(outputs), lists.keep_outputs(outputs))
         _same(kept_outputs(table, outputs).transposed(), lists.keep_outputs(outputs).transposed())
+        last = lists.volume - 1
+        _same(table.keep_outputs(outputs, last), lists.keep_outputs(outputs, last))
     _same(table.keep_offsets(offsets & False), lists.keep_offsets(offsets & False))
 
 

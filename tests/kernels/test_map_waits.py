@@ -33,7 +33,7 @@ CALLS = {  # waits, tensors of the device, the rest
     "renumber_table": (0, (TABLE, torch.arange(N).int(), torch.arange(N).int()), ()),
     "transpose_table": (0, (TABLE,), (N,)),
     "table_to_pairs": (1, (TABLE,), ()),
-    "mask_table_outputs": (0, (TABLE, torch.arange(N) % 2 == 0), ()),
+    "mask_table_outputs": (0, (TABLE, torch.arange(N) % 2 == 0), (1,)),
 }
 
 

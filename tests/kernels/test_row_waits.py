@@ -19,7 +19,7 @@ CALLS = {  # waits, arguments
     "group_rows": (0, ORDER, N),
     "pairs_to_table": (0, *LISTS, N),
     "renumber_pairs": (0, *LISTS, ORDER.new_tensor(range(N)), None, N),
-    "keep_outputs": (1, *LISTS, torch.arange(N) % 2 == 0),
+    "keep_outputs": (1, *LISTS, torch.arange(N) % 2 == 0, 1),
     "tile_spans": (0, *LISTS[1:], N, 4),
     "row_masks": (0, torch.zeros(3, N, dtype=torch.int32), 1),
     "gray_rank": (0, torch.arange(4)),

@@ -127,27 +127,34 @@ MASKS = {
     "third": torch.arange(N_OUT) % 3 == 1,
     "last": torch.arange(N_OUT) == N_OUT - 1,
 }
+# no offset, and the first and the last, all of whose pairs stay
+WHOLE = (None, 0, -1)
 
 
 @pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
-def test_twin_of_keep_outputs(rng, counts, mask):
+@pytest.mark.parametrize("whole", WHOLE)
+def test_twin_of_keep_outputs(rng, counts, mask, whole):
     rows_in, rows_out, starts = pairs(counts, rng)
-    new_in, new_out, new_starts = reference.keep_outputs(rows_in, rows_out, starts, mask)
+    whole = None if whole is None or not counts else whole % len(counts)
+    new_in, new_out, new_starts = reference.keep_outputs(rows_in, rows_out, starts, mask, whole)
 
     found = list(zip(new_in.tolist(), new_out.tolist(), strict=True))
     assert len(new_starts) == len(counts) + 1
     for k, (start, stop) in enumerate(pairwise(starts.tolist())):
-        expected = [(int(rows_in[p]), int(rows_out[p])) for p in range(start, stop) if mask[rows_out[p]]]
+        kept = [p for p in range(start, stop) if k == whole or mask[rows_out[p]]]
+        expected = [(int(rows_in[p]), int(rows_out[p])) for p in kept]
         assert found[new_starts[k] : new_starts[k + 1]] == expected
     assert new_starts[-1] == len(found)
 
 
 @pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
-def test_keep_outputs_matches_twin(device, rng, counts, mask):
+@pytest.mark.parametrize("whole", WHOLE)
+def test_keep_outputs_matches_twin(device, rng, counts, mask, whole):
     inputs = [*(part.to(device) for part in pairs(counts, rng)), mask.to(device)]
-    expected, actual = reference.keep_outputs(*inputs), backend_of(*inputs).keep_outputs(*inputs)
+    whole = None if whole is None or not counts else whole % len(counts)
+    expected, actual = (kernels.keep_outputs(*inputs, whole) for kernels in (reference, backend_of(*inputs)))
 
     for got, want, dtype in zip(actual, expected, (torch.int32, torch.int32, torch.int64), strict=True):
         assert got.dtype == want.dtype == dtype

@@ -208,20 +208,23 @@ def test_table_to_pairs_matches_twin(device, table):
         assert torch.equal(got, want)
 
 
-def test_twin_of_mask_table_outputs(table):
+@pytest.mark.parametrize("first_stays", [False, True])
+def test_twin_of_mask_table_outputs(table, first_stays):
     mask = torch.arange(table.shape[1]) % 3 != 1
-    out = reference.mask_table_outputs(table, mask)
+    out = reference.mask_table_outputs(table, mask, 0 if first_stays and len(table) else None)
 
-    for row, masked in zip(table.tolist(), out.tolist(), strict=True):
-        assert masked == [i if keep else -1 for i, keep in zip(row, mask.tolist(), strict=True)]
+    for k, (row, masked) in enumerate(zip(table.tolist(), out.tolist(), strict=True)):
+        kept = [True] * len(mask) if first_stays and k == 0 else mask.tolist()
+        assert masked == [i if keep else -1 for i, keep in zip(row, kept, strict=True)]
 
 
-def test_mask_table_outputs_matches_twin(device, table):
-    table = table.to(device)
+@pytest.mark.parametrize("first_stays", [False, True])
+def test_mask_table_outputs_matches_twin(device, table, first_stays):
+    table, whole = table.to(device), 0 if first_stays and len(table) else None
     mask = torch.arange(table.shape[1], device=device) % 3 != 1
-    actual = backend_of(table).mask_table_outputs(table, mask)
+    actual = backend_of(table).mask_table_outputs(table, mask, whole)
 
-    assert torch.equal(actual, reference.mask_table_outputs(table, mask))
+    assert torch.equal(actual, reference.mask_table_outputs(table, mask, whole))
 
 
 STEPS = {  # size, stride, dilation, first

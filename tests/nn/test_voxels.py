@@ -1,4 +1,4 @@
-"""Submanifold convolutions that convolve a share of the rows, against SPS as its release simulates it."""
+"""Submanifold convolutions of a share of the rows, against a simulation as SPS has one in its release."""
 
 import math
 
@@ -37,20 +37,24 @@ def _important(feats, batch, share: float) -> torch.Tensor:
 
 
 def _simulated(module, x: SparseTensor) -> torch.Tensor:
-    """All rows are convolved, then those that pass are overwritten."""
+    """All rows are convolved, then those that are left out are overwritten."""
     size = module.relation.kernel_size
     weight = module.weight
     if module.offsets is not None:
-        weight = weight.new_zeros(module.relation.volume, C, C).index_put(
+        weight = weight.new_zeros(module.relation.volume, *weight.shape[1:]).index_put(
             (torch.tensor(module.offsets),), weight
         )
     out = oracle.sparse_conv(x.feats, x.coords, weight, x.coords, Geometry(size), batch=x.batch_size)
+    # of 3^3 the middle, of 2^3 the first
+    rest = x.feats if module.rest == "pass" else x.feats @ weight[13 if size == (3, 3, 3) else 0]
     if module.bias is not None:
         out = out + module.bias
+        rest = rest if module.rest == "pass" else rest + module.bias
     mask = _important(x.feats, x.coords[:, 0], module.voxels)
-    return torch.where(mask[:, None], out, x.feats)
+    return torch.where(mask[:, None], out, rest)
 
 
+REST = ("pass", "centre")
 HERE = {"unsorted": UNSORTED, "two": TWO_BATCHES, "mixed": EMPTY_BETWEEN, "one": CLOUDS["one"]}
 
 
@@ -58,11 +62,14 @@ HERE = {"unsorted": UNSORTED, "two": TWO_BATCHES, "mixed": EMPTY_BETWEEN, "one":
 @pytest.mark.parametrize(
     "options",
     [{"voxels": 0.5}, {"voxels": 0.1, "bias": True}, {"voxels": 0.75, "kernel_size": 2},
-     {"voxels": 0.3, "offsets": [0, 4, 13, 26]}, {"voxels": 0.5, "dataflow": "gather_scatter"}],
+     {"voxels": 0.3, "offsets": [0, 4, 13, 26]}, {"voxels": 0.5, "dataflow": "gather_scatter"},
+     {"voxels": 0.5, "rest": "centre"}, {"voxels": 0.1, "rest": "centre", "bias": True, "c_out": 3},
+     {"voxels": 0.75, "rest": "centre", "kernel_size": 2},
+     {"voxels": 0.3, "rest": "centre", "offsets": [0, 4, 13, 26]}],
     ids=str,
 )  # fmt: skip
 def test_spatial_filtered_is_simulated_sps(rng, cloud, options):
-    x, module = _tensor(cloud, rng), nn.SubmanifoldConv3d(C, C, **options).double()
+    x, module = _tensor(cloud, rng), nn.SubmanifoldConv3d(**{"c_in": C, "c_out": C} | options).double()
     expected, y = _simulated(module, x), module(x)
     grad_out = torch.randn(expected.shape, generator=rng, dtype=torch.float64)
     leaves = [x.feats, *module.parameters()]
@@ -75,8 +82,9 @@ def test_spatial_filtered_is_simulated_sps(rng, cloud, options):
         torch.testing.assert_close(mine, theirs, **close)
 
 
-def test_a_batch_of_two_is_two_batches_of_one(rng):
-    module = nn.SubmanifoldConv3d(C, C, voxels=0.3)
+@pytest.mark.parametrize("rest", REST)
+def test_a_batch_of_two_is_two_batches_of_one(rng, rest):
+    module = nn.SubmanifoldConv3d(C, C, voxels=0.3, rest=rest)
     alone = [_tensor(cloud, rng, torch.float32) for cloud in (UNSORTED, CLUMPED)]
     # one cloud's features are much larger: together they would be chosen first
     alone[1] = alone[1].replace(alone[1].feats * 10)
@@ -84,9 +92,10 @@ def test_a_batch_of_two_is_two_batches_of_one(rng):
     assert torch.equal(together.feats, torch.cat([module(x).feats for x in alone]))
 
 
-def test_all_rows_are_the_plain_convolution(rng):
+@pytest.mark.parametrize("rest", REST)
+def test_all_rows_are_the_plain_convolution(rng, rest):
     x = _tensor(UNSORTED, rng, torch.float32)
-    whole, plain = nn.SubmanifoldConv3d(C, C, voxels=1.0), nn.SubmanifoldConv3d(C, C)
+    whole, plain = nn.SubmanifoldConv3d(C, C, voxels=1.0, rest=rest), nn.SubmanifoldConv3d(C, C)
     plain.load_state_dict(whole.state_dict())
     assert torch.equal(whole(x).feats, plain(x).feats)
     # and nothing is chosen or filtered for it
@@ -95,8 +104,9 @@ def test_all_rows_are_the_plain_convolution(rng):
     assert set(nn.SubmanifoldConv3d(C, C, voxels=0.5).state_dict()) == set(plain.state_dict())
 
 
-def test_no_voxels_and_an_empty_batch(rng):
-    module = nn.SubmanifoldConv3d(C, C, voxels=0.5).double()
+@pytest.mark.parametrize("rest", REST)
+def test_no_voxels_and_an_empty_batch(rng, rest):
+    module = nn.SubmanifoldConv3d(C, C, voxels=0.5, rest=rest).double()
     x = _tensor(CLOUDS["empty"], rng)
     y = module(x)
     y.feats.sum().backward()
@@ -125,7 +135,12 @@ def test_what_cannot_pass_is_refused():
     for share in (0.0, 1.5, float("nan")):
         with pytest.raises(RangeError, match=r"must be in \(0, 1\]"):
             nn.SubmanifoldConv3d(4, 4, voxels=share)
-    assert "voxels=0.5" in repr(nn.SubmanifoldConv3d(4, 4, voxels=0.5))
+    for rest in ("pass", "centre"):
+        assert f"voxels=0.5, rest={rest}" in repr(nn.SubmanifoldConv3d(4, 4, voxels=0.5, rest=rest))
+    with pytest.raises(RangeError, match="rest must be 'pass' or 'centre', got 'drop'"):
+        nn.SubmanifoldConv3d(4, 4, voxels=0.5, rest="drop")
+    with pytest.raises(RangeError, match=r"keep the kernel's centre, offset 13, which is not among"):
+        nn.SubmanifoldConv3d(4, 4, voxels=0.5, rest="centre", offsets=[0, 26])
 
 
 def _block(**options) -> nn.ResidualBlock:
@@ -135,6 +150,10 @@ def _block(**options) -> nn.ResidualBlock:
 FUSED = {
     "norm": lambda: torch_nn.Sequential(nn.SubmanifoldConv3d(C, C, bias=True, voxels=0.5), nn.BatchNorm(C)),
     "norm-relu": lambda: torch_nn.Sequential(nn.SubmanifoldConv3d(C, C, voxels=0.5), nn.BatchNormReLU(C)),
+    "centre": lambda: torch_nn.Sequential(
+        nn.SubmanifoldConv3d(C, C + 1, bias=True, voxels=0.5, rest="centre"), nn.BatchNormReLU(C + 1)
+    ),
+    "block-of-centres": lambda: _block(rest=("centre", "centre")),
     "relu-alone": lambda: torch_nn.Sequential(nn.SubmanifoldConv3d(C, C, bias=True, voxels=0.5), nn.ReLU()),
     "block": _block,
     "block-with-shortcut": lambda: _block(projected=True),
@@ -186,11 +205,12 @@ def test_a_mask_of_inference_mode_may_be_changed_in_place(rng):
         assert kept_outputs(kmap, mask).n_pairs == kmap.n_pairs > few
 
 
-def test_maps_and_clouds_are_prepared(monkeypatch, rng):
+@pytest.mark.parametrize("rest", REST)
+def test_maps_and_clouds_are_prepared(monkeypatch, rng, rest):
     from pcsparse.coords import cache as cache_module
 
     model, x = (
-        torch_nn.Sequential(_block(), nn.SubmanifoldConv3d(C, C, voxels=0.2)).double(),
+        torch_nn.Sequential(_block(), nn.SubmanifoldConv3d(C, C, voxels=0.2, rest=rest)).double(),
         _tensor(TWO_BATCHES, rng),
     )
     expected = model(_tensor(TWO_BATCHES, torch.Generator().manual_seed(20231))).feats
@@ -204,10 +224,11 @@ def test_maps_and_clouds_are_prepared(monkeypatch, rng):
     assert torch.equal(model(x).feats, expected)
 
 
-def test_one_graph_serves_clouds_of_every_size():
+@pytest.mark.parametrize("rest", REST)
+def test_one_graph_serves_clouds_of_every_size(rest):
     torch._dynamo.reset()
     torch.manual_seed(0)
-    network = torch_nn.Sequential(nn.SubmanifoldConv3d(C, C, voxels=0.5), nn.BatchNorm(C)).eval()
+    network = torch_nn.Sequential(nn.SubmanifoldConv3d(C, C, voxels=0.5, rest=rest), nn.BatchNorm(C)).eval()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(network, fullgraph=True, dynamic=True, backend=counter)
     for coords in (CLUMPED.coords, TWO_BATCHES.coords, lidar_like(300)):

@@ -13,7 +13,7 @@ from pcsparse.coords.relation import Relation
 from pcsparse.engine.output_stationary import OutputStationary
 from pcsparse.engine.plan import plan_for
 from pcsparse.engine.problem import ConvProblem
-from pcsparse.errors import DeviceError, DtypeError, ShapeError, UnsupportedError
+from pcsparse.errors import DeviceError, DtypeError, RangeError, ShapeError, UnsupportedError
 from pcsparse.ops import partial_sparse_conv, sparse_conv
 from tests import oracle
 from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED, Cloud
@@ -22,6 +22,8 @@ from tests.oracle import Geometry
 from tests.tolerance import tolerance
 
 C = 4
+# of the offsets of a 3^3 kernel
+CENTRE = 13
 
 
 def _map(cloud: Cloud, size: int = 3) -> KernelMap:
@@ -36,16 +38,28 @@ def _operands(rng, n: int, k: int = 27, dtype=torch.float64, c: int = C) -> dict
 
 
 def _simulated(
-    cloud: Cloud, mask, feats, weight, bias=None, residual=None, scale=None, shift=None, relu=False
+    cloud: Cloud,
+    mask,
+    feats,
+    weight,
+    bias=None,
+    residual=None,
+    scale=None,
+    shift=None,
+    relu=False,
+    centre=None,
 ):
-    """What SPS-Conv's code does: all rows are convolved, those that pass are overwritten."""
+    """What SPS-Conv's code does: all rows are convolved, those that are left out are overwritten."""
     size = round(len(weight) ** (1 / 3))
     out = oracle.sparse_conv(
         feats, cloud.coords, weight, cloud.coords, Geometry((size,) * 3), batch=cloud.batch_size
     )
     out = out if bias is None else out + bias
-    passed = feats * (1 if scale is None else scale) + (0 if shift is None else shift)
-    out = torch.where(mask[:, None], out, passed)
+    if centre is None:
+        rest = feats * (1 if scale is None else scale) + (0 if shift is None else shift)
+    else:
+        rest = feats @ weight[centre] + (0 if bias is None else bias)
+    out = torch.where(mask[:, None], out, rest)
     out = out if residual is None else out + residual
     return out.relu() if relu else out
 
@@ -55,6 +69,8 @@ EPILOGUES = {
     "bias": {"bias"},
     "residual-relu": {"residual", "relu"},
     "everything": {"bias", "residual", "relu", "scale", "shift"},
+    "centre": {"centre"},
+    "centre-everything": {"centre", "bias", "residual", "relu"},
 }
 
 
@@ -63,7 +79,7 @@ def _options(rng, wanted: set[str], operands) -> dict:
     for name in ("scale", "shift"):
         if name in wanted:
             options[name] = torch.randn(C, generator=rng, dtype=torch.float64)
-    return options | {"relu": "relu" in wanted}
+    return options | {"relu": "relu" in wanted, "centre": CENTRE if "centre" in wanted else None}
 
 
 @pytest.mark.parametrize("dataflow", FLOWS)
@@ -93,22 +109,44 @@ def test_spatial_filtered_is_simulated_sps(rng, cloud, wanted, dataflow, share):
 
 @pytest.mark.parametrize("dataflow", FLOWS)
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_gradcheck(rng, dataflow, size):
+@pytest.mark.parametrize("keeps", [False, True], ids=["pass", "centre"])
+def test_gradcheck(rng, dataflow, size, keeps):
     cloud = Cloud(TWO_BATCHES.coords[::12].contiguous(), 2)
     kmap, n = _map(cloud, size), len(cloud.coords)
     operands = _operands(rng, n, size**3, c=2)
     mask = torch.arange(n) % 3 == 0
+    # of a kernel of 2^3 the first offset leads a voxel to itself
+    centre = Relation.of(size).centre if keeps else None
+    assert centre in (None, {1: 0, 2: 0, 3: 13}[size])
 
     def run(feats, weight, bias, residual):
-        return partial_sparse_conv(feats, weight, kmap, mask, bias=bias, residual=residual, dataflow=dataflow)
+        return partial_sparse_conv(
+            feats, weight, kmap, mask, bias=bias, residual=residual, centre=centre, dataflow=dataflow
+        )
 
     assert torch.autograd.gradcheck(run, tuple(operands.values()))
 
 
-def test_pairs_of_rows_that_pass_are_not_multiplied(monkeypatch, rng):
+def test_rows_that_keep_their_centre_may_change_their_channels(rng):
+    kmap, n = _map(TWO_BATCHES), len(TWO_BATCHES.coords)
+    operands, mask = _operands(rng, n), torch.arange(n) % 3 == 0
+    weight = operands["weight"][:, :, :3].detach().clone().requires_grad_()
+    expected = _simulated(TWO_BATCHES, mask, operands["feats"], weight, centre=CENTRE)
+    actual = partial_sparse_conv(operands["feats"], weight, kmap, mask, centre=CENTRE)
+    close = tolerance(torch.float64, 27 * C + n, factor=64)
+    torch.testing.assert_close(actual, expected, **close)
+    wanted = torch.autograd.grad(expected.square().sum(), [operands["feats"], weight])
+    for mine, theirs in zip(
+        torch.autograd.grad(actual.square().sum(), [operands["feats"], weight]), wanted, strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, **close)
+
+
+@pytest.mark.parametrize("centre", [None, CENTRE], ids=["pass", "centre"])
+def test_pairs_that_are_left_out_are_not_multiplied(monkeypatch, rng, centre):
     kmap, n = _map(UNSORTED), len(UNSORTED.coords)
     mask = torch.rand(n, generator=rng) < 0.3
-    wanted = int(kmap.pairs_per_output()[mask].sum())
+    wanted = int(kmap.pairs_per_output()[mask].sum()) + (0 if centre is None else int((~mask).sum()))
     seen = []
     for name in ("forward", "grad_weight"):
         plain = getattr(OutputStationary, name)
@@ -119,12 +157,12 @@ def test_pairs_of_rows_that_pass_are_not_multiplied(monkeypatch, rng):
 
         monkeypatch.setattr(OutputStationary, name, recording)
     operands = _operands(rng, n)
-    out = partial_sparse_conv(operands["feats"], operands["weight"], kmap, mask)
+    out = partial_sparse_conv(operands["feats"], operands["weight"], kmap, mask, centre=centre)
     assert seen == [wanted]
     out.sum().backward()
     # the gradient of the features is a forward pass of the transposed map
     assert seen == [wanted] * 3
-    assert 0 < wanted < 0.5 * kmap.n_pairs
+    assert 0 < wanted < 0.8 * kmap.n_pairs
 
 
 def test_what_was_made_of_a_mask_is_kept_with_it():
@@ -133,6 +171,11 @@ def test_what_was_made_of_a_mask_is_kept_with_it():
     kept = kept_outputs(kmap, mask)
     assert kept.n_pairs == int(kmap.pairs_per_output()[mask].sum())
     assert kept_outputs(kmap, mask) is kept
+    # with an offset whose pairs all stay it is another one
+    centred = kept_outputs(kmap, mask, CENTRE)
+    assert centred.n_pairs == kept.n_pairs + int((~mask).sum())
+    assert kept_outputs(kmap, mask, CENTRE) is centred
+    kept = kept_outputs(kmap, mask)
     # another map, a copy and a mask that was changed are looked at again
     other = _map(UNSORTED)
     assert kept_outputs(other, mask) is not kept
@@ -193,11 +236,20 @@ def test_bad_input_is_refused_before_anything_runs(rng):
             partial_sparse_conv(feats, weight, kmap, mask, **{name: torch.ones(C, device="meta")})
     with pytest.raises(UnsupportedError, match="shift has no gradient here"):
         partial_sparse_conv(feats, weight, kmap, mask, shift=torch.ones(C, requires_grad=True))
+    for centre in (-1, 27):
+        with pytest.raises(RangeError, match=rf"centre must be an offset in 0 \.\.\. 26, got {centre}"):
+            partial_sparse_conv(feats, weight, kmap, mask, centre=centre)
+    with pytest.raises(UnsupportedError, match="for rows that pass; fold them"):
+        partial_sparse_conv(feats, weight, kmap, mask, centre=CENTRE, scale=torch.ones(C))
+    fewer = CoordCache().kernel_map(UNSORTED.coords, UNSORTED.coords[:-1], Relation.of(3))
+    with pytest.raises(ShapeError, match="only where outputs are the inputs' voxels"):
+        partial_sparse_conv(feats, weight, fewer, mask[:-1], centre=CENTRE)
     with pytest.raises(UnsupportedError, match="no dataflow 'im2col'"):
         partial_sparse_conv(feats, weight, kmap, mask, dataflow="im2col")
 
 
-def test_opcheck(rng):
+@pytest.mark.parametrize("centre", [None, CENTRE], ids=["pass", "centre"])
+def test_opcheck(rng, centre):
     kmap, n = _map(TWO_BATCHES), len(TWO_BATCHES.coords)
     operands = _operands(rng, n, dtype=torch.float32)
     feats, weight = operands["feats"], operands["weight"]
@@ -205,7 +257,7 @@ def test_opcheck(rng):
     plan = plan_for(ConvProblem.of(feats, weight, kmap)).encode()
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     operators = torch.ops.pcsparse
-    scale = torch.ones(C)
+    scale = torch.ones(C) if centre is None else None
     found = torch.library.opcheck(
         operators.partial_sparse_conv.default,
         (
@@ -219,6 +271,7 @@ def test_opcheck(rng):
             plan,
             operands["residual"],
             True,
+            centre,
         ),
         test_utils=checks,
     )
@@ -233,24 +286,26 @@ def test_opcheck(rng):
 class _Layer(torch.nn.Module):
     """What an exported network is: operators on tensors, the maps among them."""
 
-    def __init__(self, plan: str) -> None:
+    def __init__(self, plan: str, centre: int | None) -> None:
         super().__init__()
+        self.centre = centre
         self.plan, self.weight = plan, torch.nn.Parameter(torch.ones(27, C, C) / 9)
 
     def forward(self, feats, kmap, clouds):
         mask = torch.ops.pcsparse.important_rows(feats, clouds, 0.5)
         return torch.ops.pcsparse.partial_sparse_conv(
-            feats, self.weight, None, kmap, mask, None, None, self.plan, None, False
+            feats, self.weight, None, kmap, mask, None, None, self.plan, None, False, self.centre
         )
 
 
-def test_an_exported_layer_takes_clouds_of_any_size(rng):
+@pytest.mark.parametrize("centre", [None, CENTRE], ids=["pass", "centre"])
+def test_an_exported_layer_takes_clouds_of_any_size(rng, centre):
     given = []
     for cloud in (TWO_BATCHES, UNSORTED):
         feats = torch.randn(len(cloud.coords), C, generator=rng)
         given.append((feats, _map(cloud).tensors(), CoordCache().cloud_map(cloud.coords, 2).tensors()))
     weight = torch.ones(27, C, C)
-    layer = _Layer(plan_for(ConvProblem.of(given[0][0], weight, _map(TWO_BATCHES))).encode())
+    layer = _Layer(plan_for(ConvProblem.of(given[0][0], weight, _map(TWO_BATCHES))).encode(), centre)
     any_size = {0: Dim.AUTO}
     exported = torch.export.export(
         layer, given[0], dynamic_shapes=(any_size, [{}, any_size, any_size, {}], [{}, *[any_size] * 3])

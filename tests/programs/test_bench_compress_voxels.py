@@ -29,12 +29,15 @@ def study(monkeypatch, tmp_path) -> VoxelStudy:
     )
 
 
-def test_a_street_is_verified_and_measured(study, capsys):
+@pytest.mark.parametrize("rest", ["pass", "centre"])
+def test_a_street_is_verified_and_measured(study, capsys, rest):
     pytest.importorskip("matplotlib")
+    study = replace(study, rest=rest)
     assert run(study) == 0
     text = capsys.readouterr().out
-    assert "agree with simulated SPS" in text
+    assert f"agree with a simulation in float64; rest: {rest}" in text
     content = json.loads(study.out.read_text())
+    assert content["rest"] == rest
     assert [row["share"] for row in content["rows"]] == [1.0, 0.3]
     assert [entry["share"] for entry in content["networks"]] == [1.0, 0.3]
     # stage by stage, two blocks each
@@ -44,7 +47,10 @@ def test_a_street_is_verified_and_measured(study, capsys):
         parts = [layer["shares"][i] for layer in content["layers"]]
         pairs = sum(part["pairs"] for part in parts) / sum(layer["pairs"] for layer in content["layers"])
         assert row["pairs"] == pytest.approx(pairs)
-        assert 0.5 * row["share"] < pairs < min(1.0, 2.0 * row["share"])
+        # a row that keeps its centre keeps a pair
+        rows = sum(layer["rows"] for layer in content["layers"]) if rest == "centre" else 0.0
+        kept = (1 - row["share"]) * rows / sum(layer["pairs"] for layer in content["layers"])
+        assert 0.5 * row["share"] < pairs - kept < min(1.0, 2.0 * row["share"])
         predicted = sum(
             layer["whole"]["median"] * part["pairs"] / layer["pairs"]
             for layer, part in zip(content["layers"], parts, strict=True)
@@ -57,8 +63,10 @@ def test_a_street_is_verified_and_measured(study, capsys):
     assert study.out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("rest", ["pass", "centre"])
 @pytest.mark.parametrize("what", ["rows", "values"])
-def test_a_wrong_network_prints_no_number(monkeypatch, study, capsys, what):
+def test_a_wrong_network_prints_no_number(monkeypatch, study, capsys, what, rest):
+    study = replace(study, rest=rest)
     if what == "rows":
         monkeypatch.setattr(conv, "important_rows", lambda feats, *rest: torch.arange(len(feats)) % 2 == 0)
     else:
@@ -69,7 +77,7 @@ def test_a_wrong_network_prints_no_number(monkeypatch, study, capsys, what):
     monkeypatch.setattr(measure, "time_in_turns", lambda *args, **options: pytest.fail("timed"))
     assert run(study) == 1
     text = capsys.readouterr().out
-    assert f"FAILED: {'rows of ' if what == 'rows' else ''}encoder.0.0.conv2 is not simulated SPS" in text
+    assert f"FAILED: {'rows of ' if what == 'rows' else ''}encoder.0.0.conv2 is not as simulated" in text
     assert "| share" not in text
     assert not study.out.exists()
 
@@ -78,10 +86,12 @@ def test_the_command_line_reaches_the_study(monkeypatch):
     seen = []
     monkeypatch.setattr(study_module, "run", lambda study: seen.append(study) or 0)
     assert bench_compress.main(["voxels", "--quick", "--shares", "0.5", "--layers", "conv2"]) == 0
-    assert bench_compress.main(["voxels", "--points", "a.bin", "--width", "0.5", "--threads", "2"]) == 0
+    other = ["voxels", "--points", "a.bin", "--width", "0.5", "--threads", "2", "--rest", "pass"]
+    assert bench_compress.main(other) == 0
     quick, other = seen
     assert (quick.scene.quick, quick.width, quick.runs) == (True, 0.25, 3)
-    assert (quick.shares, quick.layers) == ((0.5,), "conv2")
+    assert (quick.shares, quick.layers, quick.rest) == ((0.5,), "conv2", "centre")
+    assert other.rest == "pass"
     assert (str(other.scene.cloud), other.width, other.scene.threads, other.runs) == ("a.bin", 0.5, 2, 20)
 
 

@@ -101,8 +101,11 @@ def renumber_pairs(
 
 
 @jit_parallel()
-def _count_kept(rows_out, starts, mask, counts):
+def _count_kept(rows_out, starts, mask, whole, counts):
     for k in prange(counts.size):
+        if k == whole:
+            counts[k] = starts[k + 1] - starts[k]
+            continue
         n = np.uint32(0)
         for p in range(starts[k], starts[k + 1]):
             n += mask[np.uint32(rows_out[p])]
@@ -110,8 +113,12 @@ def _count_kept(rows_out, starts, mask, counts):
 
 
 @jit_parallel()
-def _keep(rows_in, rows_out, starts, mask, places, new_in, new_out):
+def _keep(rows_in, rows_out, starts, mask, whole, places, new_in, new_out):
     for k in prange(starts.size - 1):
+        if k == whole:
+            new_in[places[k] : places[k + 1]] = rows_in[starts[k] : starts[k + 1]]
+            new_out[places[k] : places[k + 1]] = rows_out[starts[k] : starts[k + 1]]
+            continue
         # unsigned: numba looks whether a signed index counts from the end, which takes twice as long
         place, stop, p = np.uint64(places[k]), np.uint64(places[k + 1]), np.uint64(starts[k])
         # no branch, which a random mask would mispredict: the next pair overwrites one that is not kept. The
@@ -124,10 +131,11 @@ def _keep(rows_in, rows_out, starts, mask, places, new_in, new_out):
 
 
 def keep_outputs(
-    rows_in: Tensor, rows_out: Tensor, starts: Tensor, mask: Tensor
+    rows_in: Tensor, rows_out: Tensor, starts: Tensor, mask: Tensor, whole: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     # bytes add up faster than truth values
-    lists = (rows_in.numpy(), rows_out.numpy(), starts.numpy(), mask.numpy().view(np.uint8))
+    bits, every = mask.numpy().view(np.uint8), -1 if whole is None else whole
+    lists = (rows_in.numpy(), rows_out.numpy(), starts.numpy(), bits, every)
     places, counts = np.zeros_like(lists[2]), np.empty(starts.numel() - 1, np.int64)
     _count_kept(*lists[1:], counts)
     np.cumsum(counts, out=places[1:])

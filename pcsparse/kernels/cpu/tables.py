@@ -109,5 +109,8 @@ def table_to_pairs(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return table[there], torch.nonzero(there)[:, 1].int(), starts
 
 
-def mask_table_outputs(table: Tensor, mask: Tensor) -> Tensor:
-    return table.masked_fill(~mask, -1)
+def mask_table_outputs(table: Tensor, mask: Tensor, whole: int | None = None) -> Tensor:
+    masked = table.masked_fill(~mask, -1)
+    if whole is not None:
+        masked[whole] = table[whole]
+    return masked

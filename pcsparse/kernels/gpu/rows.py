@@ -51,9 +51,13 @@ def renumber_pairs(
 
 
 def keep_outputs(
-    rows_in: Tensor, rows_out: Tensor, starts: Tensor, mask: Tensor
+    rows_in: Tensor, rows_out: Tensor, starts: Tensor, mask: Tensor, whole: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     kept = mask.index_select(0, rows_out)
+    if whole is not None:
+        # not a slice: where it begins is known to the device alone
+        place = torch.arange(kept.numel(), device=kept.device)
+        kept |= (place >= starts[whole]) & (place < starts[whole + 1])
     # the one place that waits for the device: how many are kept
     place = torch.nonzero(kept).squeeze(1)
     before = torch.zeros(kept.numel() + 1, dtype=torch.int64, device=kept.device)

@@ -30,8 +30,11 @@ def transpose_table(table: Tensor, n_in: int) -> Tensor:
     return out
 
 
-def mask_table_outputs(table: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, table, -1)
+def mask_table_outputs(table: Tensor, mask: Tensor, whole: int | None = None) -> Tensor:
+    masked = torch.where(mask, table, -1)
+    if whole is not None:
+        masked[whole] = table[whole]
+    return masked
 
 
 def table_to_pairs(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -40,9 +40,11 @@ def renumber_pairs(
 
 
 def keep_outputs(
-    rows_in: Tensor, rows_out: Tensor, starts: Tensor, mask: Tensor
+    rows_in: Tensor, rows_out: Tensor, starts: Tensor, mask: Tensor, whole: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     kept = mask[rows_out.long()]
+    if whole is not None:
+        kept[starts[whole] : starts[whole + 1]] = True
     before = torch.cat([starts.new_zeros(1), kept.cumsum(0)])
     return rows_in[kept], rows_out[kept], before[starts]
 
