@@ -229,10 +229,12 @@ def _loop(
     throughput = Throughput(order.n_steps)
     # one step at least, or there would be no model at the end
     timed_out = stepper.clock.share >= 1.0 and stepper.step > 0
-    if timed_out and stored_step(outputs.folder) < stepper.step:
+    if timed_out and not _has_ended(stepper, val_set, outputs):
         # stopped before the end of an epoch, and out of time now
         epoch = (stepper.step - 1) // order.steps_per_epoch
         _end_epoch(stepper, epoch, val_set, outputs, is_last=True, stores=True)
+        # the best validation may be this one
+        outputs.states.offer(lambda: stepper.state(outputs.facts), due=True, ends=True)
     while stepper.step < order.n_steps and stop.signal_number is None and not timed_out:
         began = time.perf_counter()
         epoch = stepper.step // order.steps_per_epoch
@@ -253,6 +255,14 @@ def _loop(
         outputs.states.offer(lambda: stepper.state(outputs.facts), due=due, ends=ends)
     if stop.signal_number is not None:
         outputs.progress.note(f"stopped by signal {stop.signal_number}; step {stepper.step} is stored")
+
+
+def _has_ended(stepper: Stepper, val_set: SweepSource | None, outputs: _Outputs) -> bool:
+    """Whether the validation and the model of the last step are there already."""
+    if stepper.settings.keep == "best" and val_set is not None and stepper.settings.validate_every > 0:
+        # the model may be of an earlier, better one; the row comes after what it decides
+        return outputs.val_log.last_step == stepper.step
+    return stored_step(outputs.folder) >= stepper.step
 
 
 def _end_epoch(
@@ -279,7 +289,6 @@ def _end_epoch(
         }
         better = found.mean_iou > stepper.best_miou
         stepper.best_miou = max(stepper.best_miou, found.mean_iou)
-        outputs.val_log.write(stepper.step, epoch, found.mean_iou, found.mean_iou_present, found.accuracy)
         outputs.events.scalars(stepper.step, {f"val/{name}": value for name, value in metrics.items()})
         outputs.progress.note(
             f"epoch {epoch + 1}: mIoU {100 * found.mean_iou:.2f} %, over present classes "
@@ -288,6 +297,8 @@ def _end_epoch(
     if better or (stores and (settings.keep == "last" or not validates)):
         card = replace(outputs.card, metrics={"step": float(stepper.step), **metrics})
         save_model(outputs.folder / "model.safetensors", stepper.evaluated, card)
+    if metrics:
+        outputs.val_log.write(stepper.step, epoch, *metrics.values())
 
 
 def _validate(stepper: Stepper, val_set: SweepSource, card: ModelCard) -> SemanticKittiMetrics:

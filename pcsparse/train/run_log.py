@@ -38,6 +38,9 @@ class CsvLog:
         columns: names, `step` first.
         resume_step: keep the rows up to this step and drop the rest; None starts a new file.
 
+    Attributes:
+        last_step: of the last row; -1 without one.
+
     Raises:
         FormatError: the file to be continued is missing or has other columns.
     """
@@ -45,6 +48,7 @@ class CsvLog:
     def __init__(self, path: Path, columns: Sequence[str], *, resume_step: int | None) -> None:
         self.path = path
         self.columns = tuple(columns)
+        self.last_step = -1
         if resume_step is None:
             write_whole(path, (",".join(columns) + "\n").encode())
         elif not path.is_file():
@@ -52,7 +56,11 @@ class CsvLog:
                 f"{path} is missing, so its run cannot be continued; resume=overwrite starts it anew"
             )
         else:
-            write_whole(path, _kept_rows(path, columns, resume_step))
+            rows = _kept_rows(path, columns, resume_step)
+            write_whole(path, rows)
+            step = rows.splitlines()[-1].split(b",", 1)[0]
+            # the header where no row is kept
+            self.last_step = int(step) if step.isdigit() else -1
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
 
@@ -62,6 +70,7 @@ class CsvLog:
             raise FormatError(f"{self.path} has the columns {self.columns}, got {len(values)} values")
         self._writer.writerow([repr(v) if isinstance(v, float) else v for v in values])
         self._file.flush()
+        self.last_step = int(values[0])
 
     def __enter__(self) -> Self:
         return self

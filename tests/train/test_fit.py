@@ -276,6 +276,45 @@ def test_a_stopped_run_that_is_out_of_time_leaves_the_model_of_its_last_step(tmp
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("mious", [[0.5, 0.25], [0.25, 0.5]], ids=["worse", "better"])
+def test_a_run_that_ran_out_of_time_is_validated_once(tmp_path, monkeypatch, mious):
+    left = iter(mious)
+
+    def validate(*_):
+        return SimpleNamespace(mean_iou=next(left), mean_iou_present=0.0, accuracy=0.0)
+
+    monkeypatch.setattr("pcsparse.train.fit._validate", validate)
+    settings = replace(SETTINGS, epochs=9)
+    # six looks at the set come first, then three steps an epoch: a step into the second
+    stopping = Failing(6, 6 + 6 + 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    step = run(tmp_path, settings, stopping, TinyStreets(1), augmentation=Augmentation()).step
+    assert step % 3
+    ended = []
+    for _ in range(2):
+        again = run(
+            tmp_path, replace(settings, time_limit=1e-6), None, TinyStreets(1), augmentation=Augmentation()
+        )
+        assert (again.step, again.timed_out, again.best_miou) == (step, True, 0.5)
+        ended.append({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+    assert column(tmp_path, "step", "val.csv") == ["3", str(step)]
+    assert load_model(tmp_path)[1].metrics["step"] == (3 if mious[0] == 0.5 else step)
+    assert ended[0] == ended[1]
+
+
+def test_a_finished_run_out_of_time_is_not_validated_again(tmp_path, monkeypatch):
+    left = iter([0.5, 0.25])
+
+    def validate(*_):
+        return SimpleNamespace(mean_iou=next(left), mean_iou_present=0.0, accuracy=0.0)
+
+    monkeypatch.setattr("pcsparse.train.fit._validate", validate)
+    run(tmp_path, val_set=TinyStreets(1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    result = run(tmp_path, replace(SETTINGS, time_limit=1e-6), val_set=TinyStreets(1))
+    assert (result.step, result.timed_out, result.best_miou) == (6, False, 0.5)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_finished_run_is_left_alone(tmp_path):
     run(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

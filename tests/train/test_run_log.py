@@ -32,7 +32,9 @@ def test_a_continued_log_loses_later_rows_and_half_a_line(tmp_path):
     path = tmp_path / "log.csv"
     path.write_bytes(b"step,loss\n1,0.5\n2,0.25\n3,0.125\n4,0.06")
     with CsvLog(path, COLUMNS, resume_step=2) as log:
+        assert log.last_step == 2
         log.write(3, 9.0)
+        assert log.last_step == 3
     assert lines(path) == [b"step,loss", b"1,0.5", b"2,0.25", b"3,9.0", b""]
 
 
