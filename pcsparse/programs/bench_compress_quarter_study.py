@@ -135,8 +135,9 @@ class QuarterStudy:
         claim(self.out, self.facts)
 
     def claim_trainings(self) -> None:
-        """Refuse a folder whose networks were trained or searched otherwise, whatever they cost."""
-        claim(self.out, self.training_facts, "trainings.txt", "networks of other trainings")
+        """Refuse a folder whose networks were trained or searched otherwise, or nobody knows how."""
+        made = ("widths.json", "held", *self.networks)
+        claim(self.out, self.training_facts, "trainings.txt", "networks of other trainings", made)
 
 
 def split(network: str) -> tuple[str, int]:

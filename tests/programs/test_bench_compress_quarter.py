@@ -247,6 +247,22 @@ def test_a_folder_keeps_networks_of_one_training_and_takes_more_seeds(tmp_path, 
     assert done == ["run_here"] * 2 + ["measure"] * len(changes)
 
 
+@pytest.mark.parametrize("found", ["dense", "widths.json", "held", "scratch-1"])
+def test_networks_without_a_word_of_their_trainings_are_not_taken_over(tmp_path, found):
+    study = _study(tmp_path)
+    if found == "widths.json":
+        (tmp_path / found).write_text("[8]")
+    else:
+        (tmp_path / found).mkdir()
+    with pytest.raises(FormatError, match=rf"holds {found} and no trainings\.txt, .*another --out") as error:
+        study.claim_trainings()
+    assert study.training_facts in str(error.value)
+    assert not (tmp_path / "trainings.txt").exists()
+    # as the text says
+    (tmp_path / "trainings.txt").write_text(study.training_facts)
+    study.claim_trainings()
+
+
 def test_a_second_call_starts_no_process_for_what_the_first_has_done(tmp_path):
     study = _study(tmp_path, seeds=1, jobs=2, place=Place("cuda"))
     assert jobs.left_of(study) == jobs.tasks_of(study)
