@@ -101,11 +101,21 @@ def save_state(path: Path, state: TrainState) -> None:
 def seconds_spent(folder: Path) -> float:
     """Seconds that the run in a folder has taken, which its time limit counts; 0 where none can be read."""
     try:
-        content = torch.load(folder / "last.pt", map_location="cpu", weights_only=True)
-        return float(content.get("seconds", 0.0))
+        return float(_mapped(folder / "last.pt").get("seconds", 0.0))
     except _UNREADABLE:
         # whoever goes on with it says what is wrong
         return 0.0
+
+
+def _mapped(path: Path) -> dict[str, Any]:
+    """What is in a file, its tensors left on the disk where they can be."""
+    content: dict[str, Any]
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:
+        # written by a torch whose files were no archives yet, or on a disk that maps nothing
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    return content
 
 
 def load_state(path: Path, facts: Mapping[str, str], device: torch.device) -> TrainState:

@@ -62,6 +62,23 @@ def test_the_seconds_of_a_run_are_told_where_there_is_one(tmp_path):
     assert seconds_spent(tmp_path) == 0.0
 
 
+def test_the_seconds_of_a_run_are_read_without_its_weights(tmp_path, monkeypatch):
+    save_state(tmp_path / "last.pt", replace(state_after(), seconds=12.5))
+    read, mapped = torch.load, []
+
+    def load(*given, **more):
+        mapped.append(more.get("mmap"))
+        return read(*given, **more)
+
+    monkeypatch.setattr(torch, "load", load)
+    assert seconds_spent(tmp_path) == 12.5
+    # a state that torch wrote before its files were archives cannot be mapped
+    content = {"seconds": 3.5, "model": {"w": torch.zeros(2)}}
+    torch.save(content, tmp_path / "last.pt", _use_new_zipfile_serialization=False)
+    assert seconds_spent(tmp_path) == 3.5
+    assert mapped == [True, True, None]
+
+
 def test_a_killed_write_leaves_the_old_state(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     save_state(path, state_after(1))
