@@ -99,5 +99,12 @@ class StateWriter:
         if self._pool is None:
             return
         self._pool.shutdown()
-        if kind is None:
+        if value is None:
             self.wait()
+            return
+        refused = None if self._under_way is None else self._under_way.exception()
+        if refused is not None and refused is not value:
+            value.add_note(
+                f"the state that was under way to {self._path} was not written: "
+                f"{type(refused).__name__}: {refused}"
+            )

@@ -88,6 +88,42 @@ def test_an_error_of_the_training_leaves_the_state_that_was_under_way(tmp_path, 
     assert load_state(tmp_path / "last.pt", {}, CPU).step == 3
 
 
+def test_an_error_of_the_training_says_that_the_disk_refused_a_state_too(tmp_path, monkeypatch):
+    def save(path, state):
+        raise OSError("full")
+
+    monkeypatch.setattr(state_writer, "save_state", save)
+
+    def break_down(*, due):
+        with StateWriter(tmp_path / "last.pt", beside=True) as states:
+            states.offer(lambda: _state(3), due=due, ends=False)
+            raise KeyError("sweep 7")
+
+    with pytest.raises(KeyError, match="sweep 7") as error:
+        break_down(due=True)
+    (note,) = error.value.__notes__
+    assert note == f"the state that was under way to {tmp_path / 'last.pt'} was not written: OSError: full"
+    with pytest.raises(KeyError) as error:
+        break_down(due=False)
+    assert not hasattr(error.value, "__notes__")
+
+
+def test_a_refused_state_that_was_raised_is_no_note_on_itself(tmp_path, monkeypatch):
+    def save(path, state):
+        raise OSError("full")
+
+    monkeypatch.setattr(state_writer, "save_state", save)
+
+    def wait():
+        with StateWriter(tmp_path / "last.pt", beside=True) as states:
+            states.offer(lambda: _state(1), due=True, ends=False)
+            states.wait()
+
+    with pytest.raises(OSError, match="full") as error:
+        wait()
+    assert not hasattr(error.value, "__notes__")
+
+
 @pytest.mark.parametrize("later", [True, False])
 def test_what_the_disk_refuses_is_told(tmp_path, later):
     def offer_twice():
