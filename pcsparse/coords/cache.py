@@ -89,8 +89,8 @@ class CoordCache:
     It has no lock: several Python threads may run one network at once, but each on a tensor of its own.
 
     Attributes:
-        how: by which way a GPU makes the tables of maps, or the rule that picks one for each map; see
-            `kernels.map_ways`. Maps are the same by all of them.
+        how: by which way a GPU makes the tables of maps that are asked for without one, or the rule that
+            picks one for each map; see `kernels.map_ways`. Maps are the same by all of them.
     """
 
     _sorted: dict[Token, SortedKeys] = field(default_factory=dict)
@@ -109,6 +109,8 @@ class CoordCache:
     # maps by the identity of all that a layer asks with
     _asked: dict[tuple[int, int, int, int], _Asked] = field(default_factory=dict)
     how: Way | MapRule = "search"
+    # of the last map or level that was asked for with one
+    _asked_how: Way | MapRule | None = None
 
     def __len__(self) -> int:
         """Number of maps."""
@@ -133,9 +135,13 @@ class CoordCache:
         self._sets = [(known, version or _version(known)) for known, version in self._sets]
 
     def rebuilt(self) -> "CoordCache":
-        """All levels and maps of this cache, built anew from the coordinates that were given; to time it."""
-        new, plan = CoordCache(how=self.how), self.plan()
+        """All levels and maps of this cache, built anew from the coordinates that were given; to time it.
+
+        All by one way: that which the last of them was asked for with, as a tuned network asks for all.
+        """
+        new, plan = CoordCache(how=self._asked_how or self.how), self.plan()
         plan.fill(new, {token: coords for token, (coords, _) in enumerate(self._sets)})
+        new.how, new._asked_how = self.how, self._asked_how
         return new
 
     def plan(self) -> "CachePlan":
@@ -223,6 +229,7 @@ class CoordCache:
         offsets: tuple[int, ...] | None = None,
         *,
         searched: tuple[int, ...] | None = None,
+        how: Way | MapRule | None = None,
     ) -> KernelMap:
         """The map of a convolution from `fine` to `coarse`, both (n, 4) int32; built once.
 
@@ -234,13 +241,14 @@ class CoordCache:
             searched: positions that all layers of the map together keep, where that is known: they are
                 searched at once, and no others. Without it the whole kernel is, so that a layer with other
                 offsets finds its map there.
+            how: by which way it is made where it is not there yet; that of the cache if None.
         """
         if torch.compiler.is_compiling():
-            return self._map(fine, coarse, relation, offsets, searched)
+            return self._map(fine, coarse, relation, offsets, searched, how)
         at, versions = (id(fine), id(coarse), id(relation), id(offsets)), (_version(fine), _version(coarse))
         asked = self._asked.get(at)
         if asked is None or asked.versions != versions:
-            kmap = self._map(fine, coarse, relation, offsets, searched)
+            kmap = self._map(fine, coarse, relation, offsets, searched, how)
             if len(self._asked) >= _MOST_ASKED:
                 self._asked.clear()
             asked = self._asked[at] = _Asked((fine, coarse, relation, offsets), versions, kmap)
@@ -253,30 +261,36 @@ class CoordCache:
         relation: Relation,
         offsets: tuple[int, ...] | None,
         searched: tuple[int, ...] | None,
+        how: Way | MapRule | None,
     ) -> KernelMap:
         token = self._token(fine)
         key = MapKey(token, token if coarse is fine else self._token(coarse), relation, offsets)
         kmap = self._maps.get(key)
         if kmap is None:
             with _kept(), NamesSizes(lambda: _map_sizes(fine, coarse, relation)):
-                kmap = self._ready.pop(key, None) or self._build(fine, coarse, key, searched)
+                kmap = self._ready.pop(key, None) or self._build(fine, coarse, key, searched, how)
             self._maps[key] = kmap
         return kmap
 
     def _build(
-        self, fine: Tensor, coarse: Tensor, key: MapKey, searched: tuple[int, ...] | None
+        self,
+        fine: Tensor,
+        coarse: Tensor,
+        key: MapKey,
+        searched: tuple[int, ...] | None,
+        how: Way | MapRule | None,
     ) -> KernelMap:
         if key.offsets is not None:
             wider = self._wider(key)
             if wider is None and key.offsets != searched:
                 among = searched if searched is not None and set(key.offsets) <= set(searched) else None
-                self.kernel_map(fine, coarse, key.relation, among, searched=among)
+                self.kernel_map(fine, coarse, key.relation, among, searched=among, how=how)
                 wider = self._wider(key)
             if wider is not None:
                 have, kmap = wider
                 kept = set(key.offsets)
                 return kmap.keep_offsets(torch.tensor([k in kept for k in have]))
-        same = fine is coarse
+        by, same = self._way(how), fine is coarse
         if same and key.relation.is_symmetric and key.relation.volume == 1:
             # a row meets itself, whatever its coordinates are
             return identity_map(key.relation, fine)
@@ -284,13 +298,18 @@ class CoordCache:
             same
             and key.fine not in self._sorted
             and has_first(fine)
-            and is_searched(fine, key.relation, key.offsets, self.how)
+            and is_searched(fine, key.relation, key.offsets, by)
         ):
             return self._first(fine, key)
         fine_keys = self.sorted_keys(fine)
         coarse_keys = fine_keys if same else self.sorted_keys(coarse)
-        how = self.how
-        return build_kernel_map(fine_keys, coarse_keys, key.relation, key.offsets, same_coords=same, how=how)
+        return build_kernel_map(fine_keys, coarse_keys, key.relation, key.offsets, same_coords=same, how=by)
+
+    def _way(self, how: Way | MapRule | None) -> Way | MapRule:
+        if how is None:
+            return self.how
+        self._asked_how = how
+        return how
 
     def _first(self, coords: Tensor, key: MapKey) -> KernelMap:
         """The map to itself of a cloud whose keys nobody has asked for; they come with it."""
@@ -346,6 +365,8 @@ class CoordCache:
         relation: Relation,
         coverage: str = "touched",
         box: tuple[Triple, Triple] | None = None,
+        *,
+        how: Way | MapRule | None = None,
     ) -> Tensor:
         """Coordinates that a strided convolution of `fine` writes; the way back is remembered for `finer`.
 
@@ -354,10 +375,11 @@ class CoordCache:
             relation: geometry of the kernel.
             coverage: see `build.Strided`.
             box: first and last coarse cell to write, (x, y, z) each; no end if None.
+            how: by which way the map is made that comes with the level; that of the cache if None.
         """
         token = self._token(fine)
         known = self._levels.get(LevelKey(token, relation, coverage, box))
-        return self._made(fine, token, [Strided(relation, coverage, box)])[0] if known is None else known
+        return self._made(fine, token, [Strided(relation, coverage, box)], how)[0] if known is None else known
 
     def coarser_all(self, fine: Tensor, chain: Sequence[Strided]) -> list[Tensor]:
         """`coarser` of `fine` (n, 4) int32, then of that level, and so on: levels not known yet at once."""
@@ -371,11 +393,13 @@ class CoordCache:
         rest = chain[len(made) :]
         return made + self._made(fine, self._token(fine), rest) if rest else made
 
-    def _made(self, fine: Tensor, token: Token, chain: Sequence[Strided]) -> list[Tensor]:
+    def _made(
+        self, fine: Tensor, token: Token, chain: Sequence[Strided], how: Way | MapRule | None = None
+    ) -> list[Tensor]:
         """The levels of a chain of which none is known."""
         made: list[Tensor] = []
         with _kept(), NamesSizes(lambda: _level_sizes(fine, chain[0].relation)):
-            levels = self._first_levels(fine, token, chain)
+            levels = self._first_levels(fine, token, chain, how)
             if len(levels) < len(chain):
                 keys = levels[-1].keys if levels else self.sorted_keys(fine)
                 levels += strided_levels(keys, chain[len(levels) :])
@@ -388,14 +412,17 @@ class CoordCache:
             made.append(found.coords)
         return made
 
-    def _first_levels(self, coords: Tensor, token: Token, chain: Sequence[Strided]) -> list[Level]:
+    def _first_levels(
+        self, coords: Tensor, token: Token, chain: Sequence[Strided], how: Way | MapRule | None
+    ) -> list[Level]:
         """Levels of a cloud whose keys nobody has asked for, which come with them; else an empty list."""
         made: list[Level] = []
         if token in self._sorted or not has_first(coords):
             return made
+        by = self._way(how)
 
         def keys_of(coords: Tensor) -> SortedKeys:
-            keys, levels = first_levels(coords, chain, self.how)
+            keys, levels = first_levels(coords, chain, by)
             made.extend(levels)
             return keys
 

@@ -7,10 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
+from pcsparse.kernels.map_ways import MapRule
 from pcsparse.nn.own_tensor import own_tensor
 from pcsparse.ops.conv import sparse_conv
 from pcsparse.ops.grouped_conv import grouped_sparse_conv
@@ -91,11 +92,16 @@ class SparseConv(nn.Module):
         for parameter in self.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound)
 
-    def _cache(self, x: SparseTensor) -> CoordCache:
-        """That of `x`, which makes maps by the rule that this layer was tuned with, if there is one."""
-        if self.tuned is not None and self.tuned.maps is not None and not torch.compiler.is_compiling():
-            x.cache.how = self.tuned.maps
-        return x.cache
+    @property
+    def _how(self) -> MapRule | None:
+        """The rule for maps that this layer was tuned with; None leaves the way to the cache."""
+        return None if self.tuned is None or torch.compiler.is_compiling() else self.tuned.maps
+
+    def _map(self, x: SparseTensor, fine: Tensor, coarse: Tensor) -> KernelMap:
+        """The map of this layer, from the cache of `x`."""
+        return x.cache.kernel_map(
+            fine, coarse, self.relation, self.offsets, searched=self.searched, how=self._how
+        )
 
     def _convolve(
         self,
@@ -106,7 +112,7 @@ class SparseConv(nn.Module):
         back: bool = False,
         residual: SparseTensor | None = None,
     ) -> Tensor:
-        kmap = self._cache(x).kernel_map(fine, coarse, self.relation, self.offsets, searched=self.searched)
+        kmap = self._map(x, fine, coarse)
         kmap = kmap.transposed() if back else kmap
         extra = None if residual is None else residual.feats
         if self.groups > 1:
@@ -247,9 +253,7 @@ class SubmanifoldConv3d(SparseConv):
         return partial_sparse_conv(
             x.feats,
             self.weight,
-            self._cache(x).kernel_map(
-                x.coords, x.coords, self.relation, self.offsets, searched=self.searched
-            ),
+            self._map(x, x.coords, x.coords),
             mask,
             bias=self.bias,
             scale=self.through_scale,
@@ -313,7 +317,7 @@ class SparseConv3d(SparseConv):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """(n_in, c_in) -> (n_out, c_out) at the coarser level."""
-        coarse = self._cache(x).coarser(x.coords, self.relation, self.coverage, self.box)
+        coarse = x.cache.coarser(x.coords, self.relation, self.coverage, self.box, how=self._how)
         return x.at(self._convolve(x, x.coords, coarse), coarse, _times(x.stride, self.relation.stride))
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pcsparse.coords.relation import Relation
 from pcsparse.engine import map_tuning
 from pcsparse.engine.map_tuning import fitted, tune_maps
 from pcsparse.engine.tune_cache import TuneTable, load_table, store_table
@@ -233,6 +234,13 @@ def test_a_tuned_network_makes_its_maps_by_the_rule(gpu_or_emulated, monkeypatch
         prepare(model, x)
         maps.append(x.cache.maps())
         assert bool(looked) == (table.maps is not None)
-        assert x.cache.how == (table.maps or "search")
+        # whoever asks the cache next has asked for no rule
+        assert x.cache.how == "search"
+        looked_before, known = len(looked), x.cache.rebuilt()
+        assert (len(looked) > looked_before) == (table.maps is not None)
+        assert known.how == "search"
     assert set(looked) == {"clear_lookup", "fill_runs", "look_in_runs"}
+    looked.clear()
+    x.cache.kernel_map(x.coords, x.coords, Relation.of(5))
+    assert not looked
     assert all(torch.equal(kmap.table, maps[1][key].table) for key, kmap in maps[0].items())
