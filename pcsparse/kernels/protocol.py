@@ -488,10 +488,10 @@ class Backend(Protocol):
         """Mean of |feats| over the channels of each row.
 
         Args:
-            feats: (n, c) float, c at least 1.
+            feats: (n, c) float.
 
         Returns:
-            (n,) float32, or float64 for float64; a NaN makes NaN.
+            (n,) float32, or float64 for float64; a NaN makes NaN, and so does a row without channels.
 
         Source: Liu et al., NeurIPS 2022 (arXiv 2209.14201): the importance of a voxel.
         """

@@ -48,6 +48,16 @@ def test_magnitudes_of_strided_rows_and_of_what_is_no_number(device):
     assert scores[3] == 0
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_without_channels_have_no_magnitude(device, dtype):
+    feats = torch.zeros(3, 0, dtype=dtype)
+    for backend in (reference, backend_of(feats.to(device))):
+        scores = backend.mean_magnitude(feats if backend is reference else feats.to(device))
+        assert scores.dtype == _wide(dtype)
+        assert scores.shape == (3,)
+        assert bool(scores.isnan().all())
+
+
 SELECTIONS = {  # scores, groups of rows, how many of each
     "nothing": ([], [], []),
     "no-rows": ([], [[]], [0]),

@@ -72,6 +72,15 @@ def test_implicit_gemm_grad_weight_matches_twin(device, rng, k, c_in, c_out, dty
     _check(device, *_operands(rng, table, c_in, c_out, dtype), table, packed)
 
 
+@FORMS
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("c_in", "c_out"), [(0, 4), (4, 0), (0, 0)])
+def test_the_gradient_of_no_channels_is_empty(device, rng, c_in, c_out, dtype, packed):
+    table = _table(rng, 3, 20)
+    actual = _check(device, *_operands(rng, table, c_in, c_out, dtype), table, packed)
+    assert actual.shape == (3, c_in, c_out)
+
+
 @pytest.mark.parametrize(("k", "partials"), [(1, 1), (1, 9), (6, 1), (6, 2), (6, 9), (6, 30), (27, 5)])
 def test_grad_weight_layout_matches_twin(device, rng, k, partials):
     """Shares that end anywhere: within an offset, at its end, beyond the last pair."""

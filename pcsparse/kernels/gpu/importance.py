@@ -31,6 +31,9 @@ _MEAN_MAGNITUDE = Launcher(_mean_magnitude)
 def mean_magnitude(feats: Tensor) -> Tensor:
     feats = feats.contiguous()
     n, c = feats.shape
+    if c == 0:
+        # as the mean of nothing is
+        return torch.full((n,), torch.nan, dtype=wide(feats.dtype), device=feats.device)
     align, block_c = alignment(c), channel_block(c)
     rows = _TILE // block_c
     scores = torch.empty(n, dtype=wide(feats.dtype), device=feats.device)

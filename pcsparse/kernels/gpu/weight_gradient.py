@@ -108,7 +108,7 @@ def implicit_gemm_grad_weight(
     c_in, c_out = feats.shape[1], grad_out.shape[1]
     feats, grad_out = _loadable(feats), _loadable(grad_out)
     (k, n_out), wide_in, wide_out = table.shape, feats.shape[1], grad_out.shape[1]
-    if k * n_out == 0:
+    if k * n_out * c_in * c_out == 0:
         return feats.new_zeros(k, c_in, c_out)
     plan = _plan(
         (k, n_out, wide_in, wide_out),
