@@ -13,9 +13,6 @@ from torch import nn
 from pcsparse.compress.channel_scores import Losses
 from pcsparse.compress.pruning import Prunable, Pruning
 from pcsparse.compress.pruning_channels import ChannelPruning
-from pcsparse.compress.search.amc import AMC
-from pcsparse.compress.search.bisect import Bisection
-from pcsparse.compress.search.dynamic_programming import DynamicProgramming
 from pcsparse.compress.search.executor import Executor
 from pcsparse.compress.search.task import Method
 from pcsparse.compress.sensitivity import fingerprint
@@ -89,12 +86,8 @@ class Job:
                 f"least squares refit layers that lost channels, not {pruning.name}; set reconstruct=false "
                 "or compress=channels"
             )
-        if isinstance(method, AMC) and settings.evaluations < 2:
-            # the search says so itself, but not before all was scanned
-            raise RangeError(
-                f"{method.name} needs a rollout to warm up and one to act, got evaluations="
-                f"{settings.evaluations}; some hundreds are usual"
-            )
+        # the search would say so itself, but not before all was scanned
+        method.fitted(settings.evaluations)
         weights = find_weights(checkpoint_or_default(settings.checkpoint))
         if weights.resolve().is_relative_to(Path(settings.output_dir).resolve()):
             raise FormatError(
@@ -210,7 +203,7 @@ class Job:
             },
             "search": {
                 **scored, "compress": pruning.facts("search"), "budget": asdict(settings.budget),
-                "method": repr(self.method), "evaluations": settings.evaluations, "seed": settings.seed,
+                **self.method.facts, "evaluations": settings.evaluations, "seed": settings.seed,
                 "scan": settings.scan.run,
             },
             **self._inputs_after_search(base["model"]),
@@ -234,18 +227,6 @@ class Job:
                 "sweeps": _digest(self.final_set, self.card.voxels), "threads": torch.get_num_threads(),
             },
         }  # fmt: skip
-
-
-def scaled(method: Method, evaluations: int) -> Method:
-    """A method whose schedule, where it has one, fits a number of evaluations."""
-    if isinstance(method, AMC) and evaluations > 1:
-        return AMC(method.settings.scaled_to(evaluations), method.rollouts)
-    return method
-
-
-def takes_curves(method: Method) -> bool:
-    """Whether a method decides by sensitivity curves alone."""
-    return isinstance(method, Bisection | DynamicProgramming)
 
 
 def _near(path: Path) -> Path:

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from torch import nn
 
@@ -14,15 +13,13 @@ from pcsparse.compress.search.executor import Evaluate, Executor, Finished, InPr
 from pcsparse.compress.search.figures import search_figure
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.space import Assignment, Space
-from pcsparse.compress.search.task import Method
-from pcsparse.compress.search.uniform import FilledUniform, Uniform
 from pcsparse.compress.sensitivity import Axis, WeightsAxis, scan
 from pcsparse.compress.sensitivity_figure import sensitivity_figure, sensitivity_page
 from pcsparse.compress.sensitivity_table import Point, SensitivityTable
 from pcsparse.compress.space_of import curves_of
 from pcsparse.programs.compress_evaluation import SearchScore, SweepScorer, inputs_of
 from pcsparse.programs.compress_folder import RunFolder
-from pcsparse.programs.compress_job import Job, scaled, takes_curves
+from pcsparse.programs.compress_job import Job
 from pcsparse.programs.compress_models import card_of
 from pcsparse.train.model_file import load_model, save_model
 
@@ -141,8 +138,10 @@ def search_step(
         return Choice.load(path)
     evaluate = SearchScore(job.prunable.networks(space), score)
     n = job.settings.evaluations
-    method = _with_curves(scaled(job.method, n), space, scanned)
-    print(f"search: {method.name}, {_evaluations(method, n)}, {folder.path / 'search.jsonl'}")
+    method = job.method.fitted(n)
+    if scanned is not None and method.wants_curves:
+        method = method.with_curves(curves_of(space, scanned))
+    print(f"search: {method.name}, {_evaluations(method.takes(n))}, {folder.path / 'search.jsonl'}")
     with folder.running("search"):
         result = search(
             space,
@@ -158,8 +157,7 @@ def search_step(
         search_figure([result], folder.path / "search.png")
         choice = choice_of(result, space, scanned, job.prunable.places)
         choice.save(path)
-    n_done = f"{result.evaluations} evaluation{'' if result.evaluations == 1 else 's'}"
-    print(f"  best of {n_done}: score {choice.score:.4f} at {choice.cost:.6g} "
+    print(f"  best of {_evaluations(result.evaluations)}: score {choice.score:.4f} at {choice.cost:.6g} "
           f"{space.unit}{', ' + result.note if result.note else ''}")  # fmt: skip
     return choice
 
@@ -192,18 +190,8 @@ def prune_step(job: Job, folder: RunFolder, space: Space, assignment: Assignment
     return small.eval()
 
 
-def _with_curves(method: Method, space: Space, scanned: SensitivityTable | None) -> Method:
-    """The curves of the scan for a method that decides by them."""
-    if scanned is None or not takes_curves(method) or getattr(method, "curves", None) is not None:
-        return method
-    made: Method = replace(method, curves=curves_of(space, scanned))  # type: ignore[type-var]
-    return made
-
-
-def _evaluations(method: Method, most: int) -> str:
-    """How many a search may take, in words."""
-    decided = isinstance(method, Uniform | FilledUniform) or getattr(method, "curves", None) is not None
-    return "1 evaluation" if decided or most == 1 else f"{most} evaluations"
+def _evaluations(n: int) -> str:
+    return "1 evaluation" if n == 1 else f"{n} evaluations"
 
 
 class _Telling:

@@ -13,7 +13,7 @@ costs are step functions and what fits is looked up.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,12 +23,12 @@ from pcsparse.compress.search.budget import clamp, fitting, to_budget
 from pcsparse.compress.search.ddpg import DDPG, State, Transition
 from pcsparse.compress.search.exploration import truncated_normal
 from pcsparse.compress.search.space import Indices
-from pcsparse.compress.search.task import Task
+from pcsparse.compress.search.task import Method, Task
 from pcsparse.errors import RangeError
 
 
 @dataclass(frozen=True)
-class AMC:
+class AMC(Method):
     """The agent of AMC.
 
     Attributes:
@@ -55,6 +55,19 @@ class AMC:
         """Stands in logs: without one rollout, as in those from before there could be more."""
         more = f", rollouts={self.rollouts}" if self.rollouts > 1 else ""
         return f"AMC(settings={self.settings!r}{more})"
+
+    def fitted(self, evaluations: int) -> Method:
+        """With the schedule of the settings scaled to them.
+
+        Raises:
+            RangeError: fewer than two.
+        """
+        if evaluations < 2:
+            raise RangeError(
+                f"{self.name} needs a rollout to warm up and one to act, got evaluations={evaluations}; some "
+                "hundreds are usual"
+            )
+        return replace(self, settings=self.settings.scaled_to(evaluations))
 
     def reward(self, error: float, cost: float) -> float:
         """By the settings."""

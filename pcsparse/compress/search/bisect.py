@@ -1,32 +1,51 @@
 """Sensitivity bisection: every step may lose as much as every other."""
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pcsparse.compress.search.curves import SensitivityCurves, measure_curves
-from pcsparse.compress.search.task import Task
+from pcsparse.compress.search.dominated import cheapest_from
+from pcsparse.compress.search.space import Assignment
+from pcsparse.compress.search.task import Method, Task
 
 
 @dataclass(frozen=True)
-class Bisection:
-    """The smallest common loss at which the narrowest widths that lose no more meet the budget.
+class Bisection(Method):
+    """The smallest common loss at which the cheapest widths that lose no more meet the budget.
 
-    Curves are measured within the evaluations where none are given. All thresholds at which something changes
-    are tried, a few hundred: measured costs need not fall with them, so that halving could go astray.
-
-    In a space where a wider width of a step may cost less than a narrower one, as milliseconds of channels
-    sometimes do, the narrowest is taken all the same: logs of earlier searches hold that choice. What such a
-    step should not choose can be left out of the space, see `dominated.without_dominated`.
+    Curves are measured within the evaluations where none are given. The cheapest widths are the narrowest
+    where costs grow with them; milliseconds of channels sometimes fall, and then a wider width is taken,
+    which loses no more. So the cost falls as the loss grows, and halving finds the smallest loss.
 
     Attributes:
         curves: of a scan of the same space.
 
-    Source: FastNAS in NVIDIA's ModelOpt; there a binary search.
+    Source: FastNAS in NVIDIA's ModelOpt.
     """
 
     curves: SensitivityCurves | None = None
     name = "bisection"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """With a word on the widths, which were others once."""
+        widths = "the cheapest that lose no more; a log without this word took the narrowest"
+        return {**super().facts, "widths": widths}
+
+    @property
+    def wants_curves(self) -> bool:
+        """Unless it has them."""
+        return self.curves is None
+
+    def with_curves(self, curves: SensitivityCurves) -> Method:
+        """By these curves."""
+        return replace(self, curves=curves)
+
+    def takes(self, evaluations: int) -> int:
+        """One where the curves are there."""
+        return evaluations if self.curves is None else 1
 
     def reward(self, error: float, cost: float) -> float:
         """Less error is better."""
@@ -36,11 +55,15 @@ class Bisection:
         """Measure the curves, then ask once."""
         curves = self.curves or measure_curves(task, reserve=1)
         losses = curves.losses(task.space)
-        thresholds = np.unique(np.concatenate(losses))
-        rows = np.array([[int((loss > most).sum()) for loss in losses] for most in thresholds])
-        fits = np.flatnonzero(task.space.costs(rows) <= task.budget)
-        if not len(fits):
-            task.ask([task.space.cheapest])
-            return "no common loss meets the budget; this is the cheapest network"
-        task.ask([task.space.assignment(rows[fits[0]])])
-        return f"each step alone loses at most {thresholds[fits[0]]:.4g}"
+        thresholds = np.unique(np.concatenate(losses)).tolist()
+
+        def widths(most: float) -> Assignment:
+            return cheapest_from(task.space, np.array([int((loss > most).sum()) for loss in losses]))
+
+        # all of the largest threshold's widths are allowed, and the cheapest of all meets the budget
+        last = len(thresholds) - 1
+        place = bisect_left(
+            range(last), True, key=lambda i: task.space.cost(widths(thresholds[i])) <= task.budget
+        )
+        task.ask([widths(thresholds[place])])
+        return f"each step alone loses at most {thresholds[place]:.4g}"

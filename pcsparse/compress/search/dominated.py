@@ -1,12 +1,14 @@
-"""Widths that nobody should choose: they cost no less than a wider one."""
+"""Widths that nobody should choose: they cost no less than wider ones."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from pcsparse.compress.search.budget import fitting
 from pcsparse.compress.search.elimination import Factor
-from pcsparse.compress.search.space import CostTerm, Space
+from pcsparse.compress.search.space import Assignment, CostTerm, Indices, Space
 
 
 def without_dominated(space: Space) -> Space:
@@ -24,6 +26,30 @@ def without_dominated(space: Space) -> Space:
         narrower saves anything have their full width alone.
     """
     stays = [_undominated(space, place) for place in range(len(space.steps))]
+    return _restricted(space, [np.flatnonzero(kept) for kept in stays])
+
+
+def cheapest_from(space: Space, least: Indices) -> Assignment:
+    """The cheapest of all assignments that are nowhere narrower than one.
+
+    It is that one itself where costs grow with widths; where they do not, what is wider may cost less. Of
+    equally cheap ones it is one that no single step can leave for a wider width. Exact as
+    `Space.cheapest` is.
+
+    Args:
+        space: of choices.
+        least: places of the narrowest widths, (n_steps,).
+    """
+    places = [np.arange(low, size) for low, size in zip(least, space.sizes, strict=True)]
+    found = space.indices(_restricted(space, places).cheapest)
+    for step in range(len(found)):
+        cost = float(space.costs(found[None])[0])
+        found[step] = np.flatnonzero(fitting(space, found, step, cost))[-1]
+    return space.assignment(found)
+
+
+def _restricted(space: Space, stays: Sequence[Indices]) -> Space:
+    """The same space with some places of each step's grid."""
     steps = tuple(
         replace(step, widths=tuple(np.array(step.widths)[kept].tolist()))
         for step, kept in zip(space.steps, stays, strict=True)

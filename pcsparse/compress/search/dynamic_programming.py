@@ -1,15 +1,15 @@
 """Losses taken from sensitivity curves, their sum made least within the budget."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pcsparse.compress.search.curves import SensitivityCurves, measure_curves
 from pcsparse.compress.search.knapsack import allocate
 from pcsparse.compress.search.lagrangian import allocate_by_price
-from pcsparse.compress.search.task import Task
+from pcsparse.compress.search.task import Method, Task
 
 
 @dataclass(frozen=True)
-class DynamicProgramming:
+class DynamicProgramming(Method):
     """The widths with the least sum of losses, each taken from its step's curve as if the others were whole.
 
     Exact for these curves on chains and on networks with few skips under way at once; beyond that by prices,
@@ -24,6 +24,19 @@ class DynamicProgramming:
 
     curves: SensitivityCurves | None = None
     name = "dynamic programming"
+
+    @property
+    def wants_curves(self) -> bool:
+        """Unless it has them."""
+        return self.curves is None
+
+    def with_curves(self, curves: SensitivityCurves) -> Method:
+        """By these curves."""
+        return replace(self, curves=curves)
+
+    def takes(self, evaluations: int) -> int:
+        """One where the curves are there."""
+        return evaluations if self.curves is None else 1
 
     def reward(self, error: float, cost: float) -> float:
         """Less error is better."""

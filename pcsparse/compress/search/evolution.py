@@ -9,7 +9,7 @@ import numpy as np
 from pcsparse.compress.search.budget import to_budget
 from pcsparse.compress.search.random_search import MOST_DRAWS, draws
 from pcsparse.compress.search.space import Assignment
-from pcsparse.compress.search.task import Task
+from pcsparse.compress.search.task import Method, Task
 from pcsparse.compress.search.trials import Trial
 from pcsparse.compress.search.uniform import uniform_widths
 from pcsparse.errors import RangeError
@@ -19,7 +19,7 @@ _FARTHEST = 2
 
 
 @dataclass(frozen=True)
-class Evolution:
+class Evolution(Method):
     """Mutation at the budget: what one step gains others give.
 
     A child moves one or a few steps of its parent and is brought back to the budget by `budget.to_budget`.

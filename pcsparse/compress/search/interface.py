@@ -54,7 +54,7 @@ def search(
     if evaluations < 1:
         raise RangeError(f"a search needs at least one evaluation, got {evaluations}")
     facts = {
-        "method": repr(method), "seed": seed, "budget": float(budget), "evaluations": evaluations,
+        **method.facts, "seed": seed, "budget": float(budget), "evaluations": evaluations,
         "unit": space.unit, "space": space.fingerprint,
     }  # fmt: skip
     if tag:

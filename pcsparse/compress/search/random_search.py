@@ -8,14 +8,14 @@ import numpy as np
 
 from pcsparse.compress.search.budget import to_budget
 from pcsparse.compress.search.space import Assignment
-from pcsparse.compress.search.task import Task
+from pcsparse.compress.search.task import Method, Task
 
 MOST_DRAWS = 20
 """For one assignment that was not seen before; small spaces run out of them."""
 
 
 @dataclass(frozen=True)
-class RandomSearch:
+class RandomSearch(Method):
     """Uniformly drawn widths, brought to the budget."""
 
     name = "random"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,9 +12,15 @@ from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.search.trials import WORST_SCORE, Trial
 from pcsparse.errors import FormatError, RangeError
 
+if TYPE_CHECKING:
+    from pcsparse.compress.search.curves import SensitivityCurves
+
 
 class Method(Protocol):
-    """A way to search. Frozen settings; whatever changes lives in `run`."""
+    """A way to search. Frozen settings; whatever changes lives in `run`.
+
+    Methods inherit from it: what it needs beyond a budget is nothing, unless one says otherwise.
+    """
 
     @property
     def name(self) -> str:
@@ -25,6 +31,32 @@ class Method(Protocol):
 
     def run(self, task: "Task") -> str:
         """Ask until satisfied, or until nothing is left to ask; returns a note on the answer."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What tells logs of this search from those of others."""
+        return {"method": repr(self)}
+
+    def fitted(self, evaluations: int) -> "Method":
+        """The same method, a schedule that it has laid over so many evaluations.
+
+        Raises:
+            RangeError: they are too few.
+        """
+        return self
+
+    @property
+    def wants_curves(self) -> bool:
+        """Whether it decides by sensitivity curves and has none."""
+        return False
+
+    def with_curves(self, curves: "SensitivityCurves") -> "Method":
+        """The same method, by these curves where it decides by any."""
+        return self
+
+    def takes(self, evaluations: int) -> int:
+        """How many of so many evaluations it may take."""
+        return evaluations
 
 
 class Task:

@@ -5,14 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from pcsparse.compress.search.space import Assignment, Space
-from pcsparse.compress.search.task import Task
+from pcsparse.compress.search.task import Method, Task
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Method):
     """The largest common keep ratio that meets the budget; one evaluation."""
 
     name = "uniform"
+
+    def takes(self, evaluations: int) -> int:
+        """One."""
+        return 1
 
     def reward(self, error: float, cost: float) -> float:
         """Less error is better."""
@@ -38,7 +42,7 @@ def uniform_widths(space: Space, budget: float) -> Assignment:
 
 
 @dataclass(frozen=True)
-class FilledUniform:
+class FilledUniform(Method):
     """As uniform as widths can be that use the budget; one evaluation.
 
     Where grids are coarse, as of 16 channels in steps of 8, groups of one size become wider all at once and
@@ -46,6 +50,10 @@ class FilledUniform:
     """
 
     name = "uniform, filled"
+
+    def takes(self, evaluations: int) -> int:
+        """One."""
+        return 1
 
     def reward(self, error: float, cost: float) -> float:
         """Less error is better."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pcsparse.compress.search.curves import SensitivityCurves
 from pcsparse.compress.search.space import Assignment, CostTerm, Space, Step
 
 
@@ -90,3 +91,14 @@ def everything(space: Space) -> list[Assignment]:
 
 def best_of_all(space: Space, evaluate: Additive, budget: float) -> float:
     return max(evaluate(widths) for widths in everything(space) if space.cost(widths) <= budget)
+
+
+def curves_of(space: Space, evaluate) -> SensitivityCurves:
+    largest = space.largest
+    return SensitivityCurves(
+        evaluate(largest),
+        tuple(
+            tuple(evaluate((*largest[:i], width, *largest[i + 1 :])) for width in step.widths)
+            for i, step in enumerate(space.steps)
+        ),
+    )

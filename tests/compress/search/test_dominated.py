@@ -7,10 +7,10 @@ import pytest
 
 from pcsparse.compress.search.bisect import Bisection
 from pcsparse.compress.search.curves import SensitivityCurves
-from pcsparse.compress.search.dominated import without_dominated
+from pcsparse.compress.search.dominated import cheapest_from, without_dominated
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.space import CostTerm, Space
-from tests.compress.search.spaces import chain, steps, unet
+from tests.compress.search.spaces import chain, everything, steps, unet
 
 WIDTHS = (8, 16, 24, 32)
 
@@ -65,9 +65,30 @@ def test_a_bisection_pays_for_nothing_that_loses():
     less = without_dominated(space)
     result = search(less, half, 11.0, 1, method=Bisection(SensitivityCurves(0.9, ((None,), second))))
     assert result.best.widths == (32, 16)
+    # in the whole space, too: what the narrower ones of the first step lose is lost for nothing
     first = (0.88, 0.89, 0.895, None)
-    blind = search(space, half, 11.0, 1, method=Bisection(SensitivityCurves(0.9, (first, second))))
-    assert blind.note.startswith("no common loss")
+    whole = search(space, half, 11.0, 1, method=Bisection(SensitivityCurves(0.9, (first, second))))
+    assert (whole.best.widths, whole.note) == ((32, 16), "each step alone loses at most 0.2")
+
+
+def test_what_is_as_wide_and_cheapest_is_what_trying_all_finds():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        terms = (
+            CostTerm("pair", ("g0", "g1"), rng.integers(1, 9, (4, 4))),
+            CostTerm("next", ("g1", "g2"), rng.integers(1, 9, (4, 4))),
+        )
+        space = Space(steps(3, WIDTHS), terms)
+        least = rng.integers(4, size=3)
+        wider = [w for w in everything(space) if (space.indices(w) >= least).all()]
+        found = cheapest_from(space, least)
+        cost = min(space.cost(w) for w in wider)
+        assert found in wider
+        assert space.cost(found) == cost
+        # nothing can be had for it
+        for place, step in enumerate(space.steps):
+            for width in step.widths[step.widths.index(found[place]) + 1 :]:
+                assert space.cost((*found[:place], width, *found[place + 1 :])) > cost
 
 
 def half(widths):

@@ -13,10 +13,10 @@ from pcsparse.compress.search.dynamic_programming import DynamicProgramming
 from pcsparse.compress.search.evolution import Evolution
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.random_search import RandomSearch
-from pcsparse.compress.search.task import Task
+from pcsparse.compress.search.task import Method, Task
 from pcsparse.compress.search.uniform import FilledUniform, Uniform
 from pcsparse.errors import FormatError, PcsparseError, RangeError
-from tests.compress.search.spaces import Counted, additive, chain, everything, unet
+from tests.compress.search.spaces import Counted, additive, chain, curves_of, everything, unet
 
 SPACE = chain(4)
 HALF = SPACE.cost(SPACE.largest) / 2
@@ -33,7 +33,7 @@ METHODS = {
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
-class Listed:
+class Listed(Method):
     """A method that asks for what it is told."""
 
     name = "listed"
@@ -67,6 +67,46 @@ def test_every_rollout_meets_the_budget(method, share):
             assert trial.score == score(trial.widths)
             assert trial.reward == -(1 - trial.score)
         assert result.best.cost <= budget
+
+
+def test_a_log_of_a_bisection_that_took_the_narrowest_widths_is_told_from_others(tmp_path):
+    log = tmp_path / "search.jsonl"
+    search(SPACE, SCORE, HALF, 9, method=Bisection(), log=log)
+    header, *lines = log.read_text().splitlines()
+    # as before it took cheaper ones
+    old = {key: value for key, value in json.loads(header).items() if key != "widths"}
+    log.write_text("\n".join((json.dumps(old), *lines, "")))
+    with pytest.raises(FormatError, match=r"another search \(widths None, now 'the cheapest .* narrowest'\)"):
+        search(SPACE, SCORE, HALF, 9, method=Bisection(), log=log)
+
+
+@every_method
+def test_logs_of_other_methods_are_as_they_were(method):
+    facts = method.facts
+    assert facts.pop("method") == repr(method)
+    assert tuple(facts) == (("widths",) if method.name == "bisection" else ())
+
+
+@pytest.mark.parametrize("name", ["bisection", "dynamic programming"])
+def test_a_method_says_what_it_needs(name):
+    curves = curves_of(SPACE, SCORE)
+    assert METHODS[name].wants_curves
+    given = METHODS[name].with_curves(curves)
+    assert (given.curves, given.wants_curves) == (curves, False)
+    assert (METHODS[name].takes(30), given.takes(30)) == (30, 1)
+    for other in METHODS.values():
+        if other.name != name and not other.wants_curves:
+            assert other.with_curves(curves) is other
+    asked = {name: METHODS[name].takes(30) for name in ("uniform", "uniform, filled", "random", "amc")}
+    assert asked == {"uniform": 1, "uniform, filled": 1, "random": 30, "amc": 30}
+
+
+def test_a_method_with_a_schedule_fits_it_to_the_evaluations():
+    assert METHODS["evolution"].fitted(7) is METHODS["evolution"]
+    amc = AMC(rollouts=3)
+    assert amc.fitted(100) == AMC(amc.settings.scaled_to(100), 3)
+    with pytest.raises(RangeError, match="amc needs a rollout to warm up and one to act, got evaluations=1;"):
+        amc.fitted(1)
 
 
 @every_method
