@@ -107,7 +107,7 @@ def scan(
                 if on_point is not None:
                     on_point(point)
     listed = tuple(found[cut] for curve in curves for cut in curve if cut in found)
-    return SensitivityTable(how.name, dense, listed, worst)
+    return SensitivityTable(how.name, dense, listed, worst, dict(how.labels()))
 
 
 def _lanes(curves: Sequence[list[Cut]], *, in_order: bool, each: bool) -> Iterator[list[list[Cut]]]:

@@ -27,6 +27,9 @@ class Axis(Protocol):
     def sizes(self) -> Mapping[str, int]:
         """What can be pruned one by one, with the number of its parts (weights, channels)."""
 
+    def labels(self) -> Mapping[str, str]:
+        """What a figure calls those of them whose names say too little."""
+
     def kept(self, name: str, ratio: float) -> int:
         """How many parts stay at a ratio."""
 
@@ -58,6 +61,10 @@ class WeightsAxis:
     def sizes(self) -> Mapping[str, int]:
         """Weights of each layer."""
         return self._sizes
+
+    def labels(self) -> Mapping[str, str]:
+        """Names say it all."""
+        return {}
 
     def kept(self, name: str, ratio: float) -> int:
         """Weights that stay."""
@@ -114,6 +121,10 @@ class ChannelsAxis:
     def sizes(self) -> Mapping[str, int]:
         """Channels of each group that may become narrower."""
         return {group.name: group.width for group in self._graph.free}
+
+    def labels(self) -> Mapping[str, str]:
+        """Names say it all."""
+        return {}
 
     def kept(self, name: str, ratio: float) -> int:
         """Channels that stay, rounded up to the multiple."""

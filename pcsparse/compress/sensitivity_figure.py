@@ -115,6 +115,11 @@ def panels_of(names: Sequence[str]) -> dict[str, list[str]]:
     return panels
 
 
+def legend_of(table: SensitivityTable, panel: str, name: str) -> str:
+    """What a curve is called in its panel, whose title says what all names begin with."""
+    return table.labels.get(name, name).replace(f"{panel}.", "", 1)
+
+
 def _png(table: SensitivityTable, title: str) -> bytes:
     require_extra("matplotlib", "view")
     # not pyplot: that would pick a display
@@ -146,7 +151,7 @@ def _panel(axes: Any, table: SensitivityTable, panel: str, names: Sequence[str])
         xs = [0.0, *(point.ratio for point in points if point.ratio > 0)]
         ys = [table.dense.metric, *(table.metric(point) for point in points if point.ratio > 0)]
         colour = _COLOURS[i % len(_COLOURS)]
-        label = name.removeprefix(f"{panel}.")
+        label = legend_of(table, panel, name)
         axes.plot(
             xs, ys, color=colour, marker=_MARKS[i % len(_MARKS)], markersize=3, linewidth=1.1, label=label
         )

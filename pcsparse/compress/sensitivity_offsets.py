@@ -75,6 +75,10 @@ class OffsetsAxis:
         groups = (group for group in self._maps.groups if group.free or self._strided)
         return {group.name: len(group.offsets) for group in groups}
 
+    def labels(self) -> Mapping[str, str]:
+        """The maps that several layers read."""
+        return {group.name: group.label for group in self._maps.groups}
+
     def kept(self, name: str, ratio: float) -> int:
         """Offsets that stay, rounded up to whole pairs."""
         return kept_counts(self._maps, {name: 1.0 - ratio})[name]

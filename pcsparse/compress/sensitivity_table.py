@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -110,12 +110,15 @@ class SensitivityTable:
         dense: the network as it is.
         points: layer by layer, ratios ascending.
         worst: what a failed evaluation counts as.
+        labels: what figures call layers or groups whose names say too little, such as maps that several
+            layers read; a table that comes from a log has none.
     """
 
     axis: str
     dense: Evaluation
     points: tuple[Point, ...]
     worst: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def curves(self) -> dict[str, tuple[Point, ...]]:

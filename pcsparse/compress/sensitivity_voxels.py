@@ -54,6 +54,10 @@ class VoxelsAxis:
         """Thousandths of a cloud's rows, for each layer that can do with some."""
         return dict.fromkeys(self._names, PARTS)
 
+    def labels(self) -> Mapping[str, str]:
+        """Names say it all."""
+        return {}
+
     def kept(self, name: str, ratio: float) -> int:
         """Thousandths that are convolved."""
         return max(1, round((1.0 - ratio) * PARTS))

@@ -10,6 +10,7 @@ from pcsparse import SparseTensor
 from pcsparse.compress.offset_cost import Line, OffsetCost
 from pcsparse.compress.offsets import prune_offsets
 from pcsparse.compress.sensitivity import scan
+from pcsparse.compress.sensitivity_figure import legend_of
 from pcsparse.compress.sensitivity_offsets import OffsetsAxis
 from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
@@ -59,6 +60,16 @@ def test_what_is_evaluated_is_the_network_that_pruning_gives(scope):
         assert point.ms is None
     assert [(point.name, point.kept, point.size) for point in table.points] == [(n, 11, 27) for n in names]
     assert not torch.equal(seen[1], seen[0])
+
+
+def test_a_figure_names_the_map_that_several_layers_read():
+    axis = OffsetsAxis(_network(), [_x()])
+    table = scan(_network(), lambda _: 0.5, axis=axis, ratios=[0.5], names=NAMES)
+    group = _maps().group("encoder.3.0.conv1")
+    assert len(group.readers) > 1
+    assert legend_of(table, "encoder.3.0", group.name) == f"map of conv1 and {len(group.readers) - 1} more"
+    alone = OffsetsAxis(_network(), [_x()], scope="layer").labels()
+    assert alone["encoder.3.0.conv1"] == "encoder.3.0.conv1"
 
 
 def test_by_its_name_the_axis_knows_no_pairs():
