@@ -166,7 +166,10 @@ class SensitivityTable:
         """The least common degradation at which the network meets a budget.
 
         Every layer gets what costs least of all ratios up to which it alone loses no more than that: the
-        largest, but where measured costs say that a smaller one is cheaper.
+        largest, but where measured costs say that a smaller one is cheaper: a cut is taken if it saves beside
+        those taken before. So this is the search for a common degradation, over all that the points tell.
+        Each curve is of one layer alone; all cuts together lose more than any of them, and often more than
+        their sum. Score the network that comes of it, or let a search do so (`search.interface`).
 
         Args:
             budget: the most the network may cost.
