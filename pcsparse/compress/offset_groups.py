@@ -64,12 +64,6 @@ class OffsetGroup:
     n_out: float
 
     @property
-    def label(self) -> str:
-        """For figures: its one reader, or the map that several read."""
-        more = len(self.readers) - 1
-        return f"map of {self.name} and {more} more" if more else self.name
-
-    @property
     def centre(self) -> int | None:
         """The offset of a mirrored map that leads each row to itself; it is never dropped."""
         middle = self.relation.volume // 2

@@ -117,7 +117,7 @@ def panels_of(names: Sequence[str]) -> dict[str, list[str]]:
 
 def legend_of(table: SensitivityTable, panel: str, name: str) -> str:
     """What a curve is called in its panel, whose title says what all names begin with."""
-    return table.labels.get(name, name).replace(f"{panel}.", "", 1)
+    return table.labels.get(name, name.removeprefix(f"{panel}."))
 
 
 def _png(table: SensitivityTable, title: str) -> bytes:

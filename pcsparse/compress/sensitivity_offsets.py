@@ -77,7 +77,11 @@ class OffsetsAxis:
 
     def labels(self) -> Mapping[str, str]:
         """The maps that several layers read."""
-        return {group.name: group.label for group in self._maps.groups}
+        return {
+            group.name: f"map of {group.name} and {len(group.readers) - 1} more"
+            for group in self._maps.groups
+            if len(group.readers) > 1
+        }
 
     def kept(self, name: str, ratio: float) -> int:
         """Offsets that stay, rounded up to whole pairs."""
