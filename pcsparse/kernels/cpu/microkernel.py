@@ -73,6 +73,7 @@ def pairs_times_panel(
         step_bytes = VECTOR_BYTES * n_vectors
         cells = [(r, v) for r in range(n_rows) for v in range(n_vectors)]
         in_lines = builder.and_(steps, I64(-WORDS_A_LINE))
+        in_fours = builder.and_(steps, I64(-_STEPS_TOGETHER))
 
         def row_of(rows, p):
             return emit.load_row(builder.add(rows, builder.shl(p, I64(2))))
@@ -111,26 +112,47 @@ def pairs_times_panel(
                 )  # fmt: skip
 
             totals = [emit.load_vector(emit.offset(out[r], VECTOR_BYTES * v)) for r, v in cells]
-            totals = loop(builder, I64(0), in_lines, WORDS_A_LINE, totals, line)
-            totals = loop(builder, in_lines, steps, 1, totals, lambda i, values: step(i, 1, values))
+            done = I64(0)
+            if coming:
+                totals, done = loop(builder, done, in_lines, WORDS_A_LINE, totals, line), in_lines
+            totals = loop(
+                builder, done, in_fours, _STEPS_TOGETHER, totals,
+                lambda i, values: step(i, _STEPS_TOGETHER, values),
+            )  # fmt: skip
+            totals = loop(builder, in_fours, steps, 1, totals, lambda i, values: step(i, 1, values))
             for (r, v), value in zip(cells, totals, strict=True):
                 emit.store_vector(value, emit.offset(out[r], VECTOR_BYTES * v))
             return []
 
         def group(p, _):
-            feat, out, coming = [], [], []
+            """MR pairs, and MR more of the list that lie ahead."""
+            pairs = [builder.add(p, I64(r)) for r in range(n_rows)]
+            ahead = [builder.add(p, I64(PAIRS_AHEAD + r)) for r in range(n_rows)]
+            return multiply(
+                [input_row(pair) for pair in pairs],
+                [output_row(pair) for pair in pairs],
+                [input_row(pair) for pair in ahead],
+            )
+
+        def rest(p, _):
+            """The same where there may be fewer."""
+            feat, out = [], []
             for r in range(n_rows):
                 pair = builder.add(p, I64(r))
                 inside = builder.icmp_signed("<", pair, n)
                 pair = builder.select(inside, pair, builder.sub(n, I64(1)))
                 feat.append(input_row(pair))
                 out.append(builder.select(inside, output_row(pair), spare))
-                # near the end of the list its last row is fetched again
-                ahead, last = builder.add(p, I64(PAIRS_AHEAD + r)), builder.sub(left, I64(1))
-                coming.append(input_row(builder.select(builder.icmp_signed("<", ahead, last), ahead, last)))
-            return multiply(feat, out, coming)
+            return multiply(feat, out, [])
 
-        loop(builder, I64(0), n, n_rows, [], group)
+        # whole groups, as far as rows to come are listed
+        listed = builder.sub(left, I64(PAIRS_AHEAD))
+        whole = builder.select(builder.icmp_signed("<", listed, n), listed, n)
+        whole = builder.sdiv(whole, I64(n_rows))
+        whole = builder.select(builder.icmp_signed("<", whole, I64(0)), I64(0), whole)
+        whole = builder.mul(whole, I64(n_rows))
+        loop(builder, I64(0), whole, n_rows, [], group)
+        loop(builder, whole, n, n_rows, [], rest)
         return context.get_dummy_value()
 
     return types.void(kind, mr, nv, *[types.int64] * 11), codegen
