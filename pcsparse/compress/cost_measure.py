@@ -19,6 +19,7 @@ from pcsparse.compress.graph import ChannelGraph
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.tune_cache import TuneTable, device_key, versions
 from pcsparse.errors import RangeError, UnsupportedError
+from pcsparse.kernels.lasting import will_last
 from pcsparse.nn import BatchNorm, BatchNormReLU, use_tuning
 from pcsparse.ops.conv import sparse_conv
 from pcsparse.ops.importance import important_rows
@@ -87,7 +88,7 @@ def measure_cost(
         )
         for call in calls
     ]
-    times = _time_layers(calls, grids, inputs[timed], runs, tuned)
+    times = _time_layers(calls, grids, inputs[timed], runs, tuned, fused=fused)
     layers = [_layer([found[i] for found, _ in seen], grids[i], times[i], fused) for i in range(len(calls))]
     narrow = narrowest(model, graph, multiple)
     least = None if narrow is None else use_tuning(runnable(narrow, fused=fused), tuned)
@@ -160,6 +161,8 @@ def _time_layers(
     x: SparseTensor,
     runs: int,
     tuned: TuneTable | None,
+    *,
+    fused: bool,
 ) -> list[dict[Size, float]]:
     """Milliseconds by size, for each call."""
     wanted: dict[_Problem, dict[Size, None]] = {}
@@ -169,32 +172,40 @@ def _time_layers(
     for call in calls:
         problem = _problem(call)
         if problem not in found:
-            found[problem] = _time_problem(call, wanted[problem], x, runs, tuned)
+            draw = Draw(x.feats.dtype, x.device, last=fused)
+            found[problem] = _time_problem(call, wanted[problem], draw, runs, tuned)
     return [found[_problem(call)] for call in calls]
 
 
 def _time_problem(
-    call: Call, sizes: Iterable[Size], x: SparseTensor, runs: int, tuned: TuneTable | None
+    call: Call, sizes: Iterable[Size], draw: "Draw", runs: int, tuned: TuneTable | None
 ) -> dict[Size, float]:
-    draw = Draw(x.feats.dtype, x.device)
     runners = {f"{c_in} {c_out}": layer_runner(call, c_in, c_out, draw, tuned) for c_in, c_out in sizes}
     with torch.no_grad():
-        times = time_in_turns(runners, runs=runs, warmup=1, device=x.device)
+        times = time_in_turns(runners, runs=runs, warmup=1, device=draw.device)
     return {size: 1e3 * times[f"{size[0]} {size[1]}"].median for size in sizes}
 
 
 class Draw:
-    """Random features, drawn once a shape."""
+    """Random features and weights, drawn once a shape.
 
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self._dtype, self._device = dtype, device
+    Args:
+        dtype, device: of them.
+        last: whether kernels may keep what they make of weights, as they do for networks from `nn.fuse`.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, *, last: bool = False) -> None:
+        self.device = device
+        self._dtype, self._last = dtype, last
         self._drawn: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, *shape: int) -> Tensor:
         """The features of a shape."""
         if shape not in self._drawn:
             generator = torch.Generator().manual_seed(_SEED)
-            self._drawn[shape] = torch.randn(*shape, generator=generator).to(self._device, self._dtype)
+            self._drawn[shape] = torch.randn(*shape, generator=generator).to(self.device, self._dtype)
+            if self._last:
+                will_last(self._drawn[shape])
         return self._drawn[shape]
 
 

@@ -114,7 +114,7 @@ def measure_layers(
     added = known.keys() - {(call.name, call.kind) for call in before}
     if added:
         raise RangeError(f"the smaller network has layers that the whole one has not: {sorted(added)}")
-    draw = Draw(x.feats.dtype, x.device)
+    draw = Draw(x.feats.dtype, x.device, last=True)
     found = []
     for call in before:
         pair = {"before": call, "after": known.get((call.name, call.kind))}

@@ -16,6 +16,7 @@ from pcsparse.compress.offsets import choose_offsets, counts_of, kept_counts
 from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.engine.tune_cache import TuneTable, device_key
 from pcsparse.errors import RangeError
+from pcsparse.kernels.lasting import will_last
 from pcsparse.nn import use_tuning
 from pcsparse.nn.conv import SparseConv
 from pcsparse.ops.conv import sparse_conv
@@ -69,7 +70,7 @@ def measure_offset_cost(
     net = use_tuning(runnable(model, fused=fused), tuned)
     x = _timed_sweep(net, sweeps)
     calls = calls_of(net, x)[0]
-    products = _time_products(net, calls, maps, points, x, runs, tuned)
+    products = _time_products(net, calls, maps, points, x, runs, tuned, fused=fused)
     fewest = {group.name: points[0][group.name] for group in maps.groups if group.free}
     network, building = _time_network(net, maps, fewest, products, x, runs)
     after = environment()
@@ -128,6 +129,8 @@ def _time_products(
     x: SparseTensor,
     runs: int,
     tuned: TuneTable | None,
+    *,
+    fused: bool,
 ) -> dict[str, Line]:
     """A line over pairs for each reader."""
     by_name = {call.name: call for call in calls}
@@ -144,7 +147,7 @@ def _time_products(
                 id(call.kmap), call.c_in, call.c_out, conv.groups, call.bias, call.residual, call.relu, chosen
             )
             if problem not in found:
-                runners = _runners(call, conv, reader.offsets, chosen, x, tuned)
+                runners = _runners(call, conv, reader.offsets, chosen, x, tuned, fused=fused)
                 with torch.no_grad():
                     times = time_in_turns(runners, runs=runs, warmup=1, device=x.device)
                 ms = {group.pairs_of(kept): 1e3 * times[str(kept)].median for kept in chosen}
@@ -161,6 +164,8 @@ def _runners(
     chosen: Sequence[Offsets],
     x: SparseTensor,
     tuned: TuneTable | None,
+    *,
+    fused: bool,
 ) -> dict[str, Callable[[], object]]:
     """The convolution of a call with some of its offsets, by these."""
     generator = torch.Generator().manual_seed(_SEED)
@@ -176,6 +181,8 @@ def _runners(
         mask = torch.tensor([k in set(kept) for k in have])
         assert call.kmap is not None
         kmap, some = call.kmap.keep_offsets(mask), weight[mask.to(weight.device)]
+        if fused:
+            will_last(some)
         options: dict[str, Any] = {"bias": bias, "residual": residual, "relu": call.relu, "tuned": tuned}
         if conv.groups > 1:
             return lambda: grouped_sparse_conv(feats, some, kmap, conv.groups, **options)

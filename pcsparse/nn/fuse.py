@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from pcsparse.kernels.lasting import will_last
 from pcsparse.nn.block import ResidualBlock
 from pcsparse.nn.conv import (
     SparseConv,
@@ -56,13 +57,21 @@ def fuse(model: nn.Module) -> nn.Module:
         model: any module; it is not changed.
 
     Returns:
-        The copy, in evaluation mode. Training it further would train without batch norm.
+        The copy, in evaluation mode. Training it further would train without batch norm. On a CPU its
+        convolutions keep their weights in the order in which the kernel reads them, once they have run, and
+        so need their bytes twice. Change them in place or by `load_state_dict`; what is written through
+        `.data`, or into memory that is shared with NumPy, may not be seen.
     """
     model = copy.deepcopy(model)
     # a module at two places must do the same at both, and only one of them may be followed by a norm
     places = Counter(id(part) for _, part in model.named_modules(remove_duplicate=False))
     once = frozenset(part for part, count in places.items() if count == 1)
-    return _fused(model, once).eval()
+    fused = _fused(model, once).eval()
+    for part in fused.modules():
+        if isinstance(part, SparseConv):
+            for parameter in part.parameters(recurse=False):
+                will_last(parameter)
+    return fused
 
 
 def _fused(module: nn.Module, once: frozenset[int]) -> nn.Module:

@@ -1,5 +1,8 @@
 """nn.fuse: fewer modules, the same function."""
 
+import copy
+import importlib
+
 import pytest
 import torch
 from torch import nn as torch_nn
@@ -171,3 +174,51 @@ def test_what_does_more_than_its_class_says_still_does_it(rng, make):
     torch.testing.assert_close(
         nn.fuse(model)(x).feats, model(x).feats, **tolerance(torch.float64, 1000, factor=512)
     )
+
+
+def test_weights_of_a_fused_network_are_laid_out_once(rng, monkeypatch):
+    laid_out = []
+    # the package has a function of that name
+    kernel = importlib.import_module("pcsparse.kernels.cpu.output_stationary")
+    real = kernel.pack_panels
+    monkeypatch.setattr(
+        kernel, "pack_panels", lambda weight, *rest: laid_out.append(1) or real(weight, *rest)
+    )
+    model = _lived(MODELS["minkunet"](), rng)
+    fused, x = nn.fuse(model), _tensor(rng, 3, torch.float32)
+    with torch.no_grad():
+        first = fused(x).feats
+        convolutions = len(laid_out)
+        assert convolutions > 20
+        assert torch.equal(fused(x).feats, first)
+        # but for that of the classifier, a Linear, which hands its weight over turned
+        assert len(laid_out) == convolutions + 1
+        # a network that may be trained: in every call
+        laid_out.clear()
+        model(x)
+        model(x)
+    assert len(laid_out) == 2 * convolutions
+
+
+@pytest.mark.parametrize("change", ["in place", "loaded", "half and back", "trained"])
+def test_a_fused_network_follows_its_weights(rng, change):
+    fused = nn.fuse(_lived(MODELS["minkunet"](), rng))
+    x = _tensor(rng, 3, torch.float32)
+    with torch.no_grad():
+        before = fused(x).feats
+    if change == "in place":
+        with torch.no_grad():
+            for parameter in fused.parameters():
+                parameter.mul_(1.25)
+    elif change == "loaded":
+        fused.load_state_dict({name: 0.5 * tensor for name, tensor in fused.state_dict().items()})
+    elif change == "half and back":
+        fused.half().float()
+    else:
+        fused(x).feats.sum().backward()
+        torch.optim.SGD(fused.parameters(), lr=0.1).step()
+    with torch.no_grad():
+        after = fused(x).feats
+        # a copy has promised nothing, and lays its weights out anew
+        torch.testing.assert_close(after, copy.deepcopy(fused)(x).feats, rtol=0, atol=0)
+    assert not torch.equal(before, after)

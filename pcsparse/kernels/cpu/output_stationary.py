@@ -8,7 +8,9 @@ float32).
 """
 
 from dataclasses import dataclass
+from functools import cache, partial
 
+import numpy as np
 import torch
 from numba import prange
 from torch import Tensor
@@ -20,6 +22,7 @@ from pcsparse.kernels.cpu.memory import aligned
 from pcsparse.kernels.cpu.microkernel import next_item, pairs_times_panel
 from pcsparse.kernels.cpu.panels import Columns, lanes_of, must_widen, pack_panels, split_columns
 from pcsparse.kernels.cpu.rows import tile_spans
+from pcsparse.kernels.lasting import made_of
 
 
 @jit_parallel()
@@ -34,8 +37,9 @@ def _tiles(
     panels,
     panel_bytes,
     blocks,
-    rows_in,
-    rows_out,
+    sources,
+    targets,
+    n_pairs,
     spans,
     tile,
     n_out,
@@ -53,7 +57,6 @@ def _tiles(
     shift,
 ):
     n_tiles, k = spans.shape[0] - 1, spans.shape[1]
-    sources, targets = rows_in.ctypes.data, rows_out.ctypes.data
     row_bytes = blocks * len(nv) * 64
     for worker in prange(sums.shape[0]):
         acc = sums.ctypes.data + worker * sums.shape[1] * sums.itemsize
@@ -77,7 +80,7 @@ def _tiles(
                         sources + 4 * first,
                         targets + 4 * first,
                         n,
-                        rows_in.size - first,
+                        n_pairs - first,
                         acc + column - begin * row_bytes,
                         row_bytes,
                         spare + column,
@@ -128,10 +131,10 @@ def output_stationary(
     steps = feats.shape[1] // 2 if kind == "bfloat16" else feats.shape[1]
     c_out = weight.shape[2]
     out = aligned((n_out, c_out), feats.dtype)
-    extra = torch.zeros(c_out, dtype=feats.dtype) if residual is None else residual.detach().contiguous()
+    extra = _no_extra(c_out, feats.dtype) if residual is None else residual.detach().contiguous()
     passing = _passing(mask, through, scale, shift, out)
     for columns in split_columns(c_out, lanes_of(feats.dtype), panel):
-        panels = pack_panels(weight, columns, kind)
+        panels = made_of(weight, (columns, kind), partial(pack_panels, weight, columns, kind))
         _run(
             kind, feats, steps, panels, columns, rows_in, rows_out, spans, n_out, tile,
             _padded_bias(bias, columns, feats.dtype),
@@ -139,6 +142,12 @@ def output_stationary(
             out.data_ptr() + columns.first * itemsize, c_out * itemsize, passing,
         )  # fmt: skip
     return out
+
+
+@cache
+def _no_extra(c_out: int, dtype: torch.dtype) -> Tensor:
+    """What is added where nothing is; never written."""
+    return torch.zeros(c_out, dtype=dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +165,15 @@ class _Passing:
     factors: Tensor
 
 
+# its addresses are not read
+_ALL_COMPUTED = _Passing(torch.empty(0, dtype=torch.bool), torch.empty(0), torch.empty(2, 0))
+
+
 def _passing(
     mask: Tensor | None, through: Tensor | None, scale: Tensor | None, shift: Tensor | None, out: Tensor
 ) -> _Passing:
     if mask is None or through is None:
-        return _Passing(torch.empty(0, dtype=torch.bool), out, out.new_empty(2, 0))
+        return _ALL_COMPUTED
     c_out = out.shape[1]
     wide = torch.float64 if out.dtype == torch.float64 else torch.float32
     # padding for the last vector of any panel
@@ -192,17 +205,19 @@ def _run(
     scalar = bias.numpy().dtype.type
     threads = max(1, min(torch.get_num_threads(), spans.shape[0] - 1))
     elements = (min(tile, n_out) + 1) * columns.width
+    factors = passing.factors
+    scales = factors.data_ptr() + columns.first * factors.element_size()
     # workers' sums must not share a cache line
     sums = aligned((threads, -(-elements // 64) * 64), bias.dtype)
     _tiles(
         KINDS[kind], _tag(columns.mr), _tag(columns.nv), scalar(0 if relu else -float("inf")),
         feats.data_ptr(), feats.shape[1] * feats.element_size(), steps,
         panels.data_ptr(), panels.shape[2] * panels.element_size(), columns.blocks,
-        rows_in.numpy(), rows_out.numpy(), spans.numpy(), tile, n_out, sums.numpy(),
-        torch.zeros(1, dtype=torch.int64).numpy(),
+        rows_in.data_ptr(), rows_out.data_ptr(), rows_in.numel(), spans.numpy(), tile, n_out, sums.numpy(),
+        np.zeros(1, np.int64),
         bias.data_ptr(), residual, residual_step, out, out_step, columns.count, passing.mask.numpy(),
         passing.rows.data_ptr() + columns.first * passing.rows.element_size(),
-        *(row.data_ptr() + columns.first * row.element_size() for row in passing.factors),
+        scales, scales + factors.shape[1] * factors.element_size(),
     )  # fmt: skip
 
 
@@ -214,11 +229,17 @@ def even_channels(feats: Tensor) -> Tensor:
 
 
 def _padded_bias(bias: Tensor | None, columns: Columns, dtype: torch.dtype) -> Tensor:
+    """Wide, as many as the panels have columns."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    padded = aligned((columns.width,), wide).zero_()
-    if bias is not None:
+    if bias is None:
+        return _no_extra(columns.width, wide)
+
+    def pad() -> Tensor:
+        padded = aligned((columns.width,), wide).zero_()
         padded[: columns.count] = bias.detach()[columns.first : columns.first + columns.count]
-    return padded
+        return padded
+
+    return made_of(bias, (columns, wide), pad)
 
 
 def _tag(length: int) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Weights laid out as the microkernels read them, and which register block runs which channels."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class Columns:
         return self.blocks * self.nv * self.lanes
 
 
+@cache
 def split_columns(c_out: int, lanes: int, panel: int = 0) -> tuple[Columns, ...]:
     """Cover `c_out` channels by panels.
 
