@@ -181,6 +181,12 @@ def test_a_study_judges_every_answer_and_is_not_done_twice(study, monkeypatch, c
         run(dataclasses.replace(study, evaluations=5))
     with pytest.raises(RangeError, match="cannot be met: the smallest reachable is"):
         run(dataclasses.replace(study, shares=(0.01,)))
+    # where one can be met the rest is named and left out; what is there is of the same study
+    assert run(dataclasses.replace(study, shares=(*study.shares, 0.01))) == 0
+    partly = capsys.readouterr().out
+    assert partly[partly.index("| budget") :].startswith(first[first.index("| budget") :])
+    assert partly.rstrip().splitlines()[-1].startswith("a budget of ")
+    assert "1.0% of the dense network's, cannot be met: the smallest reachable is" in partly
 
 
 def test_steps_before_a_score_are_the_same_in_every_process_and_change_no_other(study):
