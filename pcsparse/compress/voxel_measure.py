@@ -69,7 +69,7 @@ def measure_voxel_cost(
     timed = most_usual(seen)
     x, calls = inputs[timed], {call.name: call for call in seen[timed] if call.kind == "conv"}
     chosen = _rows(net, x, [found.name for found in importance], points, rest)
-    layers = _layers(importance, calls, chosen, x, runs, tuned, rest)
+    layers = _layers(importance, calls, chosen, x, runs, tuned, rest, fused=fused)
     network, map_ms = _time_network(model, net, layers, x, runs, fused=fused, tuned=tuned)
     after = environment()
     total = sum(call.n_pairs * call.c_in * call.c_out for found in seen for call in found) / len(seen)
@@ -138,6 +138,8 @@ def _layers(
     runs: int,
     tuned: TuneTable | None,
     rest: Rest,
+    *,
+    fused: bool,
 ) -> tuple[VoxelLayerCost, ...]:
     known: dict[_Problem, dict[int | None, float]] = {}
     layers = []
@@ -145,7 +147,8 @@ def _layers(
         call, some = calls[found.name], chosen[found.name]
         problem = _Problem(id(call.kmap), call.c_in, call.c_out, call.bias, call.residual, call.relu)
         if problem not in known:
-            known[problem] = _time_layer(call, some, x, runs, tuned)
+            draw = Draw(x.feats.dtype, x.device, last=fused)
+            known[problem] = _time_layer(call, some, draw, runs, tuned)
         ms = known[problem]
         layers.append(
             VoxelLayerCost(
@@ -167,17 +170,16 @@ def _layers(
 
 
 def _time_layer(
-    call: Call, some: Mapping[int, SomeRows], x: SparseTensor, runs: int, tuned: TuneTable | None
+    call: Call, some: Mapping[int, SomeRows], draw: Draw, runs: int, tuned: TuneTable | None
 ) -> dict[int | None, float]:
     """Milliseconds by share; of all rows at None."""
-    draw = Draw(x.feats.dtype, x.device)
     kinds: dict[int | None, Call] = {None: replace(call, some=None)}
     kinds |= {point: replace(call, some=rows) for point, rows in some.items()}
     runners = {
         str(point): layer_runner(one, call.c_in, call.c_out, draw, tuned) for point, one in kinds.items()
     }
     with torch.no_grad():
-        times = time_in_turns(runners, runs=runs, warmup=1, device=x.device)
+        times = time_in_turns(runners, runs=runs, warmup=1, device=draw.device)
     return {point: 1e3 * times[str(point)].median for point in kinds}
 
 
