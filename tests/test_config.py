@@ -23,7 +23,7 @@ from pcsparse.config import (
 from pcsparse.data.transforms import Augmentation
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import SPVCNN, MinkUNet
-from pcsparse.programs.compress_job import Job, scaled
+from pcsparse.programs.compress_job import Job
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings, ScheduleSettings
 from tests.streets import write_root
 
@@ -208,7 +208,7 @@ def test_rollouts_in_flight_are_left_alone_when_the_schedule_is_scaled(method):
     settings = compose("compress", [f"method={method}", "method.rollouts=3", "budget.share=0.5"])
     made = build(settings.method)
     assert made.rollouts == 3
-    assert scaled(made, 20) == AMC(made.settings.scaled_to(20), 3)
+    assert made.fitted(20) == AMC(made.settings.scaled_to(20), 3)
     assert build(compose("compress", [f"method={method}", "budget.share=0.5"]).method).rollouts == 1
 
 
