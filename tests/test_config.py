@@ -8,6 +8,7 @@ import pytest
 
 from pcsparse import resources
 from pcsparse.compress.pruning_channels import ChannelPruning
+from pcsparse.compress.pruning_joint import JointPruning
 from pcsparse.compress.pruning_offsets import OffsetPruning
 from pcsparse.compress.pruning_voxels import VoxelPruning
 from pcsparse.compress.search.amc import AMC
@@ -152,7 +153,9 @@ def test_every_option_of_a_compression_composes_and_builds(option):
     assert type(settings) is CompressSettings
     assert (settings.budget.unit, settings.budget.within(10.0)) == ("ms", 5.0)
     pruning, method = build(settings.compress), build(settings.method)
-    kinds = {"compress=offsets": OffsetPruning, "compress=voxels": VoxelPruning}
+    kinds = {
+        "compress=joint": JointPruning, "compress=offsets": OffsetPruning, "compress=voxels": VoxelPruning,
+    }  # fmt: skip
     assert type(pruning) is kinds.get(option, ChannelPruning)
     assert {*pruning.facts("cost"), *pruning.facts("scan")} <= {*pruning.facts()}
     assert pruning.facts()["axis"] == pruning.name

@@ -93,18 +93,43 @@ def tune_channels(
     graph.widths(widths)
     full = {group.name: group.width for group in graph.groups}
     for share in rounds.shares():
-        graph = ChannelGraph.of(model)
-        now = {group.name: group.width for group in graph.free}
-        keep = {
-            name: _between(full.get(name, width), width, share, multiple) for name, width in widths.items()
-        }
-        # never wider again
-        keep = {name: min(width, now.get(name, width)) for name, width in keep.items()}
-        model = prune_channels(model, keep, graph=graph, score=score, multiple=1, losses=losses)
+        model = narrowed(model, widths, full, share, score=score, multiple=multiple, losses=losses)
         if batches is not None:
             recalibrate(model, batches())
         fit(model, rounds.lr * rounds.lr_factor)
     return model
+
+
+def narrowed(
+    model: nn.Module,
+    widths: Mapping[str, int],
+    full: Mapping[str, int],
+    share: float,
+    *,
+    score: Score = "magnitude",
+    multiple: int = MULTIPLE,
+    losses: Losses | None = None,
+) -> nn.Module:
+    """What a round prunes: a share of the way from the whole widths to the last ones.
+
+    Args:
+        model: as the round before left it; it is not changed.
+        widths: see `tune_channels`.
+        full: widths of the groups of the whole network.
+        share: of the way, 0 to 1; see `Rounds.shares`.
+        score: see `channel_scores`.
+        multiple: see `tune_channels`.
+        losses: for score="taylor".
+
+    Raises:
+        RangeError: see `prune_channels`.
+    """
+    graph = ChannelGraph.of(model)
+    now = {group.name: group.width for group in graph.free}
+    keep = {name: _between(full.get(name, width), width, share, multiple) for name, width in widths.items()}
+    # never wider again
+    keep = {name: min(width, now.get(name, width)) for name, width in keep.items()}
+    return prune_channels(model, keep, graph=graph, score=score, multiple=1, losses=losses)
 
 
 def _between(full: int, last: int, share: float, multiple: int) -> int:

@@ -38,12 +38,9 @@ def offset_space(
     Raises:
         RangeError: ratios outside [0, 1), or no such group.
     """
-    maps, listed = cost.maps, list(ratios)
-    wrong = [ratio for ratio in listed if not 0.0 <= ratio < 1.0]
-    if wrong:
-        raise RangeError(f"a ratio is the share to remove, from 0 to below 1, got {wrong}")
+    maps = cost.maps
     groups = [g for g in maps.groups if g.free] if names is None else [maps.group(name) for name in names]
-    steps = tuple(_step(group, maps, listed) for group in groups)
+    steps = offset_steps(maps, groups, ratios)
     own = {group.name: {reader.name for reader in group.readers} for group in groups}
     if maps.scope == "map":
         own = {group.name: {*own[group.name], search_of(group.map_name)} for group in groups}
@@ -72,6 +69,21 @@ def offsets_of(
     """
     counts = {step.name: width for step, width in zip(space.steps, assignment, strict=True)}
     return choose_offsets(maps, scores, counts)
+
+
+def offset_steps(
+    maps: SharedMaps, groups: Iterable[OffsetGroup], ratios: Iterable[float]
+) -> tuple[Step, ...]:
+    """A step a group: the numbers of offsets that it may keep.
+
+    Raises:
+        RangeError: ratios outside [0, 1).
+    """
+    listed = list(ratios)
+    wrong = [ratio for ratio in listed if not 0.0 <= ratio < 1.0]
+    if wrong:
+        raise RangeError(f"a ratio is the share to remove, from 0 to below 1, got {wrong}")
+    return tuple(_step(group, maps, listed) for group in groups)
 
 
 def _step(group: OffsetGroup, maps: SharedMaps, ratios: list[float]) -> Step:

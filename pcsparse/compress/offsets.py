@@ -101,6 +101,22 @@ def counts_of(group: OffsetGroup) -> tuple[int, ...]:
     return tuple(sorted(totals - {0}))
 
 
+def counts_between(maps: SharedMaps, counts: Mapping[str, int], share: float) -> dict[str, int]:
+    """Numbers of offsets a share of the way from all of them to the last ones, as whole pairs allow.
+
+    Args:
+        maps: of the whole network.
+        counts: that groups keep in the end.
+        share: of the way, 0 to 1; 1 gives `counts`.
+    """
+    found = {}
+    for name, last in counts.items():
+        group = maps.group(name)
+        wanted = len(group.offsets) - share * (len(group.offsets) - last)
+        found[name] = next(n for n in counts_of(group) if n >= round(wanted, 9))
+    return found
+
+
 def choose_offsets(
     maps: SharedMaps, scores: Mapping[str, Tensor], counts: Mapping[str, int]
 ) -> dict[str, Offsets]:

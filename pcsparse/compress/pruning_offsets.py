@@ -16,7 +16,7 @@ from pcsparse.compress.offset_cost import Line, OffsetCost
 from pcsparse.compress.offset_measure import measure_offset_cost
 from pcsparse.compress.offset_scores import OffsetScore, offset_scores
 from pcsparse.compress.offset_space import offset_space, offsets_of
-from pcsparse.compress.offsets import counts_of, prune_offsets, slice_offsets
+from pcsparse.compress.offsets import counts_between, prune_offsets, slice_offsets
 from pcsparse.compress.pruning import Batches, Costed, CostSummary, Step
 from pcsparse.compress.reconstruction import Refit
 from pcsparse.compress.search.space import Assignment, Space
@@ -175,14 +175,10 @@ class PrunableOffsets(Costed[OffsetCost]):
         self, space: Space, assignment: Assignment, fit: Fit, rounds: Rounds, batches: Batches | None
     ) -> nn.Module:
         """Offsets are scored anew in each round."""
-        settings, model = self._settings, self._model
-        full = {group.name: group for group in self.cost.maps.groups}
+        settings, model, maps = self._settings, self._model, self.cost.maps
+        counts = {step.name: kept for step, kept in zip(space.steps, assignment, strict=True)}
         for share in rounds.shares():
-            keep = {}
-            for step, last in zip(space.steps, assignment, strict=True):
-                wanted = step.full - share * (step.full - last)
-                # in steps that whole pairs allow; the last round comes to the assignment itself
-                keep[step.name] = next(n for n in counts_of(full[step.name]) if n >= round(wanted, 9))
+            keep = counts_between(maps, counts, share)
             model = prune_offsets(
                 model, keep, sweeps=self._sweeps, scope=settings.scope, score=settings.score,
                 losses=self._losses,

@@ -1,6 +1,6 @@
 """The search space of a network's channels: its groups as steps, its cost table as terms."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -115,9 +115,19 @@ def _step(group: Group, writer: LayerCost, ratios: list[float], multiple: int) -
     )
 
 
-def _term(
-    layer: LayerCost, graph: ChannelGraph, table: CostTable, unit: Unit, steps: tuple[Step, ...]
-) -> CostTerm:
+def sizes_of(
+    layer: LayerCost, graph: ChannelGraph, steps: Sequence[Step]
+) -> tuple[tuple[str, ...], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The widths of a layer over the grids of the groups that it reads and writes.
+
+    Args:
+        layer: of a cost table.
+        graph: of its network.
+        steps: of `space_of`, with the names of the groups.
+
+    Returns:
+        The names of the groups, and c_in and c_out over their grids, an axis a group.
+    """
     sides = {"norm": ("norm", "norm"), "cat": ("in", "in")}.get(layer.kind, ("in", "out"))
     counts = [_places(layer.name, side, graph) for side in sides]
     grids = {step.name: step for step in steps}
@@ -131,6 +141,13 @@ def _term(
         - sum((times * short[name] for name, times in count.items()), np.zeros(shape, int))
         for full, count in zip((layer.c_in, layer.c_out), counts, strict=True)
     )
+    return names, ins, outs
+
+
+def _term(
+    layer: LayerCost, graph: ChannelGraph, table: CostTable, unit: Unit, steps: tuple[Step, ...]
+) -> CostTerm:
+    names, ins, outs = sizes_of(layer, graph, steps)
     return CostTerm(f"{layer.name} ({layer.kind})", names, _costs(layer, table, unit, ins, outs))
 
 

@@ -106,7 +106,8 @@ def _nothing() -> None:
 
 def steps_of(settings: CompressSettings) -> tuple[Step, ...]:
     """The steps that are asked for, in their order."""
-    steps = [Step("cost", "cost.json")]
+    # what a search over two axes measures besides
+    steps = [Step("cost", "cost.json", ("cost-offsets.json",))]
     if settings.scan.weights:
         steps.append(Step("weights", "weights.csv", ("weights.jsonl", "weights.png", "weights.html")))
     if settings.scan.run:

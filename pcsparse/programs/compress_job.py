@@ -83,8 +83,8 @@ class Job:
         if settings.reconstruct and not isinstance(pruning, ChannelPruning):
             # the pruning says so itself, but not before everything was searched
             raise UnsupportedError(
-                f"least squares refit layers that lost channels, not {pruning.name}; set reconstruct=false "
-                "or compress=channels"
+                f"least squares refit layers that lost channels alone, not {pruning.name}; set "
+                "reconstruct=false or compress=channels"
             )
         # the search would say so itself, but not before all was scanned
         method.fitted(settings.evaluations)

@@ -1,6 +1,6 @@
 """A compression of a tiny network on tiny streets, and a process that can be killed in it.
 
-python -m tests.programs.compress_case FOLDER PAUSE_MS
+python -m tests.programs.compress_case FOLDER PAUSE_MS AXIS
 """
 
 import sys
@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from pcsparse.compress.pruning_channels import ChannelPruning
+from pcsparse.compress.pruning_joint import JointPruning
+from pcsparse.compress.pruning_offsets import OffsetPruning
 from pcsparse.compress.search.random_search import RandomSearch
 from pcsparse.compress.settings import (
     BudgetSettings,
@@ -33,6 +35,10 @@ from tests.streets import TinyStreets, tiny_street
 
 LABELS = LabelMap.load("semantickitti")
 POINTS = 150
+AXES = {
+    "channels": ChannelPruning((0.0, 0.5), 4),
+    "joint": JointPruning(ChannelPruning((0.0, 0.5), 4), OffsetPruning((0.0, 0.5))),
+}
 SETTINGS = CompressSettings(
     name="tiny",
     budget=BudgetSettings(share=0.5, of="macs"),
@@ -81,7 +87,7 @@ def tiny_job(folder: Path, **changes) -> Job:
     if not weights.is_file():
         write_model(weights)
     model, card = load_model(weights)
-    given = {"method": RandomSearch(), "pruning": ChannelPruning((0.0, 0.5), 4)}
+    given = {"method": RandomSearch(), "pruning": AXES["channels"]}
     given |= {name: changes.pop(name) for name in list(changes) if name in ("method", "pruning", "executor")}
     return Job(
         settings=replace(SETTINGS, output_dir=str(folder / "run"), **changes),
@@ -118,4 +124,4 @@ class Loud:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     Loud(int(sys.argv[2])).install()
-    compress(tiny_job(Path(sys.argv[1])))
+    compress(tiny_job(Path(sys.argv[1]), pruning=AXES[sys.argv[3]]))

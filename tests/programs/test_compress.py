@@ -39,7 +39,7 @@ from pcsparse.train.metrics import SemanticKittiMetrics
 from pcsparse.train.model_file import load_model
 from pcsparse.train.run_log import CsvLog
 from pcsparse.train.sweep_scores import SweepScores
-from tests.programs.compress_case import SETTINGS, tiny_job, write_model
+from tests.programs.compress_case import AXES, SETTINGS, tiny_job, write_model
 from tests.streets import write_root
 
 STEPS = ["cost", "scan", "search", "prune", "tune", "export", "measure"]
@@ -409,6 +409,37 @@ def test_kernel_offsets_are_another_axis(tmp_path, monkeypatch):
     assert counted.n == n
     with pytest.raises(UnsupportedError, match="reconstruct=false"):
         compress(tiny_job(tmp_path, **{**given, "rounds": 1}, reconstruct=True, resume="overwrite"))
+
+
+def test_channels_and_offsets_are_searched_together(tmp_path, monkeypatch):
+    counted = Counting(monkeypatch)
+    given = {"pruning": AXES["joint"], "rounds": 2, "evaluations": 2}
+    compress(tiny_job(tmp_path, **given))
+    run = tmp_path / "run"
+    choice, job = Choice.load(run / "chosen.json"), tiny_job(tmp_path, **given)
+    model, _ = load_model(run)
+    sweeps = inputs_of(job.cost_batches, job.device)
+    kept = {step.name: step.kept for step in choice.steps}
+    offsets = {name: n for name, n in kept.items() if name.startswith("offsets of ")}
+    maps = SharedMaps.of(model, sweeps)
+    assert {f"offsets of {group.name}": len(group.offsets) for group in maps.groups if group.free} == offsets
+    widths = {f"channels of {group.name}": group.width for group in ChannelGraph.of(model).free}
+    assert {**widths, **offsets} == kept
+    assert count_macs(model, sweeps) == pytest.approx(choice.cost)
+    assert choice.cost <= choice.budget
+    page = (run / "report.html").read_text()
+    assert "channels of stem.0" in page
+    assert "offsets of stem.0" in page
+    found = Measured.load(run / "measured.json")
+    assert all(predicted is not None for predicted in found.predicted)
+    # and it goes on as the other ones do, what was measured besides included
+    n = counted.n
+    assert n == 1 + len(choice.steps) + 2
+    compress(tiny_job(tmp_path, **given))
+    assert counted.n == n
+    (run / "cost-offsets.json").unlink()
+    with pytest.raises(FormatError, match=r"cost-offsets\.json cannot be read"):
+        compress(tiny_job(tmp_path, **given))
 
 
 def test_voxels_are_another_axis(tmp_path, monkeypatch, unreported):

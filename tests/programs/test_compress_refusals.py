@@ -38,14 +38,17 @@ def test_two_budgets_are_refused_with_what_to_do():
         BudgetSettings(share=0.5, ms=80.0).check()
 
 
-@pytest.mark.parametrize("name", ["offsets.OffsetPruning", "voxels.VoxelPruning"])
+@pytest.mark.parametrize("name", ["joint.JointPruning", "offsets.OffsetPruning", "voxels.VoxelPruning"])
 def test_least_squares_of_another_axis_than_channels_are_refused_before_anything_is_loaded(name):
     one = CompressSettings(
         output_dir="nowhere", budget=BudgetSettings(share=0.5), reconstruct=True, checkpoint="missing",
         compress={"_target_": f"pcsparse.compress.pruning_{name}"},
         method={"_target_": "pcsparse.compress.search.uniform.Uniform"},
     )  # fmt: skip
-    with pytest.raises(UnsupportedError, match=r"lost channels, not (offsets|voxels); set reconstruct=false"):
+    with pytest.raises(
+        UnsupportedError,
+        match=r"lost channels alone, not (channels and )?(offsets|voxels); set reconstruct=false",
+    ):
         Job.of(one)
 
 
