@@ -26,6 +26,8 @@ from pcsparse.timing import Timing, time_in_turns
 
 KERNELS = (3, 5, 7)
 """Edges of the submanifold kernels that are timed."""
+WRONG = "not the twin's table"
+"""Why a way is rejected that must never be."""
 _HALF = Relation.of(2, 2)
 # the cloud and three coarser ones: rows halve and cells go down to an eighth from one to the next
 _LEVELS = 4
@@ -92,7 +94,7 @@ def tune_maps(
     trials = tuple(
         _timed(name, wanted, runs, coords.device) for name, wanted in _maps(coords, kernels, levels)
     )
-    wrong = {way for trial in trials for way, said in trial.rejected.items() if said == _WRONG}
+    wrong = {way for trial in trials for way, said in trial.rejected.items() if said == WRONG}
     seconds, errors = {}, {}
     for way in WAYS:
         found = [trial for trial in trials if way in trial.times]
@@ -155,9 +157,6 @@ def _wanted(fine: SortedKeys, coarse: SortedKeys, relation: Relation) -> Wanted:
     return Wanted(fine, coarse, relation, deltas, symmetric)
 
 
-_WRONG = "not the twin's table"
-
-
 def _timed(name: str, wanted: Wanted, runs: int, device: torch.device) -> MapTrial:
     fine, coarse = wanted.fine, wanted.coarse
     n_in, n_out, bounds = fine.keys.numel(), coarse.keys.numel(), (fine.extent.low, fine.extent.high)
@@ -187,7 +186,7 @@ def _made(wanted: Wanted, way: Way) -> Tensor:
 def _tried(wanted: Wanted, way: Way, twin: Tensor) -> str | None:
     """Why a way is not timed, None if it is."""
     try:
-        return None if torch.equal(_made(wanted, way), twin) else _WRONG
+        return None if torch.equal(_made(wanted, way), twin) else WRONG
     except torch.OutOfMemoryError as error:
         return f"out of memory: {error}".partition("\n")[0]
 

@@ -1,0 +1,245 @@
+"""A new GPU machine in one command: checks, then times, each part in a process and a time of its own."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from pcsparse.errors import FormatError, RangeError
+from pcsparse.programs.bench_device import UNFINISHED
+from pcsparse.whole_file import write_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+_OUT = Path("bench-out/check-gpu")
+_SECONDS = 500.0
+# of a part's output, where it failed
+_LAST_LINES = 15
+# a part that is not worth beginning with less
+_LEAST_SECONDS = 5.0
+# seconds for the case that is begun last, and their share of all
+_LAST_CASE, _LAST_CASE_SHARE = 20.0, 0.2
+# a killed process that waits for its device may not end at all
+_PATIENCE = 10.0
+
+Status = Literal["passed", "cut short", "failed", "out of time", "not started"]
+_GOOD: tuple[Status, ...] = ("passed", "cut short")
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """What to check.
+
+    Attributes:
+        device: cuda, or cpu for a rehearsal.
+        seconds: for everything.
+        out: folder of the results.
+        only: names of parts; all if empty.
+        cloud: a 64-beam sweep; a simulated one, or off an accelerator a miniature, if None.
+        sweeps: ten sweeps for CenterPoint; as for `cloud` if None.
+    """
+
+    device: str
+    seconds: float
+    out: Path
+    only: tuple[str, ...]
+    cloud: Path | None
+    sweeps: Path | None
+
+
+@dataclass(frozen=True)
+class CheckPart:
+    """One process.
+
+    Attributes:
+        name: of the part.
+        share: of all seconds, that it may take at most.
+        command: what runs, in the root of the checkout.
+        budgeted: whether `command` is to be told its seconds, as what takes all the time that there is.
+    """
+
+    name: str
+    share: float
+    command: tuple[str, ...]
+    budgeted: bool = False
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What became of a part.
+
+    Attributes:
+        name: of the part.
+        status: how it ended; a benchmark is cut short where no time was left for some of its cases.
+        seconds: that it took.
+        code: its exit status, None where it was ended.
+        command: what ran.
+        last: the last lines that it printed.
+    """
+
+    name: str
+    status: Status
+    seconds: float
+    code: int | None
+    command: str
+    last: tuple[str, ...]
+
+
+def parts_of(settings: CheckSettings) -> tuple[CheckPart, ...]:
+    """Checks, then times. A rehearsal leaves out what only a GPU has several ways for: maps and launches."""
+    python, rehearsal = sys.executable, settings.device == "cpu"
+    given = () if settings.cloud is None else ("--cloud", str(settings.cloud))
+    sweeps = () if settings.sweeps is None else ("--sweeps", str(settings.sweeps))
+    own = (python, "-m", "pcsparse.programs.check_gpu_parts", "--device", settings.device, *given)
+    several = ("-n", "8", "--dist", "worksteal") if find_spec("xdist") and not rehearsal else ()
+    # a few cases of each test: a look at a machine, not the suite
+    tests = (python, "-m", "pytest", "-q", "-m", "not slow", "--device", settings.device, "--cases", "8")
+    quick = ("--quick", "--runs", "1") if rehearsal else ("--runs", "10", "--seconds", "1")
+    bench = ("--device", settings.device, *given, *quick)
+
+    def pytest(*files: str) -> tuple[str, ...]:
+        return *tests, *several, *(f"tests/{file}" for file in files)
+
+    def timed(script: str, *more: str) -> tuple[str, ...]:
+        out = settings.out.resolve() / f"{script}.json"
+        return python, f"scripts/{script}.py", *bench, *more, "--out", str(out)
+
+    # training steps in 16 bits take minutes on a CPU
+    short = ("--sections", "nets") if rehearsal else ()
+    on_gpu = () if rehearsal else (
+        CheckPart("rule of maps", 0.15, (*own, "maps")),
+        CheckPart("host", 0.15, (*own, "host")),
+    )  # fmt: skip
+    return (
+        CheckPart("peaks", 0.08, (*own, "peaks")),
+        # one process, as it looks for kernels that no launch reached
+        CheckPart("launches", 0.2, (*tests, "-rP", "tests/kernels/gpu/test_direct_launch.py")),
+        CheckPart("cuda text", 0.1, pytest("kernels/test_cuda_text.py", "kernels/gpu/test_launch.py")),
+        CheckPart("ways to a map", 0.15, pytest("kernels/test_map_ways.py")),
+        CheckPart("fetch-on-demand", 0.15, pytest("kernels/test_fetch_on_demand.py")),
+        CheckPart("recorded", 0.2, pytest("nn/test_recorded.py", "nn/test_recorded_training.py")),
+        *on_gpu,
+        CheckPart("kernels", 0.35, timed("bench_kernels", "--sections", "maps", "layers"), budgeted=True),
+        CheckPart("models", 1.0, timed("bench_models", *short, *sweeps), budgeted=True),
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse a command line and run it: 0, or 1 if a part did not pass."""
+    parser = argparse.ArgumentParser(description="Check a GPU machine, then time: kernels, networks, peers.")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is a rehearsal")
+    parser.add_argument("--seconds", type=float, default=_SECONDS, help=f"for everything ({_SECONDS:g})")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="parts by name")
+    parser.add_argument("--cloud", type=Path, help="a 64-beam sweep")
+    parser.add_argument("--sweeps", type=Path, help="ten sweeps for CenterPoint")
+    parser.add_argument("--out", type=Path, default=_OUT, help="folder of the results")
+    given = parser.parse_args(arguments)
+    cloud, sweeps = (None if path is None else path.resolve() for path in (given.cloud, given.sweeps))
+    return run(CheckSettings(given.device, given.seconds, given.out, tuple(given.only), cloud, sweeps))
+
+
+def run(settings: CheckSettings, parts: Sequence[CheckPart] | None = None) -> int:
+    """Run the parts one after the other and write what became of them after each.
+
+    Args:
+        settings: what to check.
+        parts: instead of `parts_of`.
+
+    Raises:
+        RangeError: a name of `only` is none, or there is no time.
+        FormatError: this is no checkout, or a cloud is missing.
+    """
+    every = parts_of(settings) if parts is None else parts
+    names = [part.name for part in every]
+    unknown = set(settings.only) - set(names)
+    if unknown or settings.seconds <= 0:
+        raise RangeError(
+            f"need --seconds above 0 and parts of {', '.join(names)}; got {settings.seconds:g} and "
+            f"{', '.join(sorted(unknown)) or 'known ones'}"
+        )
+    for path in (settings.cloud, settings.sweeps):
+        if path is not None and not path.is_file():
+            raise FormatError(f"no point file at {path}")
+    if not (ROOT / "tests").is_dir():
+        raise FormatError(f"{ROOT} has no tests, which this runs; start it in a checkout")
+    settings.out.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
+    found: list[PartResult] = []
+    for part in every:
+        if settings.only and part.name not in settings.only:
+            continue
+        left = settings.seconds - (time.perf_counter() - begin)
+        result = run_part(part, min(left, part.share * settings.seconds), settings.out)
+        found.append(result)
+        print("\n".join(_said(result)), flush=True)
+        _write(found, settings)
+    bad = [result.name for result in found if result.status not in _GOOD]
+    print(f"{len(found) - len(bad)} of {len(found)} parts passed")
+    if bad:
+        print(f"not passed: {', '.join(bad)}")
+    print(f"written: {settings.out}, {time.perf_counter() - begin:.0f} s")
+    return int(bool(bad))
+
+
+def run_part(part: CheckPart, seconds: float, out: Path) -> PartResult:
+    """Run a part in a process group of its own, and end the group when its time is over.
+
+    What it prints goes to a file of its name in `out`.
+    """
+    command = part.command
+    if part.budgeted:
+        # so that it ends by itself, with what it has
+        last_case = max(_LAST_CASE, _LAST_CASE_SHARE * seconds)
+        command += ("--budget", f"{max(seconds - last_case, _LEAST_SECONDS):.0f}")
+    line = " ".join(command)
+    if seconds < _LEAST_SECONDS:
+        return PartResult(part.name, "not started", 0.0, None, line, ())
+    log, begin = out / f"{part.name.replace(' ', '-')}.txt", time.perf_counter()
+    print(f"{part.name}: at most {seconds:.0f} s", flush=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with log.open("wb") as file:
+        child = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        code = _ended(child, seconds)
+    status: Status = "out of time" if code is None else "failed" if code else "passed"
+    if part.budgeted and code == UNFINISHED:
+        status = "cut short"
+    lines = log.read_text(errors="replace").rstrip().splitlines()
+    return PartResult(part.name, status, time.perf_counter() - begin, code, line, tuple(lines[-_LAST_LINES:]))
+
+
+def _ended(child: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Its exit status, or None where its time was over."""
+    try:
+        return child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        # what it has started may outlive it
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait(_PATIENCE)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            pass
+
+
+def _said(result: PartResult) -> list[str]:
+    head = f"{result.name}: {result.status}, {result.seconds:.0f} s"
+    if result.status in _GOOD:
+        return [head]
+    return [head, f"  {result.command}", *(f"  | {line}" for line in result.last)]
+
+
+def _write(found: Sequence[PartResult], settings: CheckSettings) -> None:
+    facts = {"device": settings.device, "seconds": settings.seconds, "parts": [asdict(one) for one in found]}
+    write_whole(settings.out / "check.json", json.dumps(facts, indent=1).encode())
+    lines = [line for one in found for line in _said(one)]
+    write_whole(settings.out / "check.txt", ("\n".join(lines) + "\n").encode())

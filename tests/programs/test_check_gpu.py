@@ -1,0 +1,224 @@
+"""`scripts/check_gpu.py`: parts that end, fail, crash and hang; and its own parts with the GPU's kernels."""
+
+import json
+import runpy
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pcsparse.bench.clouds import small_cloud
+from pcsparse.bench.device import launch_ways
+from pcsparse.bench.device.launch_ways import LaunchWays, eager_step, gpu_launch_ways, time_launch_ways
+from pcsparse.bench.device.scene import DeviceScene
+from pcsparse.engine import map_tuning
+from pcsparse.errors import FormatError, RangeError, UnsupportedError
+from pcsparse.programs import check_gpu, check_gpu_parts
+from pcsparse.programs.bench_device import UNFINISHED
+from pcsparse.programs.check_gpu import CheckPart, CheckSettings, parts_of, run, run_part
+
+ROOT = Path(__file__).resolve().parents[2]
+FEW = {"kernels": (3,), "levels": 1, "runs": 1}
+
+
+def part(name: str, program: str, share: float = 1.0, *, budgeted: bool = False) -> CheckPart:
+    return CheckPart(name, share, (sys.executable, "-c", program), budgeted=budgeted)
+
+
+@pytest.fixture
+def settings(tmp_path) -> CheckSettings:
+    return CheckSettings("cpu", 60.0, tmp_path / "out", (), None, None)
+
+
+def test_parts_cost_each_other_nothing_and_are_told_apart(settings, capsys, monkeypatch):
+    monkeypatch.setattr(check_gpu, "_LEAST_SECONDS", 0.5)
+    ending = "import time; print('asleep', flush=True); time.sleep(60)"
+    raising = "print('before'); raise ValueError('a reason')"
+    parts = [
+        part("good", "print('fine')"),
+        part("bad", raising),
+        part("crashing", "import os; os.abort()"),
+        part("hanging", ending, 0.05),
+        part("last", "print('done')"),
+    ]
+    begin = time.perf_counter()
+    assert run(settings, parts) == 1
+    assert time.perf_counter() - begin < 50
+
+    facts = json.loads((settings.out / "check.json").read_text())
+    assert [(one["name"], one["status"]) for one in facts["parts"]] == [
+        ("good", "passed"), ("bad", "failed"), ("crashing", "failed"), ("hanging", "out of time"),
+        ("last", "passed"),
+    ]  # fmt: skip
+    assert [one["code"] for one in facts["parts"]] == [0, 1, -6, None, 0]
+    said = (settings.out / "check.txt").read_text()
+    assert "  | ValueError: a reason\n" in said
+    assert "  | asleep\n" in said
+    # what passed is one line
+    assert "fine" not in said
+    assert (settings.out / "good.txt").read_text() == "fine\n"
+    printed = capsys.readouterr().out
+    assert "ValueError: a reason" in printed
+    assert "2 of 5 parts passed\nnot passed: bad, crashing, hanging\n" in printed
+    assert run(settings, parts[:1]) == 0
+
+
+def _runs(process: int) -> bool:
+    state = Path(f"/proc/{process}/stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for a process in /proc")
+@pytest.mark.parametrize("rest", ["", "; import time; time.sleep(300)"], ids=["ending", "hanging"])
+def test_what_a_part_has_started_ends_with_it(tmp_path, rest):
+    child = "[sys.executable, '-c', 'import time; time.sleep(300)']"
+    started = f"import subprocess, sys; print(subprocess.Popen({child}).pid, flush=True)"
+    result = run_part(part("one", started + rest), 30.0 if not rest else 10.0, tmp_path)
+    assert result.status == ("out of time" if rest else "passed")
+    process, until = int(result.last[0]), time.perf_counter() + 20
+    while _runs(process) and time.perf_counter() < until:
+        time.sleep(0.05)
+    assert not _runs(process)
+
+
+def test_a_part_gets_its_share_and_what_is_left(settings, monkeypatch):
+    given = []
+
+    def note(one, seconds, out):
+        given.append((one.name, seconds))
+        return check_gpu.PartResult(one.name, "passed", 0.0, 0, "", ())
+
+    monkeypatch.setattr(check_gpu, "run_part", note)
+    now = iter([0.0, 1.0, 50.0, 58.0, 59.0])
+    monkeypatch.setattr(check_gpu.time, "perf_counter", lambda: next(now))
+    assert run(settings, [part("a", "", 0.5), part("b", "", 0.5), part("c", "", 0.1)]) == 0
+    assert given == [("a", 30.0), ("b", 10.0), ("c", 2.0)]
+
+
+def test_a_part_without_time_is_not_begun_and_one_with_a_budget_knows_it(settings, tmp_path):
+    late = run_part(part("late", "print('never')"), 1.0, tmp_path)
+    assert (late.status, late.code) == ("not started", None)
+    assert not (tmp_path / "late.txt").exists()
+    told = run_part(part("told", "import sys; print(sys.argv[1:])", budgeted=True), 50.0, tmp_path)
+    assert told.last == ("['--budget', '30']",)
+    told = run_part(part("told", "import sys; print(sys.argv[1:])", budgeted=True), 300.0, tmp_path)
+    assert told.last == ("['--budget', '240']",)
+    for budgeted, status in ((True, "cut short"), (False, "failed")):
+        short = part("short", f"raise SystemExit({UNFINISHED})", budgeted=budgeted)
+        assert run_part(short, 50.0, tmp_path).status == status
+        assert run(settings, [short]) == int(not budgeted)
+
+
+def test_unknown_parts_and_missing_clouds_are_refused(settings, tmp_path):
+    with pytest.raises(RangeError, match="parts of one; got 60 and two"):
+        run(replace(settings, only=("two",)), [part("one", "")])
+    with pytest.raises(RangeError, match="--seconds above 0"):
+        run(replace(settings, seconds=0.0), [part("one", "")])
+    with pytest.raises(FormatError, match="no point file at"):
+        run(replace(settings, sweeps=tmp_path / "none.npy"), [part("one", "")])
+
+
+def test_every_part_names_what_is_there(settings, tmp_path):
+    cloud = tmp_path / "sweep.bin"
+    for one in parts_of(replace(settings, cloud=cloud, device="cuda")):
+        named = [word for word in one.command if word.startswith(("tests/", "scripts/"))]
+        assert all((ROOT / word).is_file() for word in named), one
+        assert "cuda" in one.command
+        if "pytest" not in one.command:
+            assert one.command[one.command.index("--cloud") + 1] == str(cloud)
+    assert {"host", "rule of maps"}.isdisjoint(one.name for one in parts_of(settings))
+    names = [one.name for one in parts_of(replace(settings, device="cuda"))]
+    # checks before times
+    assert names.index("recorded") < names.index("host") < names.index("kernels") < names.index("models")
+
+
+def test_the_script_hands_its_line_on(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(check_gpu, "run", lambda settings: seen.append(settings) or 3)
+    line = ["--seconds", "90", "--only", "host", "cuda text", "--cloud", "a.bin", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["check_gpu.py", *line])
+    with pytest.raises(SystemExit, match=r"^3$"):
+        runpy.run_path(str(ROOT / "scripts" / "check_gpu.py"), run_name="__main__")
+    assert seen == [
+        CheckSettings("cuda", 90.0, tmp_path, ("host", "cuda text"), Path("a.bin").resolve(), None)
+    ]
+
+
+def test_the_machine_and_its_peers_are_named(capsys):
+    assert check_gpu_parts.main(["peaks", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "limits: " in said
+    assert "no peer: spconv_triton: " in said
+    if not torch.cuda.is_available():
+        with pytest.raises(UnsupportedError, match="sees no CUDA device"):
+            check_gpu_parts.main(["peaks"])
+
+
+def test_ways_to_a_map_are_checked_and_the_rule_is_shown(gpu_or_emulated, capsys, monkeypatch):
+    monkeypatch.setattr(check_gpu_parts, "tune_maps", lambda coords: map_tuning.tune_maps(coords, **FEW))
+    scene = DeviceScene.of(small_cloud(150), gpu_or_emulated)
+    assert check_gpu_parts.maps(scene) == 0
+    said = capsys.readouterr().out
+    assert "rule: MapRule(seconds={'search': " in said
+    made = map_tuning._made
+
+    def wrong(wanted, way):
+        table = made(wanted, way)
+        return table if way != "runs" else table.roll(1)
+
+    monkeypatch.setattr(map_tuning, "_made", wrong)
+    assert check_gpu_parts.maps(scene) == 1
+    assert "WRONG: level 0, 3^3 by runs\n" in capsys.readouterr().out
+
+
+class _Launch:
+    """A module of launchers."""
+
+    def is_direct(self, *_):
+        return True
+
+
+class _Launcher:
+    def __init__(self):
+        self._forms = {}
+
+
+def test_launches_go_the_way_that_is_asked_for_and_forms_are_kept():
+    launch, one = _Launch(), _Launcher()
+    first, asked = one._forms, launch.is_direct
+    ways = LaunchWays(launch, [one])
+    seen = []
+    for _ in range(2):
+        for way in ("driver", "Triton's launcher"):
+            with ways.taken(way):
+                seen.append((launch.is_direct(), one._forms.setdefault("form", len(seen))))
+    assert seen == [(True, 0), (False, 1), (True, 0), (False, 1)]
+    assert one._forms is first
+    assert launch.is_direct == asked
+
+
+def test_launchers_of_all_kernels_are_found(gpu_or_emulated):
+    found = {one._kernel.__name__ for one in gpu_launch_ways()._launchers}
+    assert {"_multiply", "_spread", "_scale_shift", "_norm_by_moments", "_segment_sum"} <= found
+
+
+def test_a_step_is_timed_both_ways(gpu_or_emulated, monkeypatch):
+    scene = DeviceScene.of(small_cloud(60), gpu_or_emulated)
+    run = eager_step(scene, gpu_or_emulated, 0.125)
+    assert torch.equal(run(), run())
+    calls = []
+    ways = LaunchWays(_Launch(), [])
+
+    def step():
+        calls.append(launch_ways._never is ways._launch.is_direct)
+        return torch.tensor(1.0)
+
+    times = time_launch_ways(ways, step, gpu_or_emulated, runs=2, seconds=0.0)
+    assert list(times) == ["driver", "Triton's launcher"]
+    assert calls.count(True) == calls.count(False) > 2
+    losses = map(torch.tensor, (1.0, 2.0))
+    with pytest.raises(UnsupportedError, match="loss of a step depends on how kernels are started"):
+        time_launch_ways(ways, lambda: next(losses), gpu_or_emulated, runs=1, seconds=0.0)
