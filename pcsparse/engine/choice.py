@@ -1,7 +1,7 @@
 """A choice: one dataflow and its config, for one pass of a convolution."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -34,8 +34,9 @@ class Choice:
 
     def encode(self) -> str:
         """`name(field=value,...)`."""
-        fields = ",".join(f"{name}={value}" for name, value in vars(self.config).items())
-        return f"{self.dataflow}({fields})"
+        # not vars(): torch.compile of torch 2.11 cannot trace it
+        text = ",".join(f"{field.name}={getattr(self.config, field.name)}" for field in fields(self.config))
+        return f"{self.dataflow}({text})"
 
     @staticmethod
     def decode(text: str) -> "Choice":

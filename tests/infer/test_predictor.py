@@ -25,7 +25,8 @@ def test_every_point_gets_the_class_that_the_network_gives_its_voxel(predictor):
     assert prediction.targets.dtype == np.int64
     assert prediction.n_left_out == 0
     cells = np.floor(sweep.points.astype(np.float64) / 0.3)
-    _, inverse = np.unique(cells, axis=0, return_inverse=True)
+    # a column of its own in numpy 2.0
+    inverse = np.unique(cells, axis=0, return_inverse=True)[1].ravel()
     assert prediction.n_voxels == inverse.max() + 1 < 600
     for voxel in range(prediction.n_voxels):
         assert len(set(prediction.targets[inverse == voxel])) == 1

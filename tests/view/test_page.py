@@ -150,7 +150,8 @@ def test_the_same_input_gives_the_same_text():
 def layers(points, intensity, labels, classes):
     """A sweep with all that a segmented one has; predictions are wrong by voxel, as a network's are."""
     rng = np.random.default_rng(0)
-    _, voxel = np.unique(np.floor(points / 0.1).astype(np.int64), axis=0, return_inverse=True)
+    # a column of its own in numpy 2.0
+    voxel = np.unique(np.floor(points / 0.1).astype(np.int64), axis=0, return_inverse=True)[1].ravel()
     confidence = rng.beta(5, 1.2, voxel.max() + 1)[voxel]
     wrong = rng.random(voxel.max() + 1)[voxel] < 0.1
     prediction = np.where(wrong, rng.integers(0, classes, voxel.max() + 1)[voxel], labels)
