@@ -33,16 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="pcsparse",
-        description="Sparse 3D convolution on point clouds.",
+        description="3D perception on point clouds, built around sparse 3D convolution. VERB is one of\n\n"
+        + "\n".join(f"  {verb:8}  {does}" for verb, (_, does) in _VERBS.items()),
         epilog="`pcsparse VERB --help` tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("verb", choices=sorted(_VERBS))
+    parser.add_argument("verb", choices=tuple(_VERBS), metavar="VERB", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"pcsparse {__version__}")
     # all behind the verb is the verb's own
     verb = parser.parse_args(given[:1]).verb
     try:
-        return _VERBS[verb](given[1:])
-    except PcsparseError as error:
+        return _VERBS[verb][0](given[1:])
+    except (PcsparseError, OSError) as error:
         print(f"pcsparse {verb}: {error}", file=sys.stderr)
         return _BAD_USE
 
@@ -78,7 +80,11 @@ def _with_hydra(name: str, arguments: list[str], run: Callable[[Any], int]) -> i
     def task(raw: Any) -> None:
         try:
             statuses.append(run(omegaconf.OmegaConf.to_object(raw)))
-        except PcsparseError as error:
+        except omegaconf.errors.MissingMandatoryValue as error:
+            key = error.full_key
+            print(f"pcsparse {name}: {key} has no value; give one with {key}=VALUE", file=sys.stderr)
+            statuses.append(_BAD_USE)
+        except (PcsparseError, OSError) as error:
             # Hydra would bury the message under a traceback
             print(f"pcsparse {name}: {error}", file=sys.stderr)
             statuses.append(_BAD_USE)
@@ -250,7 +256,7 @@ def _synth(arguments: list[str]) -> int:
 def _bench(arguments: list[str]) -> int:
     from pcsparse.programs import bench
 
-    return bench.main(arguments)
+    return bench.main(arguments, program="pcsparse bench")
 
 
 def _tune(arguments: list[str]) -> int:
@@ -259,16 +265,16 @@ def _tune(arguments: list[str]) -> int:
     return tune.main(arguments)
 
 
-_VERBS = {
-    "bench": _bench,
-    "compress": _compress,
-    "evaluate": _evaluate,
-    "infer": _infer,
-    "inspect": _inspect,
-    "synth": _synth,
-    "train": _train,
-    "tune": _tune,
-    "view": _view,
+_VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "infer": (_infer, "the class of every point of a file"),
+    "inspect": (_inspect, "what a file holds, and what a model would see in it"),
+    "view": (_view, "files as one HTML page"),
+    "synth": (_synth, "simulated sweeps with labels"),
+    "train": (_train, "a network on labelled sweeps"),
+    "evaluate": (_evaluate, "a network's mIoU, and its predictions"),
+    "compress": (_compress, "a network made smaller, to a budget"),
+    "tune": (_tune, "the fastest plans of a model on this machine"),
+    "bench": (_bench, "times of kernels, layers and networks"),
 }
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from pcsparse import __version__
@@ -17,12 +18,37 @@ def test_version_and_help(capsys):
         assert said in capsys.readouterr().out
 
 
+def test_the_help_says_what_each_verb_does(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    said = {line[0] for line in lines if len(line) == 2}
+    assert {"infer", "inspect", "view", "synth", "train", "evaluate", "compress", "tune", "bench"} <= said
+
+
+@pytest.mark.parametrize("verb", ["infer", "inspect", "view", "synth", "tune", "bench"])
+def test_a_verb_calls_itself_by_its_name(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: pcsparse {verb} ")
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "compress"])
+def test_a_verb_of_hydra_calls_itself_by_its_name(verb, capsys):
+    pytest.importorskip("hydra")
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"{verb} is powered by Hydra")
+
+
 @pytest.mark.parametrize("arguments", [[], ["segment"]])
 def test_an_unknown_verb_is_bad_use(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert "verb" in capsys.readouterr().err
+    assert "VERB" in capsys.readouterr().err
 
 
 def test_an_error_of_a_program_is_one_line(tmp_path, capsys):
@@ -31,6 +57,24 @@ def test_an_error_of_a_program_is_one_line(tmp_path, capsys):
     assert errors.startswith("pcsparse infer: ")
     assert "nowhere.bin" in errors
     assert errors.count("\n") == 1
+
+
+def test_a_disk_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", np.ones((5, 4), np.float32))
+    assert main(["view", str(tmp_path / "a.npy"), "--out", "/proc/page.html"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("pcsparse view: ")
+    assert "'/proc/page.html'" in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_missing_key_is_one_line(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("hydra")
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate"]) == 2
+    assert capsys.readouterr().err == (
+        "pcsparse evaluate: data.root has no value; give one with data.root=VALUE\n"
+    )
 
 
 @pytest.mark.parametrize("text", ["1,2", "1,2,three"])

@@ -20,6 +20,7 @@ def main(
     sections: Iterable[str] = SECTIONS,
     tags: Sequence[Tag] = ("paper",),
     name: str = "bench",
+    program: str | None = None,
 ) -> int:
     """Parse a command line and run it.
 
@@ -28,11 +29,12 @@ def main(
         sections: what runs by default.
         tags: what runs by default.
         name: of the JSON file by default.
+        program: what the help calls itself; the script's name if None.
     """
     if any(argument.partition("=")[0] == "--device" for argument in arguments):
         asked = _ON_DEVICE.get(name, bench_device.SECTIONS)
-        return bench_device.main(arguments, sections=asked, name=f"{name}-device")
-    parser = argparse.ArgumentParser(description="Verify against the twins, then time.")
+        return bench_device.main(arguments, sections=asked, name=f"{name}-device", program=program)
+    parser = argparse.ArgumentParser(prog=program, description="Verify against the twins, then time.")
     parser.add_argument(
         "--device", help="instead: the benchmark of accelerators; --device cuda --help says what it takes"
     )

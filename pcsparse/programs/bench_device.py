@@ -93,9 +93,17 @@ class DeviceSettings:
     out: Path
 
 
-def main(arguments: Sequence[str], *, sections: Iterable[str] = SECTIONS, name: str = "device") -> int:
+def main(
+    arguments: Sequence[str],
+    *,
+    sections: Iterable[str] = SECTIONS,
+    name: str = "device",
+    program: str | None = None,
+) -> int:
     """Parse a command line and run it; see `run` for what it returns."""
-    parser = argparse.ArgumentParser(description="Verify against the twins, then time, on an accelerator.")
+    parser = argparse.ArgumentParser(
+        prog=program, description="Verify against the twins, then time, on an accelerator."
+    )
     parser.add_argument("--device", default="cuda", help="cuda, or cpu for a rehearsal")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(sections))
     parser.add_argument("--quick", action="store_true", help="the fewest cases, few runs")

@@ -160,16 +160,14 @@ def main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] == "compare":
         return synth_compare.main(arguments[1:])
     if arguments and arguments[0] == "stats":
-        parser = argparse.ArgumentParser(
-            prog="make_synthetic.py stats", description="Print figures of sweeps."
-        )
+        parser = argparse.ArgumentParser(prog="pcsparse synth stats", description="Print figures of sweeps.")
         parser.add_argument(
             "sources", nargs="+", type=Path, help="sweeps (.bin), or folders with velodyne/*.bin"
         )
         parser.add_argument("--sensor", choices=SENSORS, default="hdl64e")
         given = parser.parse_args(arguments[1:])
         return run_stats(StatsSettings(tuple(given.sources), given.sensor))
-    parser = argparse.ArgumentParser(prog="make_synthetic.py", description="Make synthetic LiDAR sweeps.")
+    parser = argparse.ArgumentParser(prog="pcsparse synth", description="Make synthetic LiDAR sweeps.")
     parser.add_argument(
         "out", type=Path, help="folder to write to ('stats' and 'compare' tell figures instead)"
     )

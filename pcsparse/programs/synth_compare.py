@@ -28,7 +28,7 @@ def run_compare(settings: CompareSettings, report: Callable[[str], None] = print
 def main(arguments: Sequence[str]) -> int:
     """Parse `compare REAL... [options]`, without its first word, and run it."""
     parser = argparse.ArgumentParser(
-        prog="make_synthetic.py compare",
+        prog="pcsparse synth compare",
         description="Hold simulated sweeps against real ones; exits with 1 unless every figure holds.",
     )
     parser.add_argument("real", nargs="+", type=Path, help="real sweeps: files, or folders of them")
