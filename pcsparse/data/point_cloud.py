@@ -18,6 +18,9 @@ InvalidPolicy = Literal["drop", "raise", "keep"]
 FAR_M = 8192.0
 """Metres beyond which float32 resolves a millimetre at best; no sensor sees that far from itself."""
 
+_FAR_HEIGHT_M = 1024.0
+"""Metres above the sea at which a map is moved down too: a key holds 1,625 m of z at 5 cm."""
+
 INTENSITY_SLACK = 2.0
 """Times full scale that an intensity may reach: a bright sign, clipped to 1; beyond it the scale is wrong."""
 
@@ -34,7 +37,8 @@ class PointCloud:
     Attributes:
         points: (n, 3) float32, metres, minus `origin`.
         origin: (3,) float64, metres; zero unless an axis lies beyond 8,192 m (world coordinates such as UTM),
-            then the median of that axis in whole metres. Point in the file = points + origin.
+            then the median of that axis in whole metres; where x or y does, z from 1,024 m on. Point in the
+            file = points + origin.
         intensity: (n,) float32, 0-1; None where the file has none (never invented).
         ring: (n,) int32, the laser that made the point; None where the file does not say.
         kept: (n,) int64, row of each point in the file, ascending.
@@ -183,6 +187,8 @@ def far_origin(xyz: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     # the median, not the middle: one stray return at (0, 0, 0) must not pull the origin half a world away
     median = np.median(finite, axis=0).astype(np.float64)
     far = np.abs(median) > FAR_M
+    # only in a map: in a file of millimetres it would be the height of the sensor
+    far[2] |= far[:2].any() and abs(median[2]) > _FAR_HEIGHT_M
     origin[far] = np.round(median[far])
     return origin
 

@@ -95,6 +95,16 @@ class TestOrigin:
         # float32 first would be off by up to 3 cm: the step is 6.25 cm there
         assert np.abs((near + self.UTM).astype(np.float32) - (near + self.UTM)).max() > 0.02
 
+    def test_a_map_of_the_mountains_is_moved_down_too(self, save):
+        near = street(200)[:, :3].astype(np.float64)
+        world = near + np.array([637_179.25, 849_498.75, 1_698.5])
+        cloud = read_points(save(world))
+        assert abs(cloud.origin[2] - 1_698.5) < 10
+        np.testing.assert_allclose(cloud.world(), world, rtol=0, atol=2e-5)
+
+    def test_a_height_in_millimetres_is_left_alone(self, save):
+        assert not read_points(save(1000 * street(200)[:, :3] - np.array([0, 0, 1_698.0]))).origin.any()
+
     def test_the_note_names_every_metre(self, save):
         x, y = 637_179, 5_849_499
         cloud = read_points(save(street(200)[:, :3] * 0.001 + np.array([x, y, 0.0])))
