@@ -56,6 +56,31 @@ def check_dtype(name: str, tensor: Tensor, *allowed: object) -> None:
         raise DtypeError(f"{name} must be {wanted}, got {got}; convert it with .to()")
 
 
+def usable_device(device: torch.device | str) -> torch.device:
+    """The device of that name, if torch has it here.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        DeviceError: no such name, or torch sees no such device; the text says which it sees.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"device {device!r} is none: {error}; use cpu, cuda or cuda:N") from error
+    if found.type == "cuda":
+        n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not n:
+            raise DeviceError(
+                f"device {str(device)!r}: torch {torch.__version__} sees no CUDA device here; use cpu, or "
+                "where there is a GPU a CUDA build of torch"
+            )
+        if (found.index or 0) >= n:
+            raise DeviceError(f"device {str(device)!r}: torch sees {n}, cuda:0 to cuda:{n - 1}")
+    return found
+
+
 def check_same_device(**tensors: Tensor) -> None:
     """Raise DeviceError unless all named tensors live on one device."""
     devices = [tensor.device for tensor in tensors.values()]

@@ -3,12 +3,16 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: to a temporary name in its folder, flushed to disk, then renamed."""
+    """Write a file whole or not at all: to a temporary name in its folder, flushed to disk, then renamed.
+
+    Raises:
+        OSError: the file cannot be written; it names `path`.
+    """
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
@@ -25,5 +29,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        # a full disk names no file, the others a temporary one
+        if error.errno is not None and error.filename in (None, str(temporary), temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        # on a read-only disk this fails too
+        with suppress(OSError):
+            temporary.unlink()

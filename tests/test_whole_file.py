@@ -1,5 +1,8 @@
 """A file is there whole or not at all."""
 
+import errno
+import os
+
 import pytest
 
 from pcsparse.whole_file import write_whole
@@ -17,3 +20,24 @@ def test_whole_or_not_at_all(tmp_path, monkeypatch):
         write_whole(target, b"new")
     assert target.read_bytes() == b"old"
     assert [child.name for child in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pcsparse.whole_file.os.fsync", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/file'"):
+        write_whole(tmp_path / "file", b"new")
+    with pytest.raises(FileNotFoundError, match=rf"'{tmp_path}/nowhere/file'"):
+        write_whole(tmp_path / "nowhere/file", b"new")
+
+
+def test_a_disk_where_nothing_can_be_removed_is_told_as_it_was(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("pcsparse.whole_file.Path.unlink", refuse)
+    monkeypatch.setattr("pcsparse.whole_file.os.fsync", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_whole(tmp_path / "file", b"new")

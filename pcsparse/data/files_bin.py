@@ -1,5 +1,6 @@
 """Headerless `.bin` sweeps: rows of float32, whose number of columns and dtype must be inferred or given."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,7 +141,9 @@ def _read_rows(
 
 
 def _known_dtype(path: Path, dtype: str | None) -> np.dtype:
-    name = "float32" if dtype is None else str(np.dtype(dtype))
+    name = "float32" if dtype is None else dtype
+    with suppress(TypeError):
+        name = str(np.dtype(name))
     if name not in _DTYPES:
         raise FormatError(f"{path}: dtype must be one of {', '.join(_DTYPES)}, got {name}")
     return np.dtype(name).newbyteorder("<")

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from pcsparse.checks import usable_device
 from pcsparse.data.collate import VoxelSettings, voxel_batch
 from pcsparse.data.datasets.semantic_kitti import Sweep
 from pcsparse.data.label_map import IGNORE
@@ -46,7 +47,7 @@ class Predictor:
     """
 
     def __init__(self, model: nn.Module, voxels: VoxelSettings, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.model = fuse(model.to(self.device))
         self.voxels = voxels
 

@@ -14,6 +14,8 @@ from pcsparse.infer.ground import find_frame
 _DTYPES = ("float32", "float64", "float16")
 _COLUMNS = range(3, 9)
 _MAX_COORDINATE = 1e6
+# farther ones: a few are faults of a sensor, more are bytes that were no coordinates
+_WILD_SHARE = 0.001
 # of two readings that both show a ground, the better one must show as much more of it
 _CLEARLY = 1.3
 # beyond any intensity: what the file holds comes back as a share of it
@@ -64,9 +66,10 @@ class Reading:
 def stands_on_ground(cloud: PointCloud) -> float:
     """Share of the near points on a ground where a sensor has it, under any axis and unit; 0 without."""
     points = cloud.points[np.isfinite(cloud.points).all(axis=1)]
-    if not len(points) or np.abs(points).max() > _MAX_COORDINATE:
+    wild = (np.abs(points) > _MAX_COORDINATE).any(axis=1)
+    if not len(points) or wild.mean() > _WILD_SHARE:
         return 0.0
-    frame = find_frame(points)
+    frame = find_frame(points[~wild])
     return frame.ground.support if frame.sure and frame.ground is not None else 0.0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pcsparse.checks import usable_device
 from pcsparse.compress.channel_scores import Losses
 from pcsparse.compress.pruning import Prunable, Pruning
 from pcsparse.compress.pruning_channels import ChannelPruning
@@ -113,7 +114,7 @@ class Job:
         return Job(
             settings=settings,
             folder=_near(Path(settings.output_dir)),
-            model=use_tuning(model.to(torch.device(settings.device)), table),
+            model=use_tuning(model.to(usable_device(settings.device)), table),
             card=card,
             weights=weights,
             train_set=sources["train"],

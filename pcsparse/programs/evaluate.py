@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from pcsparse.allocation import keep_freed_memory
+from pcsparse.checks import usable_device
 from pcsparse.config import EvaluateSettings, build
 from pcsparse.data.files import write_labels
 from pcsparse.data.label_map import LabelMap
@@ -46,7 +46,7 @@ def run(settings: EvaluateSettings) -> int:
     labels: LabelMap = source.label_map
     if labels.names != card.classes:
         raise FormatError(f"{checkpoint} has the classes {card.classes}, the data {labels.names}")
-    device = torch.device(settings.device)
+    device = usable_device(settings.device)
     writer = None if settings.predictions is None else _SubmissionWriter(Path(settings.predictions), labels)
     confusion = evaluate(
         model.to(device),

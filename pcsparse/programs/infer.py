@@ -1,5 +1,6 @@
 """`pcsparse infer`: a class for every point of files without labels."""
 
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -40,6 +41,7 @@ def run(settings: InferSettings) -> int:
         raise RangeError(f"invalid must be one of {', '.join(_POLICIES)}, got {settings.invalid!r}")
     placement = placement_of(settings)
     jobs = _jobs(settings)
+    _check_folder(Path(settings.out))
     models = InferModels(settings)
     failed = []
     for job in jobs:
@@ -56,7 +58,17 @@ def run(settings: InferSettings) -> int:
             print(f"error: {error}")
     if failed:
         print(f"{len(failed)} of {len(jobs)} files failed: {', '.join(map(str, failed))}")
+        print("`pcsparse inspect FILE` says what a file holds, and which flag mends it, if one does")
     return 1 if failed else 0
+
+
+def _check_folder(out: Path) -> None:
+    """Whether outputs can be written there, before any work is lost."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise RangeError(f"--out {out}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK):
+        raise RangeError(f"--out {out}: nothing can be written to {there}; name another folder")
 
 
 def _jobs(settings: InferSettings) -> list[Job]:
@@ -124,7 +136,7 @@ def _process(job: Job, settings: InferSettings, placement: Placement, models: In
         thinned = write_page(job.page, cloud, points, prediction.targets, prediction.confidence, labels)
         notes += (thinned,) if thinned else ()
     draw_s = time.perf_counter() - began
-    report_shares(targets, labels, job.listed)
+    report_shares(targets, labels, job.listed, predictor.voxels, settings)
     for note in notes:
         print(f"  note: {note}")
     print(

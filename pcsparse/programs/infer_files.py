@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pcsparse.config import InferSettings
+from pcsparse.data.collate import VoxelSettings
 from pcsparse.data.files import EXTENSIONS, read_points, write_classes, write_labels
 from pcsparse.data.files_table import CLASS_COLUMN, LAS_CLASS, PointClasses
 from pcsparse.data.label_map import IGNORE, LabelMap
@@ -151,13 +152,34 @@ def _write_legend(path: Path, labels: LabelMap) -> None:
     write_whole(path, ("\n".join(rows) + "\n").encode())
 
 
-def report_shares(targets: npt.NDArray[np.integer], labels: LabelMap, outputs: str) -> None:
+def _left_out(voxels: VoxelSettings, settings: InferSettings) -> str:
+    """Which points get no class."""
+    reasons = ["not finite"]
+    if near := max(voxels.min_range, settings.min_range):
+        whose = "" if settings.min_range >= voxels.min_range else ", as in the model's training"
+        reasons.append(f"nearer than {near:g} m{whose}")
+    if settings.max_range is not None:
+        reasons.append(f"beyond {settings.max_range:g} m")
+    if voxels.crop is not None:
+        reasons.append("outside the model's box")
+    return "; ".join(reasons)
+
+
+def report_shares(
+    targets: npt.NDArray[np.integer],
+    labels: LabelMap,
+    outputs: str,
+    voxels: VoxelSettings,
+    settings: InferSettings,
+) -> None:
     """Print the share of each class, and what got none.
 
     Args:
         targets: (n_file,) a row for every row of the file.
         labels: the label set.
         outputs: what was written.
+        voxels: what the model leaves out.
+        settings: what the user leaves out.
     """
     n_file = len(targets)
     if not n_file:
@@ -172,6 +194,6 @@ def report_shares(targets: npt.NDArray[np.integer], labels: LabelMap, outputs: s
     if n_none:
         print(
             f"  {'(unlabelled)':<16} {n_none:>9} {100 * n_none / n_file:6.2f} %  "
-            "not finite, cropped or out of range"
+            f"{_left_out(voxels, settings)}"
         )
     print(f"  wrote {outputs}")

@@ -88,7 +88,7 @@ def infer_tiled(job: Job, size: float, settings: InferSettings, model: LoadedMod
         picture.save(job.picture, job.source.name, labels)
     if job.page is not None:
         picture.save_page(job.page, job.source.name, prediction.confidence, labels)
-    report_shares(prediction.targets, labels, job.listed)
+    report_shares(prediction.targets, labels, job.listed, predictor.voxels, settings)
     for note in notes:
         print(f"  note: {note}")
     print(

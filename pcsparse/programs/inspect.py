@@ -189,7 +189,7 @@ def _read(source: Path, asked: Reading) -> tuple[Reading, PointCloud, tuple[Faul
     flag = " ".join(other.flags())
     text = f"read as {' '.join(asked.flags()) or 'inferred'} it is no sweep on a ground, with {flag} it is"
     if refusal is not None:
-        text = f"it cannot be read as asked ({str(refusal).removeprefix(str(source)).strip(': ')[:200]})"
+        text = f"it cannot be read as asked: {str(refusal).removeprefix(str(source)).strip(': ')}"
     return other, other.read(source), (Fault("reading", text, flag),)
 
 

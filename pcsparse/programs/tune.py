@@ -10,6 +10,7 @@ from torch import nn
 
 from pcsparse.allocation import keep_freed_memory
 from pcsparse.bench.clouds import file_cloud, simulated_cloud
+from pcsparse.checks import usable_device
 from pcsparse.coords.build import makes_tables
 from pcsparse.engine.autotune import table_of, tune
 from pcsparse.engine.choice import PASSES, Pass
@@ -17,7 +18,7 @@ from pcsparse.engine.conv_call import groups_of
 from pcsparse.engine.map_tuning import tune_maps
 from pcsparse.engine.tune_cache import TuneTable, device_key, store_table
 from pcsparse.engine.tuning import GroupTuning
-from pcsparse.errors import DeviceError, RangeError, UnsupportedError
+from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.models import MinkUNetSpec
 from pcsparse.models.minkunet import MinkUNet
 from pcsparse.nn.tuning import conv_calls
@@ -97,12 +98,7 @@ def run(settings: TuneSettings) -> int:
 
 def _device(settings: TuneSettings) -> torch.device:
     """Where to tune, before any work is lost."""
-    try:
-        device = torch.device(settings.device)
-    except RuntimeError as error:
-        raise RangeError(f"device={settings.device!r} is none: {error}; use cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device=cuda, but torch sees no CUDA device here; tune with device=cpu")
+    device = usable_device(settings.device)
     if device.type == "cpu" and (settings.tf32 or settings.dtype == "float16"):
         what = "tf32" if settings.tf32 else "dtype=float16"
         raise UnsupportedError(

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pcsparse.checks import usable_device
 from pcsparse.data.collate import VoxelBatch
 from pcsparse.errors import RangeError
 from pcsparse.train.checkpoint import TrainState, rng_state, set_rng_state
@@ -64,7 +65,7 @@ class Stepper:
     ) -> None:
         self.settings = settings
         self.n_steps = n_steps
-        self.device = torch.device(settings.device)
+        self.device = usable_device(settings.device)
         self.model = model.to(self.device)
         self.optimizer = build_optimizer(self.model, settings.optim)
         self.average = ExponentialAverage(self.model, settings.ema_decay) if settings.ema_decay else None

@@ -128,6 +128,14 @@ def test_the_typical_reading_wins_and_the_other_is_told(tmp_path):
     assert "6 columns would fit less well; --columns decides" in cloud.notes
 
 
+@pytest.mark.parametrize("dtype", ["float99", "int32", "x y"])
+def test_a_dtype_that_is_none_is_named(tmp_path, dtype):
+    path = tmp_path / "a.bin"
+    _write(path, street(30))
+    with pytest.raises(FormatError, match=rf"dtype must be one of .*float32.*, got {dtype}"):
+        read_points(path, dtype=dtype)
+
+
 def test_columns_and_dtype_together_are_believed(tmp_path):
     rows = street(60)
     rows[:, 0] += 5e5

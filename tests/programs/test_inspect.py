@@ -65,6 +65,12 @@ def _with_strays():
     return rows
 
 
+def _with_one_wild_point():
+    rows = walled_street()
+    rows[5, 0] = 1e7
+    return rows
+
+
 def _intensity(factor, dtype=np.float32):
     rows = walled_street().astype(np.float64)
     rows[:, 3] = np.round(rows[:, 3] * factor)
@@ -125,6 +131,10 @@ FAULTY = {
         {"reading": "--columns 7"},
     ),
     "five columns without rings": (lambda: _as_bin(_five(walled_street())), {"reading": "--columns 5"}),
+    "one point nowhere without a header": (
+        lambda: _as_bin(_with_one_wild_point()),
+        {"reading": "--columns 4 --dtype float32", "stray": "--max-range 300"},
+    ),
     "millimetres without a header": (
         lambda: _as_bin(_moved(scale=0.001)),
         {"reading": "--columns 4 --dtype float32", "unit": "--scale 0.001"},

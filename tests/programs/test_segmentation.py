@@ -14,6 +14,7 @@ from pcsparse.data.collate import VoxelSettings
 from pcsparse.data.files import read_labels, read_points
 from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.data.label_map import LabelMap
+from pcsparse.errors import DeviceError, RangeError
 from pcsparse.models import SPVCNN
 from pcsparse.programs import infer
 from pcsparse.train.metrics import ConfusionMatrix, SemanticKittiMetrics
@@ -203,6 +204,37 @@ def test_invalid_rows_keep_their_place_and_get_unlabelled(model_file, tmp_path, 
     said = capsys.readouterr().out
     assert "4 of 404 points are NaN or infinite" in said
     assert "(unlabelled)" in said
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(model_file, tmp_path, monkeypatch, capsys):
+    np.save(tmp_path / "a.npy", rows_of(5))
+    for out in ("a.npy", "a.npy/deeper"):
+        with pytest.raises(RangeError, match=r"a\.npy is a file; name a folder"):
+            infer_with(model_file, tmp_path / out, tmp_path / "a.npy")
+    # root may write anywhere but to a read-only disk
+    monkeypatch.setattr("pcsparse.programs.infer.os.access", lambda path, mode: False)
+    with pytest.raises(RangeError, match="nothing can be written to"):
+        infer_with(model_file, tmp_path / "out", tmp_path / "a.npy")
+    assert "400 points" not in capsys.readouterr().out
+
+
+def test_a_device_that_is_not_there_is_told(model_file, tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", rows_of(5))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for device, said in (("cuda", "sees no CUDA device here; use cpu"), ("gpu", "'gpu' is none")):
+        with pytest.raises(DeviceError, match=said):
+            infer_with(model_file, tmp_path / "out", tmp_path / "a.npy", device=device)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(DeviceError, match=r"torch sees 2, cuda:0 to cuda:1"):
+        infer_with(model_file, tmp_path / "out", tmp_path / "a.npy", device="cuda:2")
+
+
+def test_points_without_a_class_are_told_why(model_file, tmp_path, capsys):
+    np.save(tmp_path / "a.npy", rows_of(5))
+    given = {"min_range": 2.5, "max_range": 10.0, "picture": False}
+    assert infer_with(model_file, tmp_path / "out", tmp_path / "a.npy", **given) == 0
+    assert "not finite; nearer than 2.5 m; beyond 10 m" in capsys.readouterr().out
 
 
 def test_invalid_rows_are_an_error_where_asked_for_and_other_files_go_on(model_file, tmp_path, capsys):
