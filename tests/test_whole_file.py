@@ -27,9 +27,9 @@ def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("pcsparse.whole_file.os.fsync", full)
-    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/file'"):
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/file'$"):
         write_whole(tmp_path / "file", b"new")
-    with pytest.raises(FileNotFoundError, match=rf"'{tmp_path}/nowhere/file'"):
+    with pytest.raises(FileNotFoundError, match=rf"'{tmp_path}/nowhere/file'$"):
         write_whole(tmp_path / "nowhere/file", b"new")
 
 
