@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,12 @@ class RunFolder:
         self._note(name, done=True)
 
     def _stale(self) -> dict[str, str]:
-        """Steps that were begun from something else than today, and what differs."""
+        """Steps that were begun from something else than is there today, and what differs."""
         found: dict[str, str] = {}
         anew: set[str] = set()
         for name, step in self._steps.items():
             entry = self._record.get(name)
-            before = [other for other in step.after if other in anew]
+            before = [other for other in step.after if other in anew or self._is_of_another(entry, other)]
             if entry is None or (entry["done"] and not self.file(name).exists()):
                 anew.add(name)
             elif differs := _differences(entry["inputs"], self._inputs[name]):
@@ -110,6 +111,11 @@ class RunFolder:
                 found[name] = f"follows {', '.join(before)}"
                 anew.add(name)
         return found
+
+    def _is_of_another(self, entry: dict[str, Any] | None, other: str) -> bool:
+        """Whether a step took what `other` has since made anew, in a run that did not list that step."""
+        taken = (entry or {}).get("of", {})
+        return other in taken and taken[other] != self._record.get(other, {}).get("made")
 
     def _forget(self, name: str) -> None:
         step = self._steps[name]
@@ -126,7 +132,11 @@ class RunFolder:
         self._write()
 
     def _note(self, name: str, *, done: bool) -> None:
-        self._record[name] = {"done": done, "inputs": self._inputs[name]}
+        of = {other: self._record.get(other, {}).get("made") for other in self._steps[name].after}
+        inputs = self._inputs[name]
+        # equal inputs give equal files, so that this says which files a later step has taken
+        made = sha256(json.dumps([inputs, of], sort_keys=True).encode()).hexdigest()[:16]
+        self._record[name] = {"done": done, "inputs": inputs, "made": made, "of": of}
         self._write()
 
     def _write(self) -> None:

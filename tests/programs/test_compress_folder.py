@@ -117,7 +117,10 @@ def test_a_record_that_is_none_is_named(tmp_path, content):
 def test_the_record_says_what_it_was_made_from(tmp_path):
     filled(tmp_path)
     content = json.loads((tmp_path / RECORD).read_text())
-    assert content["steps"]["cost"] == {"done": True, "inputs": {"model": "a", "threads": 1}}
+    cost, search = (content["steps"][name] for name in ("cost", "search"))
+    assert cost["inputs"] == {"model": "a", "threads": 1}
+    assert (cost["done"], cost["of"]) == (True, {})
+    assert search["of"] == {"cost": cost["made"], "scan": content["steps"]["scan"]["made"]}
 
 
 @pytest.mark.parametrize("deleted", [0, 1, 2])
@@ -155,3 +158,35 @@ def test_the_folder_of_another_run_is_refused_however_it_is_resumed(tmp_path, na
     with opened(tmp_path).running("cost"):
         (tmp_path / name).write_text("of a compression")
     assert opened(tmp_path)
+
+
+def test_a_step_of_results_that_were_made_anew_without_it_is_stale(tmp_path):
+    filled(tmp_path)
+    other = {"search": {"budget": {"share": 0.4, "ms": None}}}
+    # a run that does not tune
+    shorter = RunFolder(
+        tmp_path,
+        STEPS[:3],
+        {name: {**INPUTS, **other}[name] for name in ("cost", "scan", "search")},
+        "overwrite",
+    )
+    with shorter.running("search"):
+        shorter.file("search").write_text("another")
+    with pytest.raises(FormatError, match="tune: follows search"):
+        opened(tmp_path, **other)
+    # nor is it good again with the first inputs, whose results are gone
+    with pytest.raises(FormatError, match=r"search: budget.share 0.4 then, 0.5 now; tune: follows search"):
+        opened(tmp_path)
+    folder = opened(tmp_path, "overwrite", **other)
+    assert [step.name for step in STEPS if folder.done(step.name)] == ["cost", "scan", "search", "control"]
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_a_record_from_before_says_nothing_of_what_was_taken(tmp_path):
+    filled(tmp_path)
+    content = json.loads((tmp_path / RECORD).read_text())
+    for entry in content["steps"].values():
+        del entry["made"], entry["of"]
+    (tmp_path / RECORD).write_text(json.dumps(content))
+    folder = opened(tmp_path)
+    assert all(folder.done(step.name) for step in STEPS)
