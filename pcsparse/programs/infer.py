@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pcsparse.allocation import keep_freed_memory
+from pcsparse.checks import require_extra
 from pcsparse.config import InferSettings, InspectSettings
 from pcsparse.data.files import list_point_files
 from pcsparse.data.label_map import IGNORE, LabelMap
 from pcsparse.data.placement import Placement
-from pcsparse.errors import PcsparseError, RangeError
+from pcsparse.errors import FormatError, PcsparseError, RangeError, UnsupportedError
 from pcsparse.infer.diagnosis import diagnose
 from pcsparse.programs.infer_files import Job, output_paths, read_source, report_shares, write_outputs
 from pcsparse.programs.infer_models import InferModels
@@ -34,7 +35,8 @@ def run(settings: InferSettings) -> int:
 
     Raises:
         FormatError: no such input or checkpoint, or the checkpoint is broken.
-        RangeError: a setting has no meaning.
+        RangeError: a setting has no meaning, or nothing can be written to the folder.
+        UnsupportedError: pictures are wanted, and the package that draws them is not installed.
     """
     keep_freed_memory()
     if settings.invalid not in _POLICIES:
@@ -42,8 +44,10 @@ def run(settings: InferSettings) -> int:
     placement = placement_of(settings)
     jobs = _jobs(settings)
     _check_folder(Path(settings.out))
+    if settings.picture:
+        _check_pictures()
     models = InferModels(settings)
-    failed = []
+    failed: dict[Path, Exception] = {}
     for job in jobs:
         if settings.skip_existing and job.done:
             print(f"{job.source}: skipped, {job.listed} is there")
@@ -54,11 +58,12 @@ def run(settings: InferSettings) -> int:
             else:
                 _process(job, settings, placement, models)
         except (PcsparseError, OSError) as error:
-            failed.append(job.source)
+            failed[job.source] = error
             print(f"error: {error}")
     if failed:
         print(f"{len(failed)} of {len(jobs)} files failed: {', '.join(map(str, failed))}")
-        print("`pcsparse inspect FILE` says what a file holds, and which flag mends it, if one does")
+        if any(isinstance(error, FormatError | RangeError) for error in failed.values()):
+            print("`pcsparse inspect FILE` says what a file holds, and which flag mends it, if one does")
     return 1 if failed else 0
 
 
@@ -69,6 +74,14 @@ def _check_folder(out: Path) -> None:
         raise RangeError(f"--out {out}: {there} is a file; name a folder")
     if not os.access(there, os.W_OK):
         raise RangeError(f"--out {out}: nothing can be written to {there}; name another folder")
+
+
+def _check_pictures() -> None:
+    """Whether pictures can be drawn, before any work is lost."""
+    try:
+        require_extra("PIL.Image", "view")
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{error}, or write labels alone with --no-picture") from error
 
 
 def _jobs(settings: InferSettings) -> list[Job]:

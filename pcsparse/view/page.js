@@ -225,7 +225,7 @@
     byId("sweepName").textContent = `${state.sweep + 1} / ${n}`;
     byId("allRow").hidden = n < 2 || content.sweeps.some((s) => !s.pose);
     byId("boxesRow").hidden = !content.sweeps.some((s) => s.boxes.length);
-    byId("boxesName").textContent = `${facts.boxes.length} boxes`;
+    byId("boxesName").textContent = `${facts.boxes.length} ${facts.boxes.length === 1 ? "box" : "boxes"}`;
     showFacts(facts);
   }
 

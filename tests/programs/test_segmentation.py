@@ -1,6 +1,7 @@
 """The programs on four sweeps in SemanticKITTI's layout: train, evaluate, infer, as a user calls them."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pcsparse.data.collate import VoxelSettings
 from pcsparse.data.files import read_labels, read_points
 from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.data.label_map import LabelMap
-from pcsparse.errors import DeviceError, RangeError
+from pcsparse.errors import DeviceError, RangeError, UnsupportedError
 from pcsparse.models import SPVCNN
 from pcsparse.programs import infer
 from pcsparse.train.metrics import ConfusionMatrix, SemanticKittiMetrics
@@ -216,6 +217,15 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(model_file, tmp
     with pytest.raises(RangeError, match="nothing can be written to"):
         infer_with(model_file, tmp_path / "out", tmp_path / "a.npy")
     assert "400 points" not in capsys.readouterr().out
+
+
+def test_pictures_that_cannot_be_drawn_are_told_before_any_work(model_file, tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", rows_of(5))
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(UnsupportedError, match=r"pcsparse\[view\]', or write labels alone with --no-picture"):
+        infer_with(model_file, tmp_path / "out", tmp_path / "a.npy")
+    assert not (tmp_path / "out").exists()
+    assert infer_with(model_file, tmp_path / "out", tmp_path / "a.npy", picture=False) == 0
 
 
 def test_a_device_that_is_not_there_is_told(model_file, tmp_path, monkeypatch):

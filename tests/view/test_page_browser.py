@@ -322,6 +322,7 @@ def test_from_above_lengths_are_to_scale(show):
 
 def test_boxes_rings_shade_size_and_theme_change_what_is_drawn(show):
     page = show()
+    assert page.tab.text_content("#boxesName") == "1 box"
     # what is drawn, not what is written over it
     page.tab.evaluate("() => { document.getElementById('marks').hidden = true; }")
     for name in ("boxes", "rings", "shade"):
