@@ -118,7 +118,8 @@ def _layers(found: Measured) -> str:
                "ms after", "left", "predicted", "")  # fmt: skip
     caption = (
         "Each layer of both networks, fused as in inference, measured again in turns on one sweep, its map "
-        "there. Rows: that a layer writes by multiply-adds; others pass it as they are. "
+        "there. Rows: that a layer writes by multiply-adds; others pass it as they are. Rows that keep the "
+        "kernel's centre alone count as written; their lost pairs are in the multiply-adds. "
         "Predicted: the same layer by the table that the search used. Marked: multiply-adds fell, the median "
         "time did not fall below the first quartile of before."
     )

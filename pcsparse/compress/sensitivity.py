@@ -93,6 +93,8 @@ def scan(
     facts = {"axis": how.name, "model": fingerprint(model), "worst": worst, "tag": tag, **how.facts()}
     score = PrunedScore(model, how, evaluate)
     found: dict[Cut, Point] = {}
+    # before any work: an axis may be somebody's own
+    labels = dict(how.labels())
     with PointLog(log, facts) as known:
         points = _Points(how, score, executor or InProcess(), known)
         dense = points.dense()
@@ -107,7 +109,7 @@ def scan(
                 if on_point is not None:
                     on_point(point)
     listed = tuple(found[cut] for curve in curves for cut in curve if cut in found)
-    return SensitivityTable(how.name, dense, listed, worst, dict(how.labels()))
+    return SensitivityTable(how.name, dense, listed, worst, labels)
 
 
 def _lanes(curves: Sequence[list[Cut]], *, in_order: bool, each: bool) -> Iterator[list[list[Cut]]]:

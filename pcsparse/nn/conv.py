@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -213,13 +213,17 @@ class SubmanifoldConv3d(SparseConv):
     ) -> None:
         super().__init__(c_in, c_out, Relation.of(kernel_size, 1, dilation), bias, offsets, dataflow, groups)
         self.voxels, self.rest = voxels, rest
-        centre = self.relation.centre
-        kept = range(self.relation.volume) if self.offsets is None else self.offsets
-        self.centre = kept.index(centre) if centre in kept else None
+        # found once: a graph that is compiled would break at the search
+        self.centre = _centre_of(self)
         if voxels is not None:
             _check_voxels(self, voxels)
         self.register_buffer("through_scale", None)
         self.register_buffer("through_shift", None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also of modules that were pickled before rows could keep the centre."""
+        super().__setstate__(state)
+        self.centre = _centre_of(self)
 
     def forward(self, x: SparseTensor, *, residual: SparseTensor | None = None) -> SparseTensor:
         """(n, c_in) -> (n, c_out) at the same voxels.
@@ -421,6 +425,13 @@ class SparseConvTranspose3d(SparseConv):
             )
         fine = x.cache.expanded(x.coords, self.relation) if like is None else like.coords
         return x.at(self._convolve(x, fine, x.coords, back=True), fine, stride)
+
+
+def _centre_of(conv: SparseConv) -> int | None:
+    """Which of the offsets that are kept leads from a voxel to itself; None where none does."""
+    centre = conv.relation.centre
+    kept = range(conv.relation.volume) if conv.offsets is None else conv.offsets
+    return kept.index(centre) if centre in kept else None
 
 
 def _check_voxels(conv: SubmanifoldConv3d, share: float) -> None:

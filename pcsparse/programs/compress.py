@@ -53,8 +53,8 @@ def compress(job: Job) -> RunFolder:
     """All steps of a compression. What is done already is taken over.
 
     Files in the folder, in the order in which they come: config.yaml, steps.json (what is done, from which
-    inputs), cost.json, weights.*, sensitivity.*, search.*, chosen.json, pruned.*, tuned/, control/, model.*,
-    scores/, measured.json, report.html, report.png.
+    inputs), cost.json, with both axes cost-offsets.json, weights.*, sensitivity.*, search.*, chosen.json,
+    pruned.*, tuned/, control/, model.*, scores/, measured.json, report.html, report.png.
 
     Raises:
         FormatError: the folder holds a compression from other inputs.

@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from pcsparse.errors import FormatError
@@ -17,7 +17,7 @@ RECORD = "steps.json"
 _OF_RUNS = ("model.safetensors", "last.pt", "config.yaml")
 
 Inputs = Mapping[str, Any]
-"""What a step is made from, JSON values: equal inputs give equal files."""
+"""What a step is made from, JSON values: equal inputs give equal files, but for what is measured."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,10 @@ class RunFolder:
     def _note(self, name: str, *, done: bool) -> None:
         of = {other: self._record.get(other, {}).get("made") for other in self._steps[name].after}
         inputs = self._inputs[name]
-        # equal inputs give equal files, so that this says which files a later step has taken
-        made = sha256(json.dumps([inputs, of], sort_keys=True).encode()).hexdigest()[:16]
+        before = self._record.get(name)
+        # what is made anew is something else, even of equal inputs: times are measured
+        made = before.get("made") if before and (done or not before["done"]) else None
+        made = made or token_hex(8)
         self._record[name] = {"done": done, "inputs": inputs, "made": made, "of": of}
         self._write()
 

@@ -1,6 +1,7 @@
 """Submanifold convolutions of a share of the rows, against a simulation as SPS has one in its release."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -246,3 +247,14 @@ def test_one_graph_serves_clouds_of_every_size(rest):
     for mine, theirs in zip(got, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
     torch._dynamo.reset()
+
+
+def test_a_module_from_before_there_was_a_centre_has_one():
+    conv = nn.SubmanifoldConv3d(4, 4, 3, offsets=(0, 13, 26))
+    # what an earlier release has pickled
+    for name in ("centre", "rest"):
+        del conv.__dict__[name]
+    conv = pickle.loads(pickle.dumps(conv))
+    assert conv.centre == 1
+    assert conv.rest == "pass"
+    assert nn.SubmanifoldConv3d(4, 4, 3, offsets=(0, 26)).centre is None

@@ -182,6 +182,21 @@ def test_a_step_of_results_that_were_made_anew_without_it_is_stale(tmp_path):
     assert not (tmp_path / "tuned").exists()
 
 
+def test_what_is_made_again_of_equal_inputs_is_another(tmp_path):
+    filled(tmp_path)
+    # times are measured once more, and what follows is made of them
+    (tmp_path / "cost.json").unlink()
+    shorter = RunFolder(
+        tmp_path, STEPS[:3], {name: INPUTS[name] for name in ("cost", "scan", "search")}, "overwrite"
+    )
+    for name in ("cost", "search"):
+        assert not shorter.done(name)
+        with shorter.running(name):
+            shorter.file(name).write_text("another")
+    with pytest.raises(FormatError, match="tune: follows search"):
+        opened(tmp_path)
+
+
 def test_a_record_from_before_says_nothing_of_what_was_taken(tmp_path):
     filled(tmp_path)
     content = json.loads((tmp_path / RECORD).read_text())
