@@ -45,8 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _VERBS[verb][0](given[1:])
     except (PcsparseError, OSError) as error:
-        print(f"pcsparse {verb}: {error}", file=sys.stderr)
-        return _BAD_USE
+        return _told(verb, error)
+
+
+def _told(verb: str, error: PcsparseError | OSError) -> int:
+    """Say in a line what was wrong, and in another what has gone wrong with it; a status."""
+    if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.filename is None):
+        # nobody reads any more, or nothing says what it was about
+        raise error
+    print(f"pcsparse {verb}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+    return _BAD_USE
 
 
 def _train(arguments: list[str]) -> int:
@@ -86,8 +94,7 @@ def _with_hydra(name: str, arguments: list[str], run: Callable[[Any], int]) -> i
             statuses.append(_BAD_USE)
         except (PcsparseError, OSError) as error:
             # Hydra would bury the message under a traceback
-            print(f"pcsparse {name}: {error}", file=sys.stderr)
-            statuses.append(_BAD_USE)
+            statuses.append(_told(name, error))
 
     path = str(resources.configs_dir())
     before = sys.argv

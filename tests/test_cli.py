@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from pcsparse import __version__
+from pcsparse import __version__, cli
 from pcsparse.cli import main
+from pcsparse.errors import FormatError
 
 
 def test_version_and_help(capsys):
@@ -97,3 +98,26 @@ def test_the_module_runs_too():
         [sys.executable, "-m", "pcsparse.cli", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == f"pcsparse {__version__}"
+
+
+def test_what_else_went_wrong_is_told_too(capsys, monkeypatch):
+    error = FormatError("a sweep is broken")
+    error.add_note("the last state was not written: disk full")
+
+    def inspect(arguments):
+        raise error
+
+    monkeypatch.setitem(cli._VERBS, "inspect", (inspect, "look"))
+    assert main(["inspect", "x"]) == 2
+    assert capsys.readouterr().err == (
+        "pcsparse inspect: a sweep is broken\nthe last state was not written: disk full\n"
+    )
+
+
+def test_an_error_of_no_file_keeps_its_traceback(monkeypatch):
+    def inspect(arguments):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setitem(cli._VERBS, "inspect", (inspect, "look"))
+    with pytest.raises(BrokenPipeError):
+        main(["inspect", "x"])

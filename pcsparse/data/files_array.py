@@ -175,11 +175,11 @@ def _of_array(path: Path, label: str, array: npt.NDArray | dict[str, npt.NDArray
     if array.dtype.names is not None:
         return of_named_columns(path, array.ravel())
     if array.dtype.kind not in "fiu":
-        raise FormatError(f"{path.with_name(label)} has dtype {array.dtype}, points must be numbers")
+        raise FormatError(f"{path.parent / label} has dtype {array.dtype}, points must be numbers")
     if array.ndim != 2 or array.shape[1] < 3:
         turned = "; save its transpose" if array.ndim == 2 and 3 <= array.shape[0] <= 8 else ""
         raise FormatError(
-            f"{path.with_name(label)} has shape {array.shape}, points must be (n, 3 or more): "
+            f"{path.parent / label} has shape {array.shape}, points must be (n, 3 or more): "
             f"x, y, z, intensity ...{turned}"
         )
     n_columns = array.shape[1]

@@ -19,6 +19,8 @@ FAR_M = 8192.0
 """Metres beyond which float32 resolves a millimetre at best; no sensor sees that far from itself."""
 
 _FAR_HEIGHT_M = 1024.0
+# beyond what a sensor's file gives in millimetres
+_MAP_M = 250_000.0
 """Metres above the sea at which a map is moved down too: a key holds 1,625 m of z at 5 cm."""
 
 INTENSITY_SLACK = 2.0
@@ -187,8 +189,8 @@ def far_origin(xyz: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     # the median, not the middle: one stray return at (0, 0, 0) must not pull the origin half a world away
     median = np.median(finite, axis=0).astype(np.float64)
     far = np.abs(median) > FAR_M
-    # only in a map: in a file of millimetres it would be the height of the sensor
-    far[2] |= far[:2].any() and abs(median[2]) > _FAR_HEIGHT_M
+    # only in a map: in a file of millimetres, which looks 250 m far, it would be the height of the sensor
+    far[2] |= (np.abs(median[:2]) > _MAP_M).any() and abs(median[2]) > _FAR_HEIGHT_M
     origin[far] = np.round(median[far])
     return origin
 

@@ -8,12 +8,30 @@ says that this does not happen (`nn.fuse`, for its copies).
 
 import weakref
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What was made of a tensor as it was once.
+
+    Attributes:
+        facts: version, address, sizes, strides and dtype.
+        values: its memory, which no other tensor is given as long as this one holds it.
+        made: by its key.
+    """
+
+    facts: tuple[Any, ...]
+    values: Tensor | None
+    made: dict[Hashable, Any]
+
+
+_NOTHING = _State((), None, {})
 
 
 @dataclass(eq=False)
@@ -22,16 +40,11 @@ class _Lasting:
 
     Attributes:
         itself: to see that the id is still its own.
-        values: its memory, which no other tensor is given as long as this one holds it; None before the
-            first use.
-        facts: version, address, sizes, strides and dtype when the rest was made.
-        made: by its key.
+        state: set as one, as threads may share a network.
     """
 
     itself: "weakref.ref[Tensor]"
-    values: Tensor | None = None
-    facts: tuple[Any, ...] = ()
-    made: dict[Hashable, Any] = field(default_factory=dict)
+    state: _State = _NOTHING
 
 
 _LASTING: dict[int, _Lasting] = {}
@@ -41,15 +54,14 @@ def will_last(tensor: Tensor) -> None:
     """Say that nobody changes a tensor in ways that torch does not count.
 
     Changes in place and `load_state_dict` are counted; what was made before them is made again. A tensor that
-    `.to()`, `.half()` and the like give other memory is met again, too.
+    `.to()`, `.half()` and the like give other memory is met again, too. As long as a tensor wants a gradient
+    nothing is kept: torch's fused optimizers change weights and do not count it. Nor of inference tensors.
 
     Args:
-        tensor: a weight or a bias, any dtype and device. Of inference tensors, whose changes torch does not
-            count, nothing is kept.
+        tensor: a weight or a bias, any dtype and device.
     """
     number = id(tensor)
-    if not tensor.is_inference():
-        _LASTING[number] = _Lasting(weakref.ref(tensor, lambda _: _LASTING.pop(number, None)))
+    _LASTING[number] = _Lasting(weakref.ref(tensor, lambda _: _LASTING.pop(number, None)))
 
 
 def made_of(tensor: Tensor, key: Hashable, make: Callable[[], Made]) -> Made:
@@ -63,11 +75,14 @@ def made_of(tensor: Tensor, key: Hashable, make: Callable[[], Made]) -> Made:
     lasting = _LASTING.get(id(tensor))
     if lasting is None or lasting.itself() is not tensor:
         return make()
+    if tensor.requires_grad or tensor.is_inference():
+        lasting.state = _NOTHING
+        return make()
+    state = lasting.state
     facts = (tensor._version, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-    if facts != lasting.facts:
-        lasting.values, lasting.facts, lasting.made = tensor.detach(), facts, {}
-    made = lasting.made
-    if key not in made:
-        made[key] = make()
-    kept: Made = made[key]
+    if facts != state.facts:
+        state = lasting.state = _State(facts, tensor.detach(), {})
+    if key not in state.made:
+        state.made[key] = make()
+    kept: Made = state.made[key]
     return kept

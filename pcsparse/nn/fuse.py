@@ -59,8 +59,9 @@ def fuse(model: nn.Module) -> nn.Module:
     Returns:
         The copy, in evaluation mode. Training it further would train without batch norm. On a CPU its
         convolutions keep their weights in the order in which the kernel reads them, once they have run, and
-        so need their bytes twice. Change them in place or by `load_state_dict`; what is written through
-        `.data`, or into memory that is shared with NumPy, may not be seen.
+        so need their bytes twice at least; they want no gradients, and what does wants them laid out at every
+        call, as does a copy of the copy. Change them in place or by `load_state_dict`; what is written
+        through `.data`, or into memory that is shared with NumPy, may not be seen.
     """
     model = copy.deepcopy(model)
     # a module at two places must do the same at both, and only one of them may be followed by a norm
@@ -70,7 +71,7 @@ def fuse(model: nn.Module) -> nn.Module:
     for part in fused.modules():
         if isinstance(part, SparseConv):
             for parameter in part.parameters(recurse=False):
-                will_last(parameter)
+                will_last(parameter.requires_grad_(False))
     return fused
 
 

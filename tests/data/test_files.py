@@ -348,3 +348,9 @@ def test_real_files(real_data, file, n):
 def test_real_broken_files(real_data, file):
     with pytest.raises(FormatError, match="fetch it again"):
         read_points(real_data / file)
+
+
+def test_an_array_of_an_archive_whose_name_has_a_slash_is_named(tmp_path):
+    np.savez(tmp_path / "a.npz", **{"lidar/points": np.zeros((9, 2), np.float32)})
+    with pytest.raises(FormatError, match=r"a\.npz\[lidar/points\] has shape \(9, 2\)"):
+        read_points(tmp_path / "a.npz")

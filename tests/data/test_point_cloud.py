@@ -105,6 +105,11 @@ class TestOrigin:
     def test_a_height_in_millimetres_is_left_alone(self, save):
         assert not read_points(save(1000 * street(200)[:, :3] - np.array([0, 0, 1_698.0]))).origin.any()
 
+    def test_nor_that_of_a_sensor_that_looks_ahead(self, save):
+        near = street(200)[:, :3]
+        ahead = np.stack([2_000 + 140.0 * np.arange(200), 50.0 * near[:, 1], near[:, 2] - 1_730.0], 1)
+        assert read_points(save(ahead)).origin[2] == 0
+
     def test_the_note_names_every_metre(self, save):
         x, y = 637_179, 5_849_499
         cloud = read_points(save(street(200)[:, :3] * 0.001 + np.array([x, y, 0.0])))

@@ -215,8 +215,8 @@ def test_a_fused_network_follows_its_weights(rng, change):
     elif change == "half and back":
         fused.half().float()
     else:
-        fused(x).feats.sum().backward()
-        torch.optim.SGD(fused.parameters(), lr=0.1).step()
+        fused.requires_grad_(True)(x).feats.sum().backward()
+        torch.optim.SGD(fused.parameters(), lr=0.1, fused=True).step()
     with torch.no_grad():
         after = fused(x).feats
         # a copy has promised nothing, and lays its weights out anew

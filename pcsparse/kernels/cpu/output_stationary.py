@@ -147,7 +147,8 @@ def output_stationary(
 @cache
 def _no_extra(c_out: int, dtype: torch.dtype) -> Tensor:
     """What is added where nothing is; never written."""
-    return torch.zeros(c_out, dtype=dtype)
+    # not where the caller makes tensors by default: this one stays
+    return torch.zeros(c_out, dtype=dtype, device="cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +167,11 @@ class _Passing:
 
 
 # its addresses are not read
-_ALL_COMPUTED = _Passing(torch.empty(0, dtype=torch.bool), torch.empty(0), torch.empty(2, 0))
+_ALL_COMPUTED = _Passing(
+    torch.empty(0, dtype=torch.bool, device="cpu"),
+    torch.empty(0, device="cpu"),
+    torch.empty(2, 0, device="cpu"),
+)
 
 
 def _passing(
