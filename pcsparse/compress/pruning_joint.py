@@ -33,7 +33,7 @@ from pcsparse.compress.sensitivity_joint import JointAxis
 from pcsparse.compress.sensitivity_offsets import OffsetsAxis
 from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.engine.tune_cache import TuneTable
-from pcsparse.errors import UnsupportedError
+from pcsparse.errors import FormatError, UnsupportedError
 from pcsparse.sparse_tensor import SparseTensor
 
 OFFSETS_FILE = "cost-offsets.json"
@@ -60,8 +60,13 @@ class JointPruning:
 
         Raises:
             UnsupportedError: an operator that the channel graph does not know; the text names it and where.
+                Or no Spec with `with_offsets`, before anything is measured.
             RangeError: see `channel_scores`.
         """
+        if not hasattr(getattr(model, "spec", None), "with_offsets"):
+            raise UnsupportedError(
+                f"{type(model).__name__} has no Spec with a method with_offsets; use compress=channels"
+            )
         return PrunableJoint(model, self, losses)
 
     def facts(self, step: Step = "search") -> dict[str, Any]:
@@ -130,7 +135,12 @@ class PrunableJoint(Costed[JointCost]):
         """Of any machine: whoever resumes knows where it was measured."""
         maps = self._look(sweeps)
         self.channels.load_cost(path, sweeps)
-        some = CostTable.load(path.with_name(OFFSETS_FILE), any_machine=True)
+        beside = path.with_name(OFFSETS_FILE)
+        if not beside.is_file():
+            raise FormatError(
+                f"{beside} is gone, which belongs to {path.name}; remove that too to measure both anew"
+            )
+        some = CostTable.load(beside, any_machine=True)
         self._cost = JointCost(maps, self.channels.cost, some, self._some(maps))
 
     def summary(self) -> CostSummary:
@@ -217,5 +227,5 @@ class PrunableJoint(Costed[JointCost]):
         return maps
 
     def _some(self, maps: SharedMaps) -> dict[str, Offsets]:
-        """The offsets of the second table."""
-        return choose_offsets(maps, self.scores, kept_counts(maps, _SOME))
+        """The offsets of the second table, by the weights alone: scores may hang on the sweeps of today."""
+        return choose_offsets(maps, offset_scores(self._model, maps), kept_counts(maps, _SOME))

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,7 @@ class PartResult:
         code: its exit status, None where it was ended.
         command: what ran.
         last: the last lines that it printed.
+        skipped: of its tests.
     """
 
     name: str
@@ -90,6 +92,7 @@ class PartResult:
     code: int | None
     command: str
     last: tuple[str, ...]
+    skipped: int = 0
 
 
 def parts_of(settings: CheckSettings) -> tuple[CheckPart, ...]:
@@ -213,7 +216,20 @@ def run_part(part: CheckPart, seconds: float, out: Path) -> PartResult:
     if part.budgeted and code == UNFINISHED:
         status = "cut short"
     lines = log.read_text(errors="replace").rstrip().splitlines()
-    return PartResult(part.name, status, time.perf_counter() - begin, code, line, tuple(lines[-_LAST_LINES:]))
+    tests = _tests(part.command, lines)
+    if status == "passed" and tests.get("passed") == 0:
+        # pytest is content when it skips all
+        status = "failed"
+    seconds, last = time.perf_counter() - begin, tuple(lines[-_LAST_LINES:])
+    return PartResult(part.name, status, seconds, code, line, last, tests.get("skipped", 0))
+
+
+def _tests(command: Sequence[str], lines: Sequence[str]) -> dict[str, int]:
+    """How many tests passed and were skipped, by pytest's last line; nothing where it did not run."""
+    if "pytest" not in command or not lines:
+        return {}
+    counts = {word: re.search(rf"(\d+) {word}", lines[-1]) for word in ("passed", "skipped")}
+    return {word: int(found[1]) if found else 0 for word, found in counts.items()}
 
 
 def _ended(child: subprocess.Popen[bytes], seconds: float) -> int | None:
@@ -233,6 +249,7 @@ def _ended(child: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 def _said(result: PartResult) -> list[str]:
     head = f"{result.name}: {result.status}, {result.seconds:.0f} s"
+    head += f", {result.skipped} tests skipped" if result.skipped else ""
     if result.status in _GOOD:
         return [head]
     return [head, f"  {result.command}", *(f"  | {line}" for line in result.last)]

@@ -30,7 +30,7 @@ from pcsparse.compress.search.amc_state import StateMaker
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
-from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.models import MinkUNet, MinkUNetSpec, SecondBackbone, SecondSpec
 from tests.clouds import SHELL, UNSORTED
 from tests.compress.search.spaces import additive
 from tests.compress.search.test_interface import METHODS
@@ -295,3 +295,27 @@ def test_what_does_not_go_together_is_refused(parts):
         prunable.refit(model, space, space.smallest, sweeps)
     assert prunable.places("offsets of stem.0").startswith("stem.0, stem.2")
     assert "→" in prunable.places("channels of stem.0")
+
+
+def test_a_network_whose_spec_drops_no_offsets_is_refused_before_anything_is_measured():
+    spec = SecondSpec.voxel(4, width=0.25)
+    assert hasattr(spec, "with_channels")
+    with pytest.raises(UnsupportedError, match="SecondBackbone has no Spec with a method with_offsets"):
+        SETTINGS.of(SecondBackbone(spec), None)
+
+
+def test_half_a_cost_says_what_to_remove(parts, tmp_path):
+    model, sweeps, prunable = parts
+    prunable.save_cost(tmp_path / "cost.json")
+    (tmp_path / OFFSETS_FILE).unlink()
+    with pytest.raises(FormatError, match=rf"{OFFSETS_FILE} is gone.*cost\.json; remove that too"):
+        SETTINGS.of(model, None).load_cost(tmp_path / "cost.json", sweeps)
+
+
+def test_which_offsets_were_timed_does_not_hang_on_the_scores_of_today(parts, monkeypatch):
+    model, sweeps, prunable = parts
+    again = SETTINGS.of(model, None)
+    maps = again._look(sweeps)
+    # as Taylor scores of other sweeps would be
+    again.scores = {name: 1 - values for name, values in again.scores.items()}
+    assert again._some(maps) == prunable._some(maps)

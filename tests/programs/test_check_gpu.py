@@ -66,6 +66,24 @@ def test_parts_cost_each_other_nothing_and_are_told_apart(settings, capsys, monk
     assert run(settings, parts[:1]) == 0
 
 
+@pytest.mark.parametrize(
+    ("last", "status", "skipped"),
+    [
+        ("3 passed, 2 skipped in 1.00s", "passed", 2),
+        ("8 skipped in 1.00s", "failed", 8),
+        ("2 passed in 1s", "passed", 0),
+    ],
+)
+def test_a_part_whose_tests_were_all_skipped_has_not_passed(settings, capsys, last, status, skipped):
+    # pytest itself ends with 0
+    one = CheckPart("tests", 1.0, (sys.executable, "-c", f"print({last!r})", "pytest"))
+    assert run(settings, [one]) == (status == "failed")
+    facts = json.loads((settings.out / "check.json").read_text())["parts"][0]
+    assert (facts["status"], facts["skipped"]) == (status, skipped)
+    said = (settings.out / "check.txt").read_text()
+    assert (f"{skipped} tests skipped" in said) == (skipped > 0)
+
+
 def _runs(process: int) -> bool:
     state = Path(f"/proc/{process}/stat")
     return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"

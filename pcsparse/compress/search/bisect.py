@@ -1,31 +1,28 @@
 """Sensitivity bisection: every step may lose as much as every other."""
 
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from pcsparse.compress.search.curves import SensitivityCurves, measure_curves
+from pcsparse.compress.search.by_curves import ByCurves
+from pcsparse.compress.search.curves import measure_curves
 from pcsparse.compress.search.dominated import cheapest_from
 from pcsparse.compress.search.space import Assignment
-from pcsparse.compress.search.task import Method, Task
+from pcsparse.compress.search.task import Task
 
 
 @dataclass(frozen=True)
-class Bisection(Method):
+class Bisection(ByCurves):
     """The smallest common loss at which the cheapest widths that lose no more meet the budget.
 
     Curves are measured within the evaluations where none are given. The cheapest widths are the narrowest
     where costs grow with them; milliseconds of channels sometimes fall, and then a wider width is taken,
     which loses no more. So the cost falls as the loss grows, and halving finds the smallest loss.
 
-    Attributes:
-        curves: of a scan of the same space.
-
     Source: FastNAS in NVIDIA's ModelOpt.
     """
 
-    curves: SensitivityCurves | None = None
     name = "bisection"
 
     @property
@@ -33,19 +30,6 @@ class Bisection(Method):
         """With a word on the widths, which were others once."""
         widths = "the cheapest that lose no more; a log without this word took the narrowest"
         return {**super().facts, "widths": widths}
-
-    @property
-    def wants_curves(self) -> bool:
-        """Unless it has them."""
-        return self.curves is None
-
-    def with_curves(self, curves: SensitivityCurves) -> Method:
-        """By these curves."""
-        return replace(self, curves=curves)
-
-    def takes(self, evaluations: int) -> int:
-        """One where the curves are there."""
-        return evaluations if self.curves is None else 1
 
     def reward(self, error: float, cost: float) -> float:
         """Less error is better."""

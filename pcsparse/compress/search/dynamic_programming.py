@@ -1,42 +1,26 @@
 """Losses taken from sensitivity curves, their sum made least within the budget."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from pcsparse.compress.search.curves import SensitivityCurves, measure_curves
+from pcsparse.compress.search.by_curves import ByCurves
+from pcsparse.compress.search.curves import measure_curves
 from pcsparse.compress.search.knapsack import allocate
 from pcsparse.compress.search.lagrangian import allocate_by_price
-from pcsparse.compress.search.task import Method, Task
+from pcsparse.compress.search.task import Task
 
 
 @dataclass(frozen=True)
-class DynamicProgramming(Method):
+class DynamicProgramming(ByCurves):
     """The widths with the least sum of losses, each taken from its step's curve as if the others were whole.
 
     Exact for these curves on chains and on networks with few skips under way at once; beyond that by prices,
     with a bound on what was missed. The note says which. Whether the sum predicts the score is another
     matter: what is cut elsewhere changes what a cut costs.
 
-    Attributes:
-        curves: of a scan of the same space; measured within the evaluations where none are given.
-
     Source: the knapsack of HALP (Shen et al., NeurIPS 2022) over latencies; here with those of pairs.
     """
 
-    curves: SensitivityCurves | None = None
     name = "dynamic programming"
-
-    @property
-    def wants_curves(self) -> bool:
-        """Unless it has them."""
-        return self.curves is None
-
-    def with_curves(self, curves: SensitivityCurves) -> Method:
-        """By these curves."""
-        return replace(self, curves=curves)
-
-    def takes(self, evaluations: int) -> int:
-        """One where the curves are there."""
-        return evaluations if self.curves is None else 1
 
     def reward(self, error: float, cost: float) -> float:
         """Less error is better."""
