@@ -438,8 +438,14 @@ def test_channels_and_offsets_are_searched_together(tmp_path, monkeypatch):
     compress(tiny_job(tmp_path, **given))
     assert counted.n == n
     (run / "cost-offsets.json").unlink()
-    with pytest.raises(FormatError, match=r"cost-offsets\.json cannot be read"):
+    with pytest.raises(FormatError, match=r"cost-offsets\.json is gone.*cost\.json; remove that too"):
         compress(tiny_job(tmp_path, **given))
+    # as it says; what was made of these times is another thing then, and is told
+    (run / "cost.json").unlink()
+    with pytest.raises(FormatError, match=r"scan: follows cost|search: follows cost"):
+        compress(tiny_job(tmp_path, **given))
+    compress(tiny_job(tmp_path, **given, resume="overwrite"))
+    assert (run / "cost-offsets.json").is_file()
 
 
 def test_voxels_are_another_axis(tmp_path, monkeypatch, unreported):
