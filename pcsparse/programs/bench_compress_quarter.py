@@ -147,6 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--narrow-seeds", type=int, default=default.narrow_seeds, help="of the narrow network (default: all)"
     )
+    parser.add_argument(
+        "--control-seeds", type=int, default=default.control_seeds, help="of the dense control (default: all)"
+    )
     parser.add_argument("--device", default=default.place.device, help="of the trainings")
     parser.add_argument("--record", default=default.place.record, help="CUDA graphs: auto, always or never")
     parser.add_argument("--jobs", type=int, default=default.jobs, help="processes at once")
@@ -185,6 +188,7 @@ def _study(given: argparse.Namespace) -> QuarterStudy:
         distill=given.distill,
         seeds=given.seeds,
         narrow_seeds=given.narrow_seeds,
+        control_seeds=given.control_seeds,
         place=Place(given.device, given.record, given.until),
         jobs=given.jobs,
     )

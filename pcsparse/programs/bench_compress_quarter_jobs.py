@@ -65,7 +65,9 @@ def tasks_of(study: QuarterStudy) -> list[Task]:
     if study.place.device != "cpu" and study.jobs > 1:
         # kernels are compiled once a machine; the narrow network's widths are known now
         warm = [Task(f"warm-{what}", optional=True) for what in ("dense", "scratch", "cpu")]
-    narrow = ("train-dense", *(["warm-scratch"] if warm else []))
+    # nobody teaches the narrow network where nothing is distilled
+    teacher = ("train-dense",) if study.distill else rendered
+    narrow = (*teacher, *(["warm-scratch"] if warm else []))
     before = {"scratch": narrow, "control": ("train-dense",), "pruned": ("search",)}
     longest_first = sorted(study.seeded, key=lambda network: list(before).index(split(network)[0]))
     return [

@@ -56,16 +56,22 @@ def train_network(study: QuarterStudy, network: str) -> None:
     if name == "dense":
         train_on(streets, dense_model(study), study.training, folder, place=place)
         return
-    dense, _ = load_model(study.out / "dense")
-    taught = Distillation(dense, study.distill) if study.distill else None
     if name == "scratch":
         training = _seeded(study.longer, 100 + seed)
-        train_on(streets, narrow_model(costs_of(study), training.seed), training, folder, taught, place)
-    elif name == "control":
+        teacher = _taught(study, load_model(study.out / "dense")[0]) if study.distill else None
+        train_on(streets, narrow_model(costs_of(study), training.seed), training, folder, teacher, place)
+        return
+    dense, _ = load_model(study.out / "dense")
+    taught = _taught(study, dense)
+    if name == "control":
         train_on(streets, dense, _seeded(study.tuning, seed), folder, taught, place)
     elif name == "pruned":
         widths = kept_of(costs_of(study).space, _widths(study))
         train_in_rounds(study, dense, widths, seed, folder, taught)
+
+
+def _taught(study: QuarterStudy, dense: nn.Module) -> Distillation | None:
+    return Distillation(dense, study.distill) if study.distill else None
 
 
 def narrow_model(costs: Costs, seed: int) -> nn.Module:

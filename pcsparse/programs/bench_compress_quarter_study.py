@@ -40,7 +40,8 @@ class QuarterStudy:
         distill: weight of the dense network's probabilities in every training but the dense one's: pruned,
             narrow and control alike, so that it favours none; 0 for none.
         seeds: fine-tunings and trainings from scratch: 1, 2, ...
-        narrow_seeds: of those from scratch, which take longest; 0 for as many as the others.
+        narrow_seeds: of those from scratch; 0 for as many as the others.
+        control_seeds: of the dense control, whose steps take longest; 0 for as many as the others.
         place: where trainings run; searching, judging and timing are the CPU's.
         jobs: processes that render, search and train at once; 1 does all in this one.
     """
@@ -61,6 +62,7 @@ class QuarterStudy:
     distill: float = 1.0
     seeds: int = 3
     narrow_seeds: int = 0
+    control_seeds: int = 0
     place: Place = field(default_factory=Place)
     jobs: int = 1
 
@@ -68,10 +70,10 @@ class QuarterStudy:
         check_study(share=self.share, seeds=self.seeds, evaluations=self.evaluations)
         if self.jobs < 1:
             raise RangeError(f"jobs must be at least 1, got {self.jobs}")
-        if not 0 <= self.narrow_seeds <= self.seeds:
-            raise RangeError(
-                f"narrow_seeds must be in 0 ... {self.seeds}, the seeds, got {self.narrow_seeds}"
-            )
+        for name in ("narrow_seeds", "control_seeds"):
+            value = getattr(self, name)
+            if not 0 <= value <= self.seeds:
+                raise RangeError(f"{name} must be in 0 ... {self.seeds}, the seeds, got {value}")
         if self.score_steps < 0:
             raise RangeError(f"score_steps must be at least 0, got {self.score_steps}")
         if not 1 <= self.rounds <= self.tuning_epochs:
@@ -87,8 +89,8 @@ class QuarterStudy:
     @property
     def seeded(self) -> list[str]:
         """Those that are trained once a seed."""
-        seeds = dict.fromkeys(SEEDED, self.seeds)
-        seeds["scratch"] = self.narrow_seeds or self.seeds
+        fewer = {"scratch": self.narrow_seeds, "control": self.control_seeds}
+        seeds = {name: fewer.get(name) or self.seeds for name in SEEDED}
         return [f"{name}-{seed}" for name in SEEDED for seed in range(1, seeds[name] + 1)]
 
     @property

@@ -17,6 +17,7 @@ from pcsparse.errors import FormatError, RangeError
 from pcsparse.programs import bench_compress_quarter as quarter
 from pcsparse.programs import bench_compress_quarter_cost as quarter_cost
 from pcsparse.programs import bench_compress_quarter_jobs as jobs
+from pcsparse.programs import bench_compress_quarter_networks as networks
 from pcsparse.programs import bench_compress_quarter_rounds as rounds
 from pcsparse.programs import bench_compress_streets as streets_module
 from pcsparse.programs.bench_compress_quarter import run
@@ -375,8 +376,30 @@ def test_the_longest_trainings_begin_first_and_narrow_ones_may_be_fewer(tmp_path
         "judge-dense", "judge-cut", "judge-scratch-1", *(f"judge-{network}" for network in seeded)
     }  # fmt: skip
     assert _study(tmp_path, seeds=2).networks[-2:] == ["scratch-1", "scratch-2"]
-    with pytest.raises(RangeError, match=r"in 0 \.\.\. 2, the seeds, got 3"):
-        _study(tmp_path, seeds=2, narrow_seeds=3)
+    fewer = _study(tmp_path, seeds=3, control_seeds=1)
+    assert [name for name in fewer.seeded if name.startswith("control")] == ["control-1"]
+    assert len(fewer.seeded) == 7
+    for name in ("narrow_seeds", "control_seeds"):
+        with pytest.raises(RangeError, match=rf"{name} must be in 0 \.\.\. 2, the seeds, got 3"):
+            _study(tmp_path, seeds=2, **{name: 3})
+
+
+@pytest.mark.parametrize(("distill", "waits"), [(1.0, True), (0.0, False)])
+def test_a_narrow_network_waits_for_the_dense_one_only_where_that_teaches_it(tmp_path, distill, waits):
+    tasks = {task.name: task for task in jobs.tasks_of(_study(tmp_path, distill=distill, jobs=2))}
+    assert ("train-dense" in tasks["train-scratch-1"].after) is waits
+    assert {"render-0-2", "render-1-2"} <= {*tasks["train-dense"].after, *tasks["train-scratch-1"].after}
+    assert "train-dense" in tasks["train-control-1"].after
+
+
+def test_a_narrow_network_that_nobody_teaches_needs_no_dense_one(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(networks, "costs_of", lambda study: None)
+    monkeypatch.setattr(networks, "narrow_model", lambda costs, seed: seed)
+    monkeypatch.setattr(networks, "train_on", lambda *given: made.append(given))
+    networks.train_network(_study(tmp_path, distill=0.0), "scratch-2")
+    ((_, model, training, folder, teacher, _),) = made
+    assert (model, training.seed, folder.name, teacher) == (102, 102, "scratch-2", None)
 
 
 def test_kernels_are_compiled_ahead_where_there_is_a_gpu_and_processes(tmp_path):
