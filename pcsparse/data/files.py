@@ -1,4 +1,4 @@
-"""Point files of any known format: one call to read, one to list, one to write."""
+"""Point files of any known format: one call to read, one to write; `files_list` has those that list."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +14,8 @@ from pcsparse.data import (
     files_text,
 )
 from pcsparse.data.files_faults import refuse_empty, refuse_other_kind
+from pcsparse.data.files_list import EXTENSIONS as EXTENSIONS
+from pcsparse.data.files_list import list_point_files as list_point_files
 from pcsparse.data.files_write import read_classes as read_classes
 from pcsparse.data.files_write import write_classes as write_classes
 from pcsparse.data.files_write import write_points as write_points
@@ -35,13 +37,6 @@ _READERS: dict[str, Callable[[Path], RawCloud]] = {
     ".csv": files_text.read_text,
     ".txt": files_text.read_text,
 }
-EXTENSIONS = (".bin", *_READERS)
-"""Endings of the point files that can be read; `.pcd.bin` is nuScenes' own `.bin`."""
-
-# endings of poses, boxes and logs too: in a folder they count where nothing else is there
-_AMBIGUOUS = frozenset({".csv", ".txt"})
-_WILDCARDS = frozenset("*?[")
-_SHOWN_FOLDERS = 3
 
 
 def read_points(
@@ -92,59 +87,3 @@ def read_points(
     else:
         raise FormatError(f"{path} has an unknown ending {suffix!r}; known: {' '.join(EXTENSIONS)}")
     return finish(raw, path, invalid=invalid, intensity_scale=intensity_scale)
-
-
-def list_point_files(path: str | Path) -> list[Path]:
-    """The point files that a user means by a file, a folder or a pattern, sorted by path.
-
-    Args:
-        path: a file (any ending); a folder (its point files, not those of sub folders); or a pattern with
-            `*`, `?`, `[...]` or `**` for sub folders. A folder's .csv and .txt count where neither it nor a
-            sub folder has another point file, those of a pattern where it matches no other.
-
-    Raises:
-        FormatError: nothing there, or no point file; the text says where there are some.
-    """
-    path = Path(path)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        return _in_folder(path)
-    if not _WILDCARDS & set(str(path)):
-        raise FormatError(f"{path} does not exist (looked in {path.parent.resolve()})")
-    first = next(i for i, part in enumerate(path.parts) if _WILDCARDS & set(part))
-    base, pattern = Path(*path.parts[:first]), Path(*path.parts[first:])
-    found = sorted(child for child in base.glob(str(pattern)) if _is_point_file(child))
-    found = _clear(found) or found
-    if not found:
-        raise FormatError(f"the pattern {path} matches no point file (known: {' '.join(EXTENSIONS)})")
-    return found
-
-
-def _is_point_file(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
-
-
-def _clear(paths: list[Path]) -> list[Path]:
-    """Those that are point files by their ending alone."""
-    return [path for path in paths if path.suffix.lower() not in _AMBIGUOUS]
-
-
-def _in_folder(folder: Path) -> list[Path]:
-    found = sorted(child for child in folder.iterdir() if _is_point_file(child))
-    if _clear(found):
-        return _clear(found)
-    below = _below(folder)
-    if not found or below:
-        raise FormatError(f"no point file in {folder} (known: {' '.join(EXTENSIONS)}){below}")
-    return found
-
-
-def _below(folder: Path) -> str:
-    files = _clear([child for child in folder.glob("*/**/*") if _is_point_file(child)])
-    folders = sorted({child.parent for child in files})
-    if not folders:
-        return ""
-    shown = ", ".join(str(f) for f in folders[:_SHOWN_FOLDERS])
-    more = f" and {len(folders) - _SHOWN_FOLDERS} more" if len(folders) > _SHOWN_FOLDERS else ""
-    return f"; there are some in {shown}{more}: name one, or use the pattern '{folder}/**/*.bin'"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pcsparse.allocation import keep_freed_memory
 from pcsparse.checks import require_extra
 from pcsparse.config import InferSettings, InspectSettings
-from pcsparse.data.files import list_point_files
+from pcsparse.data.files_list import list_sources
 from pcsparse.data.label_map import IGNORE, LabelMap
 from pcsparse.data.placement import Placement
 from pcsparse.errors import FormatError, PcsparseError, RangeError, UnsupportedError
@@ -86,7 +86,9 @@ def _check_pictures() -> None:
 
 def _jobs(settings: InferSettings) -> list[Job]:
     """Outputs are named by the stem; files that share one keep their ending: a.bin.label and a.npy.label."""
-    sources = list(dict.fromkeys(path for given in settings.sources for path in list_point_files(given)))
+    sources, notes = list_sources(settings.sources)
+    for note in notes:
+        print(note)
     stems = Counter(path.stem for path in sources)
     names = [path.stem if stems[path.stem] == 1 else path.name for path in sources]
     out = Path(settings.out)

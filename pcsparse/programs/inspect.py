@@ -9,7 +9,7 @@ from typing import Any
 
 from pcsparse.config import InspectSettings
 from pcsparse.data.collate import VoxelSettings
-from pcsparse.data.files import list_point_files
+from pcsparse.data.files_list import list_sources
 from pcsparse.data.placement import Placement
 from pcsparse.data.point_cloud import PointCloud
 from pcsparse.errors import FormatError, PcsparseError
@@ -106,7 +106,9 @@ def run(settings: InspectSettings) -> int:
     placement = placement_of(settings)
     named = named_checkpoint(settings.checkpoint, settings.model)
     known = KnownModel.read(named or checkpoint_or_default(None))
-    sources = list(dict.fromkeys(path for given in settings.sources for path in list_point_files(given)))
+    sources, notes = list_sources(settings.sources)
+    for note in () if settings.json else notes:
+        print(note)
     status, listed = _FINE, []
     for source in sources:
         try:

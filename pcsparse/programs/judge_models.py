@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pcsparse.allocation import keep_freed_memory
-from pcsparse.data.files import list_point_files, read_labels
+from pcsparse.data.files import read_labels
+from pcsparse.data.files_list import list_sources
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.placement import Placement
 from pcsparse.data.point_cloud import PointCloud
@@ -56,7 +57,9 @@ def run(settings: JudgeSettings) -> list[Judgement]:
         RangeError: labels for another number of sweeps, or an unknown model.
     """
     keep_freed_memory()
-    sources = list(dict.fromkeys(path for given in settings.sources for path in list_point_files(given)))
+    sources, notes = list_sources(settings.sources)
+    for note in notes:
+        print(note)
     truths = _labels_of(settings, sources)
     weights = [_model(name) for name in settings.models] or brought_models()
     loaded = [(path, *load_model(path)) for path in weights]

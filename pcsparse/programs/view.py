@@ -1,6 +1,7 @@
 """`pcsparse view`: point files, and what is known of them, as one page to open in a browser."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy.typing as npt
 
 from pcsparse.config import ViewSettings
 from pcsparse.data.box_files import LabelledBox, read_boxes
-from pcsparse.data.files import list_point_files, read_classes, read_labels, read_points
+from pcsparse.data.files import read_classes, read_labels, read_points
+from pcsparse.data.files_list import list_sources
 from pcsparse.data.label_map import IGNORE, LabelMap
 from pcsparse.data.placement import Placement
 from pcsparse.data.point_cloud import PointCloud
@@ -19,7 +21,8 @@ from pcsparse.programs.infer_page import classes_of
 from pcsparse.programs.view_files import Companions, companions_of
 from pcsparse.view.page import Box, Sweep, save_page
 from pcsparse.view.palette import Legend, class_colors, height_colors, value_colors
-from pcsparse.view.raster import draw, save_png
+from pcsparse.view.raster import Background, draw, save_png
+from pcsparse.view.sheet import THEMES
 
 _INSTANCE_SHIFT = 16
 
@@ -37,7 +40,9 @@ def run(settings: ViewSettings) -> int:
     """
     if settings.every < 1:
         raise RangeError(f"every must be at least 1, got {settings.every}")
-    sources = list(dict.fromkeys(path for given in settings.sources for path in list_point_files(given)))
+    sources, notes = list_sources(settings.sources)
+    for note in notes:
+        print(note)
     labels = _label_map(settings.label_set)
     placement = Placement(scale=settings.scale, up=settings.up)
     sweeps = [_sweep(source, settings, placement, labels) for source in sources]
@@ -184,10 +189,21 @@ def _picture(sweep: Sweep, labels: LabelMap, settings: ViewSettings) -> npt.NDAr
         colors, legend = value_colors(sweep.intensity, "intensity")
     else:
         colors, legend = height_colors(sweep.points)
+    background: Background = "light" if settings.light else "dark"
     return draw(
         sweep.points,
         colors,
         legend=legend,
         title=settings.title or sweep.name,
-        background="light" if settings.light else "dark",
+        background=background,
+        boxes=sweep.boxes,
+        box_colors=_box_colors(sweep.boxes, labels, background),
     )
+
+
+def _box_colors(boxes: Sequence[Box], labels: LabelMap, background: Background) -> npt.NDArray[np.uint8]:
+    """The colour of the class of a box's name, where there is one, as on the page."""
+    of_class = {name.lower(): color for name, color in zip(labels.names, labels.colors, strict=True)}
+    plain = np.array(THEMES[background].box, np.uint8)
+    rows = [of_class.get(box.name.lower(), plain) for box in boxes]
+    return np.array(rows, np.uint8).reshape(len(boxes), 3)

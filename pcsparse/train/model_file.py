@@ -184,7 +184,8 @@ def find_weights(path: str | Path) -> Path:
     """
     path = Path(path)
     weights = path / "model.safetensors" if path.is_dir() else path
-    if not path.suffix and not path.exists():
+    # a folder's name may have a dot: runs/v1.2
+    if path.suffix != ".safetensors" and not path.exists():
         raise FormatError(f"{path} does not exist; name the folder of a run, or a .safetensors file")
     if weights.suffix != ".safetensors":
         raise FormatError(

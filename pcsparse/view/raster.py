@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from pcsparse.checks import require_extra
 from pcsparse.errors import RangeError, ShapeError
+from pcsparse.view.box_edges import edge_points
+from pcsparse.view.page_sweep import Box
 from pcsparse.view.palette import Legend, Ramp, class_colors, legible
 from pcsparse.view.sheet import MARGIN, THEMES, Sheet, Theme
 from pcsparse.view.splat import SUPERSAMPLING, Frame, birds_eye, paint, perspective, ring_step
@@ -17,6 +19,8 @@ from pcsparse.view.splat import SUPERSAMPLING, Frame, birds_eye, paint, perspect
 Background = Literal["dark", "light"]
 
 _MIN_WIDTH = 640
+# of the reach, between two points of an edge: they touch in both panels
+_EDGE_STEP = 1 / 1000
 
 
 def draw(
@@ -27,6 +31,8 @@ def draw(
     title: str = "",
     background: Background = "dark",
     width: int = 1920,
+    boxes: Sequence[Box] = (),
+    box_colors: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Draw a cloud from behind and from above. The same input gives the same pixels.
 
@@ -39,12 +45,14 @@ def draw(
         title: one line; cut where it is too long.
         background: dark or light. Colours too close to it are moved away from it, in the legend too.
         width: pixels; the height follows from it and from the legend.
+        boxes: drawn by their edges, which points before them hide; the frame is that of the points.
+        box_colors: (len(boxes), 3) uint8, RGB; None for one colour that no class has.
 
     Returns:
         (h, width, 3) uint8, RGB.
 
     Raises:
-        ShapeError: `points` or `colors` is not (n, 3).
+        ShapeError: `points` or `colors` is not (n, 3), or there is not a colour a box.
         RangeError: unknown background, or width below 640.
         UnsupportedError: Pillow is missing; the text names the extra `view`.
     """
@@ -55,12 +63,14 @@ def draw(
     finite = np.isfinite(points).all(axis=1)
     points, colors = points[finite], legible(colors[finite], theme.panel)
     frame = Frame.of(points)
+    n_points = len(points)
+    points, colors = _with_boxes(points, colors, boxes, box_colors, frame, theme)
 
     inner = width - 3 * MARGIN
     side = int(0.42 * inner)
     left, right = _panel(theme, inner - side, side), _panel(theme, side, side)
     _rings(right, frame, theme)
-    sheet.title(title, f"{len(points):,} points")
+    sheet.title(title, f"{n_points:,} points")
     sheet.panels(
         _averaged(paint(perspective(points, frame, left.shape[1], left.shape[0]), colors, left)),
         _averaged(paint(birds_eye(points, frame, right.shape[1], right.shape[0]), colors, right)),
@@ -136,6 +146,26 @@ def _check(points: npt.NDArray, colors: npt.NDArray, background: str, width: int
         raise RangeError(f"background must be one of {', '.join(THEMES)}, got {background!r}")
     if width < _MIN_WIDTH:
         raise RangeError(f"width must be at least {_MIN_WIDTH} pixels, got {width}")
+
+
+def _with_boxes(
+    points: npt.NDArray[np.floating],
+    colors: npt.NDArray[np.uint8],
+    boxes: Sequence[Box],
+    box_colors: npt.NDArray[np.uint8] | None,
+    frame: Frame,
+    theme: Theme,
+) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.uint8]]:
+    """Points and colours, those of the edges of boxes behind them."""
+    if box_colors is None:
+        box_colors = np.broadcast_to(np.array(theme.box, np.uint8), (len(boxes), 3))
+    if box_colors.shape != (len(boxes), 3):
+        raise ShapeError(f"box_colors must be ({len(boxes)}, 3), a colour a box, got {box_colors.shape}")
+    if not boxes:
+        return points, colors
+    edges, owners = edge_points(boxes, _EDGE_STEP * frame.reach)
+    drawn = legible(box_colors, theme.panel)[owners]
+    return np.concatenate([points.astype(np.float64), edges]), np.concatenate([colors, drawn])
 
 
 def _panel(theme: Theme, width: int, height: int) -> npt.NDArray[np.uint8]:

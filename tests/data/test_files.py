@@ -6,7 +6,9 @@ import struct
 import numpy as np
 import pytest
 
+from pcsparse.data.files import _READERS as readers
 from pcsparse.data.files import EXTENSIONS, list_point_files, read_points
+from pcsparse.data.files_list import list_sources
 from pcsparse.errors import FormatError, UnsupportedError
 from tests.data.rows import street
 
@@ -314,6 +316,24 @@ class TestListPointFiles:
             list_point_files(tmp_path / "*.laz")
         with pytest.raises(FormatError, match="does not exist"):
             list_point_files(tmp_path / "nowhere")
+
+    def test_what_lies_in_sub_folders_of_a_named_one_is_told(self, tmp_path):
+        for name in ("b.bin", "deep/c.npy", "deep/er/d.npy", "deep/boxes.csv"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        files, notes = list_sources([tmp_path, tmp_path / "b.bin"])
+        assert [p.name for p in files] == ["b.bin"]
+        assert notes == (
+            f"{tmp_path}: 2 point files of sub folders are left out; there are some in {tmp_path}/deep, "
+            f"{tmp_path}/deep/er: name one, or use the pattern '{tmp_path}/**/*.npy'",
+        )
+        # nothing is left out where they are named too
+        files, notes = list_sources([tmp_path, tmp_path / "**" / "*.npy"])
+        assert ([p.name for p in files], notes) == (["b.bin", "c.npy", "d.npy"], ())
+        assert list_sources([tmp_path / "deep" / "er"])[1] == ()
+
+    def test_every_ending_that_is_listed_can_be_read(self):
+        assert (".bin", *readers) == EXTENSIONS
 
     def test_brackets_in_a_name_are_no_pattern_if_it_exists(self, tmp_path):
         (tmp_path / "a[1].bin").touch()

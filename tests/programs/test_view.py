@@ -9,6 +9,8 @@ from pcsparse.cli import main
 from pcsparse.data.files import read_points, write_classes
 from pcsparse.data.files_table import PointClasses
 from pcsparse.data.label_map import LabelMap
+from pcsparse.programs import view as program
+from pcsparse.view.raster import draw
 from tests.streets import RAW, tiny_street
 from tests.view import page_reader as reader
 
@@ -182,6 +184,22 @@ def test_a_picture_is_drawn_beside_the_page(sequence, tmp_path, view, ending):
     facts = reader.content(text)
     assert (facts["title"], facts["theme"]) == ("my <street>", "light" if ending == "labels" else "dark")
     assert "page.png" in said
+
+
+def test_boxes_of_the_first_sweep_are_in_the_picture_in_their_class_colours(
+    sequence, tmp_path, view, monkeypatch
+):
+    pytest.importorskip("PIL")
+    drawn = []
+    monkeypatch.setattr(program, "draw", lambda *given, **more: drawn.append(more) or draw(*given, **more))
+    boxes = sequence / "boxes/000001.json"
+    (box,) = json.loads(boxes.read_text())
+    boxes.write_text(json.dumps([box, {**box, "semantic": 0}]))
+    assert view(sequence / "velodyne/000001.bin", "--png")[0] == 0
+    (given,) = drawn
+    car = LABELS.colors[LABELS.names.index("car")]
+    assert [tuple(one.center) for one in given["boxes"]] == [(1, 0, 0), (1, 0, 0)]
+    assert given["box_colors"].tolist() == [car.tolist(), [255, 196, 84]]
 
 
 def test_sweeps_without_numbers_have_no_poses(sequence, view):

@@ -109,6 +109,12 @@ def test_a_pickle_is_never_opened(tmp_path):
         load_model(path)
 
 
+@pytest.mark.parametrize("name", ["run", "runs/v1.2", "model.pt"])
+def test_a_model_that_is_not_there_is_said_to_be_missing(tmp_path, name):
+    with pytest.raises(FormatError, match=rf"{name} does not exist; name the folder of a run, or a"):
+        load_model(tmp_path / name)
+
+
 def test_tensors_must_be_exactly_those_of_the_model(weights):
     first = "classifier.weight"
     original = weights.read_bytes()

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
+from pcsparse.view.box_edges import edge_points
+from pcsparse.view.page_sweep import Box
 from pcsparse.view.palette import height_colors
 from pcsparse.view.raster import draw, draw_classes, save_png
+from pcsparse.view.splat import Frame
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -57,6 +60,48 @@ def test_legend_lists_only_what_is_there_and_grows_with_it():
     assert many.shape[0] > few.shape[0] > bare.shape[0]
     legend = few[bare.shape[0] - 1 :]
     assert _has(legend, COLORS[0])
+
+
+def test_edges_of_a_box_stand_where_it_is_and_behind_what_hides_them():
+    points, _ = _street()
+    gray = np.full(points.shape, 120, np.uint8)
+    box = Box((-8.0, -6.0, -1.0), (4.0, 2.0, 1.5), 0.0)
+    hidden = Box((10.0, 0.0, -3.0), (2.0, 1.0, 0.5), 0.0)
+    bare = draw(points, gray, width=WIDTH)
+    shown = draw(points, gray, width=WIDTH, boxes=[box], box_colors=np.array([[255, 40, 60]], np.uint8))
+    side = int(0.42 * (WIDTH - 48))
+    panel = (slice(58, 58 + side), slice(WIDTH - 16 - side, WIDTH - 16))
+    rows, columns = np.nonzero((bare[panel] != shown[panel]).any(axis=2))
+    # bird's eye: x up, y to the left, the middle is the sensor
+    scale = 0.5 * side / Frame.of(points).reach
+    assert rows.min() == pytest.approx(0.5 * side - scale * -5.2, abs=2)  # the line to where it heads
+    assert rows.max() == pytest.approx(0.5 * side - scale * -10, abs=2)
+    assert columns.min() == pytest.approx(0.5 * side - scale * -5, abs=2)
+    assert columns.max() == pytest.approx(0.5 * side - scale * -7, abs=2)
+    # the title counts the cloud's points alone
+    assert np.array_equal(bare[:58], shown[:58])
+    below = draw(points, gray, width=WIDTH, boxes=[hidden])
+    assert (below[panel] != bare[panel]).any(axis=2).sum() < 0.05 * (shown[panel] != bare[panel]).any(
+        axis=2
+    ).sum()
+    with pytest.raises(ShapeError, match=r"box_colors must be \(1, 3\)"):
+        draw(points, gray, boxes=[box], box_colors=np.zeros((2, 3), np.uint8))
+
+
+def test_edges_are_close_rows_of_points_turned_with_the_box():
+    box = Box((10.0, 5.0, 1.0), (4.0, 2.0, 1.0), np.pi / 2)
+    points, owners = edge_points([box, box], 0.1)
+    first = points[owners == 0]
+    assert (owners == 1).sum() == len(first)
+    # along y after a quarter turn; 0.8 m further on the ground to where it heads
+    assert first.min(axis=0) == pytest.approx([9, 3, 0.5])
+    assert first.max(axis=0) == pytest.approx([11, 7.8, 1.5])
+    on = np.isclose(np.abs(first - [10, 5, 1]), [1, 2, 0.5]).sum(axis=1)
+    assert (on[43:] >= 2).all()
+    gaps = np.linalg.norm(np.diff(first, axis=0), axis=1)
+    assert np.median(gaps) <= 0.1 + 1e-9
+    assert len(edge_points([Box((0, 0, 0), (1e6, 1, 1), 0.0)], 0.1)[0]) < 12000
+    assert edge_points([], 0.1)[0].shape == (0, 3)
 
 
 def test_same_input_same_bytes_in_another_process(tmp_path):
