@@ -186,12 +186,6 @@ def test_a_compression_without_meaning_is_refused(override, said):
         compose("compress", ["budget.share=0.5", *override.split()])
 
 
-def test_least_squares_for_kernel_offsets_are_refused_before_anything_is_loaded():
-    settings = compose("compress", ["budget.share=0.5", "compress=offsets", "reconstruct=true"])
-    with pytest.raises(UnsupportedError, match="set reconstruct=false or compress=channels"):
-        Job.of(settings)
-
-
 def test_a_compression_into_the_folder_of_its_checkpoint_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     settings = compose("compress", ["budget.share=0.5", f"checkpoint={tmp_path}"])

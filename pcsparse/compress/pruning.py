@@ -99,11 +99,7 @@ class Prunable(Protocol):
     def refit(
         self, sliced: nn.Module, space: Space, assignment: Assignment, sweeps: Sequence[SparseTensor]
     ) -> tuple[Refit, ...]:
-        """Least squares for what lost inputs, in place in `sliced`.
-
-        Raises:
-            UnsupportedError: there is no such thing for this axis.
-        """
+        """Least squares for what lost inputs, in place in `sliced`, see `reconstruction.reconstruct`."""
 
     def tune(
         self, space: Space, assignment: Assignment, fit: Fit, rounds: Rounds, batches: Batches | None

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pcsparse.compress.channel_scores import Losses
+from pcsparse.compress.channels import choose_channels
 from pcsparse.compress.cost import CostTable, Unit
 from pcsparse.compress.cost_measure import measure_cost
 from pcsparse.compress.finetune import Fit, Rounds, narrowed, recalibrate
@@ -27,7 +28,7 @@ from pcsparse.compress.offsets import (
 from pcsparse.compress.pruning import Batches, Costed, CostSummary, Step
 from pcsparse.compress.pruning_channels import ChannelPruning, PrunableChannels
 from pcsparse.compress.pruning_offsets import OffsetPruning
-from pcsparse.compress.reconstruction import Refit
+from pcsparse.compress.reconstruction import Refit, reconstruct
 from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.sensitivity_joint import JointAxis
 from pcsparse.compress.sensitivity_offsets import OffsetsAxis
@@ -172,14 +173,9 @@ class PrunableJoint(Costed[JointCost]):
     def refit(
         self, sliced: nn.Module, space: Space, assignment: Assignment, sweeps: Sequence[SparseTensor]
     ) -> tuple[Refit, ...]:
-        """There is none.
-
-        Raises:
-            UnsupportedError: always.
-        """
-        raise UnsupportedError(
-            "least squares refit layers that lost channels and no offsets; set reconstruct=false"
-        )
+        """See `reconstruct`: layers that lost channels, offsets or both."""
+        chosen = choose_channels(self.channels.scores, joint_choice(space, assignment).widths)
+        return reconstruct(self._model, sliced, self.channels.graph, chosen, sweeps)
 
     def tune(
         self, space: Space, assignment: Assignment, fit: Fit, rounds: Rounds, batches: Batches | None

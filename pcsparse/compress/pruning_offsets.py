@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pcsparse.compress.channel_scores import Losses
 from pcsparse.compress.cost import Unit
 from pcsparse.compress.finetune import Fit, Rounds, recalibrate
+from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.measured import LayerPair
 from pcsparse.compress.offset_cost import Line, OffsetCost
 from pcsparse.compress.offset_measure import measure_offset_cost
@@ -18,14 +19,14 @@ from pcsparse.compress.offset_scores import OffsetScore, offset_scores
 from pcsparse.compress.offset_space import offset_space, offsets_of
 from pcsparse.compress.offsets import counts_between, prune_offsets, slice_offsets
 from pcsparse.compress.pruning import Batches, Costed, CostSummary, Step
-from pcsparse.compress.reconstruction import Refit
+from pcsparse.compress.reconstruction import Refit, reconstruct
 from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.sensitivity import RATIOS
 from pcsparse.compress.sensitivity_offsets import OffsetsAxis
 from pcsparse.compress.shared_maps import Scope, SharedMaps
 from pcsparse.compress.weights import check_ratio
 from pcsparse.engine.tune_cache import TuneTable
-from pcsparse.errors import FormatError, RangeError, UnsupportedError
+from pcsparse.errors import FormatError, RangeError
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.whole_file import write_whole
 
@@ -164,12 +165,12 @@ class PrunableOffsets(Costed[OffsetCost]):
     def refit(
         self, sliced: nn.Module, space: Space, assignment: Assignment, sweeps: Sequence[SparseTensor]
     ) -> tuple[Refit, ...]:
-        """There is none.
+        """See `reconstruct`.
 
         Raises:
-            UnsupportedError: always.
+            UnsupportedError: an operator that the channel graph does not know, in whose order layers go.
         """
-        raise UnsupportedError("least squares refit layers that lost channels; set reconstruct=false")
+        return reconstruct(self._model, sliced, ChannelGraph.of(self._model), {}, sweeps)
 
     def tune(
         self, space: Space, assignment: Assignment, fit: Fit, rounds: Rounds, batches: Batches | None

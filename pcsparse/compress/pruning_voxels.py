@@ -11,9 +11,10 @@ from torch import nn
 from pcsparse.compress.channel_scores import Losses
 from pcsparse.compress.cost import Unit
 from pcsparse.compress.finetune import Fit, Rounds, recalibrate
+from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.measured import LayerPair
 from pcsparse.compress.pruning import Batches, Costed, CostSummary, Step
-from pcsparse.compress.reconstruction import Refit
+from pcsparse.compress.reconstruction import Refit, reconstruct
 from pcsparse.compress.search.dominated import without_dominated
 from pcsparse.compress.search.space import Assignment, CostTerm, Space
 from pcsparse.compress.search.space import Step as SpaceStep
@@ -196,12 +197,12 @@ class PrunableVoxels(Costed[VoxelCost]):
     def refit(
         self, sliced: nn.Module, space: Space, assignment: Assignment, sweeps: Sequence[SparseTensor]
     ) -> tuple[Refit, ...]:
-        """There is none.
+        """See `reconstruct`.
 
         Raises:
-            UnsupportedError: always.
+            UnsupportedError: an operator that the channel graph does not know, in whose order layers go.
         """
-        raise UnsupportedError("least squares refit layers that lost channels; set reconstruct=false")
+        return reconstruct(self._model, sliced, ChannelGraph.of(self._model), {}, sweeps)
 
     def tune(
         self, space: Space, assignment: Assignment, fit: Fit, rounds: Rounds, batches: Batches | None

@@ -1,7 +1,8 @@
-"""Least-squares reconstruction: after channels are gone, the weights that read the rest make up for them.
+"""Least-squares reconstruction: what is left of the weights makes up for what is gone.
 
-Layer by layer, in the order of execution, a layer that lost inputs gets the weights with which it comes
-nearest to what it computed in the whole network, on the features that the pruned network before it delivers.
+Layer by layer, in the order of execution, a layer that lost input channels, kernel offsets or rows gets the
+weights with which it comes nearest to what it computed in the whole network, on the features that the pruned
+network before it delivers.
 A convolution of k offsets is a linear map of k * c_in gathered channels: one solve serves any kernel.
 
 Source: He et al., ICCV 2017 (arXiv 1707.06168), section 3.1, and the weights of AMC's channel pruning (ECCV
@@ -19,6 +20,7 @@ from pcsparse.compress.channels import Chosen
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.layer_rows import inputs_of, matrix_of, outputs_of, set_matrix
 from pcsparse.errors import RangeError
+from pcsparse.nn.conv import SubmanifoldConv3d
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ def reconstruct(
     *,
     ridge: float = 1e-3,
 ) -> tuple[Refit, ...]:
-    """Refit every convolution and linear layer that lost input channels, in place in `sliced`.
+    """Refit every convolution and linear layer that lost inputs, in place in `sliced`.
+
+    Inputs are channels, kernel offsets, and rows that are no longer convolved: they pass, and have no part in
+    the weights, or keep their centre, which reads for both kinds of rows then.
 
     The new weights minimise |X W - Y|^2 + ridge * mean(diag(X^T X)) * |W - W_sliced|^2, where X are the
     features that `sliced` delivers, gathered by the map, and Y the outputs in `dense`. Where rows are few,
@@ -60,9 +65,10 @@ def reconstruct(
 
     Args:
         dense: the whole network.
-        sliced: from `slice_channels(dense, graph, chosen)`; both run in evaluation mode.
+        sliced: what `slice_channels(dense, graph, chosen)`, `slice_offsets` or `prune_voxels` made of it, or
+            several of them; both run in evaluation mode.
         graph: of `dense`.
-        chosen: the channels that were kept.
+        chosen: the channels that were kept; none where no channels went.
         sweeps: calibration inputs, SparseTensors or tensors; a tuple are several arguments.
         ridge: >= 0; how much the sliced weights hold.
 
@@ -75,11 +81,14 @@ def reconstruct(
     """
     if not sweeps or not ridge >= 0:
         raise RangeError(f"reconstruct needs sweeps and a ridge of at least 0, got {len(sweeps)} and {ridge}")
-    widths = graph.widths({name: len(channels) for name, channels in chosen.items()})
     modes = [(part, part.training) for net in (dense, sliced) for part in net.modules()]
     dense.eval()
     sliced.eval()
-    lost = [layer for layer in graph.layers if layer.kind != "norm" and widths[layer.name][0] < layer.c_in]
+    lost = [
+        layer for layer in graph.layers
+        if layer.kind != "norm"
+        and _lost_inputs(dense.get_submodule(layer.name), sliced.get_submodule(layer.name))
+    ]  # fmt: skip
     kept = {layer.name: _kept_outputs(graph, chosen, layer.name, layer.c_out) for layer in lost}
     try:
         wanted = [_wanted(dense, kept, x) for x in sweeps]
@@ -90,6 +99,17 @@ def reconstruct(
     finally:
         for part, training in modes:
             part.training = training
+
+
+def _lost_inputs(dense: nn.Module, sliced: nn.Module) -> bool:
+    """Whether a row reads less than it did, of all rows or of some."""
+    narrower = len(matrix_of(sliced)) < len(matrix_of(dense))
+    rows = [
+        1.0 if part.voxels is None else part.voxels
+        for part in (dense, sliced)
+        if isinstance(part, SubmanifoldConv3d)
+    ]
+    return narrower or (len(rows) == 2 and rows[1] < rows[0])
 
 
 def _kept_outputs(graph: ChannelGraph, chosen: Chosen, layer: str, width: int) -> list[int]:

@@ -12,8 +12,8 @@ from torch import nn
 
 from pcsparse.checks import usable_device
 from pcsparse.compress.channel_scores import Losses
+from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.pruning import Prunable, Pruning
-from pcsparse.compress.pruning_channels import ChannelPruning
 from pcsparse.compress.search.executor import Executor
 from pcsparse.compress.search.task import Method
 from pcsparse.compress.sensitivity import fingerprint
@@ -23,7 +23,7 @@ from pcsparse.data.collate import SweepSource, VoxelBatch, VoxelSettings
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.transforms import Augmentation
 from pcsparse.engine.tune_cache import TuneTable, device_key, load_table, versions
-from pcsparse.errors import FormatError, RangeError, UnsupportedError
+from pcsparse.errors import FormatError, RangeError
 from pcsparse.nn.tuning import use_tuning
 from pcsparse.programs.compress_evaluation import digest_of, inputs_of, losses_on, spread_batches
 from pcsparse.programs.default_model import checkpoint_or_default
@@ -81,12 +81,6 @@ class Job:
         for ratio in settings.scan.weights:
             check_ratio(ratio, "scan.weights")
         pruning, method = build(settings.compress), build(settings.method)
-        if settings.reconstruct and not isinstance(pruning, ChannelPruning):
-            # the pruning says so itself, but not before everything was searched
-            raise UnsupportedError(
-                f"least squares refit layers that lost channels alone, not {pruning.name}; set "
-                "reconstruct=false or compress=channels"
-            )
         # the search would say so itself, but not before all was scanned
         method.fitted(settings.evaluations)
         weights = find_weights(checkpoint_or_default(settings.checkpoint))
@@ -96,6 +90,9 @@ class Job:
                 "overwritten; choose another name="
             )
         model, card = load_model(weights)
+        if settings.reconstruct:
+            # layers are refitted in its order: an operator that it does not know is told before the search
+            ChannelGraph.of(model)
         if settings.voxels not in (VoxelSettings(), card.voxels):
             raise RangeError(
                 f"{weights} was trained on {card.voxels}; a compression cannot change it to "

@@ -286,13 +286,22 @@ def test_what_is_predicted_of_a_layer_has_both_in_it(parts):
     assert prunable.predicted(linear) == prunable.channels.predicted(linear)
 
 
-def test_what_does_not_go_together_is_refused(parts):
-    model, sweeps, prunable = parts
+def test_layers_that_lost_channels_or_offsets_are_refitted(parts):
+    _, sweeps, prunable = parts
     space = prunable.space("ms")
+    sliced = prunable.networks(space)(space.smallest)
+    refits = prunable.refit(sliced, space, space.smallest, sweeps)
+    assert {refit.layer for refit in refits} >= {"stem.0", "stem.2", "classifier"}
+    assert all(refit.after <= refit.before for refit in refits)
+    # beside what channels alone would give: its inputs are whole, its offsets are not
+    (stem,) = [refit for refit in refits if refit.layer == "stem.0"]
+    assert 0 < stem.after < stem.before
+
+
+def test_what_does_not_go_together_is_refused(parts):
+    _, _, prunable = parts
     with pytest.raises(RangeError, match=r"'stem\.0' is no step of a joint space"):
         axis_of_step("stem.0")
-    with pytest.raises(UnsupportedError, match="set reconstruct=false"):
-        prunable.refit(model, space, space.smallest, sweeps)
     assert prunable.places("offsets of stem.0").startswith("stem.0, stem.2")
     assert "→" in prunable.places("channels of stem.0")
 

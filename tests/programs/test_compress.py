@@ -407,8 +407,13 @@ def test_kernel_offsets_are_another_axis(tmp_path, monkeypatch):
     assert n == 1 + len(choice.steps) + 2
     compress(tiny_job(tmp_path, **given))
     assert counted.n == n
-    with pytest.raises(UnsupportedError, match="reconstruct=false"):
-        compress(tiny_job(tmp_path, **{**given, "rounds": 1}, reconstruct=True, resume="overwrite"))
+    compress(tiny_job(tmp_path, **{**given, "rounds": 1}, reconstruct=True, resume="overwrite", tune=False))
+    assert "layers by least squares" in load_model(run)[1].provenance["reconstructed"]
+    refitted = load_model(run)[0]
+    for step in (step for step in choice.steps if step.kept < step.full):
+        layer, whole = refitted.get_submodule(step.name), job.model.get_submodule(step.name)
+        assert layer.weight.shape[0] == step.kept
+        assert not torch.equal(layer.weight, whole.weight[list(layer.offsets)])
 
 
 def test_channels_and_offsets_are_searched_together(tmp_path, monkeypatch):
