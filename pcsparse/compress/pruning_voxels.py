@@ -197,12 +197,18 @@ class PrunableVoxels(Costed[VoxelCost]):
     def refit(
         self, sliced: nn.Module, space: Space, assignment: Assignment, sweeps: Sequence[SparseTensor]
     ) -> tuple[Refit, ...]:
-        """See `reconstruct`.
+        """See `reconstruct`; where rows keep their centre, batch norms are measured anew after it.
+
+        Rows of two kinds leave a layer then, and least squares of both together too little variance
+        (docs/log.md, "Least squares for kernel offsets and rows").
 
         Raises:
             UnsupportedError: an operator that the channel graph does not know, in whose order layers go.
         """
-        return reconstruct(self._model, sliced, ChannelGraph.of(self._model), {}, sweeps)
+        refits = reconstruct(self._model, sliced, ChannelGraph.of(self._model), {}, sweeps)
+        if self._settings.rest == "centre":
+            recalibrate(sliced, sweeps)
+        return refits
 
     def tune(
         self, space: Space, assignment: Assignment, fit: Fit, rounds: Rounds, batches: Batches | None

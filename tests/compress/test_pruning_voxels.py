@@ -237,3 +237,16 @@ def test_networks_without_such_layers_or_with_rows_left_out_are_refused(model):
 def test_ratios_outside_are_refused(ratios):
     with pytest.raises(RangeError, match=r"compress.ratios"):
         VoxelPruning(ratios)
+
+
+def test_least_squares_go_with_norms_measured_anew_where_rows_keep_their_centre(prunable, model, sweeps):
+    space = prunable.space("MACs")
+    sliced = prunable.networks(space)(space.smallest)
+    norms = [name for name, _ in sliced.named_buffers() if name.endswith("running_var")]
+    refits = prunable.refit(sliced, space, space.smallest, sweeps)
+    assert {refit.layer for refit in refits} == {step.name for step in space.steps}
+    assert all(refit.after <= refit.before for refit in refits)
+    before, after = model.state_dict(), sliced.state_dict()
+    changed = [name for name in norms if not torch.equal(before[name], after[name])]
+    # the coarsest level has one row, of which there is no variance
+    assert len(changed) == (len(norms) - 1 if rest_of(prunable) == "centre" else 0)
