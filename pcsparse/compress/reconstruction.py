@@ -55,8 +55,9 @@ def reconstruct(
 
     The new weights minimise |X W - Y|^2 + ridge * mean(diag(X^T X)) * |W - W_sliced|^2, where X are the
     features that `sliced` delivers, gathered by the map, and Y the outputs in `dense`. Where rows are few,
-    weights stay near where they are. X^T X takes (k * c_in)^2 float64: 24 MB for 27 offsets of 64 channels,
-    96 MB for 128. The outputs of the whole network on all sweeps are kept meanwhile.
+    weights stay near where they are. X^T X takes (k * c_in)^2 float64, and its factor as much again: 24 MB
+    for 27 offsets of 64 channels, 96 MB for 128, 860 MB for the 384 of MinkUNet-18's first decoder block. The
+    outputs of the whole network on all sweeps are kept meanwhile.
 
     Batch norms stay as they are: they fit the outputs that the new weights come near to. Least squares leave
     less variance than there was, and measuring it anew blows up what is left of the error: MinkUNet-18 at
@@ -76,11 +77,14 @@ def reconstruct(
         One entry a layer that was refitted, in the order of execution.
 
     Raises:
-        RangeError: no sweeps, a negative `ridge`, or a layer to refit that does not run exactly once.
+        RangeError: no sweeps, a negative `ridge`, channels that are not those of `sliced`, or a layer to
+            refit that does not run exactly once.
         UnsupportedError: a layer to refit that is no product over rows, see `layer_rows.inputs_of`.
     """
     if not sweeps or not ridge >= 0:
         raise RangeError(f"reconstruct needs sweeps and a ridge of at least 0, got {len(sweeps)} and {ridge}")
+    # refuses groups that the graph does not have
+    graph.widths({name: len(channels) for name, channels in chosen.items()})
     modes = [(part, part.training) for net in (dense, sliced) for part in net.modules()]
     dense.eval()
     sliced.eval()
@@ -103,13 +107,13 @@ def reconstruct(
 
 def _lost_inputs(dense: nn.Module, sliced: nn.Module) -> bool:
     """Whether a row reads less than it did, of all rows or of some."""
-    narrower = len(matrix_of(sliced)) < len(matrix_of(dense))
-    rows = [
-        1.0 if part.voxels is None else part.voxels
-        for part in (dense, sliced)
-        if isinstance(part, SubmanifoldConv3d)
-    ]
-    return narrower or (len(rows) == 2 and rows[1] < rows[0])
+    return len(matrix_of(sliced)) < len(matrix_of(dense)) or _share(sliced) < _share(dense)
+
+
+def _share(part: nn.Module) -> float:
+    """Of the rows that it convolves."""
+    rows = part.voxels if isinstance(part, SubmanifoldConv3d) else None
+    return 1.0 if rows is None else rows
 
 
 def _kept_outputs(graph: ChannelGraph, chosen: Chosen, layer: str, width: int) -> list[int]:
@@ -160,8 +164,14 @@ def _refit(
     size = rows = 0.0
     for x, told in zip(sweeps, wanted, strict=True):
         source, got = _seen(sliced, name, x)
+        computed = outputs_of(module, got)
+        if computed.shape != told.shape:
+            raise RangeError(
+                f"{name} writes {computed.shape[1]} channels where chosen leaves {told.shape[1]} of the "
+                "whole network's; pass the channels that slice_channels got"
+            )
         # what the layer should add to what it computes; its bias is in both
-        missing = told.double() - outputs_of(module, got).double()
+        missing = told.double() - computed.double()
         size += float(told.double().square().sum())
         rows += float(missing.square().sum())
         start = 0
@@ -171,10 +181,13 @@ def _refit(
             cross += part.T @ missing[start : start + len(part)]
             start += len(part)
     held = ridge * float(gram.diagonal().mean())
-    change = _solved(gram + held * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross)
+    # in place: it is as large as all else together
+    gram.diagonal().add_(held)
+    change = _solved(gram, cross)
     set_matrix(module, old + change)
     # |M - X D|^2 from the sums, without another pass
-    left = rows - 2 * float((change * cross).sum()) + float((change * (gram @ change)).sum())
+    fitted = float((change * (gram @ change)).sum()) - held * float(change.square().sum())
+    left = rows - 2 * float((change * cross).sum()) + fitted
     scale = size or 1.0
     return Refit(name, rows / scale, max(0.0, left) / scale)
 

@@ -1,6 +1,8 @@
 """Which point files a user means by files, folders and patterns."""
 
+import os
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from pcsparse.errors import FormatError
@@ -14,6 +16,8 @@ EXTENSIONS = (
 _AMBIGUOUS = frozenset({".csv", ".txt"})
 _WILDCARDS = frozenset("*?[")
 _SHOWN_FOLDERS = 3
+# files and folders of a tree
+_LOOKS = 20_000
 
 
 def list_point_files(path: str | Path) -> list[Path]:
@@ -62,11 +66,14 @@ def _in_folder(folder: Path) -> list[Path]:
     return found
 
 
-def list_sources(given: Iterable[str | Path]) -> tuple[list[Path], tuple[str, ...]]:
+def list_sources(
+    given: Iterable[str | Path], *, written: str | Path | None = None
+) -> tuple[list[Path], tuple[str, ...]]:
     """The point files of all that a user named, each once, and what is to be said of it.
 
     Args:
         given: each as `list_point_files` takes it.
+        written: folder of outputs, of which nothing is said.
 
     Returns:
         The files, in that order; a note for each folder whose sub folders have point files that are left out.
@@ -74,31 +81,58 @@ def list_sources(given: Iterable[str | Path]) -> tuple[list[Path], tuple[str, ..
     Raises:
         FormatError: as `list_point_files`.
     """
-    folders = [Path(path) for path in given]
-    files = list(dict.fromkeys(file for path in folders for file in list_point_files(path)))
-    named = {file.resolve() for file in files}
+    paths = [Path(path) for path in given]
+    files = list(dict.fromkeys(file for path in paths for file in list_point_files(path)))
+    named = {file.resolve().parent for file in files}
+    out = None if written is None else Path(written).resolve()
     notes = []
-    for folder in dict.fromkeys(path for path in folders if path.is_dir()):
-        left = [file for file in _files_below(folder) if file.resolve() not in named]
+    for folder in dict.fromkeys(path for path in paths if path.is_dir()):
+        left = [
+            found for found in _folders_below(folder)
+            if found.resolve() not in named and (out is None or not found.resolve().is_relative_to(out))
+        ]  # fmt: skip
         if left:
             notes.append(
-                f"{folder}: {len(left)} point files of sub folders are left out{_where(folder, left)}"
+                f"{folder}: its sub folders are left out, and there are point files in {_shown(left)}; name "
+                f"them, or use the pattern '{folder}/**/*'"
             )
     return files, tuple(notes)
 
 
-def _files_below(folder: Path) -> list[Path]:
-    return sorted(_clear([child for child in folder.glob("*/**/*") if _is_point_file(child)]))
-
-
 def _below(folder: Path) -> str:
-    files = _files_below(folder)
-    return _where(folder, files) if files else ""
+    folders = _folders_below(folder)
+    if not folders:
+        return ""
+    return f"; there are some in {_shown(folders)}: name one, or use the pattern '{folder}/**/*'"
 
 
-def _where(folder: Path, files: list[Path]) -> str:
-    folders = sorted({file.parent for file in files})
-    shown = ", ".join(str(f) for f in folders[:_SHOWN_FOLDERS])
-    more = f" and {len(folders) - _SHOWN_FOLDERS} more" if len(folders) > _SHOWN_FOLDERS else ""
-    pattern = f"{folder}/**/*{files[0].suffix}"
-    return f"; there are some in {shown}{more}: name one, or use the pattern '{pattern}'"
+def _shown(folders: list[Path]) -> str:
+    more = " and more" if len(folders) > _SHOWN_FOLDERS else ""
+    return ", ".join(str(folder) for folder in folders[:_SHOWN_FOLDERS]) + more
+
+
+def _folders_below(folder: Path) -> list[Path]:
+    """Some sub folders that have point files by their ending alone, one more than is shown.
+
+    Hidden folders and links are not entered, and not more is looked at than takes a blink: it is a hint.
+    """
+    found: list[Path] = []
+    looks, waiting = _LOOKS, [folder]
+    while waiting and looks > 0 and len(found) <= _SHOWN_FOLDERS:
+        here = waiting.pop(0)
+        try:
+            with os.scandir(here) as entries:
+                names = sorted(
+                    (entry.name, entry.is_dir(follow_symlinks=False))
+                    for entry in islice(entries, looks)
+                    if not entry.name.startswith(".")
+                )
+        except OSError:
+            # one that may not be looked into
+            continue
+        looks -= len(names) + 1
+        waiting += [here / name for name, is_folder in names if is_folder]
+        files = [here / name for name, is_folder in names if not is_folder]
+        if here != folder and _clear([file for file in files if file.suffix.lower() in EXTENSIONS]):
+            found.append(here)
+    return found

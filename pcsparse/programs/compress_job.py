@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from pcsparse.data.collate import SweepSource, VoxelBatch, VoxelSettings
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.transforms import Augmentation
 from pcsparse.engine.tune_cache import TuneTable, device_key, load_table, versions
-from pcsparse.errors import FormatError, RangeError
+from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.nn.tuning import use_tuning
 from pcsparse.programs.compress_evaluation import digest_of, inputs_of, losses_on, spread_batches
 from pcsparse.programs.default_model import checkpoint_or_default
@@ -91,8 +92,7 @@ class Job:
             )
         model, card = load_model(weights)
         if settings.reconstruct:
-            # layers are refitted in its order: an operator that it does not know is told before the search
-            ChannelGraph.of(model)
+            _check_refit(model)
         if settings.voxels not in (VoxelSettings(), card.voxels):
             raise RangeError(
                 f"{weights} was trained on {card.voxels}; a compression cannot change it to "
@@ -242,3 +242,20 @@ def _needed(settings: CompressSettings) -> dict[str, Any]:
 def _digest(source: SweepSource, voxels: VoxelSettings) -> dict[str, Any]:
     """A set by its size and a few of its sweeps: to read all of it would take as long as a training epoch."""
     return {"sweeps": len(source), "digest": digest_of(spread_batches(source, _LOOKS, voxels))}
+
+
+def _check_refit(model: nn.Module) -> None:
+    """Whether least squares can refit a network: told now, not after everything was searched."""
+    try:
+        graph = ChannelGraph.of(model)
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"least squares need the order of the layers: {error}; or set reconstruct=false"
+        ) from error
+    runs = Counter(layer.name for layer in graph.layers if layer.kind != "norm")
+    twice = [name for name, n in runs.items() if n > 1]
+    if twice:
+        raise UnsupportedError(
+            f"{twice[0]} runs {runs[twice[0]]} times in the network; least squares refit layers that run "
+            "once: set reconstruct=false"
+        )

@@ -86,7 +86,7 @@ def _check_pictures() -> None:
 
 def _jobs(settings: InferSettings) -> list[Job]:
     """Outputs are named by the stem; files that share one keep their ending: a.bin.label and a.npy.label."""
-    sources, notes = list_sources(settings.sources)
+    sources, notes = list_sources(settings.sources, written=settings.out)
     for note in notes:
         print(note)
     stems = Counter(path.stem for path in sources)

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,8 @@ def run(settings: InspectSettings) -> int:
     named = named_checkpoint(settings.checkpoint, settings.model)
     known = KnownModel.read(named or checkpoint_or_default(None))
     sources, notes = list_sources(settings.sources)
-    for note in () if settings.json else notes:
-        print(note)
+    for note in notes:
+        print(note, file=sys.stderr if settings.json else sys.stdout)
     status, listed = _FINE, []
     for source in sources:
         try:

@@ -60,7 +60,7 @@ def run(settings: ViewSettings) -> int:
     print(f"wrote {out}: {number}, {sum(len(s.points) for s in sweeps):,} points, {size:,} bytes")
     if settings.picture:
         picture = out.with_suffix(".png")
-        save_png(picture, _picture(sweeps[0], labels, settings))
+        save_png(picture, _picture(sweeps[0], labels, classes is not None, settings))
         print(f"wrote {picture}")
     return 0
 
@@ -178,8 +178,10 @@ def _poses(path: Path, sources: list[Path]) -> list[Pose]:
     return [poses[number] for number in numbers]
 
 
-def _picture(sweep: Sweep, labels: LabelMap, settings: ViewSettings) -> npt.NDArray[np.uint8]:
-    """By prediction, else label, intensity, height: as the page opens."""
+def _picture(
+    sweep: Sweep, labels: LabelMap, has_classes: bool, settings: ViewSettings
+) -> npt.NDArray[np.uint8]:
+    """By prediction, else label, intensity, height; boxes by class where there are classes: as the page."""
     targets = sweep.labels if sweep.prediction is None else sweep.prediction
     colors: npt.NDArray[np.uint8]
     legend: Legend
@@ -197,12 +199,12 @@ def _picture(sweep: Sweep, labels: LabelMap, settings: ViewSettings) -> npt.NDAr
         title=settings.title or sweep.name,
         background=background,
         boxes=sweep.boxes,
-        box_colors=_box_colors(sweep.boxes, labels, background),
+        box_colors=_box_colors(sweep.boxes, labels, background) if has_classes else None,
     )
 
 
 def _box_colors(boxes: Sequence[Box], labels: LabelMap, background: Background) -> npt.NDArray[np.uint8]:
-    """The colour of the class of a box's name, where there is one, as on the page."""
+    """The colour of the class of a box's name, where there is one."""
     of_class = {name.lower(): color for name, color in zip(labels.names, labels.colors, strict=True)}
     plain = np.array(THEMES[background].box, np.uint8)
     rows = [of_class.get(box.name.lower(), plain) for box in boxes]

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from pcsparse.view.page_sweep import Box
 
+# as many as a picture is wide: an edge that is longer than what the picture shows is drawn in part only
 _MOST = 2000
 _SIGNS = (-1.0, 1.0)
 # twelve edges, and a line on the ground to where it heads, in half sizes: as on the page

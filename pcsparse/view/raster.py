@@ -19,8 +19,9 @@ from pcsparse.view.splat import SUPERSAMPLING, Frame, birds_eye, paint, perspect
 Background = Literal["dark", "light"]
 
 _MIN_WIDTH = 640
-# of the reach, between two points of an edge: they touch in both panels
-_EDGE_STEP = 1 / 1000
+# of the whole picture's width, between two points of an edge: they touch from above, and in perspective as
+# near as anything is drawn
+_EDGE_PIXELS = 2
 
 
 def draw(
@@ -64,7 +65,8 @@ def draw(
     points, colors = points[finite], legible(colors[finite], theme.panel)
     frame = Frame.of(points)
     n_points = len(points)
-    points, colors = _with_boxes(points, colors, boxes, box_colors, frame, theme)
+    step = _EDGE_PIXELS * frame.reach / width
+    points, colors = _with_boxes(points, colors, boxes, box_colors, step, theme)
 
     inner = width - 3 * MARGIN
     side = int(0.42 * inner)
@@ -153,7 +155,7 @@ def _with_boxes(
     colors: npt.NDArray[np.uint8],
     boxes: Sequence[Box],
     box_colors: npt.NDArray[np.uint8] | None,
-    frame: Frame,
+    step: float,
     theme: Theme,
 ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.uint8]]:
     """Points and colours, those of the edges of boxes behind them."""
@@ -163,7 +165,7 @@ def _with_boxes(
         raise ShapeError(f"box_colors must be ({len(boxes)}, 3), a colour a box, got {box_colors.shape}")
     if not boxes:
         return points, colors
-    edges, owners = edge_points(boxes, _EDGE_STEP * frame.reach)
+    edges, owners = edge_points(boxes, step)
     drawn = legible(box_colors, theme.panel)[owners]
     return np.concatenate([points.astype(np.float64), edges]), np.concatenate([colors, drawn])
 

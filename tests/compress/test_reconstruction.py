@@ -151,6 +151,39 @@ def test_layers_that_lost_offsets_or_rows_have_the_weights_of_a_plain_solver(res
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("scope", ["map", "layer"])
+def test_layers_that_change_the_stride_are_refitted_where_they_lost_offsets(scope):
+    network, sweeps = _network(), _sweeps()
+    maps = SharedMaps.of(network, sweeps, scope=scope)
+    group = next(g for g in maps.groups if g.readers[0].name == "down.1.0")
+    sliced = slice_offsets(network, maps, {group.name: (0, 3, 5, 6, 7)})
+    readers = {reader.name for reader in group.readers}
+    # on the way down and, in the same map, on the way up
+    assert readers == ({"down.1.0", "up.2.0"} if scope == "map" else {"down.1.0"})
+    refits = reconstruct(network, sliced, ChannelGraph.of(network), {}, sweeps)
+    assert {refit.layer for refit in refits} == readers
+    assert all(refit.after < 0.9 * refit.before for refit in refits)
+
+
+def test_a_layer_after_one_that_passes_rows_makes_up_for_it():
+    network, sweeps = _network(), _sweeps()
+    sliced = prune_voxels(network, {"stem.2": 0.4, "encoder.0.0.conv1": 0.4}, "pass")
+    first, second = reconstruct(network, sliced, ChannelGraph.of(network), {}, sweeps)
+    assert (first.layer, second.layer) == ("stem.2", "encoder.0.0.conv1")
+    assert first.after == pytest.approx(first.before)
+    assert second.after < second.before
+
+
+def test_channels_that_are_not_those_of_the_sliced_network_are_refused():
+    network, sweeps = _network(), _sweeps()
+    graph = ChannelGraph.of(network)
+    sliced = slice_channels(network, graph, {"stem.0": (0, 1), "stem.2": (0, 3)})
+    with pytest.raises(RangeError, match=r"stem\.2 writes 2 channels where chosen leaves 4 of the whole"):
+        reconstruct(network, sliced, graph, {"stem.0": (0, 1)}, sweeps)
+    with pytest.raises(RangeError, match=r"there is no group 'stem\.7'"):
+        reconstruct(network, sliced, graph, {"stem.7": (0, 1)}, sweeps)
+
+
 def test_channels_and_offsets_that_are_gone_are_made_up_for_together():
     network, sweeps = _network(), _sweeps()
     graph, maps = ChannelGraph.of(network), SharedMaps.of(network, sweeps)

@@ -1,11 +1,13 @@
 """Point files of every format: the same points come out; what is broken is named."""
 
 import builtins
+import os
 import struct
 
 import numpy as np
 import pytest
 
+from pcsparse.data import files_list
 from pcsparse.data.files import _READERS as readers
 from pcsparse.data.files import EXTENSIONS, list_point_files, read_points
 from pcsparse.data.files_list import list_sources
@@ -318,19 +320,50 @@ class TestListPointFiles:
             list_point_files(tmp_path / "nowhere")
 
     def test_what_lies_in_sub_folders_of_a_named_one_is_told(self, tmp_path):
-        for name in ("b.bin", "deep/c.npy", "deep/er/d.npy", "deep/boxes.csv"):
+        for name in ("b.bin", "deep/c.npy", "deep/er/d.ply", "deep/boxes.csv", ".venv/e.npz", "poses/p.txt"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
+        (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
         files, notes = list_sources([tmp_path, tmp_path / "b.bin"])
         assert [p.name for p in files] == ["b.bin"]
         assert notes == (
-            f"{tmp_path}: 2 point files of sub folders are left out; there are some in {tmp_path}/deep, "
-            f"{tmp_path}/deep/er: name one, or use the pattern '{tmp_path}/**/*.npy'",
+            f"{tmp_path}: its sub folders are left out, and there are point files in {tmp_path}/deep, "
+            f"{tmp_path}/deep/er; name them, or use the pattern '{tmp_path}/**/*'",
         )
-        # nothing is left out where they are named too
-        files, notes = list_sources([tmp_path, tmp_path / "**" / "*.npy"])
-        assert ([p.name for p in files], notes) == (["b.bin", "c.npy", "d.npy"], ())
+        assert [p.name for p in list_point_files(f"{tmp_path}/deep/**/*")] == ["c.npy", "d.ply"]
+        # nothing is left out where they are named too, or are outputs
+        files, notes = list_sources([tmp_path, tmp_path / "deep", tmp_path / "deep" / "er"])
+        assert ([p.name for p in files], notes) == (["b.bin", "c.npy", "d.ply"], ())
+        assert list_sources([tmp_path], written=tmp_path / "deep")[1] == ()
         assert list_sources([tmp_path / "deep" / "er"])[1] == ()
+
+    def test_few_sub_folders_are_shown_and_not_all_of_a_tree_is_looked_at(self, tmp_path, monkeypatch):
+        (tmp_path / "b.bin").touch()
+        for i in range(9):
+            (tmp_path / f"d{i}").mkdir()
+            (tmp_path / f"d{i}" / "c.npy").touch()
+        (note,) = list_sources([tmp_path])[1]
+        assert f"in {tmp_path}/d0, {tmp_path}/d1, {tmp_path}/d2 and more; name them" in note
+        looked = []
+        scandir = os.scandir
+        monkeypatch.setattr("os.scandir", lambda path: looked.append(path) or scandir(path))
+        monkeypatch.setattr(files_list, "_LOOKS", 13)
+        (note,) = list_sources([tmp_path])[1]
+        assert f"in {tmp_path}/d0; name them" in note
+        assert len(looked) < 9
+
+    def test_sub_folders_that_may_not_be_looked_into_stop_nothing(self, tmp_path, monkeypatch):
+        (tmp_path / "b.bin").touch()
+        (tmp_path / "closed").mkdir()
+        scandir = os.scandir
+
+        def closed(path):
+            if str(path).endswith("closed"):
+                raise PermissionError(13, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr("os.scandir", closed)
+        assert list_sources([tmp_path]) == ([tmp_path / "b.bin"], ())
 
     def test_every_ending_that_is_listed_can_be_read(self):
         assert (".bin", *readers) == EXTENSIONS

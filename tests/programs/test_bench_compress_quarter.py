@@ -388,7 +388,8 @@ def test_the_longest_trainings_begin_first_and_narrow_ones_may_be_fewer(tmp_path
 def test_a_narrow_network_waits_for_the_dense_one_only_where_that_teaches_it(tmp_path, distill, waits):
     tasks = {task.name: task for task in jobs.tasks_of(_study(tmp_path, distill=distill, jobs=2))}
     assert ("train-dense" in tasks["train-scratch-1"].after) is waits
-    assert {"render-0-2", "render-1-2"} <= {*tasks["train-dense"].after, *tasks["train-scratch-1"].after}
+    # without a teacher it waits for the streets itself
+    assert waits or {"render-0-2", "render-1-2"} <= set(tasks["train-scratch-1"].after)
     assert "train-dense" in tasks["train-control-1"].after
 
 

@@ -56,9 +56,19 @@ def test_least_squares_of_a_network_that_the_graph_does_not_know_are_refused_bef
         compress={"_target_": "pcsparse.compress.pruning_offsets.OffsetPruning"},
         method={"_target_": "pcsparse.compress.search.uniform.Uniform"},
     )  # fmt: skip
-    with pytest.raises(UnsupportedError, match="Odd"):
+    with pytest.raises(UnsupportedError, match=r"least squares need .*; or set reconstruct=false"):
         Job.of(one)
     assert loaded
+
+
+def test_a_layer_that_runs_twice_is_refused_before_the_search(monkeypatch):
+    entries = [SimpleNamespace(name=name, kind="conv") for name in ("stem", "again", "again")]
+    graph = SimpleNamespace(layers=[*entries, SimpleNamespace(name="norm", kind="norm")])
+    monkeypatch.setattr(job_module.ChannelGraph, "of", lambda model: graph)
+    with pytest.raises(UnsupportedError, match=r"again runs 2 times .* set reconstruct=false"):
+        job_module._check_refit(nn.Identity())
+    graph.layers = [*entries[:2], SimpleNamespace(name="norm", kind="norm"), graph.layers[-1]]
+    job_module._check_refit(nn.Identity())
 
 
 @pytest.mark.parametrize("scan", [{"ratios": (1.0,)}, {"weights": (-0.1,)}, {"weights": (0.5, 1.0)}])

@@ -195,11 +195,17 @@ def test_boxes_of_the_first_sweep_are_in_the_picture_in_their_class_colours(
     boxes = sequence / "boxes/000001.json"
     (box,) = json.loads(boxes.read_text())
     boxes.write_text(json.dumps([box, {**box, "semantic": 0}]))
-    assert view(sequence / "velodyne/000001.bin", "--png")[0] == 0
+    boxes.with_name("000000.json").write_text("[]")
+    assert view(sequence / "velodyne/000001.bin", sequence / "velodyne", "--png")[0] == 0
     (given,) = drawn
     car = LABELS.colors[LABELS.names.index("car")]
     assert [tuple(one.center) for one in given["boxes"]] == [(1, 0, 0), (1, 0, 0)]
     assert given["box_colors"].tolist() == [car.tolist(), [255, 196, 84]]
+    # one colour where the page has no classes
+    status, _, text = view(sequence / "velodyne/000001.bin", "--png", "--alone", "--boxes", boxes)
+    assert status == 0
+    assert len(reader.content(text)["sweeps"][0]["boxes"]) == len(drawn[1]["boxes"]) == 2
+    assert drawn[1]["box_colors"] is None
 
 
 def test_sweeps_without_numbers_have_no_poses(sequence, view):
