@@ -99,7 +99,7 @@ class CompressSettings(FitSettings):
         evaluations: of the search; AMC's schedule is scaled to them.
         executor: node whose `_target_` makes a `compress.search.executor.Executor`; null for this process.
         cost, evaluation, scan, measure: see there.
-        reconstruct: refit the layers that lost channels, offsets or rows by least squares.
+        reconstruct: refit the layers that lost channels or kernel offsets by least squares; not for voxels.
         tune: whether to fine-tune at all.
         rounds: of pruning and training, `epochs` each; 1 prunes all at once, and `reconstruct` needs that.
         lr_factor: see above.

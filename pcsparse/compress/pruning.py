@@ -99,7 +99,11 @@ class Prunable(Protocol):
     def refit(
         self, sliced: nn.Module, space: Space, assignment: Assignment, sweeps: Sequence[SparseTensor]
     ) -> tuple[Refit, ...]:
-        """Least squares for what lost inputs, in place in `sliced`, see `reconstruction.reconstruct`."""
+        """Least squares for what lost inputs, in place in `sliced`, see `reconstruction.reconstruct`.
+
+        Raises:
+            UnsupportedError: there is no such thing for this axis.
+        """
 
     def tune(
         self, space: Space, assignment: Assignment, fit: Fit, rounds: Rounds, batches: Batches | None

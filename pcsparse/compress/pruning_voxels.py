@@ -11,10 +11,9 @@ from torch import nn
 from pcsparse.compress.channel_scores import Losses
 from pcsparse.compress.cost import Unit
 from pcsparse.compress.finetune import Fit, Rounds, recalibrate
-from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.measured import LayerPair
 from pcsparse.compress.pruning import Batches, Costed, CostSummary, Step
-from pcsparse.compress.reconstruction import Refit, reconstruct
+from pcsparse.compress.reconstruction import Refit
 from pcsparse.compress.search.dominated import without_dominated
 from pcsparse.compress.search.space import Assignment, CostTerm, Space
 from pcsparse.compress.search.space import Step as SpaceStep
@@ -29,6 +28,9 @@ from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.nn.conv import Rest
 from pcsparse.sparse_tensor import SparseTensor
+
+NO_REFIT = "least squares bring nothing back where rows are left out (docs/log.md); set reconstruct=false"
+"""Why there is no `PrunableVoxels.refit`."""
 
 
 @dataclass(frozen=True)
@@ -197,18 +199,12 @@ class PrunableVoxels(Costed[VoxelCost]):
     def refit(
         self, sliced: nn.Module, space: Space, assignment: Assignment, sweeps: Sequence[SparseTensor]
     ) -> tuple[Refit, ...]:
-        """See `reconstruct`; where rows keep their centre, batch norms are measured anew after it.
-
-        Rows of two kinds leave a layer then, and least squares of both together too little variance
-        (docs/log.md, "Least squares for kernel offsets and rows").
+        """There is none.
 
         Raises:
-            UnsupportedError: an operator that the channel graph does not know, in whose order layers go.
+            UnsupportedError: always.
         """
-        refits = reconstruct(self._model, sliced, ChannelGraph.of(self._model), {}, sweeps)
-        if self._settings.rest == "centre":
-            recalibrate(sliced, sweeps)
-        return refits
+        raise UnsupportedError(NO_REFIT)
 
     def tune(
         self, space: Space, assignment: Assignment, fit: Fit, rounds: Rounds, batches: Batches | None

@@ -1,8 +1,8 @@
 """Least-squares reconstruction: what is left of the weights makes up for what is gone.
 
-Layer by layer, in the order of execution, a layer that lost input channels, kernel offsets or rows gets the
-weights with which it comes nearest to what it computed in the whole network, on the features that the pruned
-network before it delivers.
+Layer by layer, in the order of execution, a layer that lost input channels or kernel offsets gets the weights
+with which it comes nearest to what it computed in the whole network, on the features that the pruned network
+before it delivers.
 A convolution of k offsets is a linear map of k * c_in gathered channels: one solve serves any kernel.
 
 Source: He et al., ICCV 2017 (arXiv 1707.06168), section 3.1, and the weights of AMC's channel pruning (ECCV
@@ -20,7 +20,6 @@ from pcsparse.compress.channels import Chosen
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.layer_rows import inputs_of, matrix_of, outputs_of, set_matrix
 from pcsparse.errors import RangeError
-from pcsparse.nn.conv import SubmanifoldConv3d
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,7 @@ def reconstruct(
 ) -> tuple[Refit, ...]:
     """Refit every convolution and linear layer that lost inputs, in place in `sliced`.
 
-    Inputs are channels, kernel offsets, and rows that are no longer convolved: they pass, and have no part in
-    the weights, or keep their centre, which reads for both kinds of rows then.
+    Inputs are channels and kernel offsets.
 
     The new weights minimise |X W - Y|^2 + ridge * mean(diag(X^T X)) * |W - W_sliced|^2, where X are the
     features that `sliced` delivers, gathered by the map, and Y the outputs in `dense`. Where rows are few,
@@ -66,8 +64,8 @@ def reconstruct(
 
     Args:
         dense: the whole network.
-        sliced: what `slice_channels(dense, graph, chosen)`, `slice_offsets` or `prune_voxels` made of it, or
-            several of them; both run in evaluation mode.
+        sliced: what `slice_channels(dense, graph, chosen)` or `slice_offsets` made of it, or both of them;
+            both networks run in evaluation mode.
         graph: of `dense`.
         chosen: the channels that were kept; none where no channels went.
         sweeps: calibration inputs, SparseTensors or tensors; a tuple are several arguments.
@@ -106,14 +104,7 @@ def reconstruct(
 
 
 def _lost_inputs(dense: nn.Module, sliced: nn.Module) -> bool:
-    """Whether a row reads less than it did, of all rows or of some."""
-    return len(matrix_of(sliced)) < len(matrix_of(dense)) or _share(sliced) < _share(dense)
-
-
-def _share(part: nn.Module) -> float:
-    """Of the rows that it convolves."""
-    rows = part.voxels if isinstance(part, SubmanifoldConv3d) else None
-    return 1.0 if rows is None else rows
+    return len(matrix_of(sliced)) < len(matrix_of(dense))
 
 
 def _kept_outputs(graph: ChannelGraph, chosen: Chosen, layer: str, width: int) -> list[int]:

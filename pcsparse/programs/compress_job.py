@@ -15,6 +15,7 @@ from pcsparse.checks import usable_device
 from pcsparse.compress.channel_scores import Losses
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.pruning import Prunable, Pruning
+from pcsparse.compress.pruning_voxels import NO_REFIT, VoxelPruning
 from pcsparse.compress.search.executor import Executor
 from pcsparse.compress.search.task import Method
 from pcsparse.compress.sensitivity import fingerprint
@@ -82,6 +83,9 @@ class Job:
         for ratio in settings.scan.weights:
             check_ratio(ratio, "scan.weights")
         pruning, method = build(settings.compress), build(settings.method)
+        if settings.reconstruct and isinstance(pruning, VoxelPruning):
+            # the pruning says so itself, but not before everything was searched
+            raise UnsupportedError(NO_REFIT)
         # the search would say so itself, but not before all was scanned
         method.fitted(settings.evaluations)
         weights = find_weights(checkpoint_or_default(settings.checkpoint))

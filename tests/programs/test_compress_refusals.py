@@ -61,6 +61,16 @@ def test_least_squares_of_a_network_that_the_graph_does_not_know_are_refused_bef
     assert loaded
 
 
+def test_least_squares_for_rows_are_refused_before_anything_is_loaded():
+    one = CompressSettings(
+        output_dir="nowhere", budget=BudgetSettings(share=0.5), reconstruct=True, checkpoint="missing",
+        compress={"_target_": "pcsparse.compress.pruning_voxels.VoxelPruning"},
+        method={"_target_": "pcsparse.compress.search.uniform.Uniform"},
+    )  # fmt: skip
+    with pytest.raises(UnsupportedError, match=r"where rows are left out .*; set reconstruct=false"):
+        Job.of(one)
+
+
 def test_a_layer_that_runs_twice_is_refused_before_the_search(monkeypatch):
     entries = [SimpleNamespace(name=name, kind="conv") for name in ("stem", "again", "again")]
     graph = SimpleNamespace(layers=[*entries, SimpleNamespace(name="norm", kind="norm")])
