@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
-from pcsparse.train.losses import class_weights, cross_entropy, lovasz_softmax, segmentation_loss
+from pcsparse.train.losses import (
+    class_weights,
+    cross_entropy,
+    downwards,
+    lovasz_softmax,
+    segmentation_loss,
+)
 from pcsparse.train.settings import LossSettings
 from tests.tolerance import tolerance
 
@@ -80,6 +86,22 @@ def test_lovasz_gradient(rng):
         moved[1][row, column] += step
         low, high = (brute_lovasz(m, targets, 3) for m in moved)
         assert math.isclose(float(grad[row, column]), (high - low) / (2 * step), abs_tol=2e-3)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["rows", "columns"])
+def test_errors_are_sorted_as_by_torch(rng, turned):
+    errors = torch.rand(6, 500, generator=rng) * torch.tensor([1e-42, 1e-5, 1.0, 1.0, 3e38, 1.0])[:, None]
+    # equal ones keep their places, also the least and the largest
+    errors[2] = torch.randint(0, 4, (500,), generator=rng).float()
+    errors[3, ::7], errors[3, 1::7], errors[4, ::9] = 0.0, torch.inf, torch.nan
+    errors = errors.t().contiguous().t() if turned else errors
+    wanted = torch.stack([row.argsort(descending=True, stable=True) for row in errors])
+    kept = errors.clone()
+    order = downwards(errors)
+    assert torch.equal(order, wanted)
+    assert order.is_contiguous()
+    assert torch.equal(errors.nan_to_num(), kept.nan_to_num())
+    assert downwards(errors[:, :0]).shape == (6, 0)
 
 
 @pytest.mark.parametrize("n", [0, 1, 7], ids=["empty", "one", "several"])
