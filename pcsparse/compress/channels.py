@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
+from pcsparse.compress.carry_over import carry_over
 from pcsparse.compress.channel_scores import Losses, Score, channel_scores
 from pcsparse.compress.graph import ChannelGraph, Group
 from pcsparse.compress.weight_layout import in_axis, out_axis
@@ -144,19 +144,8 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
                 f"{found}; with_channels of its Spec and its layers disagree"
             )
     smaller.load_state_dict(state, strict=True, assign=True)
-    _carry_over(model, smaller)
+    carry_over(model, smaller)
     return smaller.train(model.training)
-
-
-def _carry_over(model: nn.Module, smaller: nn.Module) -> None:
-    """What neither the Spec nor the weights say: what is trained, and what norms were set to."""
-    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in smaller.named_parameters():
-        parameter.requires_grad_(flags[name])
-    for name, part in smaller.named_modules():
-        if isinstance(part, _BatchNorm):
-            old: Any = model.get_submodule(name)
-            part.eps, part.momentum = old.eps, old.momentum
 
 
 def mask_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> None:

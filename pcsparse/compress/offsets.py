@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from pcsparse.compress.carry_over import carry_over
 from pcsparse.compress.channel_scores import Losses
 from pcsparse.compress.offset_groups import OffsetGroup, Offsets
 from pcsparse.compress.offset_scores import OffsetScore, offset_scores
@@ -178,9 +179,7 @@ def slice_offsets(model: nn.Module, maps: SharedMaps, chosen: Chosen) -> nn.Modu
             f"{found.get(name)}; its layers are not those of its Spec: prune a network before fuse"
         )
     sparser.load_state_dict(state, strict=True, assign=True)
-    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in sparser.named_parameters():
-        parameter.requires_grad_(flags[name])
+    carry_over(model, sparser)
     return sparser.train(model.training)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from pcsparse.compress.carry_over import carry_over
 from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.nn import SubmanifoldConv3d
 from pcsparse.nn.conv import Rest, SparseConv
@@ -136,7 +137,5 @@ def prune_voxels(model: nn.Module, share: Shares, rest: Rest = REST) -> nn.Modul
             "and before its layers are replaced"
         )
     pruned.load_state_dict(state, strict=True, assign=True)
-    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in pruned.named_parameters():
-        parameter.requires_grad_(flags[name])
+    carry_over(model, pruned)
     return pruned.train(model.training)
