@@ -89,12 +89,14 @@ class SpawnedProcesses:
         self._sent: Callable[[Any], Any] | None = None
 
     def run(self, evaluate: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Finished[Result]]:
-        """Evaluate all of them, yielding each when it is done.
+        """Evaluate all of them, yielding each when it is done; no process is started where there are none.
 
         Raises:
-            UnsupportedError: `evaluate` cannot be sent to another process.
+            UnsupportedError: `evaluate` cannot be sent to another process, or not be found there.
             PcsparseError: a worker died.
         """
+        if not items:
+            return
         pool = self._pool_for(evaluate)
         waiting = [pool.submit(_evaluate, i, item) for i, item in enumerate(items)]
         try:
@@ -143,15 +145,20 @@ class SpawnedProcesses:
 
 
 class _Worker:
-    """What a worker process holds."""
+    """What a worker process holds: what it runs, or why it could not read that."""
 
     evaluate: Callable[[Any], Any]
+    unread: str | None = None
 
 
 def _receive(packed: bytes, threads: int) -> None:
     Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _Worker.evaluate = pickle.loads(packed)
+    try:
+        _Worker.evaluate = pickle.loads(packed)
+    except Exception as error:
+        # raised here it would end the process, and nobody would see why
+        _Worker.unread = f"{type(error).__name__}: {error}"
 
 
 def end_with_parent() -> None:
@@ -163,4 +170,10 @@ def end_with_parent() -> None:
 
 
 def _evaluate(position: int, item: Any) -> Finished[Any]:
+    if _Worker.unread is not None:
+        raise UnsupportedError(
+            f"evaluate is not found in another process ({_Worker.unread}); define it, and all that it holds, "
+            "in a module that can be imported, not in a script or a notebook (__main__), or evaluate in this "
+            "process"
+        )
     return timed(_Worker.evaluate, position, item)

@@ -42,7 +42,7 @@ class RayCluster:
         self._sent: tuple[Callable[[Any], Any], Any] | None = None
 
     def run(self, evaluate: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Finished[Result]]:
-        """Evaluate all of them, yielding each when it is done.
+        """Evaluate all of them, yielding each when it is done; no cluster is asked where there are none.
 
         Raises:
             UnsupportedError: Ray is not installed, or `evaluate` cannot be sent.
@@ -50,6 +50,8 @@ class RayCluster:
 
         What `evaluate` raises there is raised here, of its own type and with its own text.
         """
+        if not items:
+            return
         ray = self._connect()
         if self._sent is None or self._sent[0] is not evaluate:
             try:

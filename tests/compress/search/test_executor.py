@@ -6,11 +6,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from pcsparse.compress.search import executor as executor_module
 from pcsparse.compress.search.evolution import Evolution
 from pcsparse.compress.search.executor import InProcess, SpawnedProcesses
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.space import Assignment
 from pcsparse.errors import PcsparseError, RangeError, UnsupportedError
+from tests.compress.search import spaces as elsewhere
 from tests.compress.search.spaces import additive, chain
 
 SPACE = chain(4)
@@ -28,6 +30,11 @@ def odd(widths: Assignment) -> float:
     if widths == DIES:
         os._exit(3)
     return os.getpid() / 1e8 + torch.get_num_threads() / 1e9
+
+
+def lost(widths: Assignment) -> float:
+    """Is put into another module by its test."""
+    return 0.5
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +86,22 @@ def test_work_is_done_elsewhere_and_what_goes_wrong_there_comes_back():
         assert found.score == again.score
         with pytest.raises(PcsparseError, match="a worker process died"):
             list(executor.run(odd, [DIES]))
+
+
+def test_nothing_to_evaluate_starts_no_process(monkeypatch):
+    monkeypatch.setattr(executor_module, "ProcessPoolExecutor", None)
+    assert list(SpawnedProcesses(1).run(SCORE, [])) == []
+
+
+def test_what_a_process_does_not_find_is_named_with_what_to_do(monkeypatch):
+    # as of a script's __main__: it can be packed here, and is not there
+    monkeypatch.setattr(elsewhere, "lost", lost, raising=False)
+    monkeypatch.setattr(lost, "__module__", elsewhere.__name__)
+    with (
+        SpawnedProcesses(1, threads=1) as executor,
+        pytest.raises(UnsupportedError, match=r"AttributeError: .*lost.* define it, .* in a module"),
+    ):
+        list(executor.run(lost, [(8, 8, 8, 8)]))
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(0, None), (1, 0)])

@@ -43,6 +43,14 @@ def test_without_ray_the_error_names_the_extra(monkeypatch):
         list(RayCluster().run(SCORE, [(8, 8, 8, 8)]))
 
 
+def test_nothing_to_evaluate_reaches_for_no_cluster(monkeypatch):
+    def started(cluster):
+        raise PcsparseError("a cluster was reached for")
+
+    monkeypatch.setattr(RayCluster, "_connect", started)
+    assert list(RayCluster().run(SCORE, [])) == []
+
+
 class StandIn:
     """As much of Ray as `RayCluster` calls: one that runs a task when it is waited for, here."""
 
