@@ -167,13 +167,20 @@ def save_model(path: Path, model: nn.Module, card: ModelCard, *, half: bool = Fa
         path: of the weights.
         model: as `card.arch` describes it.
         card: see `ModelCard`.
-        half: store floats as float16, half the size; `load_model` widens them.
+        half: store floats as float16, half the size; `load_model` widens them. A tensor with values beyond
+            65504, the largest of float16, stays as it is: a running variance of a few channels may be.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
-        state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
+        state = {name: _narrowed(t) if t.is_floating_point() else t for name, t in state.items()}
     write_whole(path, save(state))
     write_whole(path.with_suffix(".json"), card.to_json().encode())
+
+
+def _narrowed(tensor: Tensor) -> Tensor:
+    """As float16 where all that is finite stays so."""
+    narrow = tensor.half()
+    return narrow if torch.equal(narrow.isfinite(), tensor.isfinite()) else tensor
 
 
 def find_weights(path: str | Path) -> Path:

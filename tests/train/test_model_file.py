@@ -73,6 +73,19 @@ def test_a_model_comes_back_with_its_card(weights, model, card):
             assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
+def test_what_float16_cannot_hold_stays_wide(tmp_path, model, card, weights):
+    half = tmp_path / "half.safetensors"
+    name = next(name for name, _ in model.named_buffers() if name.endswith("running_var"))
+    model.get_buffer(name)[0] = 179406.0
+    save_model(half, model, card, half=True)
+    assert half.stat().st_size < 0.6 * weights.stat().st_size
+    stored = load_file(half)
+    wide = {key for key, tensor in stored.items() if tensor.dtype == torch.float32}
+    assert wide == {name}
+    loaded, _ = load_model(half)
+    assert torch.equal(loaded.get_buffer(name), model.get_buffer(name))
+
+
 def test_half_precision_is_half_the_size_and_widened_on_loading(tmp_path, model, card, weights):
     half = tmp_path / "half.safetensors"
     save_model(half, model, card, half=True)
