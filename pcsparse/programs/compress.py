@@ -3,6 +3,7 @@
 import torch
 
 from pcsparse.allocation import keep_freed_memory
+from pcsparse.checks import require_extra
 from pcsparse.compress.pruning import Prunable
 from pcsparse.config import CompressSettings, to_yaml
 from pcsparse.programs.compress_folder import RunFolder, Step
@@ -61,9 +62,12 @@ def compress(job: Job) -> RunFolder:
         RangeError: a budget that cannot be met, before anything is scanned; the text says the smallest
             reachable cost.
         UnsupportedError: an operator that the channel graph does not know; the text names it and its place.
+            Or matplotlib is not installed, which draws search and report.
         Stopped: a signal ended the fine-tuning, after a checkpoint.
         PcsparseError: another process is at work in the folder.
     """
+    # told now, not when the scan is done
+    require_extra("matplotlib", "view")
     print(environment().header(), flush=True)
     # before anything is written: a network that cannot be pruned is refused here
     prunable = job.prunable

@@ -1,5 +1,6 @@
 """What a compression refuses before it measures anything."""
 
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -23,6 +24,13 @@ def test_a_second_command_in_a_folder_at_work_touches_nothing(tmp_path, monkeypa
     ):
         compress(SimpleNamespace(folder=tmp_path / "run", prunable=None))
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_without_matplotlib_nothing_begins(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UnsupportedError, match=r"'matplotlib'.*pip install 'pcsparse\[view\]'"):
+        compress(SimpleNamespace(folder=tmp_path / "run", prunable=None))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_agent_that_could_never_act_is_refused_before_anything_is_loaded():
