@@ -14,6 +14,7 @@ from pcsparse.whole_file import write_whole
 
 _FORMAT = 1
 RECORD = "steps.json"
+_REMOVED = "was being removed"
 _OF_RUNS = ("model.safetensors", "last.pt", "config.yaml")
 
 Inputs = Mapping[str, Any]
@@ -70,6 +71,11 @@ class RunFolder:
         stale = self._stale()
         if stale and resume != "overwrite":
             listed = "; ".join(f"{name}: {why}" for name, why in stale.items())
+            if _REMOVED in stale.values():
+                raise FormatError(
+                    f"{path} was left while resume=overwrite removed files of it ({listed}); only "
+                    "resume=overwrite goes on there, or choose another name="
+                )
             raise FormatError(
                 f"{path} holds a compression with other inputs ({listed}); restore them, choose another "
                 "name=, or make these steps anew with resume=overwrite"
@@ -100,6 +106,9 @@ class RunFolder:
             entry = self._record.get(name)
             before = [other for other in step.after if other in anew or self._is_of_another(entry, other)]
             if entry is None or (entry["done"] and not self.file(name).exists()):
+                anew.add(name)
+            elif entry["inputs"] is None:
+                found[name] = _REMOVED
                 anew.add(name)
             elif differs := _differences(entry["inputs"], self._inputs[name]):
                 found[name] = differs

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from torch import nn
 
@@ -12,6 +13,7 @@ from pcsparse.compress.search.budget import check_budget
 from pcsparse.compress.search.executor import Evaluate, Executor, Finished, InProcess
 from pcsparse.compress.search.figures import search_figure
 from pcsparse.compress.search.interface import search
+from pcsparse.compress.search.log import logged_scores
 from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.sensitivity import Axis, WeightsAxis, scan
 from pcsparse.compress.sensitivity_figure import sensitivity_figure, sensitivity_page
@@ -141,7 +143,8 @@ def search_step(
     method = job.method.fitted(n)
     if scanned is not None and method.wants_curves:
         method = method.with_curves(curves_of(space, scanned))
-    print(f"search: {method.name}, {_evaluations(method.takes(n))}, {folder.path / 'search.jsonl'}")
+    log = folder.path / "search.jsonl"
+    print(f"search: {method.name}, {_evaluations(method.takes(n))}, {log}")
     with folder.running("search"):
         result = search(
             space,
@@ -150,8 +153,8 @@ def search_step(
             n,
             job.settings.seed,
             method=method,
-            executor=_Telling(job.executor or InProcess()),
-            log=folder.path / "search.jsonl",
+            executor=_Telling(job.executor or InProcess(), log),
+            log=log,
             tag=json.dumps(job.inputs["search"], sort_keys=True),
         )
         search_figure([result], folder.path / "search.png")
@@ -195,12 +198,13 @@ def _evaluations(n: int) -> str:
 
 
 class _Telling:
-    """An executor that prints each evaluation when it is done."""
+    """An executor that prints each evaluation when it is done, and counts on from those of a log."""
 
-    def __init__(self, inner: Executor[Assignment, float]) -> None:
+    def __init__(self, inner: Executor[Assignment, float], log: Path) -> None:
         self._inner = inner
-        self._n = 0
-        self._best = 0.0
+        scores = logged_scores(log)
+        self._n = len(scores)
+        self._best = max((score for score in scores if score is not None), default=0.0)
 
     def run(self, evaluate: Evaluate, items: Sequence[Assignment]) -> Iterator[Finished[float]]:
         """As the other one does."""

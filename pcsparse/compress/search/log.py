@@ -11,6 +11,25 @@ from pcsparse.compress.search.trials import Trial
 from pcsparse.errors import FormatError
 
 
+def logged_scores(path: Path) -> list[float | None]:
+    """The scores of the evaluations that a log holds, failed ones as None; none where there is no log.
+
+    Half a line at its end is left out, and so is what is no rollout: `TrialLog` refuses that.
+    """
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    found: list[float | None] = []
+    for line in content[: content.rfind(b"\n") + 1].splitlines()[1:]:
+        try:
+            entry = json.loads(line)
+            if not entry["cached"]:
+                found.append(entry["score"])
+        except (ValueError, TypeError, KeyError):
+            break
+    return found
+
+
 class TrialLog(ResumableLog):
     """Rollouts in a file, those of an earlier process first.
 
