@@ -124,6 +124,10 @@ class Pruning(Protocol):
     def name(self) -> str:
         """For logs and reports."""
 
+    @property
+    def counts_pairs(self) -> bool:
+        """Whether a scan hangs on the pairs of the sweeps that costs are measured on."""
+
     def of(self, model: nn.Module, losses: Losses | None) -> Prunable:
         """For one network; `losses` are of calibration batches."""
 

@@ -42,6 +42,7 @@ class ChannelPruning:
     multiple: int = MULTIPLE
     score: Score = "magnitude"
     name = "channels"
+    counts_pairs = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratios", tuple(self.ratios))

@@ -55,6 +55,7 @@ class JointPruning:
     channels: ChannelPruning = field(default_factory=ChannelPruning)
     offsets: OffsetPruning = field(default_factory=OffsetPruning)
     name = "channels and offsets"
+    counts_pairs = True
 
     def of(self, model: nn.Module, losses: Losses | None) -> "PrunableJoint":
         """For one network.

@@ -52,6 +52,7 @@ class OffsetPruning:
     scope: Scope = "map"
     score: OffsetScore = "magnitude"
     name = "offsets"
+    counts_pairs = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratios", tuple(self.ratios))

@@ -50,6 +50,7 @@ class VoxelPruning:
     ratios: Sequence[float] = RATIOS
     rest: Rest = REST
     name = "voxels"
+    counts_pairs = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratios", tuple(self.ratios))

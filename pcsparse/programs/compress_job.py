@@ -190,17 +190,19 @@ class Job:
             here = {
                 "threads": torch.get_num_threads(), "machine": device_key(), "versions": dict(versions())
             }  # fmt: skip
-        pruning = self.pruning
+        pruning, costed = self.pruning, digest_of(self.cost_batches)
+        # offsets are scored by the pairs that the sweeps of the cost have
+        counted = {"pairs_of": costed} if pruning.counts_pairs else {}
         return {
             "cost": {
                 **base, **asdict(settings.cost), **here, "compress": pruning.facts("cost"),
-                "sweeps": digest_of(self.cost_batches),
+                "sweeps": costed,
             },
             "weights": {
                 **scored, "ratios": settings.scan.weights, "stop_after": settings.scan.stop_after,
             },
             "scan": {
-                **scored, "compress": pruning.facts("scan"), "ratios": settings.scan.ratios,
+                **scored, **counted, "compress": pruning.facts("scan"), "ratios": settings.scan.ratios,
                 "stop_after": settings.scan.stop_after,
             },
             "search": {

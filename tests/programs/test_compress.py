@@ -150,7 +150,7 @@ def test_the_same_command_again_evaluates_and_trains_nothing(copied, monkeypatch
     assert {path.name for path in before if before[path] != after[path]} <= {"config.yaml"}
 
 
-def test_cut_off_in_scan_and_search_it_goes_on_without_those_evaluations(whole, tmp_path, unreported):
+def test_cut_off_in_scan_and_search_it_goes_on_without_those_evaluations(whole, tmp_path, unreported, capsys):
     for name in ("dense.safetensors", "dense.json"):
         shutil.copy(whole / name, tmp_path / name)
     n_scan = 1 + len(tiny_job(tmp_path).prunable.graph.free)
@@ -163,10 +163,16 @@ def test_cut_off_in_scan_and_search_it_goes_on_without_those_evaluations(whole, 
                 compress(tiny_job(tmp_path, tune=False))
         finished += stop_at - 1
     assert done(tmp_path) == ["cost", "scan"]
+    logged = json.loads((tmp_path / "run/search.jsonl").read_text().splitlines()[1])["score"]
+    capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
         counted = Counting(patch)
         compress(tiny_job(tmp_path, tune=False))
     assert counted.n == n_scan + SETTINGS.evaluations - finished
+    # numbers and the highest go on from the log
+    told = re.findall(r"evaluation (\d): score 0\.\d+, highest (0\.\d+),", capsys.readouterr().out)
+    assert [int(number) for number, _ in told] == [2, 3]
+    assert all(float(highest) >= round(logged, 4) for _, highest in told)
     own, theirs = (Choice.load(folder / "run/chosen.json") for folder in (tmp_path, whole))
     assert own == theirs
     pruned = [(folder / "run/pruned.safetensors").read_bytes() for folder in (tmp_path, whole)]
@@ -414,6 +420,26 @@ def test_kernel_offsets_are_another_axis(tmp_path, monkeypatch):
         layer, whole = refitted.get_submodule(step.name), job.model.get_submodule(step.name)
         assert layer.weight.shape[0] == step.kept
         assert not torch.equal(layer.weight, whole.weight[list(layer.offsets)])
+
+
+def test_other_sweeps_of_the_cost_make_the_scan_of_offsets_anew(tmp_path, unreported):
+    given = {"pruning": OffsetPruning((0.0, 0.5)), "budget": BudgetSettings(share=0.9, of="macs"),
+             "method": Uniform(), "tune": False}  # fmt: skip
+    other = {**given, "cost": replace(SETTINGS.cost, sweeps=2)}
+    compress(tiny_job(tmp_path, **given))
+    log = (tmp_path / "run/sensitivity.jsonl").read_bytes()
+    with pytest.raises(FormatError, match=r"scan: pairs_of '\w+' then"):
+        compress(tiny_job(tmp_path, **other))
+    compress(tiny_job(tmp_path, **other, resume="overwrite"))
+    assert done(tmp_path)[1:4] == ["scan", "search", "prune"]
+    assert (tmp_path / "run/sensitivity.jsonl").read_bytes() != log
+    costs = SETTINGS.cost, other["cost"]
+    scans = [
+        [tiny_job(tmp_path, pruning=AXES[axis], cost=cost).inputs["scan"] for cost in costs]
+        for axis in ("joint", "channels")
+    ]
+    # the scan of channels alone looks at none of them
+    assert [a == b for a, b in scans] == [False, True]
 
 
 def test_channels_and_offsets_are_searched_together(tmp_path, monkeypatch):
