@@ -21,6 +21,7 @@ from torch import nn
 from pcsparse.allocation import keep_freed_memory
 from pcsparse.errors import FormatError
 from pcsparse.programs.bench_compress_methods import METHODS
+from pcsparse.programs.bench_compress_quarter_before import take_over
 from pcsparse.programs.bench_compress_quarter_cost import Milliseconds, mean_share, measure, times_in_turns
 from pcsparse.programs.bench_compress_quarter_jobs import do, run_here, run_processes
 from pcsparse.programs.bench_compress_quarter_networks import held_path, judged
@@ -55,6 +56,7 @@ def run(study: QuarterStudy, parts: Sequence[str] = PARTS, arguments: Sequence[s
         PcsparseError: a signal ended a training; the same command goes on from there.
     """
     print(environment().header(), flush=True)
+    take_over(study)
     study.claim()
     if "cost" in parts:
         # times are of this machine, so nothing runs beside them
@@ -117,7 +119,11 @@ def _parser() -> argparse.ArgumentParser:
         description="MinkUNet at a quarter of its measured time, with controls.",
     )
     parser.add_argument("--out", type=Path, default=default.out, help="folder for all files")
-    parser.add_argument("--streets", type=Path, help="folder for simulated sweeps (default: OUT/streets)")
+    parser.add_argument(
+        "--streets",
+        type=Path,
+        help="folder for simulated sweeps (default: OUT/streets, with --after the earlier study's)",
+    )
     parser.add_argument(
         "--part", nargs="+", choices=PARTS, default=PARTS,
         help="cost and table on the CPU whose milliseconds count, train wherever a GPU is (default: all)",
@@ -150,6 +156,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--control-seeds", type=int, default=default.control_seeds, help="of the dense control (default: all)"
     )
+    parser.add_argument(
+        "--after", type=Path, metavar="OUT",
+        help="folder of an earlier study: its first dense control is the dense network of this one, its "
+        "costs and widths are taken over; --epochs are then what that control had in all",
+    )  # fmt: skip
     parser.add_argument("--device", default=default.place.device, help="of the trainings")
     parser.add_argument("--record", default=default.place.record, help="CUDA graphs: auto, always or never")
     parser.add_argument("--jobs", type=int, default=default.jobs, help="processes at once")
@@ -163,7 +174,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _streets(given: argparse.Namespace) -> Streets:
-    streets = Streets(given.streets or given.out / "streets", voxel_size=given.voxel_size, pooled=True)
+    root = given.streets or (given.after or given.out) / "streets"
+    streets = Streets(root, voxel_size=given.voxel_size, pooled=True)
     names = ("train", "search", "held")
     sets = {
         name: replace(getattr(streets, name), towns=n) for name, n in zip(names, given.towns, strict=True)
@@ -189,6 +201,7 @@ def _study(given: argparse.Namespace) -> QuarterStudy:
         seeds=given.seeds,
         narrow_seeds=given.narrow_seeds,
         control_seeds=given.control_seeds,
+        after=given.after,
         place=Place(given.device, given.record, given.until),
         jobs=given.jobs,
     )

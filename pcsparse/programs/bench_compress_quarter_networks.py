@@ -85,7 +85,9 @@ def _seeded(training: Training, seed: int) -> Training:
 
 
 def search_widths(study: QuarterStudy) -> Assignment:
-    """The widths of the pruned network; a search that is done is read from its log."""
+    """The widths of the pruned network; a done search is read from its log, with `after` from its file."""
+    if study.after is not None and widths_path(study).is_file():
+        return _widths(study)
     costs = costs_of(study)
     score = _score(study, costs)
     method = method_named(study.method, study.evaluations)

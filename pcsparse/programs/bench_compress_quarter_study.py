@@ -19,6 +19,12 @@ ROWS = {
 SEEDED = ("pruned", "control", "scratch")
 """Networks that are trained once a seed."""
 
+START = "control-1"
+"""What of an earlier study is the dense network of one that goes on from it."""
+
+BEFORE = "before.txt"
+"""File that says how the networks of the earlier study were trained."""
+
 
 @dataclass(frozen=True)
 class QuarterStudy:
@@ -42,6 +48,8 @@ class QuarterStudy:
         seeds: fine-tunings and trainings from scratch: 1, 2, ...
         narrow_seeds: of those from scratch; 0 for as many as the others.
         control_seeds: of the dense control, whose steps take longest; 0 for as many as the others.
+        after: folder of an earlier study, whose control is the dense network of this one; its costs and the
+            widths that it found are taken over. `training` is then what the control had in all.
         place: where trainings run; searching, judging and timing are the CPU's.
         jobs: processes that render, search and train at once; 1 does all in this one.
     """
@@ -63,6 +71,7 @@ class QuarterStudy:
     seeds: int = 3
     narrow_seeds: int = 0
     control_seeds: int = 0
+    after: Path | None = None
     place: Place = field(default_factory=Place)
     jobs: int = 1
 
@@ -124,8 +133,18 @@ class QuarterStudy:
         return (
             f"{self.training}; fine-tuning {self.tuning_epochs} epochs{rounds} at {self.lr_factor:g} of "
             f"the rate, distillation {self.distill:g}; {self.method}, {self.evaluations} evaluations"
-            f"{self.score_facts}"
+            f"{self.score_facts}{self._before_facts}"
         )
+
+    @property
+    def _before_facts(self) -> str:
+        """How the dense network was trained, where that was another study's."""
+        if self.after is None:
+            return ""
+        # on another machine there is what was taken over alone
+        known = self.out / BEFORE
+        path = known if known.is_file() else self.after / "trainings.txt"
+        return f"; begun from {START} of: {path.read_text()}"
 
     @property
     def score_facts(self) -> str:

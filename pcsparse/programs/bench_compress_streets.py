@@ -267,8 +267,13 @@ def train_on(
             f"training stopped at step {result.step} of {result.n_steps}; the same command goes on from there"
         )
     if result.timed_out or result.step == result.n_steps:
-        claim(folder, str(training), _ENDED)
+        claim_ended(folder, training)
     return folder
+
+
+def claim_ended(folder: Path, training: Training) -> None:
+    """Say that the training of a folder is done."""
+    claim(folder, str(training), _ENDED)
 
 
 def has_ended(folder: Path) -> bool:

@@ -21,6 +21,7 @@ from pcsparse.programs import bench_compress_quarter_networks as networks
 from pcsparse.programs import bench_compress_quarter_rounds as rounds
 from pcsparse.programs import bench_compress_streets as streets_module
 from pcsparse.programs.bench_compress_quarter import run
+from pcsparse.programs.bench_compress_quarter_before import take_over
 from pcsparse.programs.bench_compress_quarter_jobs import Task
 from pcsparse.programs.bench_compress_quarter_networks import held_path
 from pcsparse.programs.bench_compress_quarter_study import ROWS, QuarterStudy
@@ -30,6 +31,7 @@ from pcsparse.train.checkpoint import run_facts
 from pcsparse.train.fit import FitResult
 from pcsparse.train.model_file import load_model
 from pcsparse.train.sweep_counts import SweepCounts
+from tests.programs.compress_case import write_model
 from tests.streets import tiny_street
 
 
@@ -246,6 +248,63 @@ def test_a_folder_keeps_networks_of_one_training_and_takes_more_seeds(tmp_path, 
         # milliseconds are those of any training
         run(replace(study, **change), ("cost",))
     assert done == ["run_here"] * 2 + ["measure"] * len(changes)
+
+
+def _ended_study(tmp_path):
+    """A study whose trainings and judgements are done, by their files alone, and one that goes on from it."""
+    first = _study(tmp_path / "first", streets=_streets(tmp_path / "streets"), tuning_epochs=2)
+    first.claim()
+    first.claim_trainings()
+    files = {
+        "cost.json": "cost", "budget.json": "budget", "widths.json": "[8, 16]",
+        "held/dense.json": json.dumps({"parameters": 7, "steps": 1, "counts": [1]}),
+        "held/control-1.json": json.dumps({"parameters": 7, "steps": 2, "counts": [2]}),
+    }  # fmt: skip
+    for name, text in files.items():
+        (first.out / name).parent.mkdir(exist_ok=True)
+        (first.out / name).write_text(text)
+    write_model(first.out / "control-1" / "model.safetensors")
+    training = replace(first.training, epochs=3)
+    return first, replace(first, out=tmp_path / "second", after=first.out, training=training)
+
+
+def test_a_study_begins_where_another_ended(tmp_path):
+    first, second = _ended_study(tmp_path)
+    take_over(second)
+    taken = load_model(second.out / "dense")[0]
+    assert fingerprint(taken) == fingerprint(load_model(first.out / "control-1")[0])
+    for name in ("cost.json", "budget.json", "widths.json"):
+        assert (second.out / name).read_text() == (first.out / name).read_text()
+    # those of the start and of its control
+    assert json.loads(held_path(second, "dense").read_text()) == {"parameters": 7, "steps": 3, "counts": [2]}
+    assert networks.search_widths(second) == (8, 16)
+    names = [task.name for task in jobs.left_of(second)]
+    assert not {"train-dense", "judge-dense", "search"} & set(names)
+    assert {"train-pruned-1", "train-control-2", "train-scratch-1"} <= set(names)
+    assert second.longer.epochs == 5
+    # the networks of the first are not mistaken for these, nor for those of a study without a first
+    assert first.training_facts in second.training_facts
+    with pytest.raises(FormatError, match="networks of other trainings"):
+        replace(second, after=None).claim_trainings()
+    # another machine has not the first
+    first.out.rename(tmp_path / "gone")
+    take_over(second)
+    second.claim_trainings()
+
+
+def test_what_a_study_cannot_begin_from_is_refused_before_anything_is_written(tmp_path):
+    first, second = _ended_study(tmp_path)
+    with pytest.raises(
+        RangeError, match="had 3 steps, 3 epochs of 1 steps, and the study says 4; give --epo"
+    ):
+        take_over(replace(second, training=replace(second.training, epochs=4)))
+    with pytest.raises(FormatError, match=r"first holds another study .* same network, streets and share"):
+        take_over(replace(second, share=0.5))
+    (first.out / "held" / "control-1.json").unlink()
+    (first.out / "widths.json").unlink()
+    with pytest.raises(FormatError, match=r"first lacks widths\.json, held/control-1\.json; --after takes"):
+        take_over(second)
+    assert not second.out.exists()
 
 
 @pytest.mark.parametrize("found", ["dense", "widths.json", "held", "scratch-1"])
