@@ -60,7 +60,7 @@ def compress(job: Job) -> RunFolder:
     Raises:
         FormatError: the folder holds a compression from other inputs.
         RangeError: a budget that cannot be met, before anything is scanned; the text says the smallest
-            reachable cost.
+            reachable cost. Or a split to report on that has no labels.
         UnsupportedError: an operator that the channel graph does not know; the text names it and its place.
             Or matplotlib is not installed, which draws search and report.
         Stopped: a signal ended the fine-tuning, after a checkpoint.
@@ -69,6 +69,7 @@ def compress(job: Job) -> RunFolder:
     # told now, not when the scan is done
     require_extra("matplotlib", "view")
     print(environment().header(), flush=True)
+    job.check_report()
     # before anything is written: a network that cannot be pruned is refused here
     prunable = job.prunable
     with sole_user(job.folder):

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,22 +21,54 @@ from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.train.evaluation import evaluating
 from pcsparse.train.metrics import ConfusionMatrix, SemanticKittiMetrics
 
+Needs = Literal["nothing", "voxels", "labels"]
+"""What a sweep must have to be taken; labels are those of voxels, within the crop."""
+# sweeps that are looked at for one that has what is needed
+_TRIES = 8
 
-def spread_batches(source: SweepSource, n: int, voxels: VoxelSettings) -> list[VoxelBatch]:
+
+def spread_batches(source: SweepSource, n: int, voxels: VoxelSettings, needs: Needs) -> list[VoxelBatch]:
     """At most `n` sweeps, evenly spread over a set, as voxels.
 
+    In place of a sweep without what is needed comes the next one that has it, before the next place and
+    within 8 sweeps; where there is none the place is left out. The same set gives the same sweeps.
+
     Raises:
-        FormatError: one has no labels, or nothing in it is labelled after the crop.
+        FormatError: no place is left.
     """
-    places = np.unique(np.linspace(0, len(source) - 1, min(n, len(source))).round().astype(int))
-    batches = [voxel_batch(source[int(place)], voxels) for place in places]
-    for batch in batches:
-        if not batch.n_labelled:
-            raise FormatError(
-                f"{batch.names[0]} has no labelled voxel{' within the crop' if voxels.crop else ''}, and a "
-                "score needs some; choose another split or crop"
-            )
+    places = np.unique(np.linspace(0, len(source) - 1, min(n, len(source))).round().astype(int)).tolist()
+    batches = []
+    for place, after in zip(places, [*places[1:], len(source)], strict=True):
+        tried = (voxel_batch(source[i], voxels) for i in range(place, min(after, place + _TRIES)))
+        found = next((batch for batch in tried if _has(batch, needs)), None)
+        if found is not None:
+            batches.append(found)
+    if not batches and needs != "nothing":
+        what, why = _LACKING[needs]
+        raise FormatError(
+            f"none of the sweeps that were looked at, {len(places)} of {len(source)} and those after them, "
+            f"has a {what}{' within the crop' if voxels.crop else ''}, and {why}; choose another split or "
+            "crop"
+        )
     return batches
+
+
+_LACKING = {
+    "voxels": ("voxel", "costs and batch norms are measured on some"),
+    "labels": ("labelled voxel", "a score needs some"),
+}
+
+
+def _has(batch: VoxelBatch, needs: Needs) -> bool:
+    if needs == "labels":
+        return batch.n_labelled > 0
+    return needs == "nothing" or len(batch.coords) > 0
+
+
+def has_labels(source: SweepSource) -> bool:
+    """Whether any point of a set is labelled; reads sweeps until one is."""
+    sweeps = (source[i].targets for i in range(len(source)))
+    return any(targets is not None and bool((targets != IGNORE).any()) for targets in sweeps)
 
 
 def inputs_of(batches: Iterable[VoxelBatch], device: torch.device) -> list[SparseTensor]:
@@ -54,11 +87,20 @@ def digest_of(batches: Iterable[VoxelBatch]) -> str:
 
 
 def losses_on(batches: Sequence[VoxelBatch], device: torch.device) -> Losses:
-    """Cross entropy of calibration batches, for Taylor scores."""
-    inputs = inputs_of(batches, device)
+    """Cross entropy of the calibration batches that are labelled, for Taylor scores.
+
+    What it returns raises FormatError where none is.
+    """
+    labelled = [batch for batch in batches if batch.n_labelled]
+    inputs = inputs_of(labelled, device)
 
     def losses(model: nn.Module) -> Iterable[Tensor]:
-        for batch, x in zip(batches, inputs, strict=True):
+        if not labelled:
+            raise FormatError(
+                f"none of the calibration sweeps is labelled ({', '.join(b.names[0] for b in batches)}), and "
+                "taylor scores need labels; set evaluation.calibration higher, or another compress.score"
+            )
+        for batch, x in zip(labelled, inputs, strict=True):
             yield _cross_entropy(model(x).feats, batch)
 
     return losses

@@ -27,7 +27,13 @@ from pcsparse.data.transforms import Augmentation
 from pcsparse.engine.tune_cache import TuneTable, device_key, load_table, versions
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.nn.tuning import use_tuning
-from pcsparse.programs.compress_evaluation import digest_of, inputs_of, losses_on, spread_batches
+from pcsparse.programs.compress_evaluation import (
+    digest_of,
+    has_labels,
+    inputs_of,
+    losses_on,
+    spread_batches,
+)
 from pcsparse.programs.default_model import checkpoint_or_default
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.train.checkpoint import run_facts
@@ -142,7 +148,9 @@ class Job:
     @cached_property
     def calibration(self) -> list[VoxelBatch]:
         """Training sweeps on which batch norms are measured anew."""
-        return spread_batches(self.train_set, self.settings.evaluation.calibration, self.card.voxels)
+        return spread_batches(
+            self.train_set, self.settings.evaluation.calibration, self.card.voxels, "voxels"
+        )
 
     @cached_property
     def calibration_inputs(self) -> list[SparseTensor]:
@@ -152,14 +160,14 @@ class Job:
     @cached_property
     def cost_batches(self) -> list[VoxelBatch]:
         """Sweeps that costs are measured on."""
-        return spread_batches(self.search_set, self.settings.cost.sweeps, self.card.voxels)
+        return spread_batches(self.search_set, self.settings.cost.sweeps, self.card.voxels, "voxels")
 
     @cached_property
     def search_batches(self) -> list[VoxelBatch]:
         """Sweeps that networks are scored on while scan and search run."""
         chosen = self.settings.evaluation
         crop = self.card.voxels.crop if chosen.crop is None else chosen.crop
-        return spread_batches(self.search_set, chosen.sweeps, replace(self.card.voxels, crop=crop))
+        return spread_batches(self.search_set, chosen.sweeps, replace(self.card.voxels, crop=crop), "labels")
 
     @cached_property
     def losses(self) -> Losses:
@@ -170,6 +178,18 @@ class Job:
     def prunable(self) -> Prunable:
         """The network with what can be removed."""
         return self.pruning.of(self.model, self.losses)
+
+    def check_report(self) -> None:
+        """Whether there is something to report on: told now, not after everything was searched.
+
+        Raises:
+            RangeError: no sweep of the split is labelled.
+        """
+        if not has_labels(self.final_set):
+            raise RangeError(
+                f"split {self.settings.measure.split} has no labels to report on; set measure.split to "
+                "another one"
+            )
 
     @cached_property
     def inputs(self) -> dict[str, dict[str, Any]]:
@@ -247,7 +267,7 @@ def _needed(settings: CompressSettings) -> dict[str, Any]:
 
 def _digest(source: SweepSource, voxels: VoxelSettings) -> dict[str, Any]:
     """A set by its size and a few of its sweeps: to read all of it would take as long as a training epoch."""
-    return {"sweeps": len(source), "digest": digest_of(spread_batches(source, _LOOKS, voxels))}
+    return {"sweeps": len(source), "digest": digest_of(spread_batches(source, _LOOKS, voxels, "nothing"))}
 
 
 def _check_refit(model: nn.Module) -> None:

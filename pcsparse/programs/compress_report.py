@@ -9,7 +9,6 @@ from pcsparse.compress.chosen import Choice
 from pcsparse.compress.measured import count_macs, measure_layers, measure_sweeps, spread_by_size
 from pcsparse.compress.report import write_report
 from pcsparse.compress.report_facts import Measured, NetworkFacts, ReportFacts, Score
-from pcsparse.errors import RangeError
 from pcsparse.programs.compress_evaluation import inputs_of
 from pcsparse.programs.compress_folder import RunFolder
 from pcsparse.programs.compress_job import Job
@@ -102,10 +101,6 @@ def _scores(job: Job, folder: RunFolder, entry: _Entry) -> SweepScores:
         model.to(job.device), job.final_set, card.voxels, len(card.classes), device=job.device,
         workers=job.settings.workers,
     )  # fmt: skip
-    if not scores.names:
-        raise RangeError(
-            f"split {job.settings.measure.split} has no labels to report on; set measure.split to another one"
-        )
     if entry.smaller:
         _note_metrics(entry.path, card, scores)
     scores.save(path)

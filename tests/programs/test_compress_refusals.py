@@ -22,7 +22,7 @@ def test_a_second_command_in_a_folder_at_work_touches_nothing(tmp_path, monkeypa
         sole_user(tmp_path / "run"),
         pytest.raises(PcsparseError, match=r"another process is at work in .*run"),
     ):
-        compress(SimpleNamespace(folder=tmp_path / "run", prunable=None))
+        compress(SimpleNamespace(folder=tmp_path / "run", prunable=None, check_report=lambda: None))
     assert list((tmp_path / "run").iterdir()) == []
 
 
