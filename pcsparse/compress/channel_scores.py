@@ -39,8 +39,8 @@ def channel_scores(
         (width,) float64 by name of the group.
 
     Raises:
-        RangeError: an unknown score, "taylor" without losses or where no gradient reaches a group,
-            "batchnorm" for a group without one, or a score that is not finite.
+        RangeError: an unknown score, "taylor" without losses or where no gradient reaches a group or the
+            whole network, "batchnorm" for a group without one, or a score that is not finite.
     """
     if score not in get_args(Score):
         raise RangeError(f"score must be one of {', '.join(get_args(Score))}, got {score!r}")
@@ -124,13 +124,15 @@ def squared_changes(
     Args:
         model: runs in evaluation mode; the gradients that its parameters had come back.
         losses: of the batches.
-        changes: read from the gradients of one batch, float64 by name.
+        changes: read from the gradients of one batch, float64 by name. Parameters without requires_grad have
+            none then, whatever an earlier training left there.
 
     Raises:
-        RangeError: no batches.
+        RangeError: no batches, or a loss that leads back to no parameter with requires_grad.
     """
     totals: dict[str, Tensor] = {}
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    # the frozen ones too: what stands in their .grad is of no batch of these
+    parameters = list(model.parameters())
     before = [p.grad for p in parameters]
     was_training = model.training
     model.eval()
@@ -140,6 +142,11 @@ def squared_changes(
             n += 1
             for parameter in parameters:
                 parameter.grad = None
+            if not loss.requires_grad:
+                raise RangeError(
+                    "a loss of losses= leads back to no parameter that requires a gradient; set "
+                    "requires_grad where scores are wanted, or use score='magnitude'"
+                )
             loss.backward()
             for name, change in changes().items():
                 totals[name] = change.square() + totals.get(name, 0.0)

@@ -38,8 +38,8 @@ def offset_scores(
         (units,) float64 by name of the group, in the order of `OffsetGroup.units`.
 
     Raises:
-        RangeError: an unknown score, "taylor" without losses or where a layer's weights get no gradient, or a
-            score that is not finite.
+        RangeError: an unknown score, "taylor" without losses or where the weights of a layer, or all of the
+            network, get no gradient, or a score that is not finite.
     """
     if score not in get_args(OffsetScore):
         raise RangeError(f"score must be one of {', '.join(get_args(OffsetScore))}, got {score!r}")

@@ -259,6 +259,25 @@ def test_taylor_is_the_derivative_by_a_gate(rng, with_norm):
     assert bool((net[0].weight.grad == 1).all())
 
 
+def test_gradients_that_frozen_parameters_had_do_not_count(rng):
+    net, graph = _pair(), ChannelGraph.of(_pair())
+    x = _input(rng)
+    x = x.replace(x.feats[:, :2])
+
+    def losses(model):
+        return [model(x).feats.square().mean()]
+
+    net[1].bias.requires_grad_(False)
+    expected = channel_scores(net, graph, "taylor", losses)["0"]
+    # as a training before it was frozen leaves it
+    net[1].bias.grad = torch.full_like(net[1].bias, 100.0)
+    assert torch.equal(channel_scores(net, graph, "taylor", losses)["0"], expected)
+    assert bool((net[1].bias.grad == 100).all())
+    net[1].requires_grad_(False)
+    with pytest.raises(RangeError, match="of group '0' gets a gradient"):
+        channel_scores(net, graph, "taylor", losses)
+
+
 def test_scores_that_cannot_be_had_say_why():
     graph = ChannelGraph.of(_network())
     with pytest.raises(RangeError, match="needs losses="):
@@ -276,6 +295,9 @@ def test_scores_that_cannot_be_had_say_why():
     x = _input(torch.Generator().manual_seed(0))
     x = x.replace(x.feats[:, :2])
     with pytest.raises(RangeError, match=r"of group '0' gets a gradient.*requires_grad"):
+        channel_scores(pair, ChannelGraph.of(pair), "taylor", lambda model: [model(x).feats.sum()])
+    pair.requires_grad_(False)
+    with pytest.raises(RangeError, match="leads back to no parameter that requires a gradient"):
         channel_scores(pair, ChannelGraph.of(pair), "taylor", lambda model: [model(x).feats.sum()])
     broken = _network()
     with torch.no_grad():

@@ -492,7 +492,12 @@ def test_scores_that_cannot_be_had_say_why():
     with pytest.raises(RangeError, match="needs losses="):
         offset_scores(net, maps, "taylor")
     net[0].weight.requires_grad_(False)
+    # what a training before it was frozen left is no gradient of this loss
+    net[0].weight.grad = torch.ones_like(net[0].weight)
     with pytest.raises(RangeError, match="weights of 0 get no gradient"):
+        offset_scores(net, maps, "taylor", lambda model: [model(x).feats.sum()])
+    net.requires_grad_(False)
+    with pytest.raises(RangeError, match="leads back to no parameter that requires a gradient"):
         offset_scores(net, maps, "taylor", lambda model: [model(x).feats.sum()])
     with torch.no_grad():
         net[0].weight[0, 0, 0] = float("nan")
