@@ -26,6 +26,7 @@ from pcsparse.compress.sensitivity_log import PointLog
 from pcsparse.compress.sensitivity_table import Evaluation, Point, SensitivityTable
 from pcsparse.compress.weights import check_ratio
 from pcsparse.errors import RangeError
+from pcsparse.nn.conv import SparseConv
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -52,8 +53,8 @@ def scan(
 
     Args:
         model: trained.
-        evaluate: scores it, the same for the same weights. A score that is not finite is logged as failed and
-            counts as `worst`.
+        evaluate: scores it, the same for the same weights. A score that is not finite is logged as failed,
+            is never suggested, and stands in curves as `worst`.
         axis: "weights", "channels", "offsets", "voxels", or an axis with settings of its own, as
             `ChannelsAxis` with a cost, or `OffsetsAxis` with sweeps: by its name alone it goes by the sizes
             of weights, as if all offsets had as many pairs, and knows no costs.
@@ -63,7 +64,7 @@ def scan(
         log: a file of JSON lines, made or resumed: what it holds is not evaluated again. A kill loses the
             evaluations that were running.
         stop_after: leave out the larger ratios of a layer once its metric fell by more than this.
-        worst: what a failed evaluation counts as.
+        worst: what a failed evaluation counts as in curves; choose less than the network as it is has.
         tag: says what `evaluate` does, its sweeps above all; a log with another tag is refused.
         on_point: called with each point as it is there.
         executor: where evaluations run, by default in this process, layer by layer. In others each has a copy
@@ -100,7 +101,8 @@ def scan(
         dense = points.dense()
 
         def fell(point: Point) -> bool:
-            fallen = dense.metric - (worst if point.metric is None else point.metric)
+            # whatever `worst` is: what failed fell by more than any number
+            fallen = math.inf if point.metric is None else dense.metric - point.metric
             return stop_after is not None and fallen > stop_after
 
         for lanes in _lanes(curves, in_order=executor is None, each=stop_after is None):
@@ -185,12 +187,30 @@ class _Points:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A short hash of all parameters and buffers: equal for equal bits."""
+    """A short hash of all parameters and buffers, and of how convolutions use them: equal for equal networks.
+
+    Other modules count by their tensors alone.
+    """
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, part in model.named_modules():
+        if isinstance(part, SparseConv) and (unusual := _unusual(part)):
+            digest.update(f"{name} {unusual}".encode())
     return digest.hexdigest()[:16]
+
+
+def _unusual(conv: SparseConv) -> dict[str, object]:
+    """What no tensor tells of a convolution; none of a usual one, so that its logs from before go on."""
+    found: dict[str, object] = {}
+    if conv.offsets is not None:
+        found["offsets"] = conv.offsets
+    if conv.relation.dilation != (1, 1, 1):
+        found["dilation"] = conv.relation.dilation
+    if conv.voxels is not None:
+        found |= {"voxels": conv.voxels, "rest": conv.rest}
+    return found
 
 
 def _check_ratios(ratios: Sequence[float]) -> None:

@@ -38,9 +38,10 @@ class PrunedScore:
             found = self._evaluate(self._model)
         if not isinstance(found, Evaluation):
             return Evaluation(float(found))
-        # a sweep without a value leaves no pairs to compare
+        # no log holds what is not finite, and a sweep without a value leaves no pairs to compare
+        loss = found.loss if found.loss is not None and math.isfinite(found.loss) else None
         whole = all(math.isfinite(value) for value in found.per_sweep)
-        return found if whole else replace(found, per_sweep=())
+        return replace(found, loss=loss, per_sweep=found.per_sweep if whole else ())
 
 
 @contextmanager

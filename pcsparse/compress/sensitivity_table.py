@@ -109,7 +109,7 @@ class SensitivityTable:
         axis: what was pruned.
         dense: the network as it is.
         points: layer by layer, ratios ascending.
-        worst: what a failed evaluation counts as.
+        worst: what a failed evaluation counts as in curves; suggestions never take one, whatever this is.
         labels: what figures call layers or groups whose names say too little, such as maps that several
             layers read; a table that comes from a log has none.
     """
@@ -149,6 +149,8 @@ class SensitivityTable:
     def suggest(self, threshold: float) -> Suggestion:
         """The largest ratio of each layer up to which the metric stays at or above a threshold.
 
+        What failed, and whatever lies behind it, is below any threshold.
+
         Args:
             threshold: a value of the metric, such as 0.95 times that of the dense network.
 
@@ -177,7 +179,8 @@ class SensitivityTable:
                 `lambda kept: table.total("ms", graph.widths(kept))`; called about once a point.
 
         Raises:
-            RangeError: no ratios of the scan meet the budget; the text says the smallest cost there is.
+            RangeError: no ratios of the scan that did not fail meet the budget; the text says the smallest
+                cost there is.
 
         Source: the search of FastNAS in NVIDIA's Model Optimizer, by its documentation, where it bisects:
             here degradations are tried from the least on, as a measured cost need not fall with them.
@@ -193,8 +196,8 @@ class SensitivityTable:
                     kept, total, most = changed, less, level
         if not total <= budget:
             raise RangeError(
-                f"the budget of {budget:g} cannot be met: the ratios that were scanned cost {total:g} at "
-                "least; scan larger ratios or allow more"
+                f"the budget of {budget:g} cannot be met: the ratios that were scanned and did not fail cost "
+                f"{total:g} at least; scan larger ratios or allow more"
             )
         ratios = {name: 1.0 - kept[name] / points[0].size for name, points in self.curves.items()}
         return Suggestion(ratios, kept, most, total)
@@ -205,15 +208,22 @@ class SensitivityTable:
         found: dict[float, list[tuple[str, Point]]] = {}
         for name, points in self.curves.items():
             for point, lost in zip(points, self._drops[name], strict=True):
-                found.setdefault(lost, []).append((name, point))
+                if lost < math.inf:
+                    found.setdefault(lost, []).append((name, point))
         return sorted(found.items(), key=lambda level: level[0])
 
     @cached_property
     def _drops(self) -> dict[str, tuple[float, ...]]:
-        """How much each layer loses up to each of its points: never less at a larger ratio."""
+        """How much each layer loses up to each of its points: never less at a larger ratio.
+
+        Infinitely much where an evaluation failed: metrics may be negative, and then no number is the worst.
+        """
         found = {}
         for name, points in self.curves.items():
-            lost = np.array([max(0.0, self.dense.metric - self.metric(point)) for point in points])
+            lost = [
+                math.inf if point.metric is None else max(0.0, self.dense.metric - point.metric)
+                for point in points
+            ]
             found[name] = tuple(np.maximum.accumulate(lost).tolist())
         return found
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +20,11 @@ from pcsparse.compress.sensitivity import ChannelsAxis, fingerprint, scan
 from pcsparse.compress.sensitivity_figure import panels_of, sensitivity_figure, sensitivity_page
 from pcsparse.compress.sensitivity_log import load_scan
 from pcsparse.compress.sensitivity_table import Evaluation, Point, SensitivityTable
+from pcsparse.compress.voxels import prune_voxels
 from pcsparse.compress.weights import weight_layers
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.nn import SubmanifoldConv3d
 from tests.clouds import PLANE
 
 LAYERS = ("stem.0", "encoder.0.0.conv1", "classifier")
@@ -155,6 +158,27 @@ def test_nan_counts_as_the_worst_and_is_logged(tmp_path):
     assert again == table
 
 
+def test_what_failed_is_the_worst_where_metrics_are_negative(tmp_path):
+    values = iter([-1.0, -1.5, math.nan])
+    table = scan(_network(), lambda net: next(values), ratios=(0.2, 0.4), names=LAYERS[:1])
+    ((name, points),) = table.curves.items()
+    for threshold in (-1.5, -9.0):
+        assert table.suggest(threshold).kept == {name: points[0].kept}
+    with pytest.raises(RangeError, match=f"cost {points[0].kept} at least"):
+        table.suggest_within(points[1].kept, lambda kept: kept[name])
+    # nothing is evaluated behind it
+    values = iter([-1.0, math.nan])
+    table = scan(_network(), lambda net: next(values), ratios=(0.2, 0.4), names=LAYERS[:1], stop_after=0.5)
+    assert [point.metric for point in table.points] == [None]
+
+
+def test_a_loss_that_is_not_finite_is_left_out(tmp_path):
+    model, log = _network(), tmp_path / "scan.jsonl"
+    table = scan(model, lambda net: Evaluation(0.5, loss=math.nan), ratios=(0.5,), names=LAYERS[:1], log=log)
+    assert table.dense == Evaluation(0.5)
+    assert load_scan(log) == table
+
+
 def test_a_network_without_a_metric_is_refused():
     with pytest.raises(RangeError, match="is nan; there is nothing to scan"):
         scan(_network(), lambda net: math.nan, names=LAYERS)
@@ -236,6 +260,32 @@ def test_a_log_of_something_else_is_refused(tmp_path):
         assert log.read_text() == text
 
 
+def test_networks_of_equal_weights_that_use_them_otherwise_are_told_apart(tmp_path):
+    model, log = _network(), tmp_path / "scan.jsonl"
+    scan(model, lambda net: 1.0, ratios=(0.3,), names=LAYERS[:1], log=log)
+    for share, rest in ((0.3, "centre"), (0.6, "centre")):
+        with pytest.raises(FormatError, match=r"is the log of another scan \(model "):
+            scan(prune_voxels(model, share, rest), lambda net: 1.0, ratios=(0.3,), log=log)
+    same = SubmanifoldConv3d(2, 2, 3, bias=True).state_dict()
+    kinds: list[dict[str, Any]] = [
+        {}, {"dilation": 2}, {"voxels": 0.5}, {"voxels": 0.4}, {"voxels": 0.5, "rest": "centre"},
+    ]  # fmt: skip
+    convs = [SubmanifoldConv3d(2, 2, 3, bias=True, **kind) for kind in kinds]
+    for conv in convs:
+        conv.load_state_dict(same)
+    assert len({fingerprint(conv) for conv in convs}) == len(kinds)
+    few = [SubmanifoldConv3d(2, 2, 3, offsets=offsets) for offsets in ((0, 13, 26), (1, 13, 25))]
+    few[1].load_state_dict(few[0].state_dict())
+    assert fingerprint(few[0]) != fingerprint(few[1])
+
+
+def test_a_usual_network_has_the_fingerprint_that_logs_from_before_have():
+    conv = SubmanifoldConv3d(1, 2, 3)
+    with torch.no_grad():
+        conv.weight.copy_(torch.arange(54.0).reshape(27, 1, 2))
+    assert fingerprint(conv) == "14c957f19e0a4fcf"
+
+
 _KILLED = """
 import sys, time, torch
 torch.set_num_threads(1)
@@ -287,33 +337,35 @@ def test_suggest_takes_the_largest_ratio_before_the_curve_falls():
     assert found.degradation == pytest.approx(0.01)
     assert _table().suggest(0.75).kept == {"a": 4, "b": 10}
     assert _table().suggest(0.55).kept == {"a": 4, "b": 6}
-    assert _table().suggest(0.0).kept == {"a": 2, "b": 4}
+    # 4 of b failed
+    assert _table().suggest(0.0).kept == {"a": 2, "b": 6}
+    assert _table().suggest(-9.0).kept == {"a": 2, "b": 6}
     with pytest.raises(RangeError, match=r"below the threshold 0\.81"):
         _table().suggest(0.81)
 
 
 @pytest.mark.parametrize(
-    ("budget", "kept"), [(40, (10, 10)), (29, (8, 10)), (24, (4, 10)), (14, (4, 6)), (8.5, (2, 4))]
+    ("budget", "kept"), [(40, (10, 10)), (29, (8, 10)), (24, (4, 10)), (14, (2, 6)), (13, None), (8.5, None)]
 )
 def test_suggest_within_is_the_least_degradation_that_fits(budget, kept):
     def cost(kept):
         return kept["a"] + 2 * kept["b"]
 
-    costs = {(8, 10): 28, (4, 10): 24, (4, 6): 16, (2, 6): 14, (2, 4): 10, (10, 10): 30}
-    if budget < 10:
-        with pytest.raises(RangeError, match=r"cannot be met.*cost 10"):
+    costs = {(8, 10): 28, (4, 10): 24, (4, 6): 16, (2, 6): 14, (10, 10): 30}
+    if kept is None:
+        # 4 of b would cost 10, and failed
+        with pytest.raises(RangeError, match=r"cannot be met.*cost 14"):
             _table().suggest_within(budget, cost)
         return
     found = _table().suggest_within(budget, cost)
     # by looking at every level there is
     allowed = [size for size, price in costs.items() if price <= budget]
-    levels = {(10, 10): 0.0, (8, 10): 0.01, (4, 10): 0.04, (4, 6): 0.2, (2, 6): 0.3, (2, 4): 0.8}
+    levels = {(10, 10): 0.0, (8, 10): 0.01, (4, 10): 0.04, (4, 6): 0.2, (2, 6): 0.3}
     best = min(allowed, key=lambda size: levels[size])
     assert (found.kept["a"], found.kept["b"]) == best
     assert found.cost == costs[best]
     assert found.degradation == pytest.approx(levels[best])
-    if budget != 14:
-        assert best == kept
+    assert best == kept
 
 
 def test_suggest_within_takes_nothing_that_costs_more():
