@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.search.trials import SearchResult
 from pcsparse.compress.sensitivity_table import SensitivityTable
@@ -127,7 +125,7 @@ def choice_of(
                 kept=kept,
                 share=space.shares[i],
                 saves=result.full_cost - space.cost(alone),
-                loses=None if scanned is None else _loss(scanned, step.name, kept),
+                loses=_loss(scanned, step.name, kept),
             )
         )
     return Choice(
@@ -146,11 +144,7 @@ def choice_of(
     )
 
 
-def _loss(scanned: SensitivityTable, name: str, kept: int) -> float | None:
-    """What the score falls by where this step alone keeps that; None below what was scanned."""
-    points = sorted(scanned.curves.get(name, ()), key=lambda point: point.kept)
-    if not points or kept < points[0].kept:
-        return None
-    at = [*(point.kept for point in points if point.kept < points[0].size), points[0].size]
-    scores = [*(scanned.metric(p) for p in points if p.kept < points[0].size), scanned.dense.metric]
-    return scanned.dense.metric - float(np.interp(kept, at, scores))
+def _loss(scanned: SensitivityTable | None, name: str, kept: int) -> float | None:
+    """What the score falls by where this step alone keeps that; None where that is not known."""
+    score = None if scanned is None else scanned.score_at(name, kept)
+    return None if scanned is None or score is None else scanned.dense.metric - score

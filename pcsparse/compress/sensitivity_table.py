@@ -132,6 +132,31 @@ class SensitivityTable:
         """The metric of a point, the worst where its evaluation failed."""
         return self.worst if point.metric is None else point.metric
 
+    def score_at(self, name: str, kept: int) -> float | None:
+        """The metric where one layer or group alone keeps so much, on straight lines between its points.
+
+        The whole network is a point too. From a failed evaluation up to the next wider one that did not fail
+        all counts as `worst`: nothing is known between them.
+
+        Args:
+            name: of the layer or group.
+            kept: weights or channels, up to all.
+
+        Returns:
+            The metric; None below the narrowest point, and where the layer or group was not scanned.
+        """
+        points = sorted(self.curves.get(name, ()), key=lambda point: point.kept)
+        if not points or kept < points[0].kept:
+            return None
+        whole = points[0].size
+        narrower = [point for point in points if point.kept < whole]
+        if kept < whole:
+            below = [point for point in narrower if point.kept <= kept]
+            if below and below[-1].metric is None:
+                return self.worst
+        at = [*(point.kept for point in narrower), whole]
+        return float(np.interp(kept, at, [*(self.metric(point) for point in narrower), self.dense.metric]))
+
     def interval(self, point: Point) -> tuple[float, float] | None:
         """95 % interval of the metric over sweeps, None without values by sweep.
 

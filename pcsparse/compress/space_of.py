@@ -56,23 +56,44 @@ def kept_of(space: Space, assignment: Assignment) -> dict[str, int]:
 
 
 def curves_of(space: Space, table: SensitivityTable) -> SensitivityCurves:
-    """What a sensitivity scan found, as a search takes it; widths of the space that it left out are None.
+    """What a sensitivity scan found, as a search takes it: the scores of the space's widths.
+
+    Which widths were scanned need not be those of the space: between them lines hold, see
+    `SensitivityTable.score_at`. Below the narrowest scanned one scores are None.
 
     Args:
         space: whose steps have the names of what was scanned.
         table: scored as the search scores, from 0 to 1.
 
     Raises:
-        RangeError: a step that was not scanned.
+        RangeError: a step that could become narrower and was not scanned, or only as a whole.
     """
     missing = [step.name for step in space.steps if step.name not in table.curves]
     if missing:
         raise RangeError(f"{missing[0]!r} was not scanned; scan every step of the space")
-    scores = []
-    for step in space.steps:
-        found = {point.kept: table.metric(point) for point in table.curves[step.name]}
-        scores.append(tuple(found.get(width) for width in step.widths))
-    return SensitivityCurves(table.dense.metric, tuple(scores))
+    check_looks(space, {name: min(point.kept for point in points) for name, points in table.curves.items()})
+    # of the full width the base is the score
+    scores = tuple(
+        (*(table.score_at(step.name, width) for width in step.widths[:-1]), None) for step in space.steps
+    )
+    return SensitivityCurves(table.dense.metric, scores)
+
+
+def check_looks(space: Space, narrowest: Mapping[str, int]) -> None:
+    """Raise RangeError if a step may become narrower and a scan looks at it as a whole alone.
+
+    Whoever decides by the curves of such a scan knows nothing of the step.
+
+    Args:
+        space: of choices.
+        narrowest: the narrowest width of each step in the scan, by its name.
+    """
+    blind = [s.name for s in space.steps if len(s.widths) > 1 and narrowest[s.name] >= s.full]
+    if blind:
+        raise RangeError(
+            f"the ratios of the scan leave {blind[0]!r} whole, as rounded, so that nothing is known of its "
+            f"narrower widths; scan larger ratios, too ({len(blind)} of {len(space.steps)} steps)"
+        )
 
 
 def network_of(

@@ -90,7 +90,7 @@ def _in_folder(job: Job, prunable: Prunable) -> RunFolder:
     score = scorer_of(job)
     try:
         weights_step(job, folder, score)
-        scanned = scan_step(job, folder, score)
+        scanned = scan_step(job, folder, score, space)
         choice = search_step(job, folder, space, budget, scanned, score)
     finally:
         # processes would hold their memory, and share the cores with the times of the report

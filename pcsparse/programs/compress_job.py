@@ -228,10 +228,20 @@ class Job:
             "search": {
                 **scored, "compress": pruning.facts("search"), "budget": asdict(settings.budget),
                 **self.method.facts, "evaluations": settings.evaluations, "seed": settings.seed,
-                "scan": settings.scan.run,
+                "scan": settings.scan.run, **self._curves(),
             },
             **self._inputs_after_search(base["model"]),
         }  # fmt: skip
+
+    def _curves(self) -> dict[str, str]:
+        """A word where lines stand for widths that the scan leaves out, which once counted as never seen."""
+        facts = self.pruning.facts("search")
+        nodes = [node for node in (facts, *facts.values()) if isinstance(node, dict)]
+        grids = [node["ratios"] for node in nodes if "ratios" in node]
+        scan = self.settings.scan
+        if not (scan.run and self.method.wants_curves) or all({*scan.ratios} <= {*grid} for grid in grids):
+            return {}
+        return {"curves": "lines between the widths of the scan"}
 
     def _inputs_after_search(self, model: object) -> dict[str, dict[str, Any]]:
         settings = self.settings

@@ -18,7 +18,7 @@ from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.sensitivity import Axis, WeightsAxis, scan
 from pcsparse.compress.sensitivity_figure import sensitivity_figure, sensitivity_page
 from pcsparse.compress.sensitivity_table import Point, SensitivityTable
-from pcsparse.compress.space_of import curves_of
+from pcsparse.compress.space_of import check_looks, curves_of
 from pcsparse.programs.compress_evaluation import SearchScore, SweepScorer, inputs_of
 from pcsparse.programs.compress_folder import RunFolder
 from pcsparse.programs.compress_job import Job
@@ -47,7 +47,8 @@ def measure_step(job: Job, folder: RunFolder) -> None:
     if cost.busy:
         print(
             "  the machine was BUSY with other work: these milliseconds are worth nothing; where they count, "
-            f"stop here, remove {path}, and start again when it is quiet"
+            f"stop here, remove {path}, and start again when it is quiet, with resume=overwrite where a "
+            "search has begun"
         )
 
 
@@ -87,18 +88,30 @@ def weights_step(job: Job, folder: RunFolder, score: SweepScorer) -> Sensitivity
     return _scanned(job, folder, score, "weights", WeightsAxis(job.model), job.settings.scan.weights)
 
 
-def scan_step(job: Job, folder: RunFolder, score: SweepScorer) -> SensitivityTable | None:
-    """The sensitivity of every step alone; None where none is asked for."""
+def scan_step(job: Job, folder: RunFolder, score: SweepScorer, space: Space) -> SensitivityTable | None:
+    """The sensitivity of every step alone; None where none is asked for.
+
+    Raises:
+        RangeError: the search decides by curves, and the ratios of the scan leave a step whole.
+    """
     if not job.settings.scan.run:
         print("scan: left out")
         return None
-    return _scanned(job, folder, score, "scan", job.prunable.scan_axis(), job.settings.scan.ratios)
+    axis, ratios = job.prunable.scan_axis(), job.settings.scan.ratios
+    if job.method.wants_curves and not folder.done("search"):
+        # before all is scanned: the curves would say so after it
+        check_looks(space, {name: axis.kept(name, max(ratios)) for name in axis.sizes()})
+    return _scanned(job, folder, score, "scan", axis, ratios)
 
 
 def _scanned(
     job: Job, folder: RunFolder, score: SweepScorer, step: str, axis: Axis, ratios: Sequence[float]
 ) -> SensitivityTable:
-    """A scan, and its files beside the table of the step; of one that is done what its log holds."""
+    """A scan, and its files beside the table of the step; of one that is done what its log holds.
+
+    Costs are those of today: where the cost was measured anew since, the files are written again, and nothing
+    is evaluated. The log keeps what it said.
+    """
     known, table_file = folder.done(step), folder.file(step)
 
     def say(point: Point) -> None:
@@ -114,15 +127,23 @@ def _scanned(
     }  # fmt: skip
     if known:
         # all of it is in the log: nothing is evaluated
-        return scan(job.model, score, axis=axis, **arguments)  # type: ignore[arg-type]
+        table = scan(job.model, score, axis=axis, **arguments)  # type: ignore[arg-type]
+        if table_file.read_text() != table.to_csv():
+            _write_scan(table, table_file)
+        return table
     with folder.running(step):
         table = scan(job.model, score, axis=axis, on_point=say, **arguments)  # type: ignore[arg-type]
-        picture = table_file.with_suffix(".png")
-        sensitivity_figure(table, picture)
-        page = table_file.with_suffix(".html")
-        sensitivity_page(table, page, f"Sensitivity to lost {axis.name}", picture.read_bytes())
-        table.write_csv(table_file)
+        _write_scan(table, table_file)
     return table
+
+
+def _write_scan(table: SensitivityTable, table_file: Path) -> None:
+    """The picture, the page, and last the table, by which it is seen that all are there."""
+    picture = table_file.with_suffix(".png")
+    sensitivity_figure(table, picture)
+    page = table_file.with_suffix(".html")
+    sensitivity_page(table, page, f"Sensitivity to lost {table.axis}", picture.read_bytes())
+    table.write_csv(table_file)
 
 
 def search_step(

@@ -109,8 +109,48 @@ def test_curves_of_a_scan_have_a_score_for_each_width_that_was_scanned(parts):
             expected[1] = 0.1
         assert list(scores) == pytest.approx(expected)
     assert len(curves.losses(space)) == len(space.steps)
+    assert curves.losses(space)[1][0] == 0.9
     with pytest.raises(RangeError, match="was not scanned"):
         curves_of(space, SensitivityTable("channels", Evaluation(0.9), tuple(points[4:])))
+
+
+def scanned(space, kept, scores):
+    """A table of the same points for each step; sizes are those of the space."""
+    points = [
+        Point.of(step.name, one(step.full), step.full, None, None, Evaluation(score), 0.0)
+        for step in space.steps
+        for one, score in zip(kept, scores, strict=True)
+    ]
+    return SensitivityTable("channels", Evaluation(0.9), tuple(points))
+
+
+def test_curves_of_a_scan_at_other_widths_are_lines_between_them(parts):
+    _, graph, _, tables = parts
+    space = space_of(graph, tables["fused"], ratios=(0.25, 0.5, 0.75), multiple=2)
+    first = space.steps[0]
+    assert (first.widths, first.full) == ((2, 4, 6, 8), 8)
+    # 3 and 7 of 8, neither of which the search may choose
+    table = scanned(space, [lambda full: full - full // 8, lambda full: full // 2 - full // 8], [0.8, 0.4])
+    assert curves_of(space, table).scores[0] == pytest.approx((None, 0.5, 0.7, None))
+    losses = curves_of(space, table).losses(space)[0]
+    assert losses == pytest.approx([0.9, 0.4, 0.2, 0.0])
+    # up to the next width that did not fail nothing is known
+    table = scanned(
+        space, [lambda full: full - full // 8, lambda full: full // 2 + 1, lambda _: 1],
+        [0.8, float("nan"), 0.4],
+    )  # fmt: skip
+    assert curves_of(space, table).scores[0] == pytest.approx((0.4 * 3 / 4, 0.4 * 1 / 4, 0.0, None))
+
+
+def test_a_step_that_was_scanned_as_a_whole_alone_is_refused(parts):
+    _, graph, _, tables = parts
+    space = space_of(graph, tables["fused"], ratios=(0.5,), multiple=2)
+    table = scanned(space, [lambda full: full], [0.9])
+    with pytest.raises(RangeError, match=r"leave 'stem\.0' whole, as rounded.*scan larger ratios"):
+        curves_of(space, table)
+    # nothing is to be known of a step that stays
+    whole = space_of(graph, tables["fused"], ratios=(0.0,), multiple=2)
+    assert curves_of(whole, table).losses(whole)[0] == [0.0]
 
 
 def test_tables_that_do_not_fit_are_refused(parts):

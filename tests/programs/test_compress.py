@@ -1,6 +1,7 @@
 """A whole compression on tiny streets: what comes out, what is taken over, what is refused."""
 
 import copy
+import csv
 import json
 import math
 import re
@@ -13,6 +14,7 @@ import torch
 
 from pcsparse.cli import main
 from pcsparse.compress.chosen import Choice
+from pcsparse.compress.cost import CostTable
 from pcsparse.compress.finetune import recalibrate
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.measured import count_macs
@@ -94,6 +96,11 @@ class Counting:
             return inner(scorer, model)
 
         monkeypatch.setattr(SweepScorer, "__call__", call)
+
+
+def read_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def files(folder):
@@ -510,6 +517,47 @@ def test_methods_that_want_curves_get_those_of_the_scan(copied, monkeypatch, unr
     assert counted.n == 1
     assert "search: dynamic programming, 1 evaluation, " in capsys.readouterr().out
     assert Choice.load(copied / "run/chosen.json").method == "dynamic programming"
+
+
+def test_a_scan_that_leaves_a_step_whole_is_refused_before_it_where_curves_decide(copied, monkeypatch):
+    counted = Counting(monkeypatch)
+    few = {"scan": ScanSettings(ratios=(0.05,)), "resume": "overwrite"}
+    with pytest.raises(RangeError, match=r"ratios of the scan leave '.*' whole, as rounded"):
+        compress(tiny_job(copied, method=DynamicProgramming(), **few))
+    assert counted.n == 0
+
+
+def test_searches_by_lines_between_widths_of_the_scan_are_told_from_those_that_were_blind_there(tmp_path):
+    def facts(method, pruning, ratios):
+        job = tiny_job(tmp_path, method=method, pruning=pruning, scan=ScanSettings(ratios=ratios))
+        return job.inputs["search"].get("curves")
+
+    method = DynamicProgramming()
+    assert facts(method, AXES["channels"], (0.5,)) is None
+    assert facts(method, AXES["joint"], (0.5,)) is None
+    for pruning in AXES.values():
+        assert facts(method, pruning, (0.25, 0.5)) == "lines between the widths of the scan"
+        assert facts(Uniform(), pruning, (0.25, 0.5)) is None
+
+
+def test_a_cost_that_was_measured_anew_stands_in_the_files_of_the_scan(copied, monkeypatch, unreported):
+    drawn, run = [], copied / "run"
+    monkeypatch.setattr(compress_steps, "sensitivity_page", lambda table, *given: drawn.append(table))
+    before, log = (run / "sensitivity.csv").read_text(), (run / "sensitivity.jsonl").read_bytes()
+    compress(tiny_job(copied))
+    assert (drawn, (run / "sensitivity.csv").read_text()) == ([], before)
+    (run / "cost.json").unlink()
+    counted = Counting(monkeypatch)
+    compress(tiny_job(copied, tune=False, resume="overwrite"))
+    # of the search alone
+    assert counted.n <= SETTINGS.evaluations
+    cost, rows = CostTable.load(run / "cost.json", any_machine=True), read_rows(run / "sensitivity.csv")
+    graph = ChannelGraph.of(load_model(copied / "dense.safetensors")[0])
+    expected = [cost.total("ms", graph.widths({row["name"]: int(row["kept"])})) for row in rows]
+    assert [float(row["ms"]) for row in rows] == expected
+    assert [point.ms for point in drawn[0].points] == expected
+    assert (run / "sensitivity.csv").read_text() != before
+    assert (run / "sensitivity.jsonl").read_bytes() == log
 
 
 @pytest.mark.slow

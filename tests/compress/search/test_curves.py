@@ -128,3 +128,37 @@ def test_a_bisection_does_not_cut_what_is_cheaper_whole():
     result = search(space, additive(space, [0.1, 0.1]), 1.5, 9, method=Bisection())
     assert result.best.widths == (8, 16)
     assert result.note == "each step alone loses at most 0.025"
+
+
+def independent(n: int, widths=(8, 16, 32, 48, 64), each=None) -> Space:
+    """Steps whose costs add up: `each` a unit of width, 1 if None."""
+    prices = [1.0] * n if each is None else each
+    terms = [
+        CostTerm(step.name, (step.name,), price * np.array(widths, float))
+        for step, price in zip(steps(n, widths), prices, strict=True)
+    ]
+    return Space(steps(n, widths), tuple(terms))
+
+
+def chosen(space: Space, scores: dict[int, float], budget: float) -> tuple[int, ...]:
+    curve = tuple(scores.get(width) for width in space.steps[0].widths)
+    method = Bisection(SensitivityCurves(0.6, (curve,) * len(space.steps)))
+    return search(space, lambda _: 0.5, budget, 1, method=method).best.widths
+
+
+def test_a_bisection_below_what_was_scanned_cuts_no_more_than_it_must():
+    space, scores = independent(10), {16: 0.55, 32: 0.58, 48: 0.59}
+    assert chosen(space, scores, 160.0) == (16,) * 10
+    # all steps lose all at once, and one of them has to
+    assert chosen(space, scores, 159.0) == (8, *(16,) * 9)
+    assert chosen(space, scores, 144.0) == (8, 8, *(16,) * 8)
+    assert chosen(space, scores, 80.0) == (8,) * 10
+    # what saves most goes first
+    dear = independent(3, each=[1.0, 1.0, 2.0])
+    assert chosen(dear, scores, 63.0) == (16, 16, 8)
+    assert chosen(dear, scores, 41.0) == (8, 16, 8)
+    # the last one no further than it must; of equal losses within the scan alike
+    assert chosen(independent(2), {48: 0.59}, 95.0) == (32, 48)
+    assert chosen(independent(2), {48: 0.59}, 60.0) == (8, 48)
+    assert chosen(independent(2), {48: 0.59}, 50.0) == (8, 32)
+    assert chosen(independent(3), {16: 0.55, 48: 0.59}, 176.0) == (48, 64, 64)

@@ -78,6 +78,11 @@ def test_a_log_of_a_bisection_that_took_the_narrowest_widths_is_told_from_others
     log.write_text("\n".join((json.dumps(old), *lines, "")))
     with pytest.raises(FormatError, match=r"another search \(widths None, now 'the cheapest .* narrowest'\)"):
         search(SPACE, SCORE, HALF, 9, method=Bisection(), log=log)
+    # as before it cut no more than it had to
+    old["widths"] = "the cheapest that lose no more; a log without this word took the narrowest"
+    log.write_text("\n".join((json.dumps(old), *lines, "")))
+    with pytest.raises(FormatError, match=r"another search .*'the cheapest .*, now 'the cheapest .*'"):
+        search(SPACE, SCORE, HALF, 9, method=Bisection(), log=log)
 
 
 @every_method
