@@ -34,7 +34,7 @@ from pcsparse.bench.device.layers import run_layer
 from pcsparse.bench.device.limits import measure_device
 from pcsparse.bench.device.maps import run_map
 from pcsparse.bench.device.nets import run_net
-from pcsparse.bench.device.outcome import OURS, DeviceResult
+from pcsparse.bench.device.outcome import DeviceResult
 from pcsparse.bench.device.peer import DevicePeer
 from pcsparse.bench.device.peers import PEERS, device_peers
 from pcsparse.bench.device.precision import PRECISIONS
@@ -186,13 +186,7 @@ def run(settings: DeviceSettings) -> int:
     print(summary_lines(report))
     report.write(settings.out)
     print(f"written: {settings.out}, {time.perf_counter() - begin:.0f} s", flush=True)
-    # by whichever way
-    wrong = any(
-        outcome.failed
-        for result in report.results()
-        for outcome in result.outcomes
-        if outcome.name.startswith(OURS)
-    )
+    wrong = any(outcome.ours_is_broken for result in report.results() for outcome in result.outcomes)
     if wrong or len(report.broken) > late:
         return 1
     return UNFINISHED if late else 0

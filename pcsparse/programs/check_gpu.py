@@ -118,14 +118,31 @@ def parts_of(settings: CheckSettings) -> tuple[CheckPart, ...]:
     short = ("--sections", "nets") if rehearsal else ()
     on_gpu = () if rehearsal else (
         CheckPart("rule of maps", 0.15, (*own, "maps")),
-        CheckPart("host", 0.15, (*own, "host")),
+        CheckPart("host", 0.25, (*own, "host")),
+    )  # fmt: skip
+    launches = "kernels/gpu/test_direct_launch.py"
+    # a process for each dtype, as compiling the kernels of one takes a minute; they are there for the next part
+    compiled = () if rehearsal else (
+        CheckPart("launches of a step", 0.25, (*pytest(launches), "-k", "training_step")),
     )  # fmt: skip
     return (
         CheckPart("peaks", 0.08, (*own, "peaks")),
+        *compiled,
         # one process, as it looks for kernels that no launch reached
-        CheckPart("launches", 0.2, (*tests, "-rP", "tests/kernels/gpu/test_direct_launch.py")),
+        CheckPart("launches", 0.25, (*tests, "-rP", f"tests/{launches}")),
         CheckPart("cuda text", 0.1, pytest("kernels/test_cuda_text.py", "kernels/gpu/test_launch.py")),
         CheckPart("ways to a map", 0.15, pytest("kernels/test_map_ways.py")),
+        CheckPart(
+            "keys, tables, rows",
+            0.15,
+            pytest(
+                "kernels/test_keys.py",
+                "kernels/test_tables.py",
+                "kernels/test_rows.py",
+                "kernels/test_importance.py",
+                "ops/test_partial_conv.py",
+            ),
+        ),
         CheckPart("fetch-on-demand", 0.15, pytest("kernels/test_fetch_on_demand.py")),
         CheckPart("recorded", 0.2, pytest("nn/test_recorded.py", "nn/test_recorded_training.py")),
         *on_gpu,

@@ -18,7 +18,7 @@ from pcsparse.bench.device.cases import HEADS, LAYERS, MAPS, NETS, SEARCHES, STE
 from pcsparse.bench.device.clock import Times, time_candidates
 from pcsparse.bench.device.grid_conv import GridConv
 from pcsparse.bench.device.maps import run_map, twin_table
-from pcsparse.bench.device.outcome import DeviceOutcome, DeviceResult
+from pcsparse.bench.device.outcome import DeviceOutcome, DeviceResult, attempt, verified_then_timed
 from pcsparse.bench.device.peer_flex_gemm import _Neighbours
 from pcsparse.bench.device.peers import device_peers
 from pcsparse.bench.device.precision import FP16, FP32
@@ -26,6 +26,7 @@ from pcsparse.bench.device.report import DeviceReport, result_lines, short_line,
 from pcsparse.bench.device.scene import DeviceScene, cloud_of, cube, neighbours
 from pcsparse.bench.ours import Ours
 from pcsparse.bench.unet import LibraryUNet
+from pcsparse.bench.verify import Check
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.fetch_on_demand import FetchOnDemand
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
@@ -204,7 +205,9 @@ def test_a_dataflow_of_no_rule_stands_beside_the_layers_that_it_takes(device, mo
         emulate(monkeypatch)
     case = DeviceLayer("cube", "submanifold", 3, 1, 8, FP16)
     ours, other = layers.run_layer(case, cube(3, device, 1), [], **ONCE).outcomes
-    assert (ours.name, other.name, other.reference) == ("pcsparse", "fetch_on_demand", True)
+    assert (ours.name, other.name, other.reference) == (
+        "pcsparse", "pcsparse by fetch_on_demand", True,
+    )  # fmt: skip
     assert [check.what for check in other.checks] == ["out"]
     assert other.times is not None, other
     for refused in (replace(case, channels=64), replace(case, kind="generative", kernel=2, stride=2)):
@@ -355,6 +358,42 @@ def test_a_run_writes_what_it_has_and_names_what_broke(tmp_path, monkeypatch, ca
     assert cases == ["map 3^3", "map 3^3 ready in the cache"]
     assert report["rehearsal"] == (device.type == "cpu")
     assert "BROKEN  launch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "broken"),
+    [(RuntimeError("out of registers"), (True, True)), (RangeError("too many"), (True, False))],
+    ids=["crash", "refusal"],
+)
+def test_what_of_the_package_cannot_run_is_counted_and_a_peer_is_not(error, broken):
+    def fails():
+        raise error
+
+    names = ("pcsparse", "pcsparse by hash", "spconv")
+    candidates = [attempt(name, fails) for name in names]
+    result = verified_then_timed(
+        "case", "", candidates, torch.device("cpu"), runs=1, seconds=0.1, events=False
+    )
+    assert tuple(outcome.ours_is_broken for outcome in result.outcomes) == (*broken, False)
+    wrong = Check("out", 2.0, 1.0)
+    outcomes = [DeviceOutcome(name, (wrong,), None) for name in names]
+    assert [outcome.ours_is_broken for outcome in outcomes] == [True, True, False]
+    assert not DeviceOutcome("pcsparse", (replace(wrong, error=0.5),), None).ours_is_broken
+
+
+def test_a_run_whose_own_layers_crash_ends_with_a_status(tmp_path, monkeypatch, device):
+    def crash(*_, **__):
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(layers.Ours, "conv", crash)
+    monkeypatch.setattr(bench_device, "measure_device", lambda *_, **__: None)
+    out = tmp_path / "report.json"
+    arguments = (
+        f"--device {device.type} --quick --only 3^3 --runs 1 --peers spconv_triton --out {out}".split()
+    )
+    assert bench_device.main([*arguments, "--sections", "maps"]) == 0
+    assert bench_device.main([*arguments, "--sections", "launch"]) == 1
+    assert json.loads(out.read_text())["broken"] == []
 
 
 def test_what_cannot_run_is_refused():

@@ -147,9 +147,10 @@ def test_every_part_names_what_is_there(settings, tmp_path):
         assert "cuda" in one.command
         if "pytest" not in one.command:
             assert one.command[one.command.index("--cloud") + 1] == str(cloud)
-    assert {"host", "rule of maps"}.isdisjoint(one.name for one in parts_of(settings))
+    assert {"host", "rule of maps", "launches of a step"}.isdisjoint(one.name for one in parts_of(settings))
     names = [one.name for one in parts_of(replace(settings, device="cuda"))]
     # checks before times
+    assert names.index("launches of a step") < names.index("launches")
     assert names.index("recorded") < names.index("host") < names.index("kernels") < names.index("models")
 
 

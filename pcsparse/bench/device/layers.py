@@ -147,11 +147,11 @@ def _others(case: DeviceLayer, data: _Data) -> list[Candidate]:
     where, symmetric = data.given.device.type, case.kind == "submanifold"
     problem = ConvProblem(where, case.precision.dtype, k, c, c, n_in, n_out, None, symmetric=symmetric)
 
-    def make(name: str) -> Candidate:
-        return replace(_candidate(case, data, Ours(name)), reference=True)
+    def make(title: str, name: str) -> Candidate:
+        return replace(_candidate(case, data, Ours(name)), name=title, reference=True)
 
-    names = [name for name in _UNTRIED if DATAFLOWS[name].refuses(problem) is None]
-    return [attempt(name, partial(make, name)) for name in names]
+    titles = {f"{OURS} by {name}": name for name in _UNTRIED if DATAFLOWS[name].refuses(problem) is None}
+    return [attempt(title, partial(make, title, name)) for title, name in titles.items()]
 
 
 def _maker(case: DeviceLayer, data: _Data, library: DevicePeer) -> Callable[[], Candidate]:

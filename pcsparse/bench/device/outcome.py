@@ -23,6 +23,7 @@ class Candidate:
         checks: against the twin.
         refusal: why it cannot run, where it cannot.
         reference: whether it is only there to compare with, as a dense product is, and is no peer.
+        crashed: whether the refusal is a surprise, and not one of the package's own errors.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Candidate:
     checks: tuple[Check, ...] = ()
     refusal: str | None = None
     reference: bool = False
+    crashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,19 @@ class DeviceOutcome:
     times: Times | None
     refusal: str | None = None
     reference: bool = False
+    crashed: bool = False
 
     @property
     def failed(self) -> tuple[Check, ...]:
         """The checks that did not pass."""
         return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def ours_is_broken(self) -> bool:
+        """Whether the package, by whichever way, is wrong or crashed, or its own choice could not run."""
+        if not self.name.startswith(OURS):
+            return False
+        return bool(self.failed) or self.crashed or (self.name == OURS and self.refusal is not None)
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,8 @@ def attempt(name: str, make: Callable[[], Candidate]) -> Candidate:
     # a peer may raise anything, and the other candidates go on
     except Exception as error:
         traceback.print_exc()
-        return Candidate(name, None, refusal=f"{type(error).__name__}: {error}".partition("\n")[0])
+        refusal = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return Candidate(name, None, refusal=refusal, crashed=True)
 
 
 def verified_then_timed(
@@ -119,6 +130,7 @@ def verified_then_timed(
     }
     times = time_candidates(right, device, runs=runs, seconds=seconds, events=events, calls=calls)
     outcomes = tuple(
-        DeviceOutcome(c.name, c.checks, times.get(c.name), c.refusal, c.reference) for c in candidates
+        DeviceOutcome(c.name, c.checks, times.get(c.name), c.refusal, c.reference, c.crashed)
+        for c in candidates
     )
     return DeviceResult(case, precision, outcomes, operations, note)

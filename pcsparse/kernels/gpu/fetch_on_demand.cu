@@ -9,7 +9,23 @@ typedef long long i64;
 typedef unsigned long long u64;
 
 #ifdef __CUDACC__
-// elsewhere whoever compiles this has them
+// elsewhere whoever compiles this has them; in PTX, as cupy compiles with -ftz=true whatever it is asked for, which
+// makes zeros of the least numbers of a bfloat16
+__device__ static float fused(float a, float b, float c) {
+    float value;
+    asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(value) : "f"(a), "f"(b), "f"(c));
+    return value;
+}
+__device__ static float sum_of(float a, float b) {
+    float value;
+    asm("add.rn.f32 %0, %1, %2;" : "=f"(value) : "f"(a), "f"(b));
+    return value;
+}
+__device__ static float product_of(float a, float b) {
+    float value;
+    asm("mul.rn.f32 %0, %1, %2;" : "=f"(value) : "f"(a), "f"(b));
+    return value;
+}
 __device__ static float half_to_float(unsigned short bits) {
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
@@ -66,8 +82,8 @@ template <typename T> struct Word {
         unsigned twos[4] = {word.x, word.y, word.z, word.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            sums[2 * i] = __fmaf_rn(factor, T::wide((unsigned short)(twos[i] & 0xffffu)), sums[2 * i]);
-            sums[2 * i + 1] = __fmaf_rn(factor, T::wide((unsigned short)(twos[i] >> 16)), sums[2 * i + 1]);
+            sums[2 * i] = fused(factor, T::wide((unsigned short)(twos[i] & 0xffffu)), sums[2 * i]);
+            sums[2 * i + 1] = fused(factor, T::wide((unsigned short)(twos[i] >> 16)), sums[2 * i + 1]);
         }
     }
     __device__ static void two(const T *from, float &first, float &second) {
@@ -79,10 +95,10 @@ template <typename T> struct Word {
 template <> struct Word<float> {
     static const int VECTOR = 4;
     __device__ static void add(float *sums, uint4 word, float factor) {
-        sums[0] = __fmaf_rn(factor, __uint_as_float(word.x), sums[0]);
-        sums[1] = __fmaf_rn(factor, __uint_as_float(word.y), sums[1]);
-        sums[2] = __fmaf_rn(factor, __uint_as_float(word.z), sums[2]);
-        sums[3] = __fmaf_rn(factor, __uint_as_float(word.w), sums[3]);
+        sums[0] = fused(factor, __uint_as_float(word.x), sums[0]);
+        sums[1] = fused(factor, __uint_as_float(word.y), sums[1]);
+        sums[2] = fused(factor, __uint_as_float(word.z), sums[2]);
+        sums[3] = fused(factor, __uint_as_float(word.w), sums[3]);
     }
     __device__ static void two(const float *from, float &first, float &second) {
         float2 both = __ldg((const float2 *)from);
@@ -178,7 +194,7 @@ template <typename T, int CO> __device__ static void meet(float *sums) {
 #pragma unroll
         for (int v = 0; v < n; v++) {
             float kept = upper ? sums[v + n] : sums[v], given = upper ? sums[v] : sums[v + n];
-            sums[v] = __fadd_rn(kept, __shfl_xor_sync(0xffffffffu, given, step));
+            sums[v] = sum_of(kept, __shfl_xor_sync(0xffffffffu, given, step));
         }
     }
 }
@@ -222,31 +238,31 @@ __device__ static void finish(float *sums, const Ending<T> &ending, unsigned row
     if (ending.bias) {
         read<T, N>(other, ending.bias + ending.first, there, at_once);
 #pragma unroll
-        for (int v = 0; v < N; v++) sums[v] = __fadd_rn(sums[v], other[v]);
+        for (int v = 0; v < N; v++) sums[v] = sum_of(sums[v], other[v]);
     }
     if (ending.mask && !ending.mask[row]) {
         read<T, N>(sums, ending.through + at, there, at_once);
         if (ending.scale) {
             read<float, N>(factor, ending.scale + ending.first, there, false);
 #pragma unroll
-            for (int v = 0; v < N; v++) sums[v] = __fmul_rn(sums[v], factor[v]);
+            for (int v = 0; v < N; v++) sums[v] = product_of(sums[v], factor[v]);
         }
         if (ending.shift) {
             read<float, N>(factor, ending.shift + ending.first, there, false);
 #pragma unroll
-            for (int v = 0; v < N; v++) sums[v] = __fadd_rn(sums[v], factor[v]);
+            for (int v = 0; v < N; v++) sums[v] = sum_of(sums[v], factor[v]);
         }
     }
     if (ending.residual) {
         read<T, N>(other, ending.residual + at, there, at_once);
 #pragma unroll
-        for (int v = 0; v < N; v++) sums[v] = __fadd_rn(sums[v], other[v]);
+        for (int v = 0; v < N; v++) sums[v] = sum_of(sums[v], other[v]);
     }
     Run<T, N> run;
 #pragma unroll
     for (int v = 0; v < N; v++)
-        // a NaN stays
-        narrowed(run.values[v], ending.relu && sums[v] < 0.0f ? 0.0f : sums[v]);
+        // a NaN stays; by bits, as a comparison takes the least numbers for zeros
+        narrowed(run.values[v], ending.relu && __float_as_uint(sums[v]) - 0x80000001u < 0x7f800000u ? 0.0f : sums[v]);
     T *out = ending.out + at;
     if (at_once)
         *(Run<T, N> *)out = run;

@@ -70,6 +70,9 @@ static inline double __dmul_rn(double a, double b) { return a * b; }
 static inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 
 // what CUDA text has as instructions of its own
+static inline float fused(float a, float b, float c) { return fmaf(a, b, c); }
+static inline float sum_of(float a, float b) { return a + b; }
+static inline float product_of(float a, float b) { return a * b; }
 typedef const char *shared_place;
 static inline shared_place place_in_shared(const void *from) { return (shared_place)from; }
 static inline uint4 read_shared(shared_place place) { return *(const uint4 *)place; }

@@ -191,7 +191,8 @@ def others() -> dict[str, Callable[[], object]]:
             feats,
             torch.zeros(1, c, c, dtype=HALF),
             [((0,), n)],
-            [rows, torch.zeros(n + 1, dtype=torch.int32)],
+            # each row has a place of its own, or two would be written to one
+            [torch.arange(n, dtype=torch.int32), torch.arange(n + 1, dtype=torch.int32)],
         ),
         "segment_max of a few": lambda: gpu.segment_max(feats, rows.repeat(1024), starts[:3]),
         "segment_max": lambda: gpu.segment_max(feats, rows, starts),

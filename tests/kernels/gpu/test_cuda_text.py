@@ -17,7 +17,8 @@ from pcsparse.kernels.gpu import cuda_text  # noqa: E402
 FILES = sorted(path.name for path in Path(cuda_text.__file__).parent.glob("*.cu"))
 # kernels that may keep something in local memory, and why
 MAY_SPILL: dict[str, str] = {}
-_OPTIONS = ("-std=c++17", "--ptxas-options=-v")
+# cupy adds the second
+_OPTIONS = ("-std=c++17", "-ftz=true", "--ptxas-options=-v")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def _compiled(file: str, arch: str, folder: Path) -> str:
     """The compiler's log. NVRTC comes first: it is what compiles for users, and it is quicker."""
     text = cuda_text.source(file)
     if find_spec("cuda") and find_spec("cuda.bindings"):
-        return _by_nvrtc(text, file, arch)
+        return _by_nvrtc(text, file, arch)[0]
     if shutil.which("nvcc") is None:
         pytest.skip("neither NVRTC (pip install cuda-bindings) nor nvcc here")
     (folder / file).write_text(text)
@@ -58,7 +59,8 @@ def _compiled(file: str, arch: str, folder: Path) -> str:
     return done.stderr
 
 
-def _by_nvrtc(text: str, file: str, arch: str) -> str:
+def _by_nvrtc(text: str, file: str, arch: str) -> tuple[str, str]:
+    """The compiler's log, and the PTX."""
     from cuda.bindings import nvrtc
 
     error, program = nvrtc.nvrtcCreateProgram(text.encode(), file.encode(), 0, [], [])
@@ -68,10 +70,13 @@ def _by_nvrtc(text: str, file: str, arch: str) -> str:
     _, size = nvrtc.nvrtcGetProgramLogSize(program)
     log = bytearray(size)
     nvrtc.nvrtcGetProgramLog(program, log)
-    nvrtc.nvrtcDestroyProgram(program)
     said = log.rstrip(b"\0").decode()
     assert not int(error), said
-    return said
+    _, size = nvrtc.nvrtcGetPTXSize(program)
+    ptx = bytearray(size)
+    nvrtc.nvrtcGetPTX(program, ptx)
+    nvrtc.nvrtcDestroyProgram(program)
+    return said, ptx.rstrip(b"\0").decode()
 
 
 @pytest.mark.parametrize("arch", [pytest.param("sm_80", marks=pytest.mark.slow), "sm_90"])
@@ -85,3 +90,11 @@ def test_kernels_compile_into_registers(file, arch, tmp_path):
     assert used
     spilling = [usage for usage in used if usage.local and usage.kernel not in MAY_SPILL]
     assert not spilling
+
+
+def test_products_keep_the_least_numbers_whatever_cupy_adds():
+    pytest.importorskip("cuda.bindings", reason="needs NVRTC (pip install cuda-bindings)")
+    file = "fetch_on_demand.cu"
+    _, ptx = _by_nvrtc(cuda_text.source(file), file, "compute_90")
+    assert "fma.rn.f32" in ptx
+    assert ".ftz" not in ptx
