@@ -121,7 +121,7 @@ def parts_of(settings: CheckSettings) -> tuple[CheckPart, ...]:
         CheckPart("host", 0.25, (*own, "host")),
     )  # fmt: skip
     launches = "kernels/gpu/test_direct_launch.py"
-    # a process for each dtype, as compiling the kernels of one takes a minute; they are there for the next part
+    # a process for each dtype, as compiling the kernels of one takes a minute; the next part finds them
     compiled = () if rehearsal else (
         CheckPart("launches of a step", 0.25, (*pytest(launches), "-k", "training_step")),
     )  # fmt: skip
