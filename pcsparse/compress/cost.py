@@ -36,7 +36,8 @@ class LayerCost:
         stride: of the outputs' level, cells of the finest one.
         n_in, n_out: rows, means over the sweeps.
         n_pairs: of the kernel map, mean; the rows of a linear layer, 0 of a norm and a cat.
-        vectors: weights an output channel besides the kernel: a bias is one, a norm has four.
+        vectors: weights an output channel besides the kernel: a bias is one, a norm has two, scale and shift,
+            also one that is folded into the layer for inference. Statistics are no weights.
         widths_in, widths_out: ascending, where it was timed; the last are `c_in` and `c_out`.
         ms: median milliseconds, a row an input width, a column an output width; a norm and a cat have one
             row, and what is `alike`.
@@ -63,7 +64,7 @@ class LayerCost:
         return self.n_pairs * c_in * c_out
 
     def weight_bytes(self, c_in: int, c_out: int, itemsize: int) -> float:
-        """Bytes of the layer's weights."""
+        """Bytes of the layer's weights, as the network has them before norms are folded."""
         matrix = self.k * c_in * c_out if self.kind in ("conv", "linear") else 0
         return float(itemsize * (matrix + self.vectors * c_out))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pcsparse.compress.cost import CostTable, LayerCost
 from pcsparse.compress.cost_grid import Grid, Size
 from pcsparse.compress.cost_measure import Draw, narrowest
-from pcsparse.compress.cost_run import Live
+from pcsparse.compress.cost_run import Live, vectors_of
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.graph_layers import axis_of, is_layer, kind_of
 from pcsparse.compress.graph_numbers import Kind
@@ -245,8 +245,7 @@ def _layer(call: _Call, grid: Grid, times: dict[Size, float]) -> LayerCost:
         n_in=float(call.n_in),
         n_out=float(call.n_out),
         n_pairs=float(call.n_pairs),
-        # a norm has scale, shift, mean and variance
-        vectors=4 if call.kind == "norm" else int(call.part.bias is not None),
+        vectors=vectors_of(call.part),
         widths_in=grid.widths_in,
         widths_out=grid.widths_out,
         ms=grid.table(times),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pcsparse.compress.channels import slice_channels
 from pcsparse.compress.cost import CostTable, LayerCost
 from pcsparse.compress.cost_grid import Grid, Size
-from pcsparse.compress.cost_run import Call, SomeRows, calls_of, runnable
+from pcsparse.compress.cost_run import Call, SomeRows, calls_of, runnable, vectors_of
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.tune_cache import TuneTable, device_key, versions
@@ -89,7 +89,10 @@ def measure_cost(
         for call in calls
     ]
     times = _time_layers(calls, grids, inputs[timed], runs, tuned, fused=fused)
-    layers = [_layer([found[i] for found, _ in seen], grids[i], times[i], fused) for i in range(len(calls))]
+    vectors = _vectors(model, graph, calls)
+    layers = [
+        _layer([found[i] for found, _ in seen], grids[i], times[i], vectors[i]) for i in range(len(calls))
+    ]
     narrow = narrowest(model, graph, multiple)
     least = None if narrow is None else use_tuning(runnable(narrow, fused=fused), tuned)
     map_ms, network_ms, least_ms = _time_networks(net, least, inputs[timed], runs)
@@ -246,11 +249,19 @@ def _convolve_some(feats: Tensor, weight: Tensor, kmap: KernelMap, some: SomeRow
     return partial_sparse_conv(feats, weight, kmap, some.mask.detach(), centre=some.centre, **options)
 
 
-def _layer(calls: Sequence[Call], grid: Grid, times: dict[Size, float], fused: bool) -> LayerCost:
+def _vectors(model: nn.Module, graph: ChannelGraph, calls: Sequence[Call]) -> list[int]:
+    """Of each call, see `LayerCost`; a norm that is not called is folded into the layer that it follows."""
+    own = {call.name for call in calls if call.kind == "norm"}
+    found = {call.name: vectors_of(model.get_submodule(call.name)) for call in calls if call.kind != "cat"}
+    for norm in graph.layers:
+        if norm.kind == "norm" and norm.name not in own and norm.follows in found:
+            found[norm.follows] += vectors_of(model.get_submodule(norm.name))
+    return [0 if call.kind == "cat" else found[call.name] for call in calls]
+
+
+def _layer(calls: Sequence[Call], grid: Grid, times: dict[Size, float], vectors: int) -> LayerCost:
     """One layer from its call in every sweep."""
     first, n = calls[0], len(calls)
-    # a norm has scale, shift, mean and variance
-    vectors = 4 if first.kind == "norm" else int(first.bias)
     return LayerCost(
         name=first.name,
         kind=first.kind,

@@ -102,6 +102,11 @@ def named_parts(model: nn.Module) -> dict[str, nn.Module]:
     return {getattr(part, _NAME): part for part in model.modules() if hasattr(part, _NAME)}
 
 
+def vectors_of(part: nn.Module) -> int:
+    """Parameters of one number an output channel: the bias of a layer, scale and shift of a norm."""
+    return sum(parameter.dim() == 1 for parameter in part.parameters(recurse=False))
+
+
 def calls_of(model: nn.Module, x: SparseTensor) -> tuple[tuple[Call, ...], int]:
     """The layers that `model(x)` calls, and the most bytes of features that live at once.
 

@@ -65,7 +65,7 @@ class OffsetCost:
         network: of the whole network with its maps there, over the sum of `products`: as it is, and with the
             fewest offsets.
         building: of all levels and maps, over the sum of `SharedMaps.searched_pairs`: the same two.
-        bytes: of all weights, as the network is.
+        bytes: of all weights, as the network is before norms are folded.
         itemsize: bytes of a weight.
         machine: see `engine.tune_cache.device_key`.
         busy: whether the machine was too busy with other work for times to mean anything.

@@ -18,7 +18,7 @@ class BudgetSettings:
         of: what the share is of: ms, macs or bytes.
         ms: milliseconds a sweep on this machine, maps included.
         macs: multiply-adds a sweep.
-        bytes: of the weights, as float32.
+        bytes: of the parameters as float32, those of batch norms too; a file holds their statistics besides.
     """
 
     share: float | None = None

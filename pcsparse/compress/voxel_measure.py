@@ -79,7 +79,7 @@ def measure_voxel_cost(
         map_ms=map_ms,
         # of means, so that rounding could bring it below 0
         rest_macs=max(0.0, total - sum(layer.macs(PARTS) for layer in layers)),
-        bytes=sum(weight.nbytes for weight in net.parameters()),
+        bytes=sum(weight.nbytes for weight in model.parameters()),
         machine=device_key(),
         busy=here.busy or after.busy,
     )

@@ -66,9 +66,13 @@ def test_every_layer_is_there_once_under_the_name_of_the_wide_network(table):
     assert len(norms) == sum(isinstance(p, nn.BatchNorm1d) for p in _unet().modules())
 
 
-def test_weights_are_counted_as_stored(table):
-    fused = sum(p.numel() for p in runnable(_unet(), fused=True).parameters())
-    assert table.total("bytes") == 4 * fused
+def test_weights_are_those_of_the_network_before_its_norms_are_folded(table):
+    def parameters(network):
+        return sum(p.numel() for p in network.parameters())
+
+    assert table.total("bytes") == 4 * parameters(_unet()) > 4 * parameters(runnable(_unet(), fused=True))
+    unfused = measure_cost(_unet(), _sweeps()[:1], multiple=8, step=1000, runs=1, fused=False)
+    assert unfused.total("bytes") == 4 * parameters(_unet())
     first = next(layer for layer in table.layers if layer.name == "stem.0")
     assert first.feature_bytes(3, 8, 4) == 4 * first.n_out * (3 + 8)
 
@@ -93,6 +97,7 @@ def test_multiply_adds_of_a_slice_are_those_of_the_sliced_network(table):
     keep = {"stem.2": 4, "encoder.1.0.conv2": 12, "up.3.0": 20, "decoder.0.0.conv1": 36}
     sliced = prune_channels(_unet(), keep, graph=graph, multiple=4)
     again = measure_cost(sliced, _sweeps(), multiple=4, step=1000, runs=1)
+    assert table.total("bytes", graph.widths(keep)) == 4 * sum(p.numel() for p in sliced.parameters())
     for unit in ("MACs", "bytes"):
         assert table.total(unit, graph.widths(keep)) == pytest.approx(again.total(unit))
         assert table.total(unit, graph.widths(keep)) < table.total(unit)

@@ -125,9 +125,9 @@ def test_counts_are_those_of_the_sliced_network(parts, scope):
     scores = offset_scores(network, maps)
     chosen = choose_offsets(maps, scores, {g.name: 3 + 2 * i for i, g in enumerate(maps.groups) if g.free})
     sliced = slice_offsets(network, maps, chosen)
-    cost = replace(_by_hand(maps), bytes=_bytes(fuse(network)))
+    cost = replace(_by_hand(maps), bytes=_bytes(network))
     assert cost.total("MACs", chosen) == maps.macs(chosen) == SharedMaps.of(sliced, sweeps).macs()
-    assert cost.total("bytes", chosen) == _bytes(fuse(sliced)) < cost.total("bytes") == _bytes(fuse(network))
+    assert cost.total("bytes", chosen) == _bytes(sliced) < cost.total("bytes") == _bytes(network)
 
 
 def test_what_layers_of_one_map_keep_together_is_searched():
@@ -157,7 +157,7 @@ def test_a_measured_cost_has_lines_over_pairs(parts):
     )
     assert all(len(x.cache) == 0 for x in sweeps)
     assert cost.total("ms") == pytest.approx(cost.network.ms[-1] + cost.building.ms[-1], rel=1e-6)
-    assert cost.total("bytes") == _bytes(fuse(network))
+    assert cost.total("bytes") == _bytes(network)
     assert "stem.0" in str(cost)
     assert "ms with the fewest offsets" in str(cost)
 

@@ -67,10 +67,7 @@ def test_the_table_counts_what_the_network_multiplies(model, sweeps, prunable):
     for kept in (250, 500):
         pruned = prune_voxels(model, {LAYER: kept / PARTS}, rest)
         assert cost.total("MACs", {LAYER: kept}) == pytest.approx(count_macs(pruned, sweeps))
-    # a folded norm is one bias instead of scale and shift
-    norms = [part for part in model.modules() if hasattr(part, "running_mean")]
-    folded = sum(norm.weight.nbytes for norm in norms)
-    assert cost.total("bytes", {LAYER: 250}) == sum(w.nbytes for w in model.parameters()) - folded
+    assert cost.total("bytes", {LAYER: 250}) == sum(w.nbytes for w in model.parameters())
     with pytest.raises(RangeError, match=r"'down.0.0' must convolve all rows"):
         cost.total("ms", {"down.0.0": 500})
 
