@@ -156,8 +156,15 @@ def _panel(axes: Any, table: SensitivityTable, panel: str, names: Sequence[str])
             xs, ys, color=colour, marker=_MARKS[i % len(_MARKS)], markersize=3, linewidth=1.1, label=label
         )
         _shade(axes, table, points, colour)
-        failed = [point.ratio for point in points if point.metric is None]
-        axes.scatter(failed, [table.worst] * len(failed), marker="x", color=colour, s=40, zorder=4)
+        failed = [point for point in points if point.metric is None]
+        axes.scatter(
+            [point.ratio for point in failed],
+            [table.metric(point) for point in failed],
+            marker="x",
+            color=colour,
+            s=40,
+            zorder=4,
+        )
     axes.set_title(panel, fontsize=9)
     axes.set_xlabel(f"share of {table.axis} removed", fontsize=8)
     axes.set_ylabel("metric", fontsize=8)

@@ -109,7 +109,8 @@ class SensitivityTable:
         axis: what was pruned.
         dense: the network as it is.
         points: layer by layer, ratios ascending.
-        worst: what a failed evaluation counts as in curves; suggestions never take one, whatever this is.
+        worst: what a failed evaluation counts as in curves, unless others are worse; suggestions never take
+            one, whatever this is.
         labels: what figures call layers or groups whose names say too little, such as maps that several
             layers read; a table that comes from a log has none.
     """
@@ -129,14 +130,20 @@ class SensitivityTable:
         return {name: tuple(sorted(points, key=lambda p: p.ratio)) for name, points in found.items()}
 
     def metric(self, point: Point) -> float:
-        """The metric of a point, the worst where its evaluation failed."""
-        return self.worst if point.metric is None else point.metric
+        """The metric of a point; of one that failed `worst`, or the least in the table if that is less."""
+        return self._least if point.metric is None else point.metric
+
+    @cached_property
+    def _least(self) -> float:
+        """What failed never looks better than what did not: metrics may be negative, and `worst` be 0."""
+        known = [point.metric for point in self.points if point.metric is not None]
+        return min(self.worst, self.dense.metric, *known)
 
     def score_at(self, name: str, kept: int) -> float | None:
         """The metric where one layer or group alone keeps so much, on straight lines between its points.
 
         The whole network is a point too. From a failed evaluation up to the next wider one that did not fail
-        all counts as `worst`: nothing is known between them.
+        all counts as failed, see `metric`: nothing is known between them.
 
         Args:
             name: of the layer or group.
@@ -153,7 +160,7 @@ class SensitivityTable:
         if kept < whole:
             below = [point for point in narrower if point.kept <= kept]
             if below and below[-1].metric is None:
-                return self.worst
+                return self.metric(below[-1])
         at = [*(point.kept for point in narrower), whole]
         return float(np.interp(kept, at, [*(self.metric(point) for point in narrower), self.dense.metric]))
 

@@ -162,6 +162,9 @@ def test_what_failed_is_the_worst_where_metrics_are_negative(tmp_path):
     values = iter([-1.0, -1.5, math.nan])
     table = scan(_network(), lambda net: next(values), ratios=(0.2, 0.4), names=LAYERS[:1])
     ((name, points),) = table.curves.items()
+    # 0 is no bound: as low as anything that was seen
+    assert [table.metric(point) for point in points] == [-1.5, -1.5]
+    assert table.score_at(name, points[0].kept - 1) == -1.5
     for threshold in (-1.5, -9.0):
         assert table.suggest(threshold).kept == {name: points[0].kept}
     with pytest.raises(RangeError, match=f"cost {points[0].kept} at least"):
