@@ -105,6 +105,8 @@ class CompressSettings(FitSettings):
         lr_factor: see above.
         distill: weight of the distance to the whole network's probabilities in the loss; 0 for none.
         temperature: of that, see `compress.finetune.distillation_loss`.
+        l1, l2: factors of the sizes of all weights of convolutions and linear layers, and of their squares,
+            summed, in the loss of the fine-tuning and of the control; 0 for none.
         control: train the whole network on for as many steps too, to compare with.
         half: store weights as float16; null for as the checkpoint has them.
         checkpoint_every: steps between checkpoints of the fine-tuning, the most that a kill loses.
@@ -132,6 +134,8 @@ class CompressSettings(FitSettings):
     lr_factor: float = 0.1
     distill: float = 0.0
     temperature: float = 2.0
+    l1: float = 0.0
+    l2: float = 0.0
     control: bool = False
     half: bool | None = None
     epochs: int = 2
@@ -153,6 +157,8 @@ class CompressSettings(FitSettings):
             raise RangeError(
                 f"distill must be at least 0 and lr_factor in (0, 1], got {self.distill} and {self.lr_factor}"
             )
+        if not (0 <= self.l1 < math.inf and 0 <= self.l2 < math.inf):
+            raise RangeError(f"l1 and l2 must be at least 0, got {self.l1} and {self.l2}")
         if not 0 < self.temperature < math.inf:
             raise RangeError(f"temperature must be above 0, got {self.temperature}")
         if self.reconstruct and self.tune and self.rounds > 1:
@@ -160,6 +166,11 @@ class CompressSettings(FitSettings):
                 f"reconstruct refits a network that is pruned all at once, not one pruned in {self.rounds} "
                 "rounds; set rounds=1 or reconstruct=false"
             )
+
+    @property
+    def penalties(self) -> dict[str, float]:
+        """The factors of `compress.weight_penalty.WeightPenalty`, by name."""
+        return {"l1": self.l1, "l2": self.l2}
 
     def fit_settings(self, voxels: VoxelSettings, epochs: int) -> FitSettings:
         """What `fit` takes for the fine-tuning."""

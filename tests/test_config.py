@@ -178,6 +178,7 @@ def test_every_option_of_a_compression_composes_and_builds(option):
         ("resume=maybe", "resume"),
         ("temperature=0", "temperature must be above 0, got 0"),
         ("distill=nan", "distill must be at least 0"),
+        ("l1=-1e-4", "l1 and l2 must be at least 0"),
         ("reconstruct=true rounds=2", "2 rounds; set rounds=1 or reconstruct=false"),
     ],
 )

@@ -284,15 +284,3 @@ class Distillation:
     def __repr__(self) -> str:
         """Weight, temperature and the bits of the teacher: equal where the term is the same."""
         return f"Distillation(weight={self._weight}, temperature={self._temperature}, teacher={self._of})"
-
-
-def weight_penalty(model: nn.Module, *, l1: float = 0.0, l2: float = 0.0) -> Tensor:
-    """A term for the loss: l1 times the sizes of all prunable weights plus l2 times their squares, summed.
-
-    Raises:
-        RangeError: a negative factor.
-    """
-    if l1 < 0 or l2 < 0:
-        raise RangeError(f"l1 and l2 must be at least 0, got {l1} and {l2}")
-    terms = [l1 * w.abs().sum() + l2 * w.square().sum() for w in all_weight_layers(model).values()]
-    return torch.stack(terms).sum() if terms else torch.zeros(())

@@ -251,6 +251,8 @@ class Job:
             "rounds": settings.rounds,
             "train": _digest(self.train_set, self.card.voxels),
         }
+        # no entry where there is none, so that older folders go on
+        tuning |= {name: factor for name, factor in settings.penalties.items() if factor}
         return {
             "prune": {"reconstruct": settings.reconstruct},
             "tune": {**tuning, "distill": settings.distill, "temperature": settings.temperature},

@@ -176,6 +176,7 @@ def _notes(job: Job) -> tuple[str, ...]:
         f"{settings.optim.name} at {settings.lr_factor * settings.optim.lr:g}, schedule "
         f"{settings.schedule.name}, seed {settings.seed}"
         + (f", distilled with weight {settings.distill:g}" if settings.distill else "")
+        + "".join(f", {name} {factor:g}" for name, factor in settings.penalties.items() if factor)
     )
     if not settings.control:
         notes.append("no dense control: what training on alone brings is unknown (control=true trains one)")

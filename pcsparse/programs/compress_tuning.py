@@ -8,6 +8,7 @@ from torch import nn
 
 from pcsparse.compress.finetune import Distillation, Rounds
 from pcsparse.compress.search.space import Assignment, Space
+from pcsparse.compress.weight_penalty import WeightPenalty
 from pcsparse.errors import PcsparseError
 from pcsparse.nn.tuning import use_tuning
 from pcsparse.programs.compress_folder import RunFolder
@@ -113,6 +114,7 @@ def _fit(job: Job, model: nn.Module, out: Path, epochs: int, extra: ExtraLoss | 
         Stopped: by a signal, after a checkpoint.
     """
     torch.manual_seed(job.settings.seed)
+    penalties = job.settings.penalties
     result = fit(
         use_tuning(model, job.table),
         job.train_set,
@@ -123,6 +125,7 @@ def _fit(job: Job, model: nn.Module, out: Path, epochs: int, extra: ExtraLoss | 
         augmentation=job.augmentation,
         provenance=job.card.provenance,
         extra_loss=extra,
+        penalty=WeightPenalty(**penalties) if any(penalties.values()) else None,
     )
     if result.stopped_by is not None:
         raise Stopped(result.stopped_by)
@@ -139,4 +142,5 @@ def _notes(job: Job) -> dict[str, str]:
         "tuned_lr": repr(settings.lr_factor * settings.optim.lr),
         "tuned_sweeps": str(len(job.train_set)),
         "seed": str(settings.seed),
+        **{f"tuned_{name}": repr(factor) for name, factor in settings.penalties.items() if factor},
     }

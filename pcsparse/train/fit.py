@@ -21,7 +21,7 @@ from pcsparse.train.losses import class_weights
 from pcsparse.train.metrics import SemanticKittiMetrics
 from pcsparse.train.model_file import ModelCard, arch_of, save_model, stored_step
 from pcsparse.train.order import BatchesFrom, SampleOrder
-from pcsparse.train.passes import ExtraLoss
+from pcsparse.train.passes import ExtraLoss, Penalty
 from pcsparse.train.progress import Progress, Throughput, open_progress
 from pcsparse.train.resident import ResidentSweeps
 from pcsparse.train.run_log import CsvLog
@@ -72,6 +72,7 @@ def fit(
     provenance: Mapping[str, str] | None = None,
     config_text: str | None = None,
     extra_loss: ExtraLoss | None = None,
+    penalty: Penalty | None = None,
 ) -> FitResult:
     """Train a model, or go on with a run that was interrupted.
 
@@ -92,6 +93,7 @@ def fit(
         provenance: what a reader of the model should know: data, licence, command.
         config_text: content of config.yaml; None writes none.
         extra_loss: added to the loss of every network pass, as distillation is; none if None.
+        penalty: of the weights, added to the loss of every step; none if None.
 
     Returns:
         How the run ended. SIGTERM and Ctrl-C end it early, after a checkpoint.
@@ -117,14 +119,15 @@ def fit(
         provenance=dict(provenance or {}),
     )
     # no entry where there is none, so that older runs go on
-    extra = {} if extra_loss is None else {"extra_loss": extra_loss}
+    given = {"extra_loss": extra_loss, "penalty": penalty}
+    extra = {name: term for name, term in given.items() if term is not None}
     facts = run_facts(
         settings, n_train=len(train_set), arch=card.arch, augmentation=augmentation, labels=labels.names,
         **extra,
     )  # fmt: skip
     torch.manual_seed(settings.seed)
     weights = class_weights(survey.counts, settings.loss.class_weights, settings.loss.weight_limit)
-    stepper = Stepper(model, settings, order.n_steps, weights, extra_loss)
+    stepper = Stepper(model, settings, order.n_steps, weights, extra_loss, penalty)
     if resuming:
         stepper.restore(load_state(folder / "last.pt", facts, stepper.device))
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,10 @@ ExtraLoss = Callable[[SparseTensor, Tensor], Tensor]
 """A term beside the loss of the labels: the network's input and its logits (m, n_classes) to a scalar. Its
 `repr` says what it is, so that a run goes on with the same one only."""
 
+Penalty = Callable[[nn.Module], Tensor]
+"""A term that looks at the weights alone: adds its gradients to those that are there, once a step and before
+they are clipped, and returns its value, a scalar. Its `repr` says what it is, as with `ExtraLoss`."""
+
 # targets of a recorded pass that has an extra loss: rows without a label, and rows beyond the cloud
 _UNLABELLED, _BEYOND = -2.0, -1.0
 

@@ -12,7 +12,7 @@ from pcsparse.errors import RangeError
 from pcsparse.train.checkpoint import TrainState, rng_state, set_rng_state
 from pcsparse.train.clock import RunClock
 from pcsparse.train.ema import ExponentialAverage
-from pcsparse.train.passes import ExtraLoss, Passes
+from pcsparse.train.passes import ExtraLoss, Passes, Penalty
 from pcsparse.train.schedule import build_optimizer, lr_factor, set_lr
 from pcsparse.train.settings import FitSettings
 
@@ -22,7 +22,7 @@ class StepFacts:
     """What one step did.
 
     Attributes:
-        loss: mean over the network passes that counted; 0 where none did.
+        loss: mean over the network passes that counted, and the penalty; 0 where none did.
         lr: learning rate.
         grad_norm: norm of all gradients together, before clipping.
         n_sweeps, n_voxels, n_labelled: of the step; n_labelled are the voxels that counted.
@@ -47,6 +47,7 @@ class Stepper:
         n_steps: optimiser steps of the whole run.
         weights: (n_classes,) class weights, or None.
         extra_loss: added to the loss, see `ExtraLoss`; None for none.
+        penalty: added to the loss of a step, see `Penalty`; None for none.
 
     Attributes:
         step: optimiser steps done.
@@ -62,6 +63,7 @@ class Stepper:
         n_steps: int,
         weights: Tensor | None,
         extra_loss: ExtraLoss | None = None,
+        penalty: Penalty | None = None,
     ) -> None:
         self.settings = settings
         self.n_steps = n_steps
@@ -71,6 +73,7 @@ class Stepper:
         self.average = ExponentialAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         weights = None if weights is None else weights.to(self.device)
         self._passes = Passes(self.model, settings, weights, extra_loss)
+        self._penalty = penalty
         self.clock = RunClock(settings.time_limit)
         self.step = 0
         self.best_miou = -1.0
@@ -120,6 +123,8 @@ class Stepper:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses = [self._passes.run(batch, 1 / len(useful)) for batch in useful]
+        if useful and self._penalty is not None:
+            losses.append(self._penalty(self.model).to(losses[0]))
         loss_sum, grad_norm = self._update(losses) if useful else (0.0, 0.0)
         if not (np.isfinite(loss_sum) and np.isfinite(grad_norm)):
             raise RangeError(

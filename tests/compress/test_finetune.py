@@ -15,7 +15,6 @@ from pcsparse.compress.finetune import (
     recalibrate,
     tune_channels,
     tune_weights,
-    weight_penalty,
 )
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.weights import weight_layers
@@ -208,13 +207,3 @@ def test_a_distillation_runs_its_teacher_on_the_students_maps():
     for bad in ({"weight": 0.0}, {"weight": 1.0, "temperature": 0.0}):
         with pytest.raises(RangeError, match="weight and temperature"):
             Distillation(teacher, **bad)
-
-
-def test_penalties_by_hand():
-    model = _network()
-    weights = [p for name, p in model.named_parameters() if p.dim() > 1]
-    expected = sum((0.5 * w.abs().sum() + 0.25 * w.square().sum()).item() for w in weights)
-    assert weight_penalty(model, l1=0.5, l2=0.25).item() == pytest.approx(expected, rel=1e-5)
-    assert float(weight_penalty(nn.ReLU())) == 0.0
-    with pytest.raises(RangeError, match="at least 0"):
-        weight_penalty(model, l1=-1.0)

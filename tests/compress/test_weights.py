@@ -7,8 +7,8 @@ import torch
 from torch.nn.utils import parametrizations
 
 from pcsparse import SparseTensor
-from pcsparse.compress.finetune import weight_penalty
 from pcsparse.compress.sensitivity import WeightsAxis
+from pcsparse.compress.weight_penalty import WeightPenalty
 from pcsparse.compress.weights import WeightMasks, magnitude_masks, prune_weights, weight_layers
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
@@ -127,7 +127,7 @@ def test_weights_that_a_parametrisation_makes_are_not_left_out_silently():
     with pytest.raises(UnsupportedError, match=r"weights of stem\.2 are made"):
         WeightMasks({"stem.2": torch.ones(1)}).apply(network)
     with pytest.raises(UnsupportedError, match=r"weights of stem\.2 are made"):
-        weight_penalty(network, l2=1.0)
+        WeightPenalty(l2=1.0)(network)
     with pytest.raises(UnsupportedError, match=r"weights of stem\.2 are made"):
         WeightsAxis(network)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())

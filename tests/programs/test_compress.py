@@ -270,6 +270,24 @@ def test_other_settings_are_refused_and_overwriting_keeps_what_they_do_not_touch
     assert {g.name: g.width for g in ChannelGraph.of(model).free} == chosen
 
 
+def test_penalties_hold_for_the_pruned_network_and_for_its_control(copied, monkeypatch, unreported):
+    inner, seen = compress_tuning.fit, {}
+
+    def fit(model, train_set, val_set, settings, out, **given):
+        seen[out.name] = {name: repr(given[name]) for name in ("penalty", "extra_loss")}
+        return inner(model, train_set, val_set, settings, out, **given)
+
+    monkeypatch.setattr(compress_tuning, "fit", fit)
+    changes = {"l1": 1e-6, "l2": 1e-3, "distill": 0.5, "control": True}
+    with pytest.raises(FormatError, match=r"tune: .*l1 None then, 1e-06 now, l2 None then, 0\.001 now"):
+        compress(tiny_job(copied, **changes))
+    compress(tiny_job(copied, **changes, resume="overwrite"))
+    assert {one["penalty"] for one in seen.values()} == {"WeightPenalty(l1=1e-06, l2=0.001)"}
+    assert seen["tuned"]["extra_loss"].startswith("Distillation")
+    assert seen["control"]["extra_loss"] == "None"
+    assert load_model(copied / "run")[1].provenance["tuned_l2"] == "0.001"
+
+
 class Page(HTMLParser):
     """Rows of each table, and everything that the page would fetch."""
 

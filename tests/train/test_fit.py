@@ -364,6 +364,38 @@ def test_an_extra_loss_is_added_and_belongs_to_the_run(tmp_path):
         run(tmp_path / "pulled", replace(SETTINGS, epochs=1), extra_loss=Pull(1.0))
 
 
+class Shrink:
+    """A penalty: half the squares of the last layer's weights, times a factor."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, model):
+        weight = model.classifier.weight
+        weight.grad.add_(weight.detach(), alpha=self.factor)
+        return 0.5 * self.factor * weight.detach().square().sum()
+
+    def __repr__(self):
+        return f"Shrink({self.factor})"
+
+
+def test_a_penalty_is_added_once_a_step_and_belongs_to_the_run(tmp_path):
+    settings = replace(SETTINGS, epochs=1, batch_size=1, accumulate=2)
+    for name, factor in (("plain", None), ("shrunk", 10.0)):
+        run(tmp_path / name, settings, penalty=None if factor is None else Shrink(factor))
+    torch.manual_seed(0)
+    first = 5.0 * float(tiny_model().classifier.weight.detach().square().sum())
+    losses, norms = (
+        [column(tmp_path / name, of) for name in ("plain", "shrunk")] for of in ("loss", "grad_norm")
+    )
+    assert float(losses[1][0]) - float(losses[0][0]) == pytest.approx(first, rel=1e-3)
+    # before the norm of the gradients is taken
+    assert float(norms[1][0]) > 1.5 * float(norms[0][0])
+    assert "penalty" not in torch.load(tmp_path / "plain/last.pt", weights_only=True)["facts"]
+    with pytest.raises(FormatError, match=r"penalty: Shrink\(10\.0\) then, Shrink\(1\.0\) now"):
+        run(tmp_path / "shrunk", settings, penalty=Shrink(1.0))
+
+
 class Odd(TinyStreets):
     """Some sweeps are empty, without any label that counts, or a single point."""
 
