@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pcsparse.errors import RangeError
+from pcsparse.errors import FormatError, RangeError
 from pcsparse.programs.bench_compress_claim import check_study, claim
 from pcsparse.programs.bench_compress_streets import Place, Streets, Training
 
@@ -132,19 +132,19 @@ class QuarterStudy:
         rounds = f" in {self.rounds} rounds" if self.rounds > 1 else ""
         return (
             f"{self.training}; fine-tuning {self.tuning_epochs} epochs{rounds} at {self.lr_factor:g} of "
-            f"the rate, distillation {self.distill:g}; {self.method}, {self.evaluations} evaluations"
-            f"{self.score_facts}{self._before_facts}"
+            f"the rate, distillation {self.distill:g}; {self._found_facts}"
         )
 
     @property
-    def _before_facts(self) -> str:
-        """How the dense network was trained, where that was another study's."""
+    def _found_facts(self) -> str:
+        """How widths were found; or of which study they and the dense network are."""
         if self.after is None:
-            return ""
+            return f"{self.method}, {self.evaluations} evaluations{self.score_facts}"
         # on another machine there is what was taken over alone
-        known = self.out / BEFORE
-        path = known if known.is_file() else self.after / "trainings.txt"
-        return f"; begun from {START} of: {path.read_text()}"
+        for path in (self.out / BEFORE, self.after / "trainings.txt"):
+            if path.is_file():
+                return f"begun from {START} of: {path.read_text()}"
+        raise FormatError(f"neither {self.out} nor {self.after} says what --after goes on from")
 
     @property
     def score_facts(self) -> str:

@@ -186,7 +186,11 @@ def run(settings: DeviceSettings) -> int:
     print(summary_lines(report))
     report.write(settings.out)
     print(f"written: {settings.out}, {time.perf_counter() - begin:.0f} s", flush=True)
-    wrong = any(outcome.ours_is_broken for result in report.results() for outcome in result.outcomes)
+    wrong = any(
+        outcome.ours_is_broken(rehearsal=report.rehearsal)
+        for result in report.results()
+        for outcome in result.outcomes
+    )
     if wrong or len(report.broken) > late:
         return 1
     return UNFINISHED if late else 0

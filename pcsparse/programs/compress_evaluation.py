@@ -36,9 +36,10 @@ def spread_batches(source: SweepSource, n: int, voxels: VoxelSettings, needs: Ne
     Raises:
         FormatError: no place is left.
     """
-    places = np.unique(np.linspace(0, len(source) - 1, min(n, len(source))).round().astype(int)).tolist()
+    total = len(source)
+    places = np.unique(np.linspace(0, total - 1, min(n, total)).round().astype(int)).tolist()
     batches = []
-    for place, after in zip(places, [*places[1:], len(source)], strict=True):
+    for place, after in zip(places, [*places[1:], total][: len(places)], strict=True):
         tried = (voxel_batch(source[i], voxels) for i in range(place, min(after, place + _TRIES)))
         found = next((batch for batch in tried if _has(batch, needs)), None)
         if found is not None:
@@ -46,9 +47,14 @@ def spread_batches(source: SweepSource, n: int, voxels: VoxelSettings, needs: Ne
     if not batches and needs != "nothing":
         what, why = _LACKING[needs]
         raise FormatError(
-            f"none of the sweeps that were looked at, {len(places)} of {len(source)} and those after them, "
+            f"none of the sweeps that were looked at, {len(places)} of {total} and those after them, "
             f"has a {what}{' within the crop' if voxels.crop else ''}, and {why}; choose another split or "
             "crop"
+        )
+    if len(batches) < len(places):
+        print(
+            f"{len(batches)} sweeps instead of {len(places)}: at the other places none of {_TRIES} has a "
+            f"{_LACKING[needs][0]}"
         )
     return batches
 

@@ -374,11 +374,16 @@ def test_what_of_the_package_cannot_run_is_counted_and_a_peer_is_not(error, brok
     result = verified_then_timed(
         "case", "", candidates, torch.device("cpu"), runs=1, seconds=0.1, events=False
     )
-    assert tuple(outcome.ours_is_broken for outcome in result.outcomes) == (*broken, False)
+    found = [outcome.ours_is_broken(rehearsal=False) for outcome in result.outcomes]
+    assert tuple(found) == (*broken, False)
+    # a CPU refuses what only a GPU can do, and crashes are crashes there too
+    found = [outcome.ours_is_broken(rehearsal=True) for outcome in result.outcomes]
+    assert tuple(found) == (broken[1], broken[1], False)
     wrong = Check("out", 2.0, 1.0)
     outcomes = [DeviceOutcome(name, (wrong,), None) for name in names]
-    assert [outcome.ours_is_broken for outcome in outcomes] == [True, True, False]
-    assert not DeviceOutcome("pcsparse", (replace(wrong, error=0.5),), None).ours_is_broken
+    assert [outcome.ours_is_broken(rehearsal=True) for outcome in outcomes] == [True, True, False]
+    right = DeviceOutcome("pcsparse", (replace(wrong, error=0.5),), None)
+    assert not right.ours_is_broken(rehearsal=False)
 
 
 def test_a_run_whose_own_layers_crash_ends_with_a_status(tmp_path, monkeypatch, device):
@@ -394,6 +399,15 @@ def test_a_run_whose_own_layers_crash_ends_with_a_status(tmp_path, monkeypatch, 
     assert bench_device.main([*arguments, "--sections", "maps"]) == 0
     assert bench_device.main([*arguments, "--sections", "launch"]) == 1
     assert json.loads(out.read_text())["broken"] == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU records")
+def test_a_rehearsal_of_what_only_a_gpu_records_ends_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_device, "measure_device", lambda *_, **__: None)
+    out = tmp_path / "report.json"
+    arguments = f"--device cpu --quick --only recorded --runs 1 --peers spconv_triton --out {out}".split()
+    assert bench_device.main([*arguments, "--sections", "nets"], sections=("nets",)) == 0
+    assert json.loads(out.read_text())["sections"]["nets"]
 
 
 def test_what_cannot_run_is_refused():

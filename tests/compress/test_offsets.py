@@ -276,7 +276,7 @@ def test_a_measured_cost_has_the_pairs_that_are_left():
         for group in maps.groups
         for reader in group.readers
     )
-    whole = sum(parameter.nbytes for parameter in fuse(network).parameters())
+    whole = sum(parameter.nbytes for parameter in network.parameters())
     assert whole - cost.total("bytes") == 4 * dropped
 
 

@@ -286,6 +286,10 @@ def test_a_study_begins_where_another_ended(tmp_path):
     assert first.training_facts in second.training_facts
     with pytest.raises(FormatError, match="networks of other trainings"):
         replace(second, after=None).claim_trainings()
+    # nothing is searched here
+    assert replace(second, method="evolution", score_steps=9).training_facts == second.training_facts
+    with pytest.raises(FormatError, match="says what --after goes on from"):
+        replace(second, out=tmp_path / "third", after=tmp_path / "none").claim_trainings()
     # another machine has not the first
     first.out.rename(tmp_path / "gone")
     take_over(second)

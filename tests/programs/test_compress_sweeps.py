@@ -55,6 +55,18 @@ def test_the_next_sweep_that_has_what_is_needed_comes_in_place_of_one_that_has_n
     assert names({0: "none"}, 20, "labels") == names({}, 20, "labels")[1:]
 
 
+def test_fewer_sweeps_than_asked_for_are_told(capsys):
+    assert names(dict.fromkeys(range(10, 19), "none"), 3, "labels") == ["00", "19"]
+    assert capsys.readouterr().out == (
+        "2 sweeps instead of 3: at the other places none of 8 has a labelled voxel\n"
+    )
+    assert names({}, 3, "labels") == ["00", "10", "19"]
+    assert capsys.readouterr().out == ""
+    assert names({}, 3, "nothing", of=0) == []
+    with pytest.raises(FormatError, match="0 of 0"):
+        names({}, 3, "voxels", of=0)
+
+
 def test_none_that_has_it_is_refused_with_what_to_do():
     for how, needs, what in (("ignored", "labels", "labelled voxel"), ("empty", "voxels", "voxel")):
         with pytest.raises(FormatError, match=rf"2 of 4 .* has a {what}, and .*choose another split or crop"):

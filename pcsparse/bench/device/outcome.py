@@ -50,12 +50,16 @@ class DeviceOutcome:
         """The checks that did not pass."""
         return tuple(check for check in self.checks if not check.passed)
 
-    @property
-    def ours_is_broken(self) -> bool:
-        """Whether the package, by whichever way, is wrong or crashed, or its own choice could not run."""
+    def ours_is_broken(self, *, rehearsal: bool) -> bool:
+        """Whether the package, by whichever way, is wrong or crashed, or its own choice could not run.
+
+        Args:
+            rehearsal: on a CPU, which refuses what only a GPU can do.
+        """
         if not self.name.startswith(OURS):
             return False
-        return bool(self.failed) or self.crashed or (self.name == OURS and self.refusal is not None)
+        refused = self.name == OURS and self.refusal is not None and not rehearsal
+        return bool(self.failed) or self.crashed or refused
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,9 @@ class Bisection(ByCurves):
         # all of the largest threshold's widths are allowed, and the cheapest of all meets the budget
         last = len(thresholds) - 1
         place = bisect_left(range(last), True, key=lambda i: fits(least(thresholds[i])))
-        found = least(thresholds[place])
-        if place:
-            found = _no_further(task.space, least(thresholds[place - 1]), found, fits)
+        # of what loses nothing at all, no more is cut either: together it may lose something
+        wide = least(thresholds[place - 1]) if place else np.array(task.space.sizes) - 1
+        found = wide if fits(wide) else _no_further(task.space, wide, least(thresholds[place]), fits)
         task.ask([cheapest_from(task.space, found)])
         return f"each step alone loses at most {thresholds[place]:.4g}"
 

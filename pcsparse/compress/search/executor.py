@@ -156,8 +156,8 @@ def _receive(packed: bytes, threads: int) -> None:
     torch.set_num_threads(threads)
     try:
         _Worker.evaluate = pickle.loads(packed)
-    except Exception as error:
-        # raised here it would end the process, and nobody would see why
+    except (AttributeError, ImportError) as error:
+        # raised here it would end the process, and nobody would see why; all else says enough on stderr
         _Worker.unread = f"{type(error).__name__}: {error}"
 
 

@@ -162,3 +162,10 @@ def test_a_bisection_below_what_was_scanned_cuts_no_more_than_it_must():
     assert chosen(independent(2), {48: 0.59}, 60.0) == (8, 48)
     assert chosen(independent(2), {48: 0.59}, 50.0) == (8, 32)
     assert chosen(independent(3), {16: 0.55, 48: 0.59}, 176.0) == (48, 64, 64)
+
+
+def test_a_bisection_cuts_no_more_than_it_must_of_what_loses_nothing():
+    space, scores = independent(4), {16: 0.6, 32: 0.61, 48: 0.6}
+    assert chosen(space, scores, 256.0) == (64,) * 4
+    assert chosen(space, scores, 240.0) == (48, 64, 64, 64)
+    assert chosen(space, scores, 200.0) == (16, 48, 64, 64)
