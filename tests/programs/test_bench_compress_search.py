@@ -159,7 +159,9 @@ def test_a_study_judges_every_answer_and_is_not_done_twice(study, monkeypatch, c
     rows = json.loads((study.out / "table.json").read_text())
     assert [row["method"] for row in rows] == ["uniform", "random"]
     assert [row["seeds"] for row in rows] == [1, 2]
-    assert [row["evaluations"] for row in rows] == [1, 4]
+    # which widths fit hangs on measured times, and a draw of known ones is not counted
+    assert rows[0]["evaluations"] == 1
+    assert 1 < rows[1]["evaluations"] <= 4
     assert (study.out / "search-1.png").stat().st_size > 10_000
     # what a search says of its answer on the search sweeps is what the network really does there
     job = json.loads((study.out / "searches" / "random-1-1.json").read_text())["found"]
