@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from pcsparse.compress import cost as cost_module
-from pcsparse.compress.cost_measure import measure_cost
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.data.synthetic import pool
@@ -32,6 +31,7 @@ from pcsparse.train.fit import FitResult
 from pcsparse.train.model_file import load_model
 from pcsparse.train.sweep_counts import SweepCounts
 from tests.programs.compress_case import write_model
+from tests.programs.counted_cost import counted_cost
 from tests.streets import tiny_street
 
 
@@ -83,30 +83,13 @@ def _study(out, **changes):
     return replace(study, **changes)
 
 
-def _counted(model, inputs, graph):
-    """A cost table whose milliseconds are multiply-adds."""
-    table = measure_cost(model, inputs, graph=graph, runs=1, step=256)
-    layers = [
-        replace(
-            layer,
-            ms=tuple(
-                tuple(1e-6 * layer.n_pairs * wide * narrow for narrow in layer.widths_out)
-                for wide in (layer.widths_in if len(layer.ms) > 1 else layer.widths_in[:1])
-            ),
-        )
-        for layer in table.layers
-    ]
-    whole = sum(layer.ms[-1][-1] for layer in layers)
-    return replace(table, layers=tuple(layers), map_ms=1.0, network_ms=whole, least_ms=None)
-
-
 def _by_parameters(nets, sweeps):
     return {name: (float(sum(p.numel() for p in net.parameters())),) for name, net in nets.items()}
 
 
 @pytest.mark.slow
 def test_a_study_goes_on_in_another_folder_and_without_weights_that_are_judged(tmp_path, monkeypatch):
-    monkeypatch.setattr(quarter_cost, "measure_cost", _counted)
+    monkeypatch.setattr(quarter_cost, "measure_cost", counted_cost)
     for module in (quarter_cost, quarter):
         monkeypatch.setattr(module, "times_in_turns", _by_parameters)
     here = _study(tmp_path / "here", streets=_streets(tmp_path / "streets"), tuning_epochs=2, rounds=2)
