@@ -15,6 +15,7 @@ from pcsparse.data.collate import VoxelSettings
 from pcsparse.data.input_spec import InputSpec
 from pcsparse.data.label_map import LabelMap
 from pcsparse.errors import FormatError, PcsparseError, UnsupportedError
+from pcsparse.train.norm_settings import norm_settings, set_norms
 from pcsparse.whole_file import write_whole
 
 CARD_FORMAT = 1
@@ -36,7 +37,8 @@ class ModelCard:
     """What a reader of the weights has to know.
 
     Attributes:
-        arch: `_target_` (a class under `pcsparse.`) and `spec` (the JSON of its Spec).
+        arch: `_target_` (a class under `pcsparse.`), `spec` (the JSON of its Spec), and `norms` (eps and
+            momentum by name) where they are not those that the class builds.
         label_set: name of the label map.
         classes: names, by target.
         voxels: voxel size, crop and least range, metres.
@@ -124,14 +126,18 @@ def arch_of(model: nn.Module, n_classes: int) -> dict[str, Any]:
             f"the model has {spec.n_classes} classes, the label set {n_classes}; "
             f"set model.spec.n_classes={n_classes}"
         )
-    return {"_target_": target, "spec": json.loads(spec.to_json())}
+    arch = {"_target_": target, "spec": json.loads(spec.to_json())}
+    # on the meta device nothing is allocated or drawn
+    with torch.device("meta"):
+        norms = norm_settings(model, build_arch(arch))
+    return arch | ({"norms": norms} if norms else {})
 
 
 def build_arch(arch: dict[str, Any]) -> nn.Module:
     """Build the model that a card describes.
 
     Raises:
-        FormatError: `_target_` is outside `pcsparse.`, unknown or no model, or the Spec does not fit.
+        FormatError: `_target_` is outside `pcsparse.`, unknown or no model, or the Spec or norms do not fit.
     """
     try:
         target, spec = arch["_target_"], arch["spec"]
@@ -157,6 +163,7 @@ def build_arch(arch: dict[str, Any]) -> nn.Module:
         model: nn.Module = model_class(spec_class.from_json(json.dumps(spec)))
     except PcsparseError as error:
         raise FormatError(f"the Spec of {target} does not fit: {error}") from error
+    set_norms(model, arch.get("norms", {}))
     return model
 
 

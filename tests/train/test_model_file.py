@@ -235,3 +235,37 @@ def test_arch_round_trip():
     offsets = replace(spec.stem[1], offsets=(0, 13, 26))
     spec = replace(spec, stem=(spec.stem[0], offsets))
     assert build_arch(json.loads(json.dumps(arch_of(MinkUNet(spec), 19)))).spec == spec
+
+
+def test_norms_come_back_as_they_were_set(tmp_path, model, card):
+    norms = {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.BatchNorm1d)}
+    assert "norms" not in arch_of(model, 19)
+    first, *_, last = norms
+    norms[first].eps, norms[first].momentum = 1e-3, 0.01
+    norms[last].momentum = None
+    path = tmp_path / "model.safetensors"
+    save_model(path, model, replace(card, arch=arch_of(model, 19)))
+    found, stored = load_model(path)
+    assert list(stored.arch["norms"]) == [first, last]
+    for name, part in norms.items():
+        loaded = found.get_submodule(name)
+        assert (loaded.eps, loaded.momentum) == (part.eps, part.momentum)
+
+
+@pytest.mark.parametrize(
+    ("norms", "said"),
+    [
+        ({"nowhere": {"eps": 1e-3, "momentum": 0.1}}, "do not fit .*nowhere"),
+        ({"classifier": {"eps": 1e-3, "momentum": 0.1}}, "'classifier', which is a Linear"),
+        ({"NORM": {"eps": -1.0, "momentum": 0.1}}, "eps=-1.0"),
+        ({"NORM": {"eps": "x", "momentum": 0.1}}, "do not fit"),
+        ({"NORM": {"eps": 1e-3}}, "do not fit .*momentum"),
+        ([1], "do not fit"),
+    ],
+)
+def test_norms_of_a_card_must_be_those_of_the_model(weights, card, model, norms, said):
+    name = next(name for name, part in model.named_modules() if isinstance(part, torch.nn.BatchNorm1d))
+    text = json.dumps(norms).replace("NORM", name)
+    edit_card(weights, arch={**card.arch, "norms": json.loads(text)})
+    with pytest.raises(FormatError, match=said):
+        load_model(weights)
