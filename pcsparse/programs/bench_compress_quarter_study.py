@@ -157,6 +157,11 @@ class QuarterStudy:
 
     def claim_trainings(self) -> None:
         """Refuse a folder whose networks were trained or searched otherwise, or nobody knows how."""
+        if self.after is None and (self.out / BEFORE).is_file():
+            raise FormatError(
+                f"{self.out} holds networks of other trainings: it goes on from {START} of another study; "
+                "give --after the folder of that study, as when it was begun, or another --out"
+            )
         made = ("widths.json", "held", *self.networks)
         claim(self.out, self.training_facts, "trainings.txt", "networks of other trainings", made)
 

@@ -267,7 +267,7 @@ def test_a_study_begins_where_another_ended(tmp_path):
     assert second.longer.epochs == 5
     # the networks of the first are not mistaken for these, nor for those of a study without a first
     assert first.training_facts in second.training_facts
-    with pytest.raises(FormatError, match="networks of other trainings"):
+    with pytest.raises(FormatError, match=r"other trainings.* give --after the folder of that study"):
         replace(second, after=None).claim_trainings()
     # nothing is searched here
     assert replace(second, method="evolution", score_steps=9).training_facts == second.training_facts
