@@ -1,6 +1,7 @@
 """SparseTensor: features at the occupied voxels of a batch of clouds."""
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.clouds import ask_clouds, checked_clouds
 from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.voxelize import Voxels, voxelize
-from pcsparse.errors import RangeError, ShapeError
+from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.types import Triple, Vec3
 
 _DENSE_BYTES = 4 << 30
@@ -45,6 +46,9 @@ class SparseTensor:
     """
 
     __slots__ = ("batch_size", "cache", "coords", "feats", "stride")
+
+    # a scalar of numpy on the left leaves arithmetic to this class
+    __array_ufunc__ = None
 
     def __init__(
         self,
@@ -235,12 +239,14 @@ class SparseTensor:
         return self.feats.shape[0]
 
     def __getitem__(self, clouds: int | slice) -> "SparseTensor":
-        """The clouds of a batch, numbered from 0; an int gives one cloud.
+        """The clouds of a batch, numbered from 0; an integer gives one cloud.
 
         Raises:
             RangeError: no such cloud.
+            UnsupportedError: neither an integer nor a slice; the text says how to keep some voxels or clouds.
         """
-        if isinstance(clouds, int):
+        if not isinstance(clouds, slice):
+            clouds = _cloud_number(clouds)
             if not -self.batch_size <= clouds < self.batch_size:
                 raise RangeError(f"cloud {clouds} of a batch of {self.batch_size}")
             clouds = slice(clouds % self.batch_size, clouds % self.batch_size + 1)
@@ -252,6 +258,10 @@ class SparseTensor:
         rows = torch.nonzero(batch >= 0).squeeze(1)
         coords = torch.cat([batch[rows, None], self.coords[rows, 1:]], dim=1)
         return _known(self.feats[rows], coords, self.stride, len(wanted), CoordCache())
+
+    def __iter__(self) -> Iterator["SparseTensor"]:
+        """The clouds of the batch, one after the other; `len` counts voxels."""
+        return (self[number] for number in range(self.batch_size))
 
     def _with(self, other: "SparseTensor | Tensor | complex", apply: Callable[..., Tensor]) -> "SparseTensor":
         if isinstance(other, SparseTensor):
@@ -366,6 +376,25 @@ def _known(feats: Tensor, coords: Tensor, stride: Triple, batch_size: int, cache
     tensor.feats, tensor.coords, tensor.stride = feats, coords, stride
     tensor.batch_size, tensor.cache = batch_size, cache
     return tensor
+
+
+def _cloud_number(given: object) -> int:
+    """The integer that `given` is; a mask of one voxel is none, though torch would make one of it."""
+    whole = not isinstance(given, bool) and (
+        not isinstance(given, Tensor) or (given.dim() == 0 and given.dtype != torch.bool)
+    )
+    try:
+        if whole:
+            return operator.index(given)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    is_tensor = isinstance(given, Tensor)
+    what = f"a tensor {tuple(given.shape)} of {given.dtype}" if is_tensor else f"{given!r:.80}"
+    raise UnsupportedError(
+        f"x[...] takes the number of a cloud or a slice of numbers, got {what}; for some clouds use "
+        "collate([x[i] for i in numbers]), for the voxels of a mask SparseTensor(x.feats[mask], "
+        "x.coords[mask], stride=x.stride, batch_size=x.batch_size)"
+    )
 
 
 def _host_waits_for(coords: Tensor) -> bool:

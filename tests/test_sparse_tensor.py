@@ -3,11 +3,12 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
 import pcsparse
-from pcsparse import DtypeError, RangeError, ShapeError, SparseTensor, cat, collate, nn
+from pcsparse import DtypeError, RangeError, ShapeError, SparseTensor, UnsupportedError, cat, collate, nn
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.relation import Relation
 from tests import oracle
@@ -217,6 +218,57 @@ def test_a_tensor_is_a_sequence_of_its_clouds(rng):
     order = torch.argsort(x.coords[:, 0], stable=True)
     assert torch.equal(again.coords, x.coords[order])
     assert torch.equal(again.feats, x.feats[order])
+
+
+def test_a_loop_meets_every_cloud_and_ends(rng):
+    x = _tensor(EMPTY_BETWEEN, rng)
+    clouds = list(x)
+    assert len(clouds) == 3
+    for number, cloud in enumerate(clouds):
+        assert torch.equal(cloud.feats, x[number].feats)
+        assert cloud.batch_size == 1
+
+
+@pytest.mark.parametrize("number", [np.int64(2), np.array(2), torch.tensor(2)], ids=type)
+def test_any_integer_numbers_a_cloud(rng, number):
+    x = _tensor(EMPTY_BETWEEN, rng)
+    assert torch.equal(x[number].coords, x[2].coords)
+
+
+@pytest.mark.parametrize(
+    ("index", "told"),
+    [
+        ([0, 2], r"got \[0, 2\]"),
+        (1.0, r"got 1\.0"),
+        (True, "got True"),
+        (None, "got None"),
+        (torch.tensor([True]), r"got a tensor \(1,\) of torch\.bool"),
+        (torch.tensor([1]), r"got a tensor \(1,\) of torch\.int64"),
+        (np.array([True, False]), r"got array"),
+    ],
+    ids=str,
+)
+def test_what_numbers_no_cloud_is_told_the_way(rng, index, told):
+    x = _tensor(EMPTY_BETWEEN, rng)
+    with pytest.raises(UnsupportedError, match=told) as error:
+        x[index]
+    assert "collate([x[i] for i in numbers])" in str(error.value)
+    assert "x.coords[mask]" in str(error.value)
+
+
+def test_scalars_of_numpy_stand_on_either_side(rng):
+    x = _tensor(CLUMPED, rng)
+    two = np.float32(2)
+    for got, wanted in (
+        (two * x, x.feats * 2),
+        (two + x, x.feats + 2),
+        (two - x, 2 - x.feats),
+        (two / x, 2 / x.feats),
+        (x * two, x.feats * 2),
+    ):
+        assert isinstance(got, SparseTensor)
+        assert torch.equal(got.feats, wanted)
+        assert got.feats.dtype == torch.float32
 
 
 def test_from_points(rng):
