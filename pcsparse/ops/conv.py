@@ -18,6 +18,7 @@ from pcsparse.engine.plan import Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, ShapeError
+from pcsparse.ops.bias_grad import bias_grad
 from pcsparse.ops.conv_passes import check_choice, run_forward, run_grad_feats, run_grad_weight
 from pcsparse.ops.operator import bare_function, operator, runs_plainly, wants_gradients
 
@@ -138,7 +139,7 @@ def _all_gradients(
             grad_feats = _grad_feats(grad_out, weight, kernel_map, feats.shape[0], ctx.plan.encode())
         if needs[1]:
             grad_weight = _grad_weight(feats, grad_out, kernel_map, ctx.plan.encode())
-    grad_bias = grad_out.sum(dim=0) if needs[2] else None
+    grad_bias = bias_grad(grad_out) if needs[2] else None
     return grad_feats, grad_weight, grad_bias, grad_out if needs[3] else None
 
 

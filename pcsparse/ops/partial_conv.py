@@ -21,6 +21,7 @@ from pcsparse.engine.plan import Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, RangeError, ShapeError, UnsupportedError
+from pcsparse.ops.bias_grad import bias_grad
 from pcsparse.ops.conv_passes import check_choice, run_forward, run_grad_feats, run_grad_weight
 from pcsparse.ops.operator import operator, runs_plainly, wants_gradients
 
@@ -163,7 +164,7 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
         grad_weight = _grad_weight(feats, grad_out, kernel_map, mask, ctx.plan, ctx.centre)
     if ctx.has_bias and needs_bias:
         biased = grad_out if ctx.centre is not None else grad_out.masked_fill(~mask[:, None], 0)
-        grad_bias = biased.sum(dim=0)
+        grad_bias = bias_grad(biased)
     grad_residual = grad_out if ctx.has_residual and needs_residual else None
     nothing = [None] * len(kernel_map)
     return grad_feats, grad_weight, grad_bias, nothing, None, None, None, None, grad_residual, None, None

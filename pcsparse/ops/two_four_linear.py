@@ -8,6 +8,7 @@ from torch import Tensor
 from pcsparse.checks import check_dtype, check_same_device, check_shape
 from pcsparse.errors import UnsupportedError
 from pcsparse.kernels.select import backend_of
+from pcsparse.ops.bias_grad import bias_grad
 from pcsparse.ops.operator import operator
 from pcsparse.packed.two_four import TwoFourMatrix, check_groups
 
@@ -36,7 +37,7 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     # rare enough that the dense matrix is made each time
     matrix = TwoFourMatrix(values, positions, values.shape[0], 2 * values.shape[1])
     grad_x = gated @ matrix.unpack() if needs_x else None
-    return grad_x, None, None, gated.sum(dim=0) if needs_bias else None, None
+    return grad_x, None, None, bias_grad(gated) if needs_bias else None, None
 
 
 _two_four_linear.register_autograd(_backward, setup_context=_setup)
