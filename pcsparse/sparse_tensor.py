@@ -388,8 +388,9 @@ def _cloud_number(given: object) -> int:
             return operator.index(given)  # type: ignore[arg-type]
     except TypeError:
         pass
-    is_tensor = isinstance(given, Tensor)
-    what = f"a tensor {tuple(given.shape)} of {given.dtype}" if is_tensor else f"{given!r:.80}"
+    what = f"{given!r:.80}"
+    if isinstance(given, Tensor):
+        what = f"a tensor {tuple(given.shape)} of {given.dtype}"
     raise UnsupportedError(
         f"x[...] takes the number of a cloud or a slice of numbers, got {what}; for some clouds use "
         "collate([x[i] for i in numbers]), for the voxels of a mask SparseTensor(x.feats[mask], "
