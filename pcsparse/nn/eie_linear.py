@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
-from pcsparse.checks import check_dtype, check_shape
+from pcsparse.checks import check_dtype, check_shape, is_traced
 from pcsparse.errors import DeviceError, RangeError, ShapeError, UnsupportedError
 from pcsparse.nn.product_choice import Choice, Choices, Way, bucket_of, measure
+from pcsparse.nn.seen_buffers import SeenBuffers
 from pcsparse.ops.packed_linear import EIELayout, eie_layout, eie_linear, refuse_gradients
 from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
 from pcsparse.packed.eie_codes import codes_of
@@ -43,7 +44,10 @@ class EIELinear(nn.Module):
     load a state dict with choices, where results must be the same bits. A layer that takes the dense product
     anywhere holds the dense weight, too.
 
-    There are no gradients; train with `compress.heads.train_centroids`, then convert.
+    There are no gradients; train with `compress.heads.train_centroids`, then convert. Buffers may be changed
+    in place or replaced: the next call sees it and checks that they are still a matrix, unless torch counts
+    no changes (writing through `.data`, tensors of inference mode) or a compiled graph runs, which holds the
+    weight that it was traced with.
 
     Args:
         in_features: n_in.
@@ -89,7 +93,8 @@ class EIELinear(nn.Module):
         self.codebook: Tensor
         self._layout: EIELayout | None = None
         self._dense: Tensor | None = None
-        self.weight_token = object()
+        self._seen: SeenBuffers | None = None
+        self._token = object()
         empty = torch.zeros(out_features, in_features, dtype=torch.uint8)
         codebook = torch.zeros(1 << self.widths.code_bits, dtype=torch.float32)
         self._hold(pack_eie(empty, codebook, self.widths))
@@ -163,6 +168,12 @@ class EIELinear(nn.Module):
         return EIEMatrix(self.widths, self.out_features, self.in_features, **parts).trusted()
 
     @property
+    def weight_token(self) -> object:
+        """Another one once the weight is another: for who made a form of it."""
+        self._see_changes()
+        return self._token
+
+    @property
     def skips_zeros(self) -> bool:
         """Whether activations are asked for zeros; a change forgets the layout and its measurements."""
         return self._skips_zeros
@@ -225,6 +236,7 @@ class EIELinear(nn.Module):
         Raises:
             ShapeError: another number of features.
             DtypeError: `x` is not float32.
+            FormatError: buffers were changed in place, and are no EIE matrix any more.
             UnsupportedError: `x` wants a gradient; or mode "sparse", and the device has no kernels.
         """
         refuse_gradients(x=x)
@@ -236,6 +248,7 @@ class EIELinear(nn.Module):
 
     def layout(self, device: torch.device) -> EIELayout:
         """The weight as the kernels of `device` read it; made once."""
+        self._see_changes()
         layout = self._layout
         if layout is None or layout.tensors[0].device != device:
             if torch.compiler.is_compiling():
@@ -249,6 +262,7 @@ class EIELinear(nn.Module):
 
     def dense_weight(self) -> Tensor:
         """(n_out, n_in) float32, where the layer is; made once and held."""
+        self._see_changes()
         dense = self._dense
         if dense is None or dense.device != self.codebook.device:
             self._dense = dense = self.matrix.to_dense().to(self.codebook.device)
@@ -264,7 +278,7 @@ class EIELinear(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the forms that are made from the format: another version may make them otherwise."""
-        return {**self.__dict__, "_layout": None, "_dense": None}
+        return {**self.__dict__, "_layout": None, "_dense": None, "_seen": None}
 
     def _way(self, items: Tensor) -> Way:
         if self.mode not in _MODES:
@@ -323,9 +337,27 @@ class EIELinear(nn.Module):
         return self
 
     def _forget_forms(self) -> None:
-        self._layout = self._dense = None
-        # who made another form of the weight sees by this that it is another one
-        self.weight_token = object()
+        self._layout = self._dense = self._seen = None
+        self._token = object()
+
+    def _see_changes(self) -> None:
+        """Forget what was made of buffers that are others now.
+
+        Raises:
+            FormatError: they are no EIE matrix any more.
+        """
+        if is_traced():
+            return
+        own = self._buffers
+        buffers = [each for name in _PARTS if (each := own[name]) is not None]
+        if self._seen is not None and self._seen.are(buffers):
+            return
+        if self._seen is not None:
+            # whoever changed them may have left what kernels cannot read
+            parts = {name: getattr(self, name).detach().cpu() for name in _PARTS}
+            EIEMatrix(self.widths, self.out_features, self.in_features, **parts).checked()
+            self._forget_forms()
+        self._seen = SeenBuffers.of(buffers)
 
     def _load_from_state_dict(
         self,

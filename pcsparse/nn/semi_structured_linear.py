@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
-from pcsparse.checks import check_dtype, check_shape
+from pcsparse.checks import check_dtype, check_shape, is_traced
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.nn import semi_structured_cuda as cuda
 from pcsparse.nn.product_choice import Choice, Choices, Way, bucket_of, measure
+from pcsparse.nn.seen_buffers import SeenBuffers
 from pcsparse.ops.two_four_linear import two_four_linear
 from pcsparse.packed.two_four import TwoFourMatrix, pack_two_four
 
@@ -26,7 +27,9 @@ class SemiStructuredLinear(nn.Module):
     their last bits differ: set a mode, or load a state dict with choices, where results must be the same
     bits. A layer that takes the dense product anywhere holds the dense weight, too.
 
-    Gradients reach `x`, not the weight and the bias, which are buffers.
+    Gradients reach `x`, not the weight and the bias, which are buffers. Buffers may be changed in place or
+    replaced: the next call sees it, unless torch counts no changes (writing through `.data`, tensors of
+    inference mode) or a compiled graph runs, which holds the weight that it was traced with.
 
     Args:
         in_features: n_in, a multiple of 4.
@@ -69,7 +72,8 @@ class SemiStructuredLinear(nn.Module):
         self._choices = Choices()
         self._dense: Tensor | None = None
         self._compressed: Tensor | None = None
-        self.weight_token = object()
+        self._seen: SeenBuffers | None = None
+        self._token = object()
 
     @classmethod
     def from_linear(
@@ -117,6 +121,12 @@ class SemiStructuredLinear(nn.Module):
         return TwoFourMatrix(self.values, self.positions, self.out_features, self.in_features)
 
     @property
+    def weight_token(self) -> object:
+        """Another one once the weight is another: for who made a form of it."""
+        self._see_changes()
+        return self._token
+
+    @property
     def choices(self) -> tuple[Choice, ...]:
         """What was measured or refused, by device and batch."""
         return self._choices.listed()
@@ -142,6 +152,7 @@ class SemiStructuredLinear(nn.Module):
 
     def dense_weight(self) -> Tensor:
         """(n_out, n_in), dtype of the weight, where the layer is; made once and held."""
+        self._see_changes()
         dense = self._dense
         if dense is None:
             self._dense = dense = self.matrix.unpack()
@@ -194,6 +205,7 @@ class SemiStructuredLinear(nn.Module):
     def _sparse_product(self, items: Tensor) -> Tensor:
         if self.values.dtype == torch.float32:
             return two_four_linear(items, self.matrix, self.bias, relu=self.with_relu)
+        self._see_changes()
         if self._compressed is None:
             self._compressed = cuda.compress(self.matrix.unpack())
         out = cuda.multiply(items, self._compressed, self.bias)
@@ -204,9 +216,23 @@ class SemiStructuredLinear(nn.Module):
         return relu(out) if self.with_relu else out
 
     def _forget_forms(self) -> None:
-        self._dense = self._compressed = None
-        # who made another form of the weight sees by this that it is another one
-        self.weight_token = object()
+        self._dense = self._compressed = self._seen = None
+        self._token = object()
+
+    def _see_changes(self) -> None:
+        """Forget what was made of buffers that are others now."""
+        if is_traced():
+            return
+        buffers = [self.values, self.positions]
+        if self._seen is not None and self._seen.are(buffers):
+            return
+        if self._seen is not None:
+            self._forget_forms()
+        self._seen = SeenBuffers.of(buffers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the forms that are made from the format."""
+        return {**self.__dict__, "_dense": None, "_compressed": None, "_seen": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SemiStructuredLinear":
         """Moves and conversions: other forms of the weight are made anew where they are needed."""

@@ -223,6 +223,38 @@ def test_auto_takes_the_dense_product_where_there_is_no_kernel(rng, monkeypatch)
         layer(x)
 
 
+@pytest.mark.parametrize("mode", ["sparse", "dense"])
+@pytest.mark.parametrize("skips_zeros", [False, True])
+@torch.no_grad()
+def test_a_changed_buffer_is_seen(mode, skips_zeros, rng):
+    linear = pruned(rng)
+    layer = packed(linear, mode=mode, skips_zeros=skips_zeros)
+    layer.bias = None
+    x = torch.randn(2, 60, generator=rng).relu()
+    before, token = layer(x), layer.weight_token
+    layer.codebook.mul_(2)
+    assert torch.equal(layer(x), before * 2)
+    assert layer.weight_token is not token
+    layer.codebook = layer.codebook * 2
+    assert torch.equal(layer(x), before * 4)
+    # what is not changed is not made again
+    held = layer.dense_weight() if mode == "dense" else layer.layout(x.device)
+    layer(x)
+    assert (layer.dense_weight() if mode == "dense" else layer.layout(x.device)) is held
+
+
+@pytest.mark.parametrize("mode", ["sparse", "dense"])
+@torch.no_grad()
+def test_a_buffer_that_was_spoilt_is_told(mode, rng):
+    layer = packed(pruned(rng), mode=mode)
+    x = torch.randn(2, 60, generator=rng)
+    layer(x)
+    layer.pointers.mul_(3)
+    for _ in range(2):
+        with pytest.raises(FormatError, match="no EIE matrix"):
+            layer(x)
+
+
 @torch.no_grad()
 def test_it_compiles_once_it_has_run_and_says_so_before(rng):
     layer = packed(pruned(rng))

@@ -132,6 +132,17 @@ def test_a_relu_may_follow(rng):
         torch.testing.assert_close(found, conv(x).relu(), **tolerance(torch.float32, 72, 32))
 
 
+@pytest.mark.parametrize("mode", ["sparse", "dense"])
+@torch.no_grad()
+def test_a_changed_buffer_is_seen(rng, mode):
+    layer = packed(conv_of(rng, padding=1), "2:4", mode)
+    layer.linear.bias = None
+    x = torch.randn(2, 8, 6, 5, generator=rng)
+    before = layer(x)
+    layer.linear.values.mul_(2)
+    assert torch.equal(layer(x), before * 2)
+
+
 @torch.no_grad()
 def test_the_gate_measures_once_a_number_of_positions(rng, monkeypatch):
     conv = conv_of(rng, padding=1)

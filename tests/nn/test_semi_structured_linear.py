@@ -227,6 +227,46 @@ def test_wrong_input_is_refused(rng):
         SemiStructuredLinear.from_matrix(matrix, torch.zeros(3).half())
 
 
+def _change_in_place(layer):
+    layer.values.mul_(2)
+
+
+def _replace(layer):
+    layer.values = layer.values * 2
+
+
+def _change_another_way(layer):
+    layer.values.data = layer.values.data * 2
+
+
+@pytest.mark.parametrize("change", [_change_in_place, _replace, _change_another_way])
+def test_a_changed_buffer_is_seen(rng, change):
+    linear = _linear(rng, bias=False)
+    x = torch.randn(3, 36, generator=rng)
+    layer = SemiStructuredLinear.from_linear(linear, mode="dense")
+    before, token = layer(x), layer.weight_token
+    copied = copy.deepcopy(layer)
+    # twice, as memory of the first may be given to the second
+    for factor in (2, 4):
+        change(layer)
+        assert torch.equal(layer(x), before * factor)
+        assert layer.weight_token is not token
+    assert torch.equal(copied(x), before)
+    held = layer.dense_weight()
+    layer(x)
+    assert layer.dense_weight() is held
+
+
+def test_what_a_gpu_was_given_follows_the_buffers(rng, monkeypatch):
+    monkeypatch.setattr(cuda, "serves", lambda _: True)
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", torch.clone)
+    layer = SemiStructuredLinear.from_linear(_linear(rng, 32, 64, torch.bfloat16, bias=False), mode="sparse")
+    x = torch.randn(2, 64, generator=rng).bfloat16()
+    before = layer(x)
+    layer.values.mul_(2)
+    assert torch.equal(layer(x), before * 2)
+
+
 def test_nothing_is_timed_while_a_graph_is_traced(rng, monkeypatch):
     layer = SemiStructuredLinear.from_linear(_linear(rng))
     calls = _clock(monkeypatch, dense=1.0, sparse=2.0)
