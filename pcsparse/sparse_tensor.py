@@ -21,7 +21,8 @@ _DENSE_BYTES = 4 << 30
 class SparseTensor:
     """Features (n, c) at coordinates (n, 4), with a cache of kernel maps that all derived tensors share.
 
-    Coordinates are level indices: metres = origin + index * stride * voxel_size. Rows may stand in any order
+    Coordinates are level indices: metres = origin + index * stride * voxel_size,
+    axis by axis. Rows may stand in any order
     and must be unique; they are checked when the first map is built.
 
     Attributes:
@@ -75,7 +76,7 @@ class SparseTensor:
     def from_points(
         points: Tensor,
         feats: Tensor,
-        voxel_size: float,
+        voxel_size: float | Vec3,
         *,
         batch: Tensor | None = None,
         batch_size: int | None = None,
@@ -86,7 +87,7 @@ class SparseTensor:
         Args:
             points: (n, 3) float32 or float64, metres.
             feats: (n, c).
-            voxel_size: metres.
+            voxel_size: edge length in metres; one, or three (x, y, z).
             batch: (n,) integer cloud of each point; None for one cloud, which may be empty.
             batch_size: number of clouds, empty ones included; 1 if `batch` is None.
             origin: metres.
@@ -96,7 +97,7 @@ class SparseTensor:
 
         Raises:
             ShapeError: `feats` has another number of rows.
-            RangeError: see `coords.voxelize`.
+            ShapeError, DtypeError, RangeError: see `coords.voxelize`.
         """
         check_shape("feats", feats, (points.shape[0], None))
         voxels = voxelize(points, voxel_size, batch=batch, origin=origin)

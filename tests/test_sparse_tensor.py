@@ -286,6 +286,13 @@ def test_from_points(rng):
     assert feats.grad.sum() == 300 * 4
 
 
+def test_from_points_takes_a_size_an_axis(rng):
+    points = torch.randn(300, 3, generator=rng)
+    x, voxels = SparseTensor.from_points(points, points, (0.5, 0.25, 1.0))
+    cells = torch.floor(points.double() / torch.tensor([0.5, 0.25, 1.0])).int()
+    assert torch.equal(x.coords[voxels.inverse, 1:], cells)
+
+
 def test_from_points_of_a_batch_and_of_nothing(rng):
     points, feats = torch.randn(50, 3, generator=rng), torch.randn(50, 2, generator=rng)
     batch = torch.randint(2, (50,), generator=rng) * 2

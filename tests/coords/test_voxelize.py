@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -46,6 +47,61 @@ def test_voxels_of_any_points(points, voxel_size):
     expected = oracle.voxelize(points, voxel_size, [0] * len(points))
 
     _check(voxelize(torch.tensor(points).view(-1, 3), voxel_size), expected, len(points))
+
+
+def _tensor64(numbers: tuple[float, ...]) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", [tuple, list, np.array, _tensor64])
+def test_three_voxel_sizes_are_numpys_floor(device, rng, kind):
+    # SECOND's published grid
+    sizes, origin = (0.075, 0.075, 0.2), (-54.0, -54.0, -5.0)
+    points = torch.rand(4097, 3, generator=rng, dtype=torch.float64) * 108 - 54
+    points[:64] = _tensor64(origin) + torch.arange(64)[:, None] * _tensor64(sizes)
+
+    voxels = voxelize(points.to(device), kind(sizes), origin=kind(origin))
+
+    cells = np.floor((points.numpy() - np.array(origin)) / np.array(sizes)).astype(np.int32)
+    unique, inverse = np.unique(cells, axis=0, return_inverse=True)
+    assert np.array_equal(voxels.coords[:, 1:].cpu().numpy(), unique)
+    assert np.array_equal(voxels.inverse.cpu().numpy(), inverse.reshape(-1))
+    assert not voxels.coords[:, 0].any()
+
+
+def test_three_equal_sizes_are_one(rng):
+    points = torch.randn(500, 3, generator=rng)
+    one, three = voxelize(points, 0.3), voxelize(points, (0.3, 0.3, 0.3))
+    assert torch.equal(one.coords, three.coords)
+    assert torch.equal(one.inverse, three.inverse)
+
+
+@pytest.mark.parametrize(
+    "given", [(0.1, 0.2), (0.1, 0.2, 0.3, 0.4), (), "0.1", None, (0.1, 0.2, "a")], ids=str
+)
+def test_a_voxel_size_is_one_number_or_three(given):
+    with pytest.raises(ShapeError, match=r"voxel_size must be one number or three \(x, y, z\)") as error:
+        voxelize(torch.zeros(1, 3), given)
+    assert repr(given) in str(error.value)
+
+
+@pytest.mark.parametrize("given", [(0.0, 0.0), 0.0, None], ids=str)
+def test_an_origin_is_three_numbers(given):
+    with pytest.raises(ShapeError, match=r"origin must be three numbers \(x, y, z\) in metres") as error:
+        voxelize(torch.zeros(1, 3), 0.1, origin=given)
+    assert repr(given) in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_origin_that_is_not_finite_is_named(bad):
+    with pytest.raises(RangeError, match="origin must be finite metres, got") as error:
+        voxelize(torch.zeros(1, 3), 0.1, origin=(bad, 0.0, 0.0))
+    assert str(bad) in str(error.value)
+
+
+def test_voxels_of_next_to_nothing_do_not_blame_the_points():
+    with pytest.raises(RangeError, match=r"1 of 2 points lie beyond the key's range at voxel_size=1e-310 m"):
+        voxelize(torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), 1e-310)
 
 
 def test_a_point_on_a_face_belongs_to_the_voxel_above():
@@ -131,7 +187,7 @@ def test_world_coordinates_come_near_by_an_origin():
     assert voxels.first.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("voxel_size", [0.0, -0.05, math.nan, math.inf])
+@pytest.mark.parametrize("voxel_size", [0.0, -0.05, math.nan, math.inf, (0.1, 0.1, 0.0)])
 def test_voxel_size_must_be_positive(voxel_size):
     with pytest.raises(RangeError, match="voxel_size must be positive and finite metres, got"):
         voxelize(torch.zeros(1, 3), voxel_size)
