@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcsparse.checks import check_dtype, check_same_device
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.map_header import Owner, edits
 
@@ -33,8 +32,6 @@ def kept_outputs(kmap: KernelMap, mask: Tensor, whole: int | None = None) -> Ker
         DtypeError: `mask` is not bool.
         DeviceError: `mask` is not where the map is.
     """
-    check_dtype("mask", mask, torch.bool)
-    check_same_device(mask=mask, kernel_map=kmap.tensors()[1])
     if mask.is_inference():
         # such a tensor does not count its edits, so that what is kept for it could be stale
         return kmap.keep_outputs(mask, whole)

@@ -11,7 +11,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from pcsparse.checks import check_dtype, check_shape
+from pcsparse.checks import check_dtype, check_same_device, check_shape
 from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.map_check import check_map
 from pcsparse.coords.map_forms import NO_NEIGHBOUR as NO_NEIGHBOUR
@@ -301,7 +301,9 @@ class KernelMap:
 
         Raises:
             ShapeError: `mask` is not (k,).
+            DtypeError: `mask` is not bool.
         """
+        check_dtype("mask", mask, torch.bool)
         if mask.shape != (self.volume,):
             raise ShapeError(f"mask must have shape ({self.volume},), got {tuple(mask.shape)}")
         # (k,): on the host, where the lists are cut
@@ -321,8 +323,13 @@ class KernelMap:
 
         Raises:
             ShapeError: `mask` is not (n_out,).
+            DtypeError: `mask` is not bool.
+            DeviceError: `mask` is not where the map is.
             RangeError: there is no offset `whole`.
         """
+        # kernels add its bytes up, which must be 0 or 1
+        check_dtype("mask", mask, torch.bool)
+        check_same_device(mask=mask, kernel_map=self.tensors()[1])
         if whole is not None and not 0 <= whole < self.volume:
             raise RangeError(f"whole must be an offset in 0 ... {self.volume - 1}, got {whole}")
         if mask.shape != (self.n_out,):

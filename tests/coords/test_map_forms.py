@@ -9,7 +9,7 @@ import torch
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kernel_map import NO_NEIGHBOUR, KernelMap
 from pcsparse.coords.relation import Relation
-from pcsparse.errors import RangeError, ShapeError
+from pcsparse.errors import DtypeError, RangeError, ShapeError
 from tests import oracle
 from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED
 from tests.oracle import Geometry
@@ -107,6 +107,15 @@ def test_subsets_refuse_masks_of_another_length(kmap):
     for whole in (-1, 27):
         with pytest.raises(RangeError, match=rf"an offset in 0 \.\.\. 26, got {whole}"):
             kmap.keep_outputs(torch.ones(kmap.n_out, dtype=torch.bool), whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32], ids=["uint8", "int64", "float"])
+def test_subsets_refuse_masks_that_are_not_bool(kmap, dtype):
+    # a byte of 2 counts for two pairs, and an int64 is read as eight rows
+    with pytest.raises(DtypeError, match="mask must be bool"):
+        kmap.keep_offsets(torch.full((27,), 2, dtype=dtype))
+    with pytest.raises(DtypeError, match="mask must be bool"):
+        kmap.keep_outputs(torch.full((kmap.n_out,), 2, dtype=dtype))
 
 
 @pytest.mark.parametrize("form", ["whole", "transposed", "some-offsets"])
