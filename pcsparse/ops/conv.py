@@ -259,6 +259,7 @@ def sparse_conv(
         ShapeError: `feats`, `weight`, `kmap`, `bias` and `residual` disagree.
         DtypeError: dtypes differ or are no floats.
         DeviceError: devices differ.
+        RangeError: the map was changed in place, and names rows that are not there.
         UnsupportedError: the named `dataflow` refuses the problem, or all do; the text lists each reason.
         OutOfMemoryError: the device's memory does not suffice; the text names the sizes.
     """
@@ -271,6 +272,9 @@ def sparse_conv(
         bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
         # a node less in the graph where the convolution's own can do it
         weight = (weight.detach() if follows else weight).to(dtype)
+    if plainly:
+        # as the operator does: lists that were changed in place are read again
+        kmap = KernelMap.from_tensors(kmap.tensors())
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     plan = plan_for(problem, dataflow, tuned)
     out: Tensor

@@ -218,7 +218,8 @@ def partial_sparse_conv(
     Raises:
         ShapeError: the operands disagree, or the convolution has not as many outputs as inputs, in rows or,
             where rows pass, in channels.
-        RangeError: there is no offset `centre`.
+        RangeError: there is no offset `centre`, or the map was changed in place and names rows that are not
+            there.
         DtypeError: dtypes differ or are no floats, or `mask` is not bool.
         DeviceError: devices differ.
         UnsupportedError: `scale` or `shift` wants a gradient or goes with `centre`, or no dataflow runs the
@@ -229,13 +230,17 @@ def partial_sparse_conv(
         dtype = torch.get_autocast_dtype(kind)
         feats, weight = feats.to(dtype), weight.to(dtype)
         bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
+    given = (feats, weight, bias, residual, mask, scale, shift)
+    plainly = runs_plainly(*given) and not wants_gradients(*given)
+    if plainly:
+        # as the operator does: lists that were changed in place are read again
+        kmap = KernelMap.from_tensors(kmap.tensors())
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     wide = torch.float64 if feats.dtype == torch.float64 else torch.float32
     scale, shift = (None if part is None else part.to(wide) for part in (scale, shift))
     _check_rest(problem, feats, scale, shift, centre)
     plan = plan_for(problem, dataflow, tuned)
-    given = (feats, weight, bias, residual, mask, scale, shift)
-    if runs_plainly(*given) and not wants_gradients(*given):
+    if plainly:
         # what the operator does, without torch's dispatcher
         passing = Passing(mask, feats, scale, shift) if centre is None else None
         kept = kept_outputs(kmap, mask, centre)

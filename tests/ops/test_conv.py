@@ -8,8 +8,8 @@ from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.plan import Plan
-from pcsparse.errors import DtypeError, ShapeError, UnsupportedError
-from pcsparse.ops import sparse_conv
+from pcsparse.errors import DtypeError, RangeError, ShapeError, UnsupportedError
+from pcsparse.ops import partial_sparse_conv, sparse_conv
 from tests import oracle
 from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED, Cloud
 from tests.engine.test_dataflows import FLOWS, on_device
@@ -326,3 +326,23 @@ def test_an_infinite_gradient_stops_at_the_relu(rng):
     out = sparse_conv(feats, torch.ones(1, 1, 1), case.kmap, relu=True)
     (grad,) = torch.autograd.grad(out, feats, torch.full_like(out, float("inf")))
     assert (grad == 0).all()
+
+
+@pytest.mark.parametrize("convolve", ["all", "gradients", "some"])
+def test_a_map_that_was_changed_in_place_is_read_again(rng, convolve):
+    coords = UNSORTED.coords
+    kmap = CoordCache().kernel_map(coords, coords, Relation.of(3))
+    feats = torch.randn(len(coords), 4, generator=rng, requires_grad=convolve == "gradients")
+    weight, mask = torch.randn(27, 4, 4, generator=rng), torch.ones(len(coords), dtype=torch.bool)
+
+    def run():
+        if convolve == "some":
+            return partial_sparse_conv(feats, weight, kmap, mask)
+        return sparse_conv(feats, weight, kmap)
+
+    before, row = run(), int(kmap.pairs.rows_in[0])
+    kmap.pairs.rows_in[0] = len(coords) + 1
+    with pytest.raises(RangeError, match=f"rows_in names row {len(coords) + 1} at pair 0"):
+        run()
+    kmap.pairs.rows_in[0] = row
+    assert torch.equal(run(), before)
