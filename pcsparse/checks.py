@@ -108,14 +108,21 @@ class NamesSizes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Raise OutOfMemoryError in place of torch's, which knows no sizes."""
-        if isinstance(error, torch.OutOfMemoryError):
+        """Raise OutOfMemoryError in place of an error that knows no sizes."""
+        if isinstance(error, Exception) and lacks_memory(error):
             # the frames of the first error hold the buffers that were made so far
             del trace
             raise_with_sizes(error, self._of)
 
 
-def raise_with_sizes(error: torch.OutOfMemoryError, of: Callable[[], str]) -> NoReturn:
+def lacks_memory(error: Exception) -> bool:
+    """Whether an allocation failed: a GPU's, NumPy's, or one of torch on a CPU, whose error has no class."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    )
+
+
+def raise_with_sizes(error: Exception, of: Callable[[], str]) -> NoReturn:
     """What `NamesSizes` does, for those who would rather not enter a context at every call.
 
     Args:
@@ -123,11 +130,11 @@ def raise_with_sizes(error: torch.OutOfMemoryError, of: Callable[[], str]) -> No
         of: what was done, with its sizes.
 
     Raises:
-        OutOfMemoryError: always; `error` itself if it has sizes.
+        OutOfMemoryError: memory lacked, see `lacks_memory`; `error` itself if it has sizes, or is another.
     """
-    if isinstance(error, OutOfMemoryError):
+    if isinstance(error, OutOfMemoryError) or not lacks_memory(error):
         raise error
-    said = str(error).strip().partition("\n")[0]
+    said = str(error).strip().partition("\n")[0] or type(error).__name__
     raise OutOfMemoryError(
         f"no memory for {of()}; make the batch smaller, the voxels larger or the layers narrower, "
         f"or compute in 16 bits ({said})"

@@ -11,6 +11,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from pcsparse.checks import lacks_memory
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.watched_map import Derived, WatchedMap
 from pcsparse.engine.choice import Choice, Pass
@@ -126,10 +127,10 @@ def _compared(run: Callable[[], Tensor], expected: Tensor, limit: float) -> tupl
     """The error of a result, and what is wrong with it."""
     try:
         actual = run()
-    except torch.OutOfMemoryError as failure:
-        # another choice may need less; but this one is not wrong, and on an emptier device it may win
-        return float("nan"), f"more memory than the device had left: {failure}"
     except Exception as failure:
+        if lacks_memory(failure):
+            # another choice may need less; but this one is not wrong, and on an emptier device it may win
+            return float("nan"), f"more memory than the device had left: {failure}"
         # a choice that fails is one that loses; the others must still be tried
         return float("nan"), f"{type(failure).__name__}: {failure}"
     if actual.shape != expected.shape:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from pcsparse.checks import raise_with_sizes
@@ -33,7 +32,7 @@ def run_forward(
     """
     try:
         return DATAFLOWS[choice.dataflow].forward(feats.contiguous(), weight, kmap, choice.config, epilogue)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
         raise_with_sizes(error, lambda: problem.sizes("the forward pass"))
 
 
@@ -43,7 +42,7 @@ def run_grad_feats(
     """As `run_forward`, the gradient of the inputs; `problem` gives that of the way back, for a message."""
     try:
         return DATAFLOWS[choice.dataflow].grad_feats(grad_out.contiguous(), weight, kmap, choice.config)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
         raise_with_sizes(error, lambda: problem().sizes("the input gradient"))
 
 
@@ -54,5 +53,5 @@ def run_grad_weight(
     flow = DATAFLOWS[choice.dataflow]
     try:
         return flow.grad_weight(feats.contiguous(), grad_out.contiguous(), kmap, choice.config)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
         raise_with_sizes(error, lambda: problem.sizes("the weight gradient"))

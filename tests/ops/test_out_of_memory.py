@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pcsparse import SparseTensor, nn
+from pcsparse.checks import lacks_memory
 from pcsparse.coords import cache as cache_module
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kernel_map import KernelMap
@@ -154,3 +155,46 @@ def test_a_device_that_is_full_can_be_used_again(rng, device):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert torch.equal(layer(x).feats, wanted)
+
+
+LACKS = {
+    "numpy": lambda: MemoryError("Unable to allocate 74.5 GiB for an array\nmore of it"),
+    "numba": MemoryError,
+    "torch": lambda: RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+    ),
+}
+
+
+@pytest.mark.parametrize("error", LACKS.values(), ids=LACKS.keys())
+@pytest.mark.parametrize("name", ["forward", "grad_feats", "grad_weight"])
+def test_a_cpu_without_memory_names_the_sizes_too(rng, monkeypatch, name, error):
+    def fail(*_):
+        raise error()
+
+    feats, weight, kmap = _operands(rng)
+    out = sparse_conv(feats, weight, kmap)
+    monkeypatch.setattr(type(DATAFLOWS["output_stationary"]), name, fail)
+    run = out.sum().backward if "grad" in name else lambda: sparse_conv(feats, weight, kmap)
+    with pytest.raises(OutOfMemoryError, match=f"{N} rows of") as raised:
+        run()
+    assert LOWER in str(raised.value)
+    said = str(error()).partition("\n")[0] or "MemoryError"
+    assert str(raised.value).endswith(f"({said})")
+
+
+def test_torch_says_what_is_looked_for():
+    # more than any address space has
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert lacks_memory(error.value)
+
+
+@pytest.mark.parametrize("error", LACKS.values(), ids=LACKS.keys())
+def test_a_map_that_a_cpu_cannot_hold_names_its_voxels(monkeypatch, error):
+    def fail(*_, **__):
+        raise error()
+
+    monkeypatch.setattr(cache_module, "build_kernel_map", fail)
+    with pytest.raises(OutOfMemoryError, match=f"the kernel map of 27 offsets between {N} and {N} voxels"):
+        CoordCache().kernel_map(UNSORTED.coords, UNSORTED.coords, Relation.of(3))
