@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import Any, Literal
 
 import torch
@@ -270,6 +271,18 @@ class SubmanifoldConv3d(SparseConv):
         )
 
 
+def _as_box(box: Sequence[Sequence[int]]) -> tuple[Triple, Triple]:
+    # a file gives lists, and levels are found by their box
+    try:
+        first, last = (tuple(map(index, cell)) for cell in box)
+        (x, y, z), (x_end, y_end, z_end) = first, last
+    except (TypeError, ValueError):
+        first = last = ()
+    if not first or any(low > high for low, high in zip(first, last, strict=True)):
+        raise RangeError(f"box must be the first and the last cell, (x, y, z) each, got {box}")
+    return (x, y, z), (x_end, y_end, z_end)
+
+
 class SparseConv3d(SparseConv):
     """Convolution that writes every voxel it touches; with a stride it makes a coarser level.
 
@@ -289,6 +302,9 @@ class SparseConv3d(SparseConv):
         offsets: kernel offsets to keep; all if None. The output voxels stay those of the whole kernel.
         dataflow: "auto" or a name.
         groups: blocks of output channels, each of which reads its block of inputs; c_in is depthwise.
+
+    Raises:
+        RangeError: `box` or `coverage` is none.
     """
 
     # of modules from before there was one, too
@@ -305,16 +321,14 @@ class SparseConv3d(SparseConv):
         padding: int | Triple = 0,
         bias: bool = False,
         coverage: str = "touched",
-        box: tuple[Triple, Triple] | None = None,
+        box: Sequence[Sequence[int]] | None = None,
         offsets: Sequence[int] | None = None,
         dataflow: str = "auto",
         groups: int = 1,
     ) -> None:
         relation = Relation.of(kernel_size, stride, dilation, padding)
         super().__init__(c_in, c_out, relation, bias, offsets, dataflow, groups)
-        if box is not None and any(low > high for low, high in zip(*box, strict=True)):
-            raise RangeError(f"box must be the first and the last cell, (x, y, z) each, got {box}")
-        self.box = box
+        self.box = None if box is None else _as_box(box)
         if coverage not in ("touched", "floor"):
             raise RangeError(f"coverage must be 'touched' or 'floor', got {coverage!r}")
         self.coverage = coverage

@@ -231,3 +231,28 @@ def test_inference_mode_and_training_may_share_a_tensor(rng):
     with torch.inference_mode():
         made_inside = SparseTensor(torch.randn(len(UNSORTED.coords), C_IN).double(), UNSORTED.coords.clone())
         assert module(made_inside).feats.isfinite().all()
+
+
+def test_a_box_may_be_lists_as_a_file_gives_them():
+    x = SparseTensor(torch.randn(len(UNSORTED.coords), 2), UNSORTED.coords)
+    listed = SparseConv3d(2, 3, 3, 2, box=[[0, 0, 0], [9, 9, 9]])
+    assert listed.box == ((0, 0, 0), (9, 9, 9))
+    same = SparseConv3d(2, 3, 3, 2, box=((0, 0, 0), (9, 9, 9)))
+    assert torch.equal(listed(x).coords, same(x).coords)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        ((0, 0), (9, 9)),
+        ((0, 0, 0),),
+        (0, 9),
+        [[0, 0, 0], [9, 9, "x"]],
+        ((0, 0, 0.5), (9, 9, 9)),
+        ((0, 5, 0), (9, 4, 9)),
+    ],
+)
+def test_a_box_that_is_none_is_refused_where_the_layer_is_made(box):
+    with pytest.raises(RangeError, match="box must be the first and the last cell") as error:
+        SparseConv3d(2, 3, 3, 2, box=box)
+    assert str(box) in str(error.value)
