@@ -119,7 +119,7 @@ _BYTES_OF_SUMS = 1 << 19
 
 def _tile_for(c_out: int) -> int:
     """The largest power of two of rows in [256, 2048] whose sums fit."""
-    rows = _BYTES_OF_SUMS // (4 * c_out)
+    rows = max(1, _BYTES_OF_SUMS // (4 * c_out))
     return min(2048, max(256, 1 << (rows.bit_length() - 1)))
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.relation import Relation
 from pcsparse.engine import plan as plan_module
 from pcsparse.engine.choice import PASSES, first_choice
 from pcsparse.engine.gather_scatter import GatherScatterConfig
@@ -12,6 +14,8 @@ from pcsparse.engine.output_stationary import OutputStationaryConfig
 from pcsparse.engine.plan import DATAFLOWS, Choice, Plan, explain, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
+from pcsparse.ops import sparse_conv
+from tests.clouds import UNSORTED
 
 PROBLEM = ConvProblem("cpu", torch.float32, 27, 16, 32, 1000, 1000, 5000, symmetric=True)
 CHOICES = [Choice(name, config) for name, flow in DATAFLOWS.items() for config in flow.configs(PROBLEM)]
@@ -153,3 +157,20 @@ def test_configs_start_with_the_rule_and_do_not_repeat():
 def test_a_config_that_no_kernel_can_run_is_refused(field):
     with pytest.raises(RangeError, match=r"tile must be at least 1, panel 0 to 4 and partials .* got"):
         OutputStationaryConfig(**field)
+
+
+def test_a_layer_wider_than_the_sums_of_a_row_have_room_for(rng):
+    coords, wide = UNSORTED.coords[:3], 131073
+    kmap = CoordCache().kernel_map(coords, coords, Relation.of(1))
+    feats = torch.randn(3, 1, generator=rng, requires_grad=True)
+    weight = torch.randn(1, 1, wide, generator=rng, requires_grad=True)
+    out = sparse_conv(feats, weight, kmap, dataflow="output_stationary")
+    assert torch.equal(out, feats @ weight[0])
+    # backward, its inputs are as wide
+    out.sum().backward()
+    assert torch.allclose(feats.grad, weight.detach().sum().expand(3, 1), rtol=1e-3, atol=1e-2)
+    back = sparse_conv(out.detach(), weight.detach().transpose(1, 2), kmap, dataflow="output_stationary")
+    assert back.shape == (3, 1)
+    for c_in, c_out in ((1, wide), (wide, 1)):
+        problem = ConvProblem("cpu", torch.float32, 1, c_in, c_out, 3, 3, 3, False)
+        assert next(DATAFLOWS["output_stationary"].configs(problem)).tile >= 256
