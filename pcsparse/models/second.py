@@ -30,6 +30,8 @@ from pcsparse.types import Triple
 _VOXEL_WIDTHS, _RESIDUAL_WIDTHS = (16, 16, 32, 64, 64), (16, 16, 32, 64, 128)
 _OUT = 128
 _STAGES = 4
+# cells along z of which one is left at the end
+_LEAST_HEIGHT = 24
 _EPS, _MOMENTUM = 1e-3, 0.01
 NUSCENES_GRID: Triple = (1440, 1440, 40)
 """Cells along x, y, z of CenterPoint on nuScenes: 108 m by 108 m by 8 m, cells of 0.075 and 0.2 m height."""
@@ -331,7 +333,8 @@ def _cubes(*parts: nn.Module) -> list[SubmanifoldConv3d]:
 def _check_grid(spec: SecondSpec) -> None:
     if min(spec.grid) < 1 or min(spec.shapes[-1]) < 1:
         raise RangeError(
-            f"a grid of {spec.grid} cells leaves {spec.shapes[-1]} at the end; it must have 22 along z"
+            f"a grid of {spec.grid} cells leaves {spec.shapes[-1]} at the end; it must have at least "
+            f"{_LEAST_HEIGHT} along z, and 1 along x and y"
         )
 
 

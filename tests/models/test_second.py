@@ -191,3 +191,11 @@ def test_no_voxels_give_an_empty_map():
     bev = model(x)
     assert bev.shape == (2, model.spec.bev_channels, 2, 2)
     assert not bev.any()
+
+
+def test_the_least_height_is_the_one_that_the_message_names():
+    for height in (22, 23):
+        with pytest.raises(RangeError, match="at least 24 along z"):
+            SecondBackbone(SecondSpec.voxel(grid=(8, 8, height)))
+    assert SecondSpec.voxel(grid=(8, 8, 24)).shapes[-1] == (1, 1, 1)
+    SecondBackbone(SecondSpec.voxel(grid=(8, 8, 24)))
