@@ -187,8 +187,32 @@ class CoordCache:
             known, known_version = self._sets[token]
             if known is coords and (tracing or known_version == version):
                 return token
+        if not tracing:
+            self._forget_older(coords)
         self._sets.append((coords, version))
         return len(self._sets) - 1
+
+    def _forget_older(self, coords: Tensor) -> None:
+        """Drop what was made of `coords` before they were changed in place: nobody can ask for it again.
+
+        Numbers of sets stay, and so does the way back from levels that were made of them.
+        """
+        older = {token for token, (known, _) in enumerate(self._sets) if known is coords}
+        if not older:
+            return
+        for tables in (self._maps, self._ready):
+            for key in [key for key in tables if key.fine in older or key.coarse in older]:
+                del tables[key]
+        for level in [key for key in self._levels if key.source in older]:
+            del self._levels[level]
+        for token in older:
+            self._sorted.pop(token, None)
+        for cloud in [key for key in self._clouds if key[0] in older]:
+            del self._clouds[cloud]
+        for corner in [key for key in self._corners if key[0] in older or key[1] in older]:
+            del self._corners[corner]
+        for at in [at for at, asked in self._asked.items() if any(one is coords for one in asked.given[:2])]:
+            del self._asked[at]
 
     def sorted_keys(self, coords: Tensor) -> SortedKeys:
         """The sorted keys of `coords` (n, 4) int32.

@@ -1,7 +1,9 @@
 """CoordCache: a map is found by every field that shapes it, and by nothing less."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -369,3 +371,25 @@ def test_layers_that_come_and_go_do_not_pile_up(monkeypatch):
     maps = {id(cache.kernel_map(coords, coords, Relation((3, 3, 3)))) for _ in range(20)}
     assert len(maps) == 1
     assert len(cache._asked) <= 4
+
+
+def test_maps_of_older_versions_of_coordinates_are_dropped():
+    cache, coords, halve = CoordCache(), UNSORTED.coords.clone(), Relation.of(2, 2)
+    other = UNSORTED.coords.clone()
+    kept = cache.kernel_map(other, other, K3)
+    ghosts = []
+    for _ in range(5):
+        coords[:, 1] += 2
+        cache.cloud_map(coords, 1 + int(coords[:, 0].max()))
+        coarse = cache.coarser(coords, halve)
+        ghosts.append(weakref.ref(cache.kernel_map(coords, coords, K3)))
+        cache.kernel_map(coords, coarse, halve)
+        cache.corner_map(coords, coarse, (2, 2, 2))
+    gc.collect()
+    assert [ghost() is None for ghost in ghosts] == [True] * 4 + [False]
+    version = cache._token(coords)
+    assert [key for key in cache.maps() if version in (key.fine, key.coarse)]
+    assert len(cache._clouds) == len(cache._levels) == len(cache._corners) == 1
+    assert cache.kernel_map(other, other, K3) is kept
+    # the level that is at hand still knows where it came from
+    assert cache.finer(coarse, halve) is coords
