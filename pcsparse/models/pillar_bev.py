@@ -192,7 +192,9 @@ class PillarFeatures(nn.Module):
 
     def forward(self, points: Tensor, intensity: Tensor, pillars: Voxels) -> Tensor:
         """(n, 3) points and (n,) intensity of n points -> (m, c_out) of their m pillars."""
-        described = self.norm(self.linear(self.describe(points, intensity, pillars)))
+        # metres stay float32 up to here, for a narrow dtype would round them
+        described = self.describe(points, intensity, pillars).to(self.linear.weight.dtype)
+        described = self.norm(self.linear(described))
         return voxel_reduce(described, pillars, "max")
 
     def describe(self, points: Tensor, intensity: Tensor, pillars: Voxels) -> Tensor:
@@ -206,6 +208,9 @@ class PillarFeatures(nn.Module):
 
 class PillarBEV(nn.Module):
     """Class logits for every cell of the ground around a sensor.
+
+    Points are float32 whatever the dtype of the network; logits have that of the network. The dense part is
+    torch's `conv2d`, whose bits may change with the number of threads, unlike those of sparse networks.
 
     Args:
         spec: every width, see `PillarBEVSpec.of`.

@@ -67,6 +67,17 @@ def test_the_map_holds_each_pillars_maximum_and_zero_elsewhere(rng):
     assert not canvas[1].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+@torch.no_grad()
+def test_a_network_of_another_dtype_takes_points_of_float32(rng, dtype):
+    points, intensity = cloud(rng, 80)
+    batch = torch.zeros(80, dtype=torch.int64)
+    expected = network()(points, intensity, batch, 1)
+    found = network().to(dtype)(points, intensity, batch, 1)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=0.05 * float(expected.abs().max()), rtol=0.05)
+
+
 def test_clouds_of_a_batch_do_not_see_each_other(rng):
     model = network()
     first, second = cloud(rng, 80), cloud(rng, 50)
