@@ -256,6 +256,17 @@ def test_a_buffer_that_was_spoilt_is_told(mode, rng):
 
 
 @torch.no_grad()
+def test_the_default_dtype_does_not_matter(rng):
+    linear, x = pruned(rng), torch.randn(1, 60, generator=rng)
+    expected = EIELinear.from_linear(linear)(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(EIELinear.from_linear(linear)(x), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@torch.no_grad()
 def test_it_compiles_once_it_has_run_and_says_so_before(rng):
     layer = packed(pruned(rng))
     x = torch.randn(2, 60, generator=rng)
