@@ -25,9 +25,13 @@ class SparseTensor:
     axis by axis. Rows may stand in any order
     and must be unique; they are checked when the first map is built.
 
+    `DistributedDataParallel(find_unused_parameters=True)` looks for tensors in what a module returns, and
+    finds none in a SparseTensor: return `.feats` from the module that is wrapped.
+
     Attributes:
         feats: (n, c) float.
-        coords: (n, 4) int32, columns (batch, x, y, z). Not to be changed in place.
+        coords: (n, 4) int32, columns (batch, x, y, z). Not to be changed in place: a compiled network
+            would go on with the maps of before.
         stride: (x, y, z), cells of the finest level a cell of this one spans.
         batch_size: number of clouds, empty ones included.
         cache: maps and levels, shared by everything computed from this tensor.

@@ -1,7 +1,9 @@
 """CoordCache: coordinates and maps that the layers of a network share.
 
 A map is found by every field that shapes it: both coordinate sets, by identity and version, and the relation.
-So two clouds of equal size never share a map by accident, and an in-place edit of coordinates is noticed.
+So two clouds of equal size never share a map by accident, and an in-place edit of coordinates is noticed
+in eager mode. A compiled network does not notice it, as no versions are read while a graph is traced: it goes
+on with the maps of before.
 
 Coordinate sets are numbered in the order in which they were first seen. So the caches of two clouds that went
 through one network have equal keys, and a compiled graph that found its maps in one finds them in the other.

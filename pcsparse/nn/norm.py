@@ -17,6 +17,9 @@ class BatchNorm(nn.BatchNorm1d):
 
     A batch of fewer than two voxels has no variance; in training it is normalised by the running statistics
     and leaves them as they are.
+
+    `torch.nn.SyncBatchNorm.convert_sync_batchnorm` must not be used on a network with it: it puts a module in
+    its place that takes no SparseTensor, and drops the ReLU of a `BatchNormReLU`.
     """
 
     def forward(  # type: ignore[override]

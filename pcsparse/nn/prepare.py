@@ -72,8 +72,10 @@ def prepare(module: nn.Module, x: SparseTensor) -> SparseTensor:
     """Fill the cache of `x` with every level and map that `module(x)` will ask for.
 
     The module runs once with features and parameters on the "meta" device: coordinates and maps are real,
-    arithmetic is not done. So map time can be measured apart, and `torch.compile` finds the maps ready. Hooks
-    do not run; where one changes coordinates, the maps that it asks for are built in forward.
+    arithmetic is not done. So map time can be measured apart, and `torch.compile` finds the maps ready: a
+    compiled network needs this call for every cloud, as maps cannot be built while a graph is traced, and
+    coordinates that are edited in place afterwards leave it with the maps of before. Hooks do not run; where
+    one changes coordinates, the maps that it asks for are built in forward.
 
     Args:
         module: any module that takes a SparseTensor.
