@@ -39,10 +39,19 @@ from pcsparse.coords.corner_map import CUBE, CornerMap, build_corner_map
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys
+from pcsparse.errors import UnsupportedError
 from pcsparse.kernels.map_ways import MapRule, Way
 from pcsparse.types import Triple
 
 _EDITED = -1
+
+
+def _refuse_tracing(what: str) -> None:
+    """Raise UnsupportedError where a graph is traced: what reads coordinates is no part of one."""
+    if torch.compiler.is_compiling():
+        raise UnsupportedError(
+            f"{what} is not built yet, which cannot be compiled; call nn.prepare(model, x) first, for every x"
+        )
 
 
 def _version(coords: Tensor) -> int:
@@ -293,6 +302,7 @@ class CoordCache:
         key = MapKey(token, token if coarse is fine else self._token(coarse), relation, offsets)
         kmap = self._maps.get(key)
         if kmap is None:
+            _refuse_tracing("a kernel map")
             with _kept(), NamesSizes(lambda: _map_sizes(fine, coarse, relation)):
                 kmap = self._ready.pop(key, None) or self._build(fine, coarse, key, searched, how)
             self._maps[key] = kmap
@@ -362,6 +372,7 @@ class CoordCache:
         """The map that leads every row of `coords` (n, 4) int32 to its cloud, of `n_clouds`; built once."""
         key = self._token(coords), n_clouds
         if key not in self._clouds:
+            _refuse_tracing("the map of a pool of whole clouds")
             self.check_clouds(coords)
             with _kept():
                 self._clouds[key] = KernelMap.of_groups(coords[:, 0], n_clouds)
@@ -380,6 +391,7 @@ class CoordCache:
         """
         key = self._token(fine), self._token(coarse), ratio
         if key not in self._corners:
+            _refuse_tracing("a map of corners")
             cube = self.kernel_map(coarse, coarse, CUBE)
             with _kept():
                 self._corners[key] = build_corner_map(fine, self.sorted_keys(coarse), cube, ratio)
@@ -423,6 +435,7 @@ class CoordCache:
         self, fine: Tensor, token: Token, chain: Sequence[Strided], how: Way | MapRule | None = None
     ) -> list[Tensor]:
         """The levels of a chain of which none is known."""
+        _refuse_tracing("a level")
         made: list[Tensor] = []
         with _kept(), NamesSizes(lambda: _level_sizes(fine, chain[0].relation)):
             levels = self._first_levels(fine, token, chain, how)
@@ -510,6 +523,7 @@ class CoordCache:
         """Coordinates that a generative transposed convolution of `coarse` writes."""
         key = LevelKey(self._token(coarse), relation, EXPANDED)
         if key not in self._levels:
+            _refuse_tracing("a level")
             with _kept(), NamesSizes(lambda: _level_sizes(coarse, relation)):
                 level = expanded_level(self.sorted_keys(coarse), relation)
             token = self._keep(key, level)

@@ -77,6 +77,15 @@ def test_one_graph_serves_clouds_of_every_size(training):
     assert graphs == [graphs[0]] * 4
 
 
+@pytest.mark.parametrize(
+    "layer", [nn.SubmanifoldConv3d(4, 4, 3), nn.SparseConv3d(4, 4, 2, 2), nn.GlobalAvgPool()]
+)
+def test_a_cloud_that_was_not_prepared_is_told_so(layer):
+    x = SparseTensor(torch.randn(len(CLUMPED.coords), 4), CLUMPED.coords, batch_size=1)
+    with pytest.raises(Exception, match=r"call nn\.prepare\(model, x\) first"):
+        torch.compile(layer, fullgraph=True, backend="eager")(x)
+
+
 def test_gradients_of_the_compiled_module():
     torch.manual_seed(0)
     network = _unet()
