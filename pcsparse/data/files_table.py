@@ -78,12 +78,13 @@ class PointClasses:
 
 
 def columns_of(columns: dict[str, npt.NDArray]) -> Table:
-    """A table of columns of one length, each (n,) or (n, k)."""
+    """A table of columns of one length, each (n,) or (n, k); in native byte order."""
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1:
         raise ShapeError(f"columns must have one length, got {sorted(lengths)}")
     table = np.empty(
-        lengths.pop(), dtype=[(name, values.dtype, values.shape[1:]) for name, values in columns.items()]
+        lengths.pop(),
+        dtype=[(name, values.dtype.newbyteorder("="), values.shape[1:]) for name, values in columns.items()],
     )
     for name, values in columns.items():
         table[name] = values
@@ -117,10 +118,13 @@ def joined_dtype(first: np.dtype, added: np.dtype) -> np.dtype:
 
 
 def flat(table: Table) -> dict[str, npt.NDArray]:
-    """Columns by name, each (n,): a field of k values becomes NAME_0 ... NAME_k-1, truth becomes uint8."""
+    """Columns by name, each (n,): a field of k values becomes NAME_0 ... NAME_k-1, truth becomes uint8.
+
+    All are in native byte order: the formats' libraries refuse the other, or write its bytes as they are.
+    """
     columns: dict[str, npt.NDArray] = {}
     for name in table.dtype.names or ():
-        values = table[name]
+        values = table[name].astype(table.dtype[name].base.newbyteorder("="), copy=False)
         if values.dtype == np.bool_:
             values = values.astype(np.uint8)
         if values.ndim == 1:

@@ -8,7 +8,7 @@ from pcsparse.data.files import EXTENSIONS, read_points, write_classes, write_po
 from pcsparse.data.files_table import CLASS_COLUMN, CONFIDENCE_COLUMN, PointClasses, columns_of
 from pcsparse.errors import DtypeError, FormatError, RangeError, ShapeError, UnsupportedError
 from tests.data.rows import street
-from tests.data.test_files import WRITERS
+from tests.data.test_files import WRITERS, _ply
 
 N = 60
 # .txt is .xyz under another name
@@ -94,6 +94,22 @@ def test_from_one_format_to_another(tmp_path, source, before, after):
     atol = 5.1e-5 if after in ("las", "laz") and before not in ("las", "laz") else 0
     np.testing.assert_allclose(again.world(), cloud.world(), rtol=0, atol=max(atol, 1e-6))
     np.testing.assert_allclose(again.intensity, cloud.intensity, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("before", ["npy", "ply"])
+def test_big_endian_sources(tmp_path, before, ending):
+    rows = street(N)
+    if before == "npy":
+        np.save(tmp_path / "in.npy", rows.astype(">f4"))
+    else:
+        _ply(tmp_path / "in.ply", rows, byte_order=">")
+    write_classes(tmp_path / f"out.{ending}", tmp_path / f"in.{before}", classes_of())
+    check_classes(tmp_path / f"out.{ending}", classes_of(), 6)
+    again = read_points(tmp_path / f"out.{ending}", **({"columns": 6} if ending == "bin" else {}))
+    atol = 5.1e-5 if ending in ("las", "laz") else 0
+    np.testing.assert_allclose(again.points, rows[:, :3], rtol=0, atol=atol)
+    np.testing.assert_allclose(again.intensity, rows[:, 3], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("ending", [e for e in ENDINGS if e != "bin"])
