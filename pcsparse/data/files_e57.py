@@ -19,19 +19,24 @@ _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 _STATES = ("cartesianInvalidState", "sphericalInvalidState", "isIntensityInvalid")
 _USED = {*_CARTESIAN, *_SPHERICAL, *_STATES, "intensity"}
-_FULL_SCALES = tuple(float(2**bits - 1) for bits in range(8, 17))
+_FULL_SCALES = (1.0, *(float(2**bits - 1) for bits in range(8, 17)))
 # the standard's word for a point of which nothing is known
 _NO_POINT = 2
 
 
 @dataclass(frozen=True, eq=False)
 class _Scan:
-    """One scan: (n, 3) metres in the world, NaN where invalid; intensity; and its other columns."""
+    """One scan: (n, 3) metres in the world, NaN where invalid; intensity as stored; and its other columns.
+
+    `limits` are what 0 and 1 are in the intensity, None where the header's are not believed; `unlit`, (n,),
+    says where intensity is marked invalid.
+    """
 
     xyz: npt.NDArray[np.float64]
     intensity: npt.NDArray[np.float64] | None
+    limits: tuple[float, float] | None
+    unlit: npt.NDArray[np.bool_]
     others: dict[str, npt.NDArray]
-    n_unlit: int
 
 
 def read_e57(path: Path) -> RawCloud:
@@ -41,14 +46,21 @@ def read_e57(path: Path) -> RawCloud:
     """
     scans = _load(path)
     notes = (f"{len(scans)} scans joined",) if len(scans) > 1 else ()
-    lit = [scan.intensity for scan in scans if scan.intensity is not None]
+    lit = [scan for scan in scans if scan.intensity is not None]
     if 0 < len(lit) < len(scans):
         notes = (*notes, f"intensity of {len(lit)} scans left out: the others have none")
-    if n_unlit := sum(scan.n_unlit for scan in scans):
+    if n_unlit := sum(int(scan.unlit.sum()) for scan in lit):
         notes = (*notes, f"intensity of {n_unlit} points is marked invalid: 0 is used")
+    intensity = _intensity(scans)
+    unknown = sum(scan.limits is None for scan in lit)
+    if intensity is not None and 0 < unknown < len(lit):
+        notes = (
+            *notes,
+            f"intensity limits left unused: those of {unknown} of {len(lit)} scans are no full scale",
+        )
     return RawCloud(
         np.concatenate([scan.xyz for scan in scans]),
-        np.concatenate(lit) if len(lit) == len(scans) else None,
+        intensity,
         notes=(*notes, *not_read({name for scan in scans for name in scan.others})),
     )
 
@@ -57,8 +69,8 @@ def e57_table(path: Path) -> Table:
     """The columns that all scans have, x, y, z in the world; `scan` is its number where there are several."""
     scans = _load(path)
     columns = {axis: np.concatenate([scan.xyz[:, i] for scan in scans]) for i, axis in enumerate("xyz")}
-    if all(scan.intensity is not None for scan in scans):
-        columns["intensity"] = np.concatenate([scan.intensity for scan in scans])
+    if (intensity := _intensity(scans)) is not None:
+        columns["intensity"] = intensity
     for name in scans[0].others:
         if all(name in scan.others for scan in scans):
             columns[COLOURS.get(name, name)] = np.concatenate([scan.others[name] for scan in scans])
@@ -120,26 +132,40 @@ def _scan(file: Any, index: int) -> _Scan:
         xyz[state != 0] = np.nan
     if header.has_pose():
         xyz = xyz @ header.rotation_matrix.T + header.translation
-    intensity = _intensity(header, columns.get("intensity"))
-    unlit = columns.get(_STATES[2], np.zeros(len(xyz))) != 0
-    if intensity is not None:
-        intensity[unlit] = 0.0
-    others = {name: values for name, values in columns.items() if name not in _USED}
-    return _Scan(xyz, intensity, others, int(unlit.sum()) if intensity is not None else 0)
+    intensity = columns.get("intensity")
+    return _Scan(
+        xyz,
+        None if intensity is None else intensity.astype(np.float64),
+        _limits(header),
+        columns.get(_STATES[2], np.zeros(len(xyz))) != 0,
+        {name: values for name, values in columns.items() if name not in _USED},
+    )
 
 
-def _intensity(header: Any, values: npt.NDArray | None) -> npt.NDArray[np.float64] | None:
-    """Intensity on 0-1 where the header's limits are those of a sensor, else as it is.
+def _limits(header: Any) -> tuple[float, float] | None:
+    """What 0 and 1 are in a scan's intensity, or None where the header's limits are not those of a sensor.
 
     Writers state what the sensor can give (0 ... 4095, -2047 ... 2048) or merely what occurs. The latter
-    would stretch a dark scan, so only a signed scale and maxima of 2^n - 1 are believed.
+    would stretch a dark scan, so only a signed scale and maxima of 1 and 2^n - 1 are believed.
     """
-    if values is None:
-        return None
-    values = values.astype(np.float64)
     if "intensityLimits" not in header.scan_fields:
-        return values
+        return None
     low, high = float(header.intensityMinimum), float(header.intensityMaximum)
     if low < 0 and high > low:
-        return (values - low) / (high - low)
-    return values / high if high in _FULL_SCALES else values
+        return low, high
+    return (0.0, high) if high in _FULL_SCALES else None
+
+
+def _intensity(scans: list[_Scan]) -> npt.NDArray[np.float64] | None:
+    """Intensity of all scans, None unless all have it: on 0-1 where all limits are believed, else as stored.
+
+    A scan on 0-1 beside one on 0-255 would be divided again with the whole column.
+    """
+    believed = all(scan.limits is not None for scan in scans)
+    parts = []
+    for scan in scans:
+        if scan.intensity is None:
+            return None
+        low, high = scan.limits if believed and scan.limits is not None else (0.0, 1.0)
+        parts.append(np.where(scan.unlit, 0.0, (scan.intensity - low) / (high - low)))
+    return np.concatenate(parts)

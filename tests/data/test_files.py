@@ -9,8 +9,9 @@ import pytest
 
 from pcsparse.data import files_list
 from pcsparse.data.files import _READERS as readers
-from pcsparse.data.files import EXTENSIONS, list_point_files, read_points
+from pcsparse.data.files import EXTENSIONS, list_point_files, read_points, write_classes
 from pcsparse.data.files_list import list_sources
+from pcsparse.data.files_table import PointClasses
 from pcsparse.errors import FormatError, UnsupportedError
 from tests.data.rows import street
 
@@ -197,6 +198,37 @@ def test_e57_scans_are_moved_by_their_pose_and_joined(tmp_path):
     expected = np.concatenate([turned, rows[:, :3]])
     expected[[4, 14]] = np.nan
     np.testing.assert_allclose(cloud.points, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("tops", "scales"),
+    [
+        ((255, 200), (255, 255)),
+        ((200, 255), (255, 255)),
+        ((255, 4095), (255, 4095)),
+        ((1, 255), (1, 255)),
+        ((200, 0), (255, 255)),
+    ],
+)
+def test_intensity_of_e57_scans_is_on_one_scale(tmp_path, tops, scales):
+    pye57 = pytest.importorskip("pye57")
+    rows = street(10).astype(np.float64)
+    columns = {f"cartesian{axis}": rows[:, i] for i, axis in enumerate("XYZ")}
+    steps = np.linspace(0, 1, 10)
+    with pye57.E57(str(tmp_path / "a.e57"), mode="w") as file:
+        for top in tops:
+            # the library writes the limits that occur
+            file.write_scan_raw({**columns, "intensity": top * steps})
+    cloud = read_points(tmp_path / "a.e57")
+    expected = np.concatenate([top / scale * steps for top, scale in zip(tops, scales, strict=True)])
+    np.testing.assert_allclose(cloud.intensity, expected, rtol=1e-6)
+    mixed = (255 in tops) and (200 in tops)
+    said = "intensity limits left unused: those of 1 of 2 scans are no full scale"
+    assert (said in cloud.notes) == mixed
+    write_classes(tmp_path / "a.npy", tmp_path / "a.e57", PointClasses(np.zeros(20, np.uint16)))
+    stored = np.load(tmp_path / "a.npy")["intensity"]
+    whole = np.concatenate([top * steps for top in tops])
+    np.testing.assert_allclose(stored, whole if 200 in tops else expected, rtol=1e-6)
 
 
 def test_structured_array_and_pickles(tmp_path):
