@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from pcsparse.coords.voxelize import voxelize
 from pcsparse.data.datasets.semantic_kitti import Sweep
 from pcsparse.data.label_map import IGNORE
+from pcsparse.data.sweep_parts import check_lengths, finite_rows
 from pcsparse.data.transforms import Augmentation
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.ops.voxel_reduce import voxel_reduce
@@ -139,14 +140,7 @@ def voxel_batch(sweep: Sweep, settings: VoxelSettings) -> VoxelBatch:
         FormatError: points, intensity and targets differ in number.
         RangeError: the sweep reaches beyond the range of coordinates; the text names it.
     """
-    n = len(sweep.points)
-    lengths = {"points": n, "intensity": len(sweep.intensity)}
-    if sweep.targets is not None:
-        lengths["targets"] = len(sweep.targets)
-    if len(set(lengths.values())) > 1:
-        raise FormatError(
-            f"{sweep.name}: {lengths} should be equal; labels and points must come from one sweep"
-        )
+    check_lengths(sweep)
     kept = settings.keeps(sweep.points) & np.isfinite(sweep.intensity)
     points = torch.from_numpy(np.ascontiguousarray(sweep.points[kept], dtype=np.float32))
     try:
@@ -166,7 +160,7 @@ def voxel_batch(sweep: Sweep, settings: VoxelSettings) -> VoxelBatch:
         inverse=voxels.inverse,
         kept=torch.from_numpy(kept),
         point_targets=point_targets,
-        n_points=(n,),
+        n_points=(len(sweep.points),),
         names=(sweep.name,),
     )
 
@@ -228,11 +222,15 @@ class TrainSamples(Dataset[VoxelBatch]):
 
     def __getitem__(self, sample: SampleId) -> VoxelBatch:
         rng = np.random.default_rng([self.seed, _SAMPLE_STREAM, sample.epoch, sample.sweep])
-        sweep = self.source[sample.sweep]
+        sweep = self._finite(sample.sweep)
         if sweep.targets is None:
             raise FormatError(f"{sweep.name} has no labels, and training needs them; is it a test split?")
-        augmented = self.augmentation(sweep, rng, lambda: self.source[int(rng.integers(len(self.source)))])
+        augmented = self.augmentation(sweep, rng, lambda: self._finite(int(rng.integers(len(self.source)))))
         return voxel_batch(augmented, self.settings).voxels_only()
+
+    def _finite(self, index: int) -> Sweep:
+        # before anything is drawn or measured: one NaN among the angles or ranges spoils those of all points
+        return finite_rows(self.source[index])
 
 
 class PlainSamples(Dataset[VoxelBatch]):

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pcsparse.data.datasets.semantic_kitti import Sweep
-from pcsparse.errors import RangeError
+from pcsparse.errors import FormatError, RangeError
 
 Rows = npt.NDArray[np.bool_] | npt.NDArray[np.intp]
 """(n,) bool over the points, or (m,) row numbers."""
@@ -24,6 +24,28 @@ def rows_of(sweep: Sweep, rows: Rows) -> Sweep:
         instances=None if sweep.instances is None else sweep.instances.take(at),
         beams=None if sweep.beams is None else sweep.beams.take(at),
     )
+
+
+def finite_rows(sweep: Sweep) -> Sweep:
+    """The sweep without points that have a NaN or infinite coordinate or intensity; itself without any.
+
+    Raises:
+        FormatError: points, intensity and targets differ in number.
+    """
+    check_lengths(sweep)
+    finite = np.isfinite(sweep.points).all(axis=1) & np.isfinite(sweep.intensity)
+    return sweep if finite.all() else rows_of(sweep, finite)
+
+
+def check_lengths(sweep: Sweep) -> None:
+    """Raise FormatError where points, intensity and targets differ in number."""
+    lengths = {"points": len(sweep.points), "intensity": len(sweep.intensity)}
+    if sweep.targets is not None:
+        lengths["targets"] = len(sweep.targets)
+    if len(set(lengths.values())) > 1:
+        raise FormatError(
+            f"{sweep.name}: {lengths} should be equal; labels and points must come from one sweep"
+        )
 
 
 def joined(first: Sweep, second: Sweep) -> Sweep:

@@ -10,6 +10,7 @@ from torch import Tensor
 from pcsparse.coords.voxelize import voxelize
 from pcsparse.data.collate import SampleId, SweepSource, VoxelBatch, VoxelSettings
 from pcsparse.data.device_augmentation import Clouds, augment, check_augmentation, drawn_sector, joined
+from pcsparse.data.sweep_parts import finite_rows
 from pcsparse.data.transforms import Augmentation
 from pcsparse.errors import FormatError
 from pcsparse.ops.voxel_reduce import voxel_reduce
@@ -112,10 +113,11 @@ def _read(source: SweepSource, number: int, device: torch.device) -> tuple[tuple
     sweep = source[number]
     if sweep.targets is None:
         raise FormatError(f"{sweep.name} has no labels, and training needs them; is it a test split?")
-    finite = np.isfinite(sweep.points).all(axis=1) & np.isfinite(sweep.intensity)
+    sweep = finite_rows(sweep)
+    assert sweep.targets is not None
     parts = (
-        sweep.points[finite].astype(np.float32, copy=False),
-        sweep.intensity[finite].astype(np.float32, copy=False),
-        sweep.targets[finite].astype(np.int16),
+        sweep.points.astype(np.float32, copy=False),
+        sweep.intensity.astype(np.float32, copy=False),
+        sweep.targets.astype(np.int16),
     )
     return tuple(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in parts), sweep.name

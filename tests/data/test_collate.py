@@ -16,7 +16,10 @@ from pcsparse.data.collate import (
     voxel_batch,
 )
 from pcsparse.data.datasets.semantic_kitti import Sweep
+from pcsparse.data.sweep_parts import rows_of
 from pcsparse.data.transforms import Augmentation, Jitter, RandomDrop, RandomYaw, SectorMix
+from pcsparse.data.transforms_mix import InclinationMix
+from pcsparse.data.transforms_sensor import BeamDrop, IntensityResponse
 from pcsparse.errors import FormatError, RangeError
 from tests.streets import TinyStreets, tiny_street
 
@@ -185,3 +188,31 @@ def test_training_needs_labels():
     with pytest.raises(FormatError, match="street/000001 has no labels"):
         TrainSamples(Bare(2), VoxelSettings(), Augmentation(), 0)[SampleId(0, 1)]
     assert PlainSamples(Bare(2), VoxelSettings())[1].targets is None
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation((BeamDrop(probability=1.0), IntensityResponse())),
+        Augmentation((), InclinationMix(probability=1.0)),
+    ],
+    ids=["sensor", "bands"],
+)
+def test_rows_that_are_not_finite_change_no_augmented_sample(augmentation):
+    class Spoiled(TinyStreets):
+        def __getitem__(self, index):
+            sweep = super().__getitem__(index)
+            sweep.points[7, 1] = np.nan
+            sweep.intensity[9] = np.nan
+            return sweep
+
+    class Without(Spoiled):
+        def __getitem__(self, index):
+            sweep = super().__getitem__(index)
+            return rows_of(sweep, np.delete(np.arange(len(sweep.points)), [7, 9]))
+
+    spoiled, without = (
+        TrainSamples(source, VoxelSettings(0.3), augmentation, 7)[SampleId(0, 1)]
+        for source in (Spoiled(3), Without(3))
+    )
+    assert_same(spoiled, without)
