@@ -66,7 +66,7 @@ class ObjectPaste:
     and what it would hide there is left out. An object that finds no free ground is left out itself.
 
     Attributes:
-        classes: targets of the objects; their points need instances.
+        classes: targets of the objects; their points need instances, unique within a class.
         count: objects at most; their number is drawn from 1 ... count.
         ground: targets that it may stand on.
         tries: places tried for each.
@@ -91,11 +91,12 @@ class ObjectPaste:
         """`sweep` with some objects of `other`; without any where `other` has no instances."""
         if other.instances is None or other.targets is None or sweep.targets is None:
             return sweep
-        ids = self._objects(other)
+        objects = self._objects(other)
+        ids = np.unique(objects[objects >= 0])
         if not len(ids):
             return sweep
         for one in rng.permutation(ids)[: int(rng.integers(1, self.count + 1))]:
-            found = rows_of(other, np.flatnonzero(other.instances == one))
+            found = rows_of(other, np.flatnonzero(objects == one))
             for _ in range(self.tries):
                 placed = self._placed(sweep, found, float(rng.uniform(0.0, _TURN)))
                 if placed is not None:
@@ -104,11 +105,14 @@ class ObjectPaste:
         return sweep
 
     def _objects(self, other: Sweep) -> npt.NDArray[np.int64]:
+        """(n,) which object to paste a point belongs to, -1 for none; in the order of the instances."""
         assert other.instances is not None
         assert other.targets is not None
         rows = (other.instances > 0) & np.isin(other.targets, self.classes)
-        ids, counts = np.unique(other.instances[rows], return_counts=True)
-        return np.asarray(ids[counts >= _MIN_POINTS])
+        # SemanticKITTI numbers the instances of each class anew
+        found = np.where(rows, other.instances * (max(self.classes) + 1) + other.targets, -1)
+        ids, inverse, counts = np.unique(found, return_inverse=True, return_counts=True)
+        return np.where(counts[inverse] >= _MIN_POINTS, ids[inverse], -1)
 
     def _placed(self, sweep: Sweep, found: Sweep, angle: float) -> Sweep | None:
         """The object, turned by `angle` and set down; None where there is no free ground."""

@@ -88,6 +88,20 @@ def test_a_pasted_person_stands_on_the_ground_at_its_distance_and_casts_a_shadow
     assert np.abs(turn).max() < 0.05
 
 
+def test_objects_of_two_classes_may_share_an_instance():
+    ground, other = plane(), with_person()
+    paste = ObjectPaste((PERSON,), (ROAD,), count=1, tries=50)
+    apart = paste(ground, other, rng(5))
+    shared = paste(ground, replace(other, instances=np.full(600, 3)), rng(5))
+    assert np.count_nonzero(apart.targets == PERSON) == 300
+    for one, two in ((shared.points, apart.points), (shared.targets, apart.targets)):
+        np.testing.assert_array_equal(one, two)
+    both = ObjectPaste((CAR, PERSON), (ROAD,), count=1, tries=50)
+    for seed in range(4):
+        pasted = both(ground, replace(other, instances=np.full(600, 3)), rng(seed))
+        assert len(np.unique(pasted.targets[pasted.targets != ROAD])) == 1
+
+
 def test_nothing_is_pasted_where_there_is_no_ground_or_something_stands():
     paste = ObjectPaste(classes=(PERSON,), ground=(ROAD,), count=1, tries=3)
     grass = replace(plane(), targets=np.full(40_000, 16))

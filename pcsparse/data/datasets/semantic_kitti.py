@@ -42,7 +42,7 @@ class Sweep:
         intensity: (n,) float32, 0-1.
         targets: (n,) int64, 0 ... n_classes - 1 or -1; None without labels.
         name: sequence and frame, for example `08/000123`.
-        instances: (n,) int64, which object a point belongs to, 0 for none; None without labels.
+        instances: (n,) int64, which object of its class a point belongs to, 0 for none; None without labels.
         beams: (n,) int64, which beam of the sensor measured it; None where the file does not say.
     """
 
