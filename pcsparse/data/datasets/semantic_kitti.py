@@ -180,12 +180,17 @@ def _held(folder: Path) -> str:
 
 def _frames_of(sequence: Path) -> list[Frame]:
     # one listing a folder: asking for each of 19,000 label files is slow on network disks
-    labelled = {path.stem for path in (sequence / "labels").glob("*.label")}
+    labelled = {path.stem for path in _visible(sequence / "labels", "*.label")}
     return [
         Frame(
             name=f"{sequence.name}/{path.stem}",
             points=path,
             labels=sequence / "labels" / f"{path.stem}.label" if path.stem in labelled else None,
         )
-        for path in sorted((sequence / "velodyne").glob("*.bin"))
+        for path in _visible(sequence / "velodyne", "*.bin")
     ]
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Files by name, without those that a Mac puts beside each in its archives (`._000000.bin`)."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))

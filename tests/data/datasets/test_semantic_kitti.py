@@ -86,6 +86,15 @@ def test_empty_split_names_folder_and_sequences(root):
         SemanticKitti(root, "valid")
 
 
+def test_hidden_files_are_no_sweeps(root):
+    sequence = root / "dataset/sequences/00"
+    (sequence / "velodyne/._000000.bin").write_bytes(b"Mac OS X")
+    (sequence / "velodyne/._000002.bin").write_bytes(b"Mac OS X")
+    (sequence / "labels/._000002.label").write_bytes(b"Mac OS X")
+    data = SemanticKitti(root, "train")
+    assert [frame.name for frame in data.frames] == ["00/000000", "00/000001", "09/000000"]
+
+
 def test_labels_that_do_not_match_points(root):
     data = SemanticKitti(root, "val")
     write_labels(data.frames[0].labels, np.zeros(19, np.uint32))
