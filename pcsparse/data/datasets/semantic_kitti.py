@@ -158,9 +158,10 @@ def _frames(folder: Path, names: tuple[str, ...], split: Split, *, optional: boo
         raise FormatError(f"{folder} lacks the sequences {', '.join(missing)}; it has {_held(folder)}")
     frames = [frame for name in names if name not in missing for frame in _frames_of(folder / name)]
     if not frames:
+        without = "; to train without validation, set data.val=null" if split == "val" else ""
         raise FormatError(
             f"no sweep for split {split!r} under {folder}: looked for sequences {', '.join(names)} "
-            f"(NN/velodyne/*.bin); it has {_held(folder)}"
+            f"(NN/velodyne/*.bin); it has {_held(folder)}{without}"
         )
     if missing:
         _log.warning("%s: split %s goes without sequences %s", folder, split, ", ".join(missing))

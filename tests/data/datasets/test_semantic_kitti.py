@@ -80,6 +80,11 @@ def test_empty_split_names_folder_and_sequences(root):
         FormatError, match=r"under .*sequences: looked for sequences 00, 01, .*10 .* it has sequences 08"
     ):
         SemanticKitti(root, "train")
+    (root / "dataset/sequences/08/velodyne").rename(root / "08")
+    with pytest.raises(FormatError, match=r"sequences 11; .* without validation.* data\.val=null$"):
+        SemanticKitti(root, "val")
+    with pytest.raises(FormatError, match=r"it has sequences 11$"):
+        SemanticKitti(root, "train")
     with pytest.raises(FormatError, match=r"is no SemanticKITTI root: neither .*sequences"):
         SemanticKitti(root / "dataset" / "sequences" / "08")
     with pytest.raises(RangeError, match="split must be one of train, val, test, got 'valid'"):
