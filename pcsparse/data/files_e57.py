@@ -81,7 +81,7 @@ def e57_table(path: Path) -> Table:
 
 
 def write_e57(path: Path, table: Table, name: str | None = None) -> tuple[str, ...]:
-    """An E57 of one scan without a pose; a point that is not finite is marked invalid.
+    """An E57 of one scan without a pose; a point or an intensity that is not finite is marked invalid.
 
     Columns that the standard does not know are written under an extension, `pcsparse:NAME`. The scan
     is called `name`, or as the file without its ending.
@@ -94,10 +94,16 @@ def write_e57(path: Path, table: Table, name: str | None = None) -> tuple[str, .
         xyz[_STATES[0]] = np.where(valid, 0, _NO_POINT).astype(np.uint8)
     lower = {name.lower(): name for name in columns}
     intensity = next((lower[name] for name in INTENSITY_NAMES if name in lower), None)
+    notes: tuple[str, ...] = ()
     if intensity is not None:
         xyz["intensity"] = columns.pop(intensity)
+        unlit = ~np.isfinite(xyz["intensity"])
+        if n_unlit := int(np.count_nonzero(unlit)):
+            notes = (f"intensity of {n_unlit} points is NaN or infinite: marked invalid",)
+            xyz["intensity"] = np.where(unlit, 0, xyz["intensity"])
+            xyz[_STATES[2]] = unlit.astype(np.uint8)
     write_scan(path, name or path.stem, xyz, columns)
-    return ()
+    return notes
 
 
 def _load(path: Path) -> list[_Scan]:

@@ -98,7 +98,7 @@ def _set_limits(libe57: Any, image: Any, scan: Any, columns: dict[str, npt.NDArr
     """Say what full scale is in intensity and colours."""
     if "intensity" in columns:
         values = columns["intensity"]
-        highest = float(np.nanmax(values, initial=0.0))
+        highest = float(values.max(initial=0))
         # as it will be read: integers never mean 0-1
         unit = values.dtype.kind == "f" and highest <= INTENSITY_SLACK
         top = 1.0 if unit else next((scale for scale in _SCALES if highest <= scale), highest)

@@ -124,8 +124,8 @@ def write_las(path: Path, table: Table) -> tuple[str, ...]:
 
     Coordinates are stored to 0.1 mm. Intensity on 0-1 becomes 0 ... 65,535, or 0 ... 255 where it is so
     dark that readers would take it for 8 bits; as hardly anything is left of it then, extra bytes have it
-    whole. Columns that the standard knows go where it has them if their values fit, the others into extra
-    bytes of their own dtype.
+    whole. Intensity that is not finite becomes 0. Columns that the standard knows go where it has them if
+    their values fit, the others into extra bytes of their own dtype.
     """
     laspy = _laspy(path)
     columns = flat(table)
@@ -184,7 +184,7 @@ def _placed(
             if stored.coarse:
                 kept = _extra_name(name, extra)
                 extra[kept] = _storable(values)
-                notes = (f"{notes[0]}; whole in the extra bytes {kept}",)
+                notes = (*notes[:-1], f"{notes[-1]}; whole in the extra bytes {kept}")
         elif lower == "gps_time" and values.dtype.kind == "f":
             standard[lower] = values.astype(np.float64)
         elif name in _COLOURS and colours:
@@ -214,11 +214,16 @@ def _intensity(values: npt.NDArray) -> _Stored | None:
     """What the standard's dimension can hold, or None if the values are on no scale that fits it."""
     if len(values) == 0:
         return _Stored(values.astype(np.uint16))
+    finite = np.isfinite(values)
+    notes: tuple[str, ...] = ()
+    if n_bad := len(values) - int(np.count_nonzero(finite)):
+        notes = (f"intensity of {n_bad} points is NaN or infinite: stored as 0",)
+        values = np.where(finite, values, 0)
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= _WORD):
         return None
     if values.dtype.kind != "f" or high > INTENSITY_SLACK:
-        return _Stored(np.round(values).astype(np.uint16))
+        return _Stored(np.round(values).astype(np.uint16), notes)
     on_unit = np.minimum(values.astype(np.float64), 1)
     if 0 < round(high * _WORD) <= _BYTE:
         stored = np.round(on_unit * _BYTE).astype(np.uint16)
@@ -227,8 +232,9 @@ def _intensity(values: npt.NDArray) -> _Stored | None:
             f"intensity reaches {high:.3g} of 1 only: stored as 0-255, which is how it is read; "
             f"{lost} of {int(np.count_nonzero(values))} values above 0 became 0"
         )
-        return _Stored(stored, (note,), coarse=True)
-    notes = (f"{int(np.count_nonzero(values > 1))} intensities above 1 stored as 1",) if high > 1 else ()
+        return _Stored(stored, (*notes, note), coarse=True)
+    if high > 1:
+        notes = (*notes, f"{int(np.count_nonzero(values > 1))} intensities above 1 stored as 1")
     return _Stored(np.round(on_unit * _WORD).astype(np.uint16), notes)
 
 

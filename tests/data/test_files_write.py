@@ -179,6 +179,46 @@ def test_las_says_what_it_cannot_hold(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["las", "laz", "e57"])
+@pytest.mark.parametrize("bad", [(np.nan,), (np.inf,), (-np.inf, np.nan)])
+@pytest.mark.parametrize("high", [1.0, 200.0, 0.0035])
+def test_one_intensity_that_is_not_finite_leaves_the_others(tmp_path, ending, bad, high):
+    rows = street(N)
+    rows[:, 3] = np.linspace(0, high, N)
+    whole = rows[:, 3].copy()
+    rows[7 : 7 + len(bad), 3] = bad
+    np.save(tmp_path / "in.npy", rows)
+    notes = write_classes(tmp_path / f"out.{ending}", tmp_path / "in.npy", classes_of())
+    after = read_points(tmp_path / f"out.{ending}")
+    whole[7 : 7 + len(bad)] = 0
+    atol = 0.5 / 255 if high != 1 and ending != "e57" else 1e-5
+    expected = whole / (255 if high > 1 else 1)
+    np.testing.assert_allclose(after.intensity, expected, rtol=0, atol=atol)
+    said = f"intensity of {len(bad)} points is NaN or infinite: "
+    if ending == "e57":
+        assert notes == (f"{said}marked invalid",)
+        assert f"intensity of {len(bad)} points is marked invalid: 0 is used" in after.notes
+        return
+    assert notes[0] == f"{said}stored as 0"
+    found = table_in(tmp_path / f"out.{ending}")
+    if high < 0.01:
+        assert notes[1].endswith("whole in the extra bytes file_intensity")
+        np.testing.assert_array_equal(found["file_intensity"], rows[:, 3])
+    else:
+        assert len(notes) == 1
+        assert "file_intensity" not in found
+
+
+def test_no_intensity_is_finite(tmp_path):
+    pytest.importorskip("laspy")
+    rows = street(N)
+    rows[:, 3] = np.nan
+    np.save(tmp_path / "in.npy", rows)
+    notes = write_classes(tmp_path / "out.las", tmp_path / "in.npy", classes_of())
+    assert notes == ("intensity of 60 points is NaN or infinite: stored as 0",)
+    assert not read_points(tmp_path / "out.las").intensity.any()
+
+
+@pytest.mark.parametrize("ending", ["las", "laz", "e57"])
 @pytest.mark.parametrize("high", [0.0, 1.0, 1.5, 2.0, 0.0035])
 def test_floats_near_one_are_on_the_scale_that_the_reader_takes(tmp_path, ending, high):
     rows = street(N)
