@@ -87,7 +87,10 @@ def _load(path: Path) -> Any:
 
 
 def _refuse_leftovers(path: Path, ply: Any) -> None:
-    """Raise FormatError for rows behind those of the header, which the library does not look at."""
+    """Raise FormatError for rows behind those of the header, which the library does not look at.
+
+    Less than a row, such as the end of a line behind binary data, is no point.
+    """
     if any(_is_list(p) for element in ply.elements for p in element.properties):
         # only the library knows how long its rows are
         return
@@ -98,9 +101,11 @@ def _refuse_leftovers(path: Path, ply: Any) -> None:
         start = file.tell()
         if ply.text:
             promised, there = sum(e.count for e in ply.elements), sum(1 for line in file if line.strip())
+            row = 1
         else:
             promised, there = sum(e.data.nbytes for e in ply.elements), path.stat().st_size - start
-    if there > promised:
+            row = min((e.data.itemsize for e in ply.elements), default=1)
+    if there >= promised + row:
         unit = "lines" if ply.text else "bytes"
         raise FormatError(
             f"{path}: the header promises {promised} {unit} of data, {there} are there; points would be "

@@ -189,6 +189,16 @@ class TestPly:
         path = self.write(tmp_path / "a.ply", rows, kind="binary_little_endian")
         fault(path, "promises 36 bytes of data, 60 are there")
 
+    @pytest.mark.parametrize("kind", ["binary_little_endian", "binary_big_endian"])
+    def test_less_than_a_binary_row_behind_those_of_the_header_is_no_point(self, tmp_path, kind):
+        rows = street(3)[:, :3].astype(">f4" if kind == "binary_big_endian" else "<f4")
+        for behind in (b"\n", bytes(11)):
+            path = self.write(tmp_path / "a.ply", rows.tobytes() + behind, kind=kind)
+            np.testing.assert_array_equal(read_points(path).points, street(3)[:, :3])
+        fault(
+            self.write(path, rows.tobytes() + bytes(12), kind=kind), "promises 36 bytes of data, 48 are there"
+        )
+
 
 class TestNumpy:
     def test_pickles(self, tmp_path):
