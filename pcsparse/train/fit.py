@@ -28,7 +28,7 @@ from pcsparse.train.run_log import CsvLog
 from pcsparse.train.settings import FitSettings
 from pcsparse.train.state_writer import StateWriter
 from pcsparse.train.stepper import StepFacts, Stepper
-from pcsparse.train.survey import survey_of
+from pcsparse.train.survey import check_validation, survey_of
 from pcsparse.train.tensorboard import EventLog, open_event_log
 from pcsparse.whole_file import write_whole
 
@@ -99,7 +99,8 @@ def fit(
         How the run ended. SIGTERM and Ctrl-C end it early, after a checkpoint.
 
     Raises:
-        FormatError: a run is there and `settings.resume` forbids to touch it, or it is another run.
+        FormatError: a run is there and `settings.resume` forbids to touch it, or it is another run; or
+            validation is without labels.
         RangeError: the loss stopped being finite, or a sweep leaves the range of coordinates.
     """
     folder = Path(output_dir)
@@ -109,6 +110,8 @@ def fit(
     augmentation = augmentation or Augmentation()
     resuming = _resumes(folder, settings.resume)
     survey = survey_of(train_set, labels.n_classes)
+    if val_set is not None and settings.validate_every > 0:
+        check_validation(val_set)
     card = ModelCard(
         arch=arch_of(model, labels.n_classes),
         label_set=labels.label_set,

@@ -1,4 +1,4 @@
-"""A look at the training set: how often each class occurs, and what its clouds are like."""
+"""A look at the data: how often each class occurs, what the clouds are like, whether validation can tell."""
 
 from dataclasses import dataclass
 
@@ -25,6 +25,24 @@ class Survey:
 
     counts: Tensor
     input_spec: InputSpec
+
+
+def check_validation(source: SweepSource) -> None:
+    """Read validation sweeps up to the first with a labelled point, most often one sweep.
+
+    Raises:
+        FormatError: there is none; the mIoU of every model would be 0.
+    """
+    name = "none"
+    for index in range(len(source)):
+        sweep = source[index]
+        if sweep.targets is not None and bool((sweep.targets >= 0).any()):
+            return
+        name = sweep.name if index == 0 else name
+    raise FormatError(
+        f"the {len(source)} sweeps of validation (first: {name}) have not one labelled point; validate on "
+        "labelled sweeps, or on none: data.val=null, or validate_every=0"
+    )
 
 
 def survey_of(source: SweepSource, n_classes: int) -> Survey:

@@ -481,6 +481,25 @@ def test_training_without_any_label_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("targets", [None, "ignored"])
+def test_validation_without_any_label_is_refused_before_the_first_step(tmp_path, targets):
+    class Unlabelled(TinyStreets):
+        def __getitem__(self, index):
+            sweep = super().__getitem__(index)
+            return replace(sweep, targets=None if targets is None else np.full_like(sweep.targets, -1))
+
+    class HalfLabelled(TinyStreets):
+        def __getitem__(self, index):
+            return Unlabelled(2)[index] if index == 0 else super().__getitem__(index)
+
+    with pytest.raises(FormatError, match=r"2 sweeps of validation.*street/000000.*data\.val=null"):
+        run(tmp_path, val_set=Unlabelled(2))
+    assert not list(tmp_path.iterdir())
+    settings = replace(SETTINGS, epochs=1)
+    assert run(tmp_path / "none", replace(settings, validate_every=0), val_set=Unlabelled(2)).step == 3
+    assert run(tmp_path / "half", settings, val_set=HalfLabelled(2)).step == 3
+
+
 def test_an_error_in_a_loader_process_comes_through_and_ends_the_run(tmp_path):
     class Far(TinyStreets):
         def __getitem__(self, index):
