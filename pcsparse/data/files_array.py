@@ -1,4 +1,4 @@
-"""NumPy files: plain (n, 3 or more) arrays, structured arrays, archives of them. Never a pickle."""
+"""NumPy files: (n, 3 or more) arrays, structured arrays, archives of them or of columns. Never a pickle."""
 
 import zipfile
 from collections.abc import Iterable
@@ -65,9 +65,13 @@ def _save(path: Path, array: npt.NDArray) -> None:
 def read_npz(path: Path) -> RawCloud:
     """Points of a `.npz`: its only array, or the one named points, pc, xyz, xyzi, cloud or data.
 
-    Separate arrays named as intensity and ring are used too, where the cloud has as many rows.
+    Without such a one they are the columns x, y and z, (n,) each; names are compared in lower case. Separate
+    arrays named as intensity and ring are used too, where the cloud has as many rows.
     """
     arrays, key = _load_archive(path)
+    if key is None:
+        columns = _columns(arrays, _length(arrays, key))
+        return of_named_columns(path, columns_of({k: v for k, v in columns.items() if v.ndim == 1}))
     raw = _of_array(path, f"{path.name}[{key}]", arrays[key])
     intensity, ring = raw.intensity, raw.ring
     for key, values in arrays.items():
@@ -83,12 +87,13 @@ def read_npz(path: Path) -> RawCloud:
 def npz_table(path: Path) -> Table:
     """All columns of the points of a `.npz`, and its other arrays with a row a point."""
     arrays, key = _load_archive(path)
+    if key is None:
+        return columns_of(_columns(arrays, _length(arrays, key)))
     _of_array(path, f"{path.name}[{key}]", arrays[key])
     table = _table_of_array(arrays[key])
     columns = {name: table[name] for name in table.dtype.names or ()}
-    for name, values in arrays.items():
-        if values.shape[:1] == (len(table),) and values.ndim <= 2 and values.dtype.kind in "fiub":
-            columns.setdefault(name, values)
+    for name, values in _columns(arrays, len(table)).items():
+        columns.setdefault(name, values)
     columns.pop(key, None)
     return columns_of(columns)
 
@@ -103,7 +108,7 @@ def write_npz(path: Path, table: Table) -> tuple[str, ...]:
 def add_to_npz(path: Path, source: Path, added: Table) -> tuple[str, ...]:
     """Another archive with an array for each further column."""
     arrays, key = _load_archive(source)
-    check_rows(len(arrays[key]), added)
+    check_rows(_length(arrays, key), added)
     _save_archive(path, {**arrays, **{name: added[name] for name in added.dtype.names or ()}})
     return ()
 
@@ -116,18 +121,41 @@ def _save_archive(path: Path, arrays: dict[str, npt.NDArray]) -> None:
                 np.lib.format.write_array(file, np.asanyarray(values), allow_pickle=False)
 
 
-def _load_archive(path: Path) -> tuple[dict[str, npt.NDArray], str]:
-    """The arrays of a `.npz` and the name of the one that holds the points."""
+def _load_archive(path: Path) -> tuple[dict[str, npt.NDArray], str | None]:
+    """The arrays of a `.npz` and the name of the one with the points; None: they are columns x, y and z."""
     arrays = _load(path)
     if not isinstance(arrays, dict):
         raise FormatError(f"{path} is a .npy file with the ending .npz; rename it")
     names = [key for key in _CLOUD_KEYS if key in arrays] or (list(arrays) if len(arrays) == 1 else [])
-    if not names:
+    if names:
+        return arrays, names[0]
+    axes = _axes(arrays)
+    shapes = {values.shape for values in axes.values()}
+    numbers = all(values.ndim == 1 and values.dtype.kind in "fiu" for values in axes.values())
+    if set(axes) != set("xyz") or len(shapes) != 1 or not numbers:
         raise FormatError(
-            f"{path} holds arrays {sorted(arrays)}; none is named {', '.join(_CLOUD_KEYS)}, so it is "
-            "not clear which are the points; rename one"
+            f"{path} holds arrays {sorted(arrays)}; none is named {', '.join(_CLOUD_KEYS)}, and x, y and z "
+            "are no columns of one length, so it is not clear which are the points; rename one"
         )
-    return arrays, names[0]
+    return arrays, None
+
+
+def _axes(arrays: dict[str, npt.NDArray]) -> dict[str, npt.NDArray]:
+    return {name.lower(): values for name, values in arrays.items() if name.lower() in ("x", "y", "z")}
+
+
+def _length(arrays: dict[str, npt.NDArray], key: str | None) -> int:
+    """Points of an archive, as `_load_archive` gives it."""
+    return len(_axes(arrays)["x"] if key is None else arrays[key])
+
+
+def _columns(arrays: dict[str, npt.NDArray], n_points: int) -> dict[str, npt.NDArray]:
+    """The arrays of numbers with a row a point."""
+    return {
+        name: values
+        for name, values in arrays.items()
+        if values.shape[:1] == (n_points,) and values.ndim <= 2 and values.dtype.kind in "fiub"
+    }
 
 
 def _table_of_array(array: npt.NDArray) -> Table:

@@ -10,6 +10,7 @@ from pcsparse.data import files_e57_copy, files_las
 from pcsparse.data.files import read_points, write_classes
 from pcsparse.data.files_e57 import e57_table
 from pcsparse.data.files_table import CLASS_COLUMN, PointClasses
+from pcsparse.errors import FormatError, RangeError
 from tests.data.rows import street
 from tests.data.test_files import WRITERS
 from tests.data.test_files_write import UTM, N, check_classes, classes_of
@@ -190,6 +191,42 @@ def test_npz_keeps_arrays_that_are_no_columns(tmp_path):
         assert sorted(found.files) == ["label", CLASS_COLUMN, "pcsparse_confidence", "pose", "xyz"]
         np.testing.assert_array_equal(found["pose"], np.eye(4))
         np.testing.assert_array_equal(found[CLASS_COLUMN], classes_of().raw_ids)
+
+
+@pytest.mark.parametrize("axes", ["xyz", "XYZ"])
+@pytest.mark.parametrize("after", ["npz", "csv"])
+def test_npz_of_an_array_a_column(tmp_path, axes, after):
+    rows = street(N)
+    arrays = {axis: rows[:, i].astype(np.float64) + UTM[i] for i, axis in enumerate(axes)}
+    # as many rows as points, but no number a point
+    arrays |= {"Intensity": rows[:, 3], "normals": rows[:, :3], "pose": np.eye(4), "ring": np.arange(N)}
+    np.savez(tmp_path / "in.npz", **arrays)
+    cloud = read_points(tmp_path / "in.npz")
+    np.testing.assert_allclose(cloud.world(), rows[:, :3] + UTM, rtol=0, atol=5e-5)
+    np.testing.assert_array_equal(cloud.intensity, rows[:, 3])
+    np.testing.assert_array_equal(cloud.ring, np.arange(N))
+    write_classes(tmp_path / f"out.{after}", tmp_path / "in.npz", classes_of())
+    found = check_classes(tmp_path / f"out.{after}", classes_of())
+    assert {"Intensity", "ring"} <= set(found)
+    again = read_points(tmp_path / f"out.{after}")
+    np.testing.assert_array_equal(again.world(), cloud.world())
+    if after == "npz":
+        with np.load(tmp_path / "out.npz") as kept:
+            assert set(kept.files) == {*arrays, CLASS_COLUMN, "pcsparse_confidence"}
+            for name, values in arrays.items():
+                np.testing.assert_array_equal(kept[name], values)
+        with pytest.raises(RangeError, match="59 rows of classes do not fit a file of 60 points"):
+            write_classes(tmp_path / "short.npz", tmp_path / "in.npz", classes_of(N - 1))
+
+
+@pytest.mark.parametrize(
+    "z", [np.zeros(N - 1), np.zeros((N, 1)), np.full(N, "a"), None], ids=["short", "2-D", "text", "none"]
+)
+def test_npz_whose_axes_are_no_columns(tmp_path, z):
+    arrays = {"x": np.zeros(N), "y": np.zeros(N), "z": z}
+    np.savez(tmp_path / "in.npz", **{name: values for name, values in arrays.items() if values is not None})
+    with pytest.raises(FormatError, match=r"none is named points, .*and x, y and z are no columns of one"):
+        read_points(tmp_path / "in.npz")
 
 
 def test_plain_rows_of_halves_become_float32(tmp_path):
