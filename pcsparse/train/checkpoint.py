@@ -31,6 +31,9 @@ _NEUTRAL = {
     "time_limit",
 }
 
+# what a data set says of its files: equal to anything in states that were stored without
+_ADDED = {"train_files", "val_files"}
+
 _UNREADABLE = (
     OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile,
 )  # fmt: skip
@@ -141,10 +144,12 @@ def load_state(path: Path, facts: Mapping[str, str], device: torch.device) -> Tr
             f"{path} is not the state of a run ({type(error).__name__}: {error}); "
             "remove it, or start anew with resume=overwrite"
         ) from error
+    # older states do not know them
+    then = {key: facts[key] for key in _ADDED & facts.keys()} | state.facts
     changed = [
-        f"{key}: {state.facts.get(key, 'nothing')} then, {facts.get(key, 'nothing')} now"
-        for key in sorted(state.facts.keys() | facts.keys())
-        if state.facts.get(key) != facts.get(key)
+        f"{key}: {then.get(key, 'nothing')} then, {facts.get(key, 'nothing')} now"
+        for key in sorted(then.keys() | facts.keys())
+        if then.get(key) != facts.get(key)
     ]
     if changed:
         raise FormatError(

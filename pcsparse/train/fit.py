@@ -84,7 +84,8 @@ def fit(
     Args:
         model: takes a SparseTensor with 4 channels, returns one whose feats are logits (m, labels.n_classes).
             Seed torch before building it where runs are to be repeatable.
-        train_set: labelled sweeps.
+        train_set: labelled sweeps. Where it has a method `file_digest`, as `SemanticKitti` has, a run goes on
+            only if it returns the same text; val_set likewise.
         val_set: labelled sweeps; None for no validation.
         settings: see `FitSettings`.
         output_dir: folder of the run; made where it is missing.
@@ -110,8 +111,9 @@ def fit(
     augmentation = augmentation or Augmentation()
     resuming = _resumes(folder, settings.resume)
     survey = survey_of(train_set, labels.n_classes)
-    if val_set is not None and settings.validate_every > 0:
-        check_validation(val_set)
+    validated = val_set if settings.validate_every > 0 else None
+    if validated is not None:
+        check_validation(validated)
     card = ModelCard(
         arch=arch_of(model, labels.n_classes),
         label_set=labels.label_set,
@@ -122,7 +124,8 @@ def fit(
         provenance=dict(provenance or {}),
     )
     # no entry where there is none, so that older runs go on
-    given = {"extra_loss": extra_loss, "penalty": penalty}
+    given: dict[str, object] = {"extra_loss": extra_loss, "penalty": penalty}
+    given |= {"train_files": _files_of(train_set), "val_files": _files_of(validated)}
     extra = {name: term for name, term in given.items() if term is not None}
     facts = run_facts(
         settings, n_train=len(train_set), arch=card.arch, augmentation=augmentation, labels=labels.names,
@@ -211,6 +214,12 @@ def _open_outputs(
         progress=stack.enter_context(open_progress(settings.progress)),
         states=stack.enter_context(StateWriter(folder / "last.pt", beside=settings.device != "cpu")),
     )
+
+
+def _files_of(source: SweepSource | None) -> str | None:
+    """What a data set says of its files; None where it says nothing: its sweeps may be made on the way."""
+    digest = getattr(source, "file_digest", None)
+    return None if digest is None else str(digest())
 
 
 def _resumes(folder: Path, resume: str) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pcsparse.data.collate import VoxelSettings, voxel_batch
+from pcsparse.data.datasets.semantic_kitti import SemanticKitti
 from pcsparse.data.label_map import LabelMap
 from pcsparse.data.transforms import Augmentation, IntensityJitter, RandomYaw, SectorMix
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
@@ -20,7 +21,7 @@ from pcsparse.train.interrupt import StopRequest
 from pcsparse.train.losses import segmentation_loss
 from pcsparse.train.model_file import load_model
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
-from tests.streets import ROAD, TinyStreets, tiny_model
+from tests.streets import ROAD, TinyStreets, tiny_model, write_root
 
 LABELS = LabelMap.load("semantickitti")
 SETTINGS = FitSettings(
@@ -332,6 +333,29 @@ def test_resume_says_what_it_will_not_do(tmp_path):
         run(tmp_path, train_set=TinyStreets(5))
     run(tmp_path, replace(SETTINGS, epochs=1, resume="overwrite"))
     assert column(tmp_path, "step") == ["1", "2", "3"]
+
+
+def test_a_run_on_other_files_is_not_continued(tmp_path):
+    roots = {
+        name: write_root(tmp_path / name, {"00": 3, "08": 1}, points)
+        for name, points in {"here": 300, "moved": 300, "other": 301}.items()
+    }
+
+    def on(train_root, val_root, folder=tmp_path / "run"):
+        sets = SemanticKitti(roots[train_root], "train"), SemanticKitti(roots[val_root], "val")
+        return run(folder, SETTINGS, *sets)
+
+    assert on("here", "here").step == 4
+    assert on("moved", "moved").step == 4
+    with pytest.raises(FormatError, match=r"\(train_files: '00/000000 to 00/000002, 3 in all, .* then, '00/"):
+        on("other", "here")
+    with pytest.raises(FormatError, match="val_files: '08/000000 to"):
+        on("here", "other")
+    # a state from before they were noted
+    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    del state["facts"]["train_files"], state["facts"]["val_files"]
+    torch.save(state, tmp_path / "run/last.pt")
+    assert on("here", "here").step == 4
 
 
 class Pull:

@@ -1,5 +1,6 @@
 """SemanticKITTI, and every data set in its layout: labelled sweeps by split and sequence."""
 
+import hashlib
 import json
 import logging
 import warnings
@@ -106,6 +107,17 @@ class SemanticKitti(Dataset[Sweep]):
     def __repr__(self) -> str:
         return f"SemanticKitti(root={str(self.root)!r}, split={self.split!r}, sweeps={len(self)})"
 
+    def file_digest(self) -> str:
+        """The first sweep and the last, their number, and a digest of all names and the point files' sizes.
+
+        Another folder that holds the same files gives the same text.
+        """
+        digest = hashlib.sha256()
+        for frame in self.frames:
+            digest.update(f"{frame.name} {_size(frame.points)}\n".encode())
+        first, last = self.frames[0].name, self.frames[-1].name
+        return f"{first} to {last}, {len(self)} in all, {digest.hexdigest()[:16]}"
+
     def __getitem__(self, index: int) -> Sweep:
         """Sweep `index`, read from disk.
 
@@ -190,6 +202,14 @@ def _frames_of(sequence: Path) -> list[Frame]:
         )
         for path in _visible(sequence / "velodyne", "*.bin")
     ]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        # a link that leads nowhere: whoever reads the sweep says so
+        return -1
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:

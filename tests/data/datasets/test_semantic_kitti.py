@@ -1,6 +1,7 @@
 """SemanticKITTI's layout: splits, sweeps, what is missing."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -89,6 +90,21 @@ def test_empty_split_names_folder_and_sequences(root):
         SemanticKitti(root / "dataset" / "sequences" / "08")
     with pytest.raises(RangeError, match="split must be one of train, val, test, got 'valid'"):
         SemanticKitti(root, "valid")
+
+
+def test_the_summary_of_the_files_changes_with_names_and_sizes_alone(root, tmp_path):
+    before = SemanticKitti(root, "train").file_digest()
+    assert re.fullmatch("00/000000 to 09/000000, 3 in all, [0-9a-f]{16}", before)
+    (root / "dataset").rename(tmp_path / "moved")
+    folder = tmp_path / "moved/sequences/00"
+    assert SemanticKitti(tmp_path / "moved", "train").file_digest() == before
+    with (folder / "velodyne/000001.bin").open("ab") as file:
+        file.write(bytes(16))
+    longer = SemanticKitti(tmp_path / "moved", "train").file_digest()
+    for kind, ending in (("velodyne", "bin"), ("labels", "label")):
+        (folder / kind / f"000001.{ending}").rename(folder / kind / f"000002.{ending}")
+    renamed = SemanticKitti(tmp_path / "moved", "train").file_digest()
+    assert len({before, longer, renamed}) == 3
 
 
 def test_hidden_files_are_no_sweeps(root):
