@@ -157,6 +157,9 @@ class CoordCache:
 
     def plan(self) -> "CachePlan":
         """What was asked of this cache, to ask it of others."""
+        # a level that was changed in place gets a new number, and what was made of the old one goes
+        for coords in list(self._levels.values()):
+            self._token(coords)
         return CachePlan(
             levels=tuple((key, self._token(coords)) for key, coords in self._levels.items()),
             maps=tuple(self._maps),
@@ -206,7 +209,8 @@ class CoordCache:
     def _forget_older(self, coords: Tensor) -> None:
         """Drop what was made of `coords` before they were changed in place: nobody can ask for it again.
 
-        Numbers of sets stay, and so does the way back from levels that were made of them.
+        Numbers of sets stay, and so does the way back from levels that were made of them. So do maps within
+        and between those levels: somebody may hold a tensor there.
         """
         older = {token for token, (known, _) in enumerate(self._sets) if known is coords}
         if not older:

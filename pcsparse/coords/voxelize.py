@@ -100,7 +100,7 @@ def _three(name: str, given: object, wanted: str) -> Vec3:
             return x, y, z
         if wanted.startswith("one"):
             return (float(given),) * 3  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise ShapeError(f"{name} must be {wanted} in metres, got {given!r}")
 

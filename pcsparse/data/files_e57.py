@@ -19,6 +19,7 @@ _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 _STATES = ("cartesianInvalidState", "sphericalInvalidState", "isIntensityInvalid")
 _USED = {*_CARTESIAN, *_SPHERICAL, *_STATES, "intensity"}
+_UNIT = (0.0, 1.0)
 _FULL_SCALES = (1.0, *(float(2**bits - 1) for bits in range(8, 17)))
 # the standard's word for a point of which nothing is known
 _NO_POINT = 2
@@ -53,7 +54,8 @@ def read_e57(path: Path) -> RawCloud:
         notes = (*notes, f"intensity of {n_unlit} points is marked invalid: 0 is used")
     intensity = _intensity(scans)
     unknown = sum(scan.limits is None for scan in lit)
-    if intensity is not None and 0 < unknown < len(lit):
+    scaled = any(scan.limits not in (None, _UNIT) for scan in lit)
+    if intensity is not None and unknown and scaled:
         notes = (
             *notes,
             f"intensity limits left unused: those of {unknown} of {len(lit)} scans are no full scale",
@@ -139,11 +141,12 @@ def _scan(file: Any, index: int) -> _Scan:
     if header.has_pose():
         xyz = xyz @ header.rotation_matrix.T + header.translation
     intensity = columns.get("intensity")
+    unlit = columns.get(_STATES[2], np.zeros(len(xyz))) != 0
     return _Scan(
         xyz,
         None if intensity is None else intensity.astype(np.float64),
-        _limits(header),
-        columns.get(_STATES[2], np.zeros(len(xyz))) != 0,
+        _limits(header) or _unit_limits(intensity, unlit),
+        unlit,
         {name: values for name, values in columns.items() if name not in _USED},
     )
 
@@ -162,16 +165,27 @@ def _limits(header: Any) -> tuple[float, float] | None:
     return (0.0, high) if high in _FULL_SCALES else None
 
 
+def _unit_limits(intensity: npt.NDArray | None, unlit: npt.NDArray[np.bool_]) -> tuple[float, float] | None:
+    """0 and 1 where nothing is beyond them: a scan that is on 0-1 already, all dark or empty; else None."""
+    if intensity is None:
+        return None
+    lit = intensity[~unlit]
+    return _UNIT if not len(lit) or (lit.min() >= 0 and lit.max() <= 1) else None
+
+
 def _intensity(scans: list[_Scan]) -> npt.NDArray[np.float64] | None:
     """Intensity of all scans, None unless all have it: on 0-1 where all limits are believed, else as stored.
 
-    A scan on 0-1 beside one on 0-255 would be divided again with the whole column.
+    A scan on 0-1 beside one on 0-255 would be divided again with the whole column. A signed scale is always
+    brought to 0-1, as intensity cannot be negative.
     """
     believed = all(scan.limits is not None for scan in scans)
     parts = []
     for scan in scans:
         if scan.intensity is None:
             return None
-        low, high = scan.limits if believed and scan.limits is not None else (0.0, 1.0)
+        low, high = scan.limits or _UNIT
+        if not believed and low >= 0:
+            low, high = _UNIT
         parts.append(np.where(scan.unlit, 0.0, (scan.intensity - low) / (high - low)))
     return np.concatenate(parts)

@@ -104,7 +104,8 @@ def _refuse_leftovers(path: Path, ply: Any) -> None:
             row = 1
         else:
             promised, there = sum(e.data.nbytes for e in ply.elements), path.stat().st_size - start
-            row = min((e.data.itemsize for e in ply.elements), default=1)
+            # an element without properties has rows of no bytes
+            row = max(1, min((e.data.itemsize for e in ply.elements), default=1))
     if there >= promised + row:
         unit = "lines" if ply.text else "bytes"
         raise FormatError(

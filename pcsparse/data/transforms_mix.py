@@ -110,9 +110,11 @@ class ObjectPaste:
         assert other.targets is not None
         rows = (other.instances > 0) & np.isin(other.targets, self.classes)
         # SemanticKITTI numbers the instances of each class anew
-        found = np.where(rows, other.instances * (max(self.classes) + 1) + other.targets, -1)
-        ids, inverse, counts = np.unique(found, return_inverse=True, return_counts=True)
-        return np.where(counts[inverse] >= _MIN_POINTS, ids[inverse], -1)
+        pairs = other.instances[rows] * (max(self.classes) + 1) + other.targets[rows]
+        ids, inverse, counts = np.unique(pairs, return_inverse=True, return_counts=True)
+        found = np.full(len(rows), -1, dtype=np.int64)
+        found[rows] = np.where(counts[inverse] >= _MIN_POINTS, ids[inverse], -1)
+        return found
 
     def _placed(self, sweep: Sweep, found: Sweep, angle: float) -> Sweep | None:
         """The object, turned by `angle` and set down; None where there is no free ground."""

@@ -304,7 +304,7 @@ class SparseConv3d(SparseConv):
         groups: blocks of output channels, each of which reads its block of inputs; c_in is depthwise.
 
     Raises:
-        RangeError: `box` or `coverage` is none.
+        RangeError: `box` is not two cells, the first before the last, or `coverage` none of its two words.
     """
 
     # of modules from before there was one, too

@@ -276,6 +276,12 @@ class EIELinear(nn.Module):
         """Let what the kernels read go until they run again."""
         self._layout = None
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also of modules that were pickled before changed buffers were seen."""
+        super().__setstate__(state)
+        self.__dict__.pop("weight_token", None)
+        self._seen, self._token = None, object()
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the forms that are made from the format: another version may make them otherwise."""
         return {**self.__dict__, "_layout": None, "_dense": None, "_seen": None}

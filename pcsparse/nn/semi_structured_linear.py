@@ -230,6 +230,12 @@ class SemiStructuredLinear(nn.Module):
             self._forget_forms()
         self._seen = SeenBuffers.of(buffers)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also of modules that were pickled before changed buffers were seen."""
+        super().__setstate__(state)
+        self.__dict__.pop("weight_token", None)
+        self._seen, self._token = None, object()
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the forms that are made from the format."""
         return {**self.__dict__, "_dense": None, "_compressed": None, "_seen": None}

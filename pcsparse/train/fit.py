@@ -85,7 +85,8 @@ def fit(
         model: takes a SparseTensor with 4 channels, returns one whose feats are logits (m, labels.n_classes).
             Seed torch before building it where runs are to be repeatable.
         train_set: labelled sweeps. Where it has a method `file_digest`, as `SemanticKitti` has, a run goes on
-            only if it returns the same text; val_set likewise.
+            only if it returns the same text; val_set likewise. That of `SemanticKitti` knows names and sizes
+            of point files, not labels.
         val_set: labelled sweeps; None for no validation.
         settings: see `FitSettings`.
         output_dir: folder of the run; made where it is missing.
@@ -123,12 +124,14 @@ def fit(
         metrics={},
         provenance=dict(provenance or {}),
     )
+    # norms are not among them: runs from before there were any go on
+    arch = {name: part for name, part in card.arch.items() if name != "norms"}
     # no entry where there is none, so that older runs go on
     given: dict[str, object] = {"extra_loss": extra_loss, "penalty": penalty}
     given |= {"train_files": _files_of(train_set), "val_files": _files_of(validated)}
     extra = {name: term for name, term in given.items() if term is not None}
     facts = run_facts(
-        settings, n_train=len(train_set), arch=card.arch, augmentation=augmentation, labels=labels.names,
+        settings, n_train=len(train_set), arch=arch, augmentation=augmentation, labels=labels.names,
         **extra,
     )  # fmt: skip
     torch.manual_seed(settings.seed)

@@ -28,7 +28,7 @@ class Survey:
 
 
 def check_validation(source: SweepSource) -> None:
-    """Read validation sweeps up to the first with a labelled point, most often one sweep.
+    """Read validation sweeps, as they are before any crop, up to the first with a labelled point.
 
     Raises:
         FormatError: there is none; the mIoU of every model would be 0.

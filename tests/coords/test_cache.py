@@ -373,6 +373,15 @@ def test_layers_that_come_and_go_do_not_pile_up(monkeypatch):
     assert len(cache._asked) <= 4
 
 
+def test_a_plan_is_made_after_a_level_was_changed_in_place():
+    cache, halve = CoordCache(), Relation.of(2, 2)
+    middle = cache.coarser(UNSORTED.coords, halve)
+    cache.coarser(middle, halve)
+    middle[:, 1] += 0
+    # what was made of the level as it was is gone
+    assert [key.source for key, _ in cache.plan().levels] == [0]
+
+
 def test_maps_of_older_versions_of_coordinates_are_dropped():
     cache, coords, halve = CoordCache(), UNSORTED.coords.clone(), Relation.of(2, 2)
     other = UNSORTED.coords.clone()

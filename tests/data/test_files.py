@@ -208,6 +208,9 @@ def test_e57_scans_are_moved_by_their_pose_and_joined(tmp_path):
         ((255, 4095), (255, 4095)),
         ((1, 255), (1, 255)),
         ((200, 0), (255, 255)),
+        # dark and empty scans, and those that are on 0-1 already, say nothing of the others
+        ((4095, 0), (4095, 1)),
+        ((255, 0.93), (255, 1)),
     ],
 )
 def test_intensity_of_e57_scans_is_on_one_scale(tmp_path, tops, scales):
@@ -229,6 +232,23 @@ def test_intensity_of_e57_scans_is_on_one_scale(tmp_path, tops, scales):
     stored = np.load(tmp_path / "a.npy")["intensity"]
     whole = np.concatenate([top * steps for top in tops])
     np.testing.assert_allclose(stored, whole if 200 in tops else expected, rtol=1e-6)
+
+
+def test_a_signed_e57_scan_beside_others(tmp_path):
+    pye57 = pytest.importorskip("pye57")
+    rows = street(10).astype(np.float64)
+    columns = {f"cartesian{axis}": rows[:, i] for i, axis in enumerate("XYZ")}
+    steps = np.linspace(0, 1, 10)
+    with pye57.E57(str(tmp_path / "a.e57"), mode="w") as file:
+        file.write_scan_raw({**columns, "intensity": -2047 + 4095 * steps})
+        file.write_scan_raw({**columns, "intensity": 0 * steps})
+    cloud = read_points(tmp_path / "a.e57")
+    np.testing.assert_allclose(cloud.intensity, np.concatenate([steps, 0 * steps]), atol=1e-6)
+    with pye57.E57(str(tmp_path / "b.e57"), mode="w") as file:
+        file.write_scan_raw({**columns, "intensity": -2047 + 4095 * steps})
+        file.write_scan_raw({**columns, "intensity": 200 * steps})
+    # the scale of the second is unknown; but it is read
+    assert read_points(tmp_path / "b.e57").intensity.min() >= 0
 
 
 def test_structured_array_and_pickles(tmp_path):

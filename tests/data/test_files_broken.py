@@ -199,6 +199,12 @@ class TestPly:
             self.write(path, rows.tobytes() + bytes(12), kind=kind), "promises 36 bytes of data, 48 are there"
         )
 
+    def test_an_element_without_properties_has_no_bytes(self, tmp_path):
+        rows = street(3)[:, :3]
+        path = self.write(tmp_path / "a.ply", rows.tobytes(), kind="binary_little_endian")
+        path.write_bytes(path.read_bytes().replace(b"end_header", b"element extra 0\nend_header"))
+        np.testing.assert_array_equal(read_points(path).points, rows)
+
 
 class TestNumpy:
     def test_pickles(self, tmp_path):

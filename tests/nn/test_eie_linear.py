@@ -287,6 +287,20 @@ def test_a_pickle_holds_the_format_alone(rng):
     assert torch.equal(copy(x), expected)
 
 
+@torch.no_grad()
+def test_a_pickle_from_before_changed_buffers_were_seen_runs(rng):
+    layer = packed(pruned(rng))
+    x = torch.randn(1, 60, generator=rng)
+    before = EIELinear.__new__(EIELinear)
+    state = layer.__getstate__()
+    del state["_seen"], state["_token"]
+    before.__setstate__({**state, "weight_token": object()})
+    assert torch.equal(before(x), layer(x))
+    token = before.weight_token
+    before.codebook.mul_(2)
+    assert before.weight_token is not token
+
+
 def test_every_mode_refuses_a_gradient(rng):
     for mode in ("sparse", "dense", "auto"):
         with pytest.raises(UnsupportedError, match="no gradients"):

@@ -257,6 +257,21 @@ def test_a_changed_buffer_is_seen(rng, change):
     assert layer.dense_weight() is held
 
 
+def test_a_pickle_from_before_changed_buffers_were_seen_runs(rng):
+    layer = SemiStructuredLinear.from_linear(
+        _linear(rng), mask=two_four_mask(_linear(rng).weight), mode="dense"
+    )
+    state = layer.__getstate__()
+    del state["_seen"], state["_token"]
+    before = SemiStructuredLinear.__new__(SemiStructuredLinear)
+    before.__setstate__({**state, "weight_token": object()})
+    x = torch.randn(3, 36, generator=rng)
+    assert torch.equal(before(x), layer(x))
+    token = before.weight_token
+    before.values.data = before.values.clone()
+    assert before.weight_token is not token
+
+
 def test_what_a_gpu_was_given_follows_the_buffers(rng, monkeypatch):
     monkeypatch.setattr(cuda, "serves", lambda _: True)
     monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", torch.clone)
