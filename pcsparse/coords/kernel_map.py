@@ -381,6 +381,15 @@ class KernelMap:
             return [header, born.rows_in, born.rows_out, born.starts]
         return [header, born]
 
+    def as_it_is(self) -> "KernelMap":
+        """This map; or, where its tensors were changed in place, what `from_tensors` reads in them now."""
+        tensors = self.tensors()
+        # what `from_tensors` would find, for those who ask at every call
+        owner: Owner = tensors[0].owner  # type: ignore[attr-defined]
+        if owner.edits == edits(tensors) and owner.kernel_map() is self:
+            return self
+        return KernelMap.from_tensors(tensors)
+
     def lasting_tensors(self) -> list[Tensor]:
         """As `tensors()`, but they keep the map and its derived forms alive; a map must not keep them."""
         header, *form = self.tensors()

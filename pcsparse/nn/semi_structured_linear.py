@@ -223,7 +223,8 @@ class SemiStructuredLinear(nn.Module):
         """Forget what was made of buffers that are others now."""
         if is_traced():
             return
-        buffers = [self.values, self.positions]
+        # attributes are looked for in three places of a module
+        buffers = [each for name in ("values", "positions") if (each := self._buffers[name]) is not None]
         if self._seen is not None and self._seen.are(buffers):
             return
         if self._seen is not None:

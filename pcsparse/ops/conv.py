@@ -274,7 +274,7 @@ def sparse_conv(
         weight = (weight.detach() if follows else weight).to(dtype)
     if plainly:
         # as the operator does: lists that were changed in place are read again
-        kmap = KernelMap.from_tensors(kmap.tensors())
+        kmap = kmap.as_it_is()
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     plan = plan_for(problem, dataflow, tuned)
     out: Tensor

@@ -234,7 +234,7 @@ def partial_sparse_conv(
     plainly = runs_plainly(*given) and not wants_gradients(*given)
     if plainly:
         # as the operator does: lists that were changed in place are read again
-        kmap = KernelMap.from_tensors(kmap.tensors())
+        kmap = kmap.as_it_is()
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     wide = torch.float64 if feats.dtype == torch.float64 else torch.float32
     scale, shift = (None if part is None else part.to(wide) for part in (scale, shift))
