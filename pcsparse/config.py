@@ -32,11 +32,17 @@ class DataSettings:
 
     Attributes:
         root: folder of the data set.
+        labels: path of the `labels.toml` that says what the raw ids mean; null for the data set's own.
+        columns: numbers a point in its `.bin` files.
+        intensity_scale: what 1.0 is in its intensity.
         train, val, test: nodes whose `_target_` makes a source of sweeps with a `label_map`; val and test may
             be null.
     """
 
     root: str = MISSING
+    labels: str | None = None
+    columns: int = 4
+    intensity_scale: float = 1.0
     train: Any = None
     val: Any = None
     test: Any = None

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HEAVY = {
     *("numba", "cupy", "triton", "open3d", "hydra", "omegaconf", "matplotlib", "PIL", "scipy"),
-    *("laspy", "lazrs", "pypcd4", "plyfile", "pye57", "pyarrow", "rich", "tensorboard"),
+    *("laspy", "lazrs", "pyproj", "pypcd4", "plyfile", "pye57", "pyarrow", "rich", "tensorboard"),
 }
 VERBS = ["demo", "setup", "test", "test-slow", "test-gpu", "lint", "type", "bench", "docs"]
 MEGABYTE = 1 << 20

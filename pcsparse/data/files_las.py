@@ -11,6 +11,7 @@ from pcsparse.checks import require_extra
 from pcsparse.data.files_array import INTENSITY_NAMES
 from pcsparse.data.files_faults import broken, refuse_empty, refuse_fewer, refuse_other_kind
 from pcsparse.data.files_table import LAS_CLASS, Table, check_rows, columns_of, flat, xyz_of
+from pcsparse.data.las_units import LasUnits, las_units
 from pcsparse.data.point_cloud import INTENSITY_SLACK, RawCloud, not_read
 from pcsparse.errors import FormatError, UnsupportedError
 
@@ -35,16 +36,17 @@ def read_las(path: Path) -> RawCloud:
     """Points of a LAS, LAZ or COPC file.
 
     Intensity is a 16-bit number by the standard, but many files hold 8 bits in it: the shared rule (255 if no
-    value is larger, else 65,535) applies.
+    value is larger, else 65,535) applies. Feet, where the header says so, become metres.
     """
+    units = units_of_las(path)
     xyz: list[npt.NDArray[np.float64]] = [np.empty((0, 3))]
     intensity: list[npt.NDArray[np.uint16]] = [np.empty(0, np.uint16)]
     names: set[str] = set()
     for record in las_records(path):
-        xyz.append(record_xyz(record))
+        xyz.append(units.metres(record_xyz(record)))
         intensity.append(np.array(record.intensity))
         names = set(record.point_format.dimension_names) - {*_STORED, "intensity"}
-    return RawCloud(np.concatenate(xyz), np.concatenate(intensity), notes=not_read(names))
+    return RawCloud(np.concatenate(xyz), np.concatenate(intensity), notes=(*units.notes, *not_read(names)))
 
 
 def las_records(path: Path, size: int = _CHUNK) -> Iterator[Any]:
@@ -95,13 +97,31 @@ def las_point_count(path: Path) -> int:
         raise broken(path, "LAS", error) from error
 
 
+def units_of_las(path: Path) -> LasUnits:
+    """The units of a file's coordinates, by its header.
+
+    Raises:
+        FormatError: the header is broken, or that of another format.
+        UnsupportedError: the file has a coordinate system, and the package that reads it is not installed.
+    """
+    laspy = _laspy(path)
+    refuse_empty(path)
+    refuse_other_kind(path)
+    try:
+        with laspy.open(path) as reader:
+            header = reader.header
+    except Exception as error:
+        raise broken(path, "LAS", error) from error
+    return las_units(header)
+
+
 def record_xyz(record: Any) -> npt.NDArray[np.float64]:
-    """(n, 3) float64, metres in the world, of one of laspy's records."""
+    """(n, 3) float64, in the units of the file (`units_of_las`), of one of laspy's records."""
     return np.stack([np.asarray(getattr(record, axis), dtype=np.float64) for axis in "xyz"], axis=1)
 
 
 def las_table(path: Path) -> Table:
-    """All dimensions of a LAS with x, y, z as float64; the whole file in memory."""
+    """All dimensions of a LAS, x, y, z as float64 in the units of the file; the whole file in memory."""
     laspy = _laspy(path)
     parts = [_record_table(record) for record in las_records(path)]
     if parts:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pcsparse.data.files_las import las_records, record_xyz
+from pcsparse.data.files_las import las_records, record_xyz, units_of_las
+from pcsparse.data.las_units import LasUnits
 from pcsparse.data.point_cloud import PointCloud, unit_intensity
 from pcsparse.errors import RangeError
 
@@ -102,7 +103,8 @@ def las_tiles(
     """Tiles of a LAS or LAZ that need not fit into memory.
 
     The points, 23 bytes each and those of margins again, are sorted into a temporary folder (`TMPDIR`), one
-    file a tile, in one pass of `chunk` points at a time; then one tile at a time is in memory.
+    file a tile, in one pass of `chunk` points at a time; then one tile at a time is in memory. Feet become
+    metres, as in `read_points`.
 
     Args:
         path: the file.
@@ -117,22 +119,25 @@ def las_tiles(
     """
     _check(size, margin)
     with tempfile.TemporaryDirectory(prefix="pcsparse-tiles-") as folder:
-        n, high, cells = _spread(path, Path(folder), size, margin, chunk)
+        units = units_of_las(path)
+        n, high, cells = _spread(path, Path(folder), size, margin, chunk, units)
         extremes = np.array([0, high], dtype=np.uint16)
         _, scale, notes = unit_intensity(extremes, intensity_scale, path)
         tiles = (_stored_tile(Path(folder), cell, size, scale) for cell in sorted(cells))
-        yield Tiles(path, n, len(cells), notes, scale, tiles)
+        yield Tiles(path, n, len(cells), (*units.notes, *notes), scale, tiles)
 
 
 _STORED = np.dtype([("row", "<i8"), ("xyz", "<f4", 3), ("intensity", "<u2"), ("inside", "?")])
 
 
-def _spread(path: Path, folder: Path, size: float, margin: float, chunk: int) -> tuple[int, int, set[_Cell]]:
+def _spread(
+    path: Path, folder: Path, size: float, margin: float, chunk: int, units: LasUnits
+) -> tuple[int, int, set[_Cell]]:
     """Sort all points into a file a tile; returns points, highest intensity, tiles with a point inside."""
     start, high = 0, 0
     cells: set[_Cell] = set()
     for record in las_records(path, chunk):
-        xyz, intensity = record_xyz(record), np.asarray(record.intensity)
+        xyz, intensity = units.metres(record_xyz(record)), np.asarray(record.intensity)
         high = max(high, int(intensity.max(initial=0)))
         for cell, rows, inside in _shares(xyz[:, :2], size, margin):
             stored = np.empty(len(rows), _STORED)

@@ -1,5 +1,6 @@
 """Raw ids in label files <-> targets of a network, names and colours. The only place that knows the shift."""
 
+import hashlib
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from pcsparse import resources
-from pcsparse.errors import FormatError, RangeError
+from pcsparse.errors import FormatError, RangeError, UnsupportedError
 
 IGNORE = -1
 """Target of a point that never counts: in a loss, in a metric, in a picture."""
@@ -76,16 +77,21 @@ class LabelMap:
         if set(content) == {"label_set"} and label_set != path.parent.name:
             return cls.from_toml(path.parent.parent / label_set / path.name)
         try:
-            return cls._from_rows(label_set, content["ignore"], content["raw"], content["classes"])
+            return cls.from_rows(label_set, content["ignore"], content["raw"], content["classes"])
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(
                 f"{path}: {type(error).__name__}: {error}; compare it with datasets/semantickitti/labels.toml"
             ) from error
 
     @classmethod
-    def _from_rows(
+    def from_rows(
         cls, label_set: str, ignore: int, raw: list[dict[str, Any]], classes: list[dict[str, Any]]
     ) -> Self:
+        """Of the tables of a `labels.toml`.
+
+        Raises:
+            KeyError, TypeError, ValueError: they break a rule of the layout; the text says which.
+        """
         if ignore != 0:
             raise ValueError(f"ignore must be train id 0, got {ignore}")
         by_id = {row["id"]: row for row in raw}
@@ -116,6 +122,61 @@ class LabelMap:
             las_codes=np.array([row.get("las", _LAS_UNCLASSIFIED) for row in classes[1:]], dtype=np.uint8),
             _table=table,
         )
+
+    def is_brought(self) -> bool:
+        """Whether `load` gives this map for its name, so that the name says all."""
+        try:
+            return self == self.load(self.label_set)
+        except UnsupportedError:
+            return False
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both have the same name, classes, raw ids, colours and codes."""
+        if not isinstance(other, LabelMap):
+            return NotImplemented
+        return (
+            self.label_set == other.label_set
+            and self.names == other.names
+            and self.ignore_raw == other.ignore_raw
+            and all(
+                np.array_equal(mine, theirs)
+                for mine, theirs in (
+                    (self.colors, other.colors),
+                    (self.raw_ids, other.raw_ids),
+                    (self.las_codes, other.las_codes),
+                    (self._table, other._table),
+                )
+            )
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.label_set, self.names))
+
+    def digest(self) -> str:
+        """16 hexadecimal digits of which raw id is which target; names and colours are not in it."""
+        return hashlib.sha256(self._table.astype("<i2").tobytes()).hexdigest()[:16]
+
+    def rows(self) -> dict[str, Any]:
+        """Its tables, as `from_rows` takes them: `ignore`, `raw`, `classes`, of numbers and texts alone.
+
+        Names and colours of raw ids that no prediction leaves as are not in it.
+        """
+        outgoing = {
+            int(raw): {"name": name, "color": color}
+            for raw, name, color in zip(self.raw_ids, self.names, self.colors.tolist(), strict=True)
+        }
+        known = np.flatnonzero(self._table != _UNKNOWN).tolist()
+        classes = [
+            {"train": train, "raw": int(raw), "las": int(las)}
+            for train, (raw, las) in enumerate(zip(self.raw_ids, self.las_codes, strict=True), start=1)
+        ]
+        return {
+            "ignore": IGNORE + 1,
+            "raw": [
+                {"id": raw, "train": int(self._table[raw]) - IGNORE, **outgoing.get(raw, {})} for raw in known
+            ],
+            "classes": [{"train": 0, "raw": self.ignore_raw}, *classes],
+        }
 
     @property
     def n_classes(self) -> int:

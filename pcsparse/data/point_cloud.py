@@ -64,7 +64,7 @@ class PointCloud:
         return len(self.points)
 
     def world(self) -> npt.NDArray[np.float64]:
-        """(n, 3) float64, metres: the coordinates as the file has them."""
+        """(n, 3) float64, metres: the coordinates of the file."""
         return self.points.astype(np.float64) + self.origin
 
     def to_file_rows(self, values: npt.NDArray, fill: int) -> npt.NDArray:

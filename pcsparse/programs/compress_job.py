@@ -143,7 +143,7 @@ class Job:
     @property
     def labels(self) -> LabelMap:
         """What the targets mean."""
-        return LabelMap.load(self.card.label_set)
+        return self.card.labels
 
     @cached_property
     def calibration(self) -> list[VoxelBatch]:

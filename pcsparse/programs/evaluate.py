@@ -45,7 +45,10 @@ def run(settings: EvaluateSettings) -> int:
     source = build(node)
     labels: LabelMap = source.label_map
     if labels.names != card.classes:
-        raise FormatError(f"{checkpoint} has the classes {card.classes}, the data {labels.names}")
+        raise FormatError(
+            f"{checkpoint} has the classes {card.classes}, the data {labels.names}; "
+            f"name the label map {card.label_set!r} of the model as data.labels=FILE"
+        )
     device = usable_device(settings.device)
     writer = None if settings.predictions is None else _SubmissionWriter(Path(settings.predictions), labels)
     confusion = evaluate(

@@ -16,6 +16,7 @@ from pcsparse.data.label_map import IGNORE, LabelMap
 from pcsparse.data.placement import Placement
 from pcsparse.errors import FormatError, PcsparseError, RangeError, UnsupportedError
 from pcsparse.infer.diagnosis import diagnose
+from pcsparse.infer.scale_watch import ScaleWatch
 from pcsparse.programs.infer_files import Job, output_paths, read_source, report_shares, write_outputs
 from pcsparse.programs.infer_models import InferModels
 from pcsparse.programs.infer_page import write_page
@@ -47,6 +48,7 @@ def run(settings: InferSettings) -> int:
     if settings.picture:
         _check_pictures()
     models = InferModels(settings)
+    scales = ScaleWatch()
     failed: dict[Path, Exception] = {}
     for job in jobs:
         if settings.skip_existing and job.done:
@@ -56,7 +58,7 @@ def run(settings: InferSettings) -> int:
             if (tile := tile_size(job.source, settings)) is not None:
                 infer_tiled(job, tile, settings, models.whole())
             else:
-                _process(job, settings, placement, models)
+                _process(job, settings, placement, models, scales)
         except (PcsparseError, OSError) as error:
             failed[job.source] = error
             print(f"error: {error}")
@@ -125,15 +127,19 @@ def placement_of(settings: InferSettings | InspectSettings) -> Placement:
     )
 
 
-def _process(job: Job, settings: InferSettings, placement: Placement, models: InferModels) -> None:
+def _process(
+    job: Job, settings: InferSettings, placement: Placement, models: InferModels, scales: ScaleWatch
+) -> None:
     began = time.perf_counter()
     cloud = read_source(job.source, settings)
     read_s = time.perf_counter() - began
     print(f"{job.source}: {cloud.n_file} points")
     for note in cloud.notes:
         print(f"  note: {note}")
+    if (warning := scales.warning(cloud)) is not None:
+        print(f"  warning: {warning}")
     model, report = models.of(cloud, placement)
-    predictor, labels = model.predictor, model.labels
+    predictor, labels = model.predictor, model.card.labels
     for fault in diagnose(cloud, model.card.input_spec, predictor.voxels, placement, report=report).faults:
         if fault.grave:
             print(f"  warning: {fault}")

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pcsparse.config import InferSettings
-from pcsparse.data.label_map import LabelMap
 from pcsparse.data.placement import Placement
 from pcsparse.data.point_cloud import PointCloud
 from pcsparse.engine.tune_cache import load_table
@@ -21,13 +20,12 @@ class LoadedModel:
 
     Attributes:
         weights: where it is from.
-        predictor, card, labels: of it.
+        predictor, card: of it.
     """
 
     weights: Path
     predictor: Predictor
     card: ModelCard
-    labels: LabelMap
 
 
 class InferModels:
@@ -73,7 +71,7 @@ class InferModels:
         if weights not in self._loaded:
             settings = self._settings
             model, card = load_model(weights)
-            labels, voxels = LabelMap.load(card.label_set), card.voxels
+            voxels = card.voxels
             if settings.voxel_size is not None:
                 print(
                     f"warning: voxels of {settings.voxel_size:g} m, the model was trained on "
@@ -84,6 +82,6 @@ class InferModels:
                 use_tuning(model, load_table(settings.tuned))
             predictor = Predictor(model, voxels, settings.device)
             if told:
-                print(f"model {weights}, {voxels.voxel_size:g} m voxels, {labels.n_classes} classes")
-            self._loaded[weights] = LoadedModel(weights, predictor, card, labels)
+                print(f"model {weights}, {voxels.voxel_size:g} m voxels, {card.labels.n_classes} classes")
+            self._loaded[weights] = LoadedModel(weights, predictor, card)
         return self._loaded[weights]

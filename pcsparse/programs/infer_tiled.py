@@ -66,7 +66,7 @@ def fits_tiles(placement: Placement) -> bool:
 def infer_tiled(job: Job, size: float, settings: InferSettings, model: LoadedModel) -> None:
     """Predict one file in squares of `size` metres and write its outputs."""
     began = time.perf_counter()
-    labels, predictor = model.labels, copy.copy(model.predictor)
+    labels, predictor = model.card.labels, copy.copy(model.predictor)
     # no sensor stands in the middle of a square
     predictor.voxels = replace(predictor.voxels, min_range=0.0)
     level = Levelling(model.card.input_spec, settings.z_offset)

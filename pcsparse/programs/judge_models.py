@@ -65,9 +65,9 @@ def run(settings: JudgeSettings) -> list[Judgement]:
     loaded = [(path, *load_model(path)) for path in weights]
     if not loaded:
         raise FormatError("no model is named, and pcsparse brings none")
-    labels = LabelMap.load(loaded[0][2].label_set)
-    if any(card.classes != labels.names for _, _, card in loaded):
-        raise FormatError("the models do not have the same classes; judge them one by one")
+    labels = loaded[0][2].labels
+    if any(card.labels != labels for _, _, card in loaded):
+        raise FormatError("the models do not have the same label map; judge them one by one")
     names = _names(weights)
     judged = [Judgement(name, labels) for name in names]
     predictors = [Predictor(model, card.voxels, settings.device) for _, model, card in loaded]

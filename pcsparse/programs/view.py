@@ -17,6 +17,7 @@ from pcsparse.data.placement import Placement
 from pcsparse.data.point_cloud import PointCloud
 from pcsparse.data.pose_files import Pose, read_av2_poses, read_kitti_poses
 from pcsparse.errors import FormatError, RangeError
+from pcsparse.infer.scale_watch import ScaleWatch
 from pcsparse.programs.infer_page import classes_of
 from pcsparse.programs.view_files import Companions, companions_of
 from pcsparse.view.page import Box, Sweep, save_page
@@ -45,7 +46,8 @@ def run(settings: ViewSettings) -> int:
         print(note)
     labels = _label_map(settings.label_set)
     placement = Placement(scale=settings.scale, up=settings.up)
-    sweeps = [_sweep(source, settings, placement, labels) for source in sources]
+    scales = ScaleWatch()
+    sweeps = [_sweep(source, settings, placement, labels, scales) for source in sources]
     sweeps = _with_poses(sweeps, sources, settings)
     classes = classes_of(labels) if any(_has_classes(sweep) for sweep in sweeps) else None
     out = Path(settings.out)
@@ -73,12 +75,16 @@ def _has_classes(sweep: Sweep) -> bool:
     return sweep.labels is not None or sweep.prediction is not None
 
 
-def _sweep(source: Path, settings: ViewSettings, placement: Placement, labels: LabelMap) -> Sweep:
+def _sweep(
+    source: Path, settings: ViewSettings, placement: Placement, labels: LabelMap, scales: ScaleWatch
+) -> Sweep:
     cloud = _read(source, settings)
     companions = companions_of(source, settings)
     print(f"{source}: {cloud.n_file} points")
     for note in (*cloud.notes, *companions.listed):
         print(f"  {note}")
+    if (warning := scales.warning(cloud)) is not None:
+        print(f"  warning: {warning}")
     raw = None if companions.labels is None else read_labels(companions.labels, cloud.n_file)[cloud.kept]
     prediction, confidence = _prediction(source, cloud, companions, settings, labels)
     instance = None if raw is None else raw >> _INSTANCE_SHIFT

@@ -31,8 +31,8 @@ _NEUTRAL = {
     "time_limit",
 }
 
-# what a data set says of its files: equal to anything in states that were stored without
-_ADDED = {"train_files", "val_files"}
+# what a data set says of its files and labels: equal to anything in states that were stored without
+_ADDED = {"train_files", "val_files", "label_map"}
 
 _UNREADABLE = (
     OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile,

@@ -117,8 +117,7 @@ def fit(
         check_validation(validated)
     card = ModelCard(
         arch=arch_of(model, labels.n_classes),
-        label_set=labels.label_set,
-        classes=labels.names,
+        labels=labels,
         voxels=settings.voxels,
         input_spec=survey.input_spec,
         metrics={},
@@ -129,6 +128,7 @@ def fit(
     # no entry where there is none, so that older runs go on
     given: dict[str, object] = {"extra_loss": extra_loss, "penalty": penalty}
     given |= {"train_files": _files_of(train_set), "val_files": _files_of(validated)}
+    given["label_map"] = labels.digest()
     extra = {name: term for name, term in given.items() if term is not None}
     facts = run_facts(
         settings, n_train=len(train_set), arch=arch, augmentation=augmentation, labels=labels.names,
@@ -247,12 +247,13 @@ def _loop(
     throughput = Throughput(order.n_steps)
     # one step at least, or there would be no model at the end
     timed_out = stepper.clock.share >= 1.0 and stepper.step > 0
-    if timed_out and not _has_ended(stepper, val_set, outputs):
-        # stopped before the end of an epoch, and out of time now
-        epoch = (stepper.step - 1) // order.steps_per_epoch
-        _end_epoch(stepper, epoch, val_set, outputs, is_last=True, stores=True)
-        # the best validation may be this one
-        outputs.states.offer(lambda: stepper.state(outputs.facts), due=True, ends=True)
+    if stepper.step > 0 and (timed_out or stepper.step % order.steps_per_epoch == 0):
+        # stopped before the end of an epoch, and out of time now; or its validation failed
+        end = _EpochEnd.of(stepper, order, val_set, timed_out)
+        if not end.is_done(stepper, outputs):
+            _end_epoch(stepper, end, val_set, outputs)
+            # the best validation may be this one
+            outputs.states.offer(lambda: stepper.state(outputs.facts), due=True, ends=True)
     while stepper.step < order.n_steps and stop.signal_number is None and not timed_out:
         began = time.perf_counter()
         epoch = stepper.step // order.steps_per_epoch
@@ -265,9 +266,13 @@ def _loop(
         timed_out = stepper.clock.share >= 1.0
         ends_epoch = stepper.step % order.steps_per_epoch == 0 or timed_out
         is_last = timed_out or stepper.step == order.n_steps
-        stores = ends_epoch and (is_last or (epoch + 1) % settings.store_every == 0)
         if ends_epoch:
-            _end_epoch(stepper, epoch, val_set, outputs, is_last=is_last, stores=stores)
+            try:
+                _end_epoch(stepper, _EpochEnd.of(stepper, order, val_set, timed_out), val_set, outputs)
+            except Exception:
+                # the steps are not lost with it
+                outputs.states.offer(lambda: stepper.state(outputs.facts), due=True, ends=True)
+                raise
         due = ends_epoch or bool(settings.checkpoint_every and stepper.step % settings.checkpoint_every == 0)
         ends = is_last or stop.signal_number is not None
         outputs.states.offer(lambda: stepper.state(outputs.facts), due=due, ends=ends)
@@ -275,30 +280,49 @@ def _loop(
         outputs.progress.note(f"stopped by signal {stop.signal_number}; step {stepper.step} is stored")
 
 
-def _has_ended(stepper: Stepper, val_set: SweepSource | None, outputs: _Outputs) -> bool:
-    """Whether the validation and the model of the last step are there already."""
-    if stepper.settings.keep == "best" and val_set is not None and stepper.settings.validate_every > 0:
-        # the model may be of an earlier, better one; the row comes after what it decides
-        return outputs.val_log.last_step == stepper.step
-    return stored_step(outputs.folder) >= stepper.step
+@dataclass(frozen=True)
+class _EpochEnd:
+    """What the end of an epoch asks for.
+
+    Attributes:
+        epoch: from 0.
+        validates: whether a validation is due.
+        stores: whether the model is due, whatever the validation says.
+    """
+
+    epoch: int
+    validates: bool
+    stores: bool
+
+    @classmethod
+    def of(
+        cls, stepper: Stepper, order: SampleOrder, val_set: SweepSource | None, timed_out: bool
+    ) -> "_EpochEnd":
+        """After the last step of the epoch."""
+        settings = stepper.settings
+        epoch = (stepper.step - 1) // order.steps_per_epoch
+        is_last = timed_out or stepper.step == order.n_steps
+        has_validations = val_set is not None and settings.validate_every > 0
+        return cls(
+            epoch=epoch,
+            validates=has_validations and (is_last or (epoch + 1) % settings.validate_every == 0),
+            stores=(settings.keep == "last" or not has_validations)
+            and (is_last or (epoch + 1) % settings.store_every == 0),
+        )
+
+    def is_done(self, stepper: Stepper, outputs: _Outputs) -> bool:
+        """Whether the validation and the model of this step are there already."""
+        if self.validates:
+            # the row comes after the model
+            return outputs.val_log.last_step == stepper.step
+        return not self.stores or stored_step(outputs.folder) >= stepper.step
 
 
-def _end_epoch(
-    stepper: Stepper,
-    epoch: int,
-    val_set: SweepSource | None,
-    outputs: _Outputs,
-    *,
-    is_last: bool,
-    stores: bool,
-) -> None:
+def _end_epoch(stepper: Stepper, end: _EpochEnd, val_set: SweepSource | None, outputs: _Outputs) -> None:
     """Validate where it is due, and store the model where it is the one to keep."""
-    settings = stepper.settings
-    validates = val_set is not None and settings.validate_every > 0
-    due = validates and (is_last or (epoch + 1) % settings.validate_every == 0)
     metrics: dict[str, float] = {}
     better = False
-    if due and val_set is not None:
+    if end.validates and val_set is not None:
         found = _validate(stepper, val_set, outputs.card)
         metrics = {
             "miou": found.mean_iou,
@@ -309,14 +333,14 @@ def _end_epoch(
         stepper.best_miou = max(stepper.best_miou, found.mean_iou)
         outputs.events.scalars(stepper.step, {f"val/{name}": value for name, value in metrics.items()})
         outputs.progress.note(
-            f"epoch {epoch + 1}: mIoU {100 * found.mean_iou:.2f} %, over present classes "
+            f"epoch {end.epoch + 1}: mIoU {100 * found.mean_iou:.2f} %, over present classes "
             f"{100 * found.mean_iou_present:.2f} %, accuracy {100 * found.accuracy:.2f} %"
         )
-    if better or (stores and (settings.keep == "last" or not validates)):
+    if better or end.stores:
         card = replace(outputs.card, metrics={"step": float(stepper.step), **metrics})
         save_model(outputs.folder / "model.safetensors", stepper.evaluated, card)
     if metrics:
-        outputs.val_log.write(stepper.step, epoch, *metrics.values())
+        outputs.val_log.write(stepper.step, end.epoch, *metrics.values())
 
 
 def _validate(stepper: Stepper, val_set: SweepSource, card: ModelCard) -> SemanticKittiMetrics:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pcsparse.data.collate import VoxelBatch, collate
+from pcsparse.errors import PcsparseError
 from pcsparse.train.order import BatchesFrom
 
 _SHARED = Path("/dev/shm")
@@ -35,16 +36,51 @@ def _shared_memory_is_small() -> bool:
     return space.f_bavail * space.f_frsize < _ENOUGH
 
 
-def _piped(batches: Sequence[VoxelBatch]) -> bytes:
+class _Told(Dataset[VoxelBatch | PcsparseError]):
+    """Errors of ours in place of samples: torch would make the traceback of the process their text."""
+
+    def __init__(self, samples: Dataset[VoxelBatch]) -> None:
+        self._samples = samples
+
+    def __getitem__(self, index: Any) -> VoxelBatch | PcsparseError:
+        try:
+            return self._samples[index]
+        except PcsparseError as error:
+            return error
+
+
+def _joined(batches: Sequence[VoxelBatch | PcsparseError]) -> VoxelBatch | PcsparseError:
+    """One batch, or the first error."""
+    whole = []
+    for batch in batches:
+        if isinstance(batch, PcsparseError):
+            return batch
+        whole.append(batch)
+    return collate(whole)
+
+
+def _raised(batches: Iterator[VoxelBatch | PcsparseError]) -> Iterator[VoxelBatch]:
+    for batch in batches:
+        if isinstance(batch, PcsparseError):
+            raise batch
+        yield batch
+
+
+def _piped(batches: Sequence[VoxelBatch | PcsparseError]) -> bytes:
     """One batch as bytes, which travel through a pipe instead."""
-    batch = vars(collate(batches))
+    joined = _joined(batches)
+    if isinstance(joined, PcsparseError):
+        return pickle.dumps(joined, protocol=5)
+    batch = vars(joined)
     content = {name: part.numpy() if isinstance(part, Tensor) else part for name, part in batch.items()}
     return pickle.dumps(content, protocol=5)
 
 
-def _unpiped(content: bytes) -> VoxelBatch:
+def _unpiped(content: bytes) -> VoxelBatch | PcsparseError:
     # written by a process of our own
-    parts: dict[str, Any] = pickle.loads(content)
+    parts: dict[str, Any] | PcsparseError = pickle.loads(content)
+    if isinstance(parts, PcsparseError):
+        return parts
     for name, part in parts.items():
         if isinstance(part, np.ndarray):
             parts[name] = torch.from_numpy(part)
@@ -64,14 +100,15 @@ def open_loader(
         prefetch: batches each process holds ready.
 
     Yields:
-        An iterator; its processes end when the context is left, by an error too.
+        An iterator; its processes end when the context is left, by an error too. What they raise on purpose
+        is raised here as it was there.
     """
     piped = workers > 0 and _shared_memory_is_small()
     iterator: Any = iter(
         DataLoader(
-            samples,
+            _Told(samples) if workers else samples,
             batch_sampler=batches if batches is not None else [[i] for i in range(len(samples))],  # type: ignore[arg-type]
-            collate_fn=_piped if piped else collate,
+            collate_fn=_piped if piped else _joined,
             num_workers=workers,
             prefetch_factor=prefetch if workers else None,
             worker_init_fn=_leave_signals_to_parent,
@@ -80,7 +117,7 @@ def open_loader(
         )
     )
     try:
-        yield map(_unpiped, iterator) if piped else iterator
+        yield _raised(map(_unpiped, iterator) if piped else iterator)
     finally:
         # not left to the garbage collector: a traceback keeps the iterator alive, and at exit Python would
         # wait for workers that ignore its SIGTERM

@@ -39,8 +39,7 @@ class ModelCard:
     Attributes:
         arch: `_target_` (a class under `pcsparse.`), `spec` (the JSON of its Spec), and `norms` (eps and
             momentum by name) where they are not those that the class builds.
-        label_set: name of the label map.
-        classes: names, by target.
+        labels: what its outputs mean.
         voxels: voxel size, crop and least range, metres.
         input_spec: the clouds it was trained on.
         metrics: of the validation, at the step of the weights.
@@ -48,20 +47,30 @@ class ModelCard:
     """
 
     arch: dict[str, Any]
-    label_set: str
-    classes: tuple[str, ...]
+    labels: LabelMap
     voxels: VoxelSettings
     input_spec: InputSpec
     metrics: dict[str, float]
     provenance: dict[str, str]
 
+    @property
+    def label_set(self) -> str:
+        """Name of the label map."""
+        return self.labels.label_set
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, by target."""
+        return self.labels.names
+
     def to_json(self) -> str:
-        """The text of a `model.json`."""
+        """The text of a `model.json`. A label map that pcsparse does not bring is in it, whole."""
         content = {
             "format": CARD_FORMAT,
             "arch": self.arch,
             "label_set": self.label_set,
             "classes": list(self.classes),
+            **({} if self.labels.is_brought() else {"labels": self.labels.rows()}),
             "voxel_size": self.voxels.voxel_size,
             "crop": self.voxels.crop,
             "min_range": self.voxels.min_range,
@@ -77,7 +86,8 @@ class ModelCard:
         """Read a `model.json`.
 
         Raises:
-            FormatError: the file is missing, no such card, or of another format or input.
+            FormatError: the file is missing, no such card, or of another format or input; or its classes are
+                not those of its label map.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -89,8 +99,7 @@ class ModelCard:
                 )
             return cls(
                 arch=content["arch"],
-                label_set=content["label_set"],
-                classes=tuple(content["classes"]),
+                labels=_labels_of(path, content),
                 voxels=VoxelSettings(content["voxel_size"], content["crop"], content.get("min_range", 0.0)),
                 input_spec=InputSpec(**content["input"]),
                 metrics=content["metrics"],
@@ -106,6 +115,24 @@ class ModelCard:
             raise FormatError(
                 f"{path} is not the card of a model ({type(error).__name__}: {error})"
             ) from error
+
+
+def _labels_of(path: Path, content: dict[str, Any]) -> LabelMap:
+    name, classes = content["label_set"], tuple(content["classes"])
+    try:
+        rows = content.get("labels")
+        labels = LabelMap.load(name) if rows is None else LabelMap.from_rows(name, **rows)
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{path}: {error}; a label map of one's own is part of the card of a model that is trained with "
+            'this version: train again, or add its tables `ignore`, `raw` and `classes` under "labels"'
+        ) from error
+    if classes != labels.names:
+        raise FormatError(
+            f"{path}: its classes {list(classes)} are not those of label set {name!r}, "
+            f"{list(labels.names)}; a prediction would get wrong names"
+        )
+    return labels
 
 
 def arch_of(model: nn.Module, n_classes: int) -> dict[str, Any]:
@@ -231,7 +258,6 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelCard]:
     """
     weights = find_weights(path)
     card = ModelCard.read(weights.with_suffix(".json"))
-    _check_classes(card, weights)
     model = build_arch(card.arch)
     try:
         state = load_file(weights)
@@ -243,15 +269,6 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelCard]:
     wide = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     model.load_state_dict(wide, strict=True)
     return model.eval(), card
-
-
-def _check_classes(card: ModelCard, weights: Path) -> None:
-    labels = LabelMap.load(card.label_set)
-    if card.classes != labels.names:
-        raise FormatError(
-            f"{weights}: its classes {list(card.classes)} are not those of label set {card.label_set!r}, "
-            f"{list(labels.names)}; a prediction would get wrong names"
-        )
 
 
 def _check_state(weights: Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

@@ -286,8 +286,7 @@ def test_a_checkpoint_keeps_offsets(tmp_path):
     sliced = prune_offsets(network, 0.4, sweeps=[x])
     card = ModelCard(
         arch=arch_of(sliced, 19),
-        label_set="semantickitti",
-        classes=LabelMap.load("semantickitti").names,
+        labels=LabelMap.load("semantickitti"),
         voxels=VoxelSettings(0.2, [-50.0, -50.0, -4.0, 50.0, 50.0, 3.0]),
         input_spec=InputSpec(-1.73, 20.0, 60.0, 0.9, 120_000),
         metrics={},

@@ -1,5 +1,6 @@
 """Label maps: the SemanticKITTI table, the shift, what is unknown."""
 
+import json
 import pickle
 
 import numpy as np
@@ -168,3 +169,63 @@ def test_codes_of_the_las_standard():
     road = labels.names.index("road")
     assert labels.to_las(np.array([road, IGNORE, 0])).tolist() == [11, 0, 1]
     assert labels.to_las(np.zeros(0, np.int64)).dtype == np.uint8
+
+
+OWN = """
+label_set = "yard"
+ignore = 0
+raw = [
+  { id = 0, train = 0 },
+  { id = 7, train = 1, name = "ramp", color = [1, 2, 3] },
+  { id = 8, train = 1 },
+  { id = 300, train = 2, name = "crane", color = [250, 0, 9] },
+]
+classes = [{ train = 0, raw = 0 }, { train = 1, raw = 7, las = 2 }, { train = 2, raw = 300 }]
+"""
+
+
+@pytest.fixture
+def own(tmp_path) -> LabelMap:
+    (tmp_path / "labels.toml").write_text(OWN)
+    return LabelMap.from_toml(tmp_path / "labels.toml")
+
+
+def test_the_rows_of_a_map_make_the_same_map(labels, own):
+    for one in (labels, own):
+        # as a card holds them
+        again = LabelMap.from_rows(one.label_set, **json.loads(json.dumps(one.rows())))
+        assert again == one
+        np.testing.assert_array_equal(again.raw_ids, one.raw_ids)
+        np.testing.assert_array_equal(again.colors, one.colors)
+    assert own.rows()["raw"] == [
+        {"id": 0, "train": 0},
+        {"id": 7, "train": 1, "name": "ramp", "color": [1, 2, 3]},
+        {"id": 8, "train": 1},
+        {"id": 300, "train": 2, "name": "crane", "color": [250, 0, 9]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"ramp"', '"slope"'),
+        ("[250, 0, 9]", "[250, 0, 8]"),
+        ("las = 2", "las = 6"),
+        ("{ id = 8, train = 1 }", "{ id = 8, train = 2 }"),
+        ("{ id = 8, train = 1 },", ""),
+        ("raw = 7", "raw = 8"),
+    ],
+    ids=["name", "colour", "las", "class", "raw-id", "way-out"],
+)
+def test_maps_that_differ_are_not_the_same(own, tmp_path, old, new):
+    (tmp_path / "other.toml").write_text(
+        OWN.replace(old, new).replace("{ id = 8,", '{ id = 8, name = "ramp", color = [1, 2, 3],')
+    )
+    assert LabelMap.from_toml(tmp_path / "other.toml") != own
+
+
+def test_a_map_is_brought_if_its_name_says_all_of_it(labels, own):
+    assert labels.is_brought()
+    assert LabelMap.load("synthetic").is_brought()
+    assert not own.is_brought()
+    assert not LabelMap.from_rows("semantickitti", **own.rows()).is_brought()

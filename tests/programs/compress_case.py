@@ -69,8 +69,7 @@ def write_model(path: Path) -> Path:
     model = tiny_network()
     card = ModelCard(
         arch=arch_of(model, LABELS.n_classes),
-        label_set="semantickitti",
-        classes=LABELS.names,
+        labels=LABELS,
         voxels=VoxelSettings(0.6),
         input_spec=InputSpec.of([CloudFacts.of(s.points, s.intensity) for s in [tiny_street(0)]]),
         metrics={},

@@ -141,7 +141,7 @@ def study(tmp_path_factory):
     model = tiny_model(0.25)
     labels = LabelMap.load("semantickitti")
     card = ModelCard(
-        arch=arch_of(model, labels.n_classes), label_set=labels.label_set, classes=labels.names,
+        arch=arch_of(model, labels.n_classes), labels=labels,
         voxels=VoxelSettings(1.0),
         input_spec=InputSpec.of([_FACTS]), metrics={}, provenance={},
     )  # fmt: skip

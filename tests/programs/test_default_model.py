@@ -27,10 +27,8 @@ def _write_model(path, rows, seed):
     torch.manual_seed(seed)
     model = tiny_model()
     spec = InputSpec.of([CloudFacts.of(rows[:, :3], rows[:, 3])])
-    names = LabelMap.load("semantickitti").names
-    save_model(
-        path, model, ModelCard(arch_of(model, 19), "semantickitti", names, VoxelSettings(0.3), spec, {}, {})
-    )
+    labels = LabelMap.load("semantickitti")
+    save_model(path, model, ModelCard(arch_of(model, 19), labels, VoxelSettings(0.3), spec, {}, {}))
 
 
 @pytest.fixture

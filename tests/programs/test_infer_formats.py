@@ -31,8 +31,7 @@ def model_file(tmp_path_factory):
     model, sweep = tiny_model(), tiny_street(0)
     card = ModelCard(
         arch=arch_of(model, 19),
-        label_set="semantickitti",
-        classes=LABELS.names,
+        labels=LABELS,
         voxels=VoxelSettings(0.3),
         input_spec=InputSpec.of([CloudFacts.of(sweep.points, sweep.intensity)]),
         metrics={},

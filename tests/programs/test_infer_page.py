@@ -26,7 +26,7 @@ def model_file(tmp_path_factory):
     model = tiny_model()
     facts = [CloudFacts.of(s.points, s.intensity) for s in (tiny_street(0), tiny_street(1))]
     arch, voxels = arch_of(model, 19), VoxelSettings(0.3)
-    card = ModelCard(arch, "semantickitti", LABELS.names, voxels, InputSpec.of(facts), {}, {})
+    card = ModelCard(arch, LABELS, voxels, InputSpec.of(facts), {}, {})
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_model(path, model, card)
     return path

@@ -77,7 +77,7 @@ def folder(tmp_path_factory):
         torch.manual_seed(seed)
         model = tiny_model()
         spec = InputSpec.of([CloudFacts.of(sweep.points, sweep.intensity)])
-        card = ModelCard(arch_of(model, 19), "semantickitti", LABELS.names, VoxelSettings(0.3), spec, {}, {})
+        card = ModelCard(arch_of(model, 19), LABELS, VoxelSettings(0.3), spec, {}, {})
         save_model(folder / str(seed) / "tiny.safetensors", model, card)
     return folder
 

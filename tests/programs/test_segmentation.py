@@ -40,8 +40,7 @@ def model_file(tmp_path_factory):
     sweeps = [tiny_street(seed) for seed in range(3)]
     card = ModelCard(
         arch=arch_of(model, 19),
-        label_set="semantickitti",
-        classes=LABELS.names,
+        labels=LABELS,
         voxels=VoxelSettings(0.3),
         input_spec=InputSpec.of([CloudFacts.of(s.points, s.intensity) for s in sweeps]),
         metrics={},
@@ -120,6 +119,62 @@ def test_a_network_with_points_trains_and_infers_by_its_name(root, tmp_path, mon
     sweep = root / "sequences/08/velodyne/000000.bin"
     assert main(["infer", str(sweep), "--checkpoint", "runs/points", "--out", "out", "--no-picture"]) == 0
     assert len(read_labels(tmp_path / "out/000000.label", N_POINTS)) == N_POINTS
+
+
+YARD = """
+label_set = "yard"
+ignore = 0
+raw = [
+  { id = 0, train = 0 },
+  { id = 3, train = 1, name = "machine", color = [9, 8, 7] },
+  { id = 500, train = 2, name = "ground", color = [1, 2, 3] },
+  { id = 7, train = 3, name = "hall", color = [4, 5, 6] },
+]
+classes = [{ train = 0, raw = 0 }, { train = 1, raw = 3 }, { train = 2, raw = 500 }, { train = 3, raw = 7 }]
+"""
+
+
+def test_classes_columns_and_intensity_of_ones_own(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("hydra")
+    monkeypatch.chdir(tmp_path)
+    root = write_root(tmp_path / "yard", {"00": 1, "08": 1}, points=N_POINTS)
+    for path in root.rglob("*.bin"):
+        rows = np.fromfile(path, "<f4").reshape(-1, 4)
+        rows[:, 3] *= 255
+        np.column_stack([rows, np.arange(len(rows)) % 32]).astype("<f4").tofile(path)
+    for path in root.rglob("*.label"):
+        raw = np.fromfile(path, "<u4") & 0xFFFF
+        table = np.zeros(100, np.uint32)
+        table[[10, 40, 50]] = 3, 500, 7
+        table[raw].astype("<u4").tofile(path)
+    (tmp_path / "yard.toml").write_text(YARD)
+    data = [f"data.root={root}", "data.labels=yard.toml", "data.columns=5", "data.intensity_scale=255"]
+    arguments = [
+        "model=minkunet14", "model.spec.width=0.125", "name=own", "epochs=1", "batch_size=1",
+        "voxels.voxel_size=0.4", "workers=1", "progress=plain",
+    ]  # fmt: skip
+    assert main(["train", *data, *arguments]) == 2
+    assert "the model has 19 classes, the label set 3; set model.spec.n_classes=3" in capsys.readouterr().err
+    assert main(["train", *data, *arguments, "model.spec.n_classes=3"]) == 0
+    assert load_model("runs/own")[1].labels == LabelMap.from_toml("yard.toml")
+    # the model knows its classes without the file
+    (tmp_path / "yard.toml").rename(tmp_path / "elsewhere.toml")
+    data[1] = "data.labels=elsewhere.toml"
+    assert main(["evaluate", *data, "checkpoint=runs/own", "workers=0", "predictions=submission"]) == 0
+    assert "mIoU over all 3 (official)" in capsys.readouterr().out
+    written = read_labels(tmp_path / "submission/sequences/08/predictions/000000.label", N_POINTS)
+    assert set(written.tolist()) <= {0, 3, 500, 7}
+    sweep = root / "sequences/08/velodyne/000000.bin"
+    scale = ["--columns", "5", "--intensity-scale", "255"]
+    assert main(["infer", str(sweep), *scale, "--checkpoint", "runs/own", "--out", "out", "--no-page"]) == 0
+    np.testing.assert_array_equal(read_labels(tmp_path / "out/000000.label", N_POINTS), written)
+    # what is wrong with the files comes in a line, from the process that reads them
+    assert main(["evaluate", *data[:2], "checkpoint=runs/own", "workers=1"]) == 2
+    said = capsys.readouterr().err
+    assert "data.columns=N" in said
+    assert "Traceback" not in said
+    assert main(["evaluate", data[0], *data[2:], "checkpoint=runs/own", "workers=0"]) == 2
+    assert "name the label map 'yard' of the model as data.labels=FILE" in capsys.readouterr().err
 
 
 def test_errors_of_hydra_programs_are_one_line_and_a_status(root, tmp_path, monkeypatch, capsys):

@@ -25,8 +25,7 @@ def model_file(tmp_path_factory):
     model, sweep = tiny_model(), tiny_street(0)
     card = ModelCard(
         arch=arch_of(model, 19),
-        label_set="semantickitti",
-        classes=LabelMap.load("semantickitti").names,
+        labels=LabelMap.load("semantickitti"),
         voxels=VoxelSettings(0.3),
         input_spec=InputSpec.of([CloudFacts.of(sweep.points, sweep.intensity)]),
         metrics={},

@@ -21,6 +21,7 @@ from pcsparse.train.interrupt import StopRequest
 from pcsparse.train.losses import segmentation_loss
 from pcsparse.train.model_file import load_model
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
+from pcsparse.train.stepper import Stepper
 from tests.streets import ROAD, TinyStreets, tiny_model, write_root
 
 LABELS = LabelMap.load("semantickitti")
@@ -560,3 +561,52 @@ def test_provenance_and_config_are_written(tmp_path):
     run(tmp_path, replace(SETTINGS, epochs=1), provenance={"data": "tiny"}, config_text="epochs: 1\n")
     assert json.loads((tmp_path / "model.json").read_text())["provenance"] == {"data": "tiny"}
     assert (tmp_path / "config.yaml").read_text() == "epochs: 1\n"
+
+
+@pytest.mark.parametrize("epoch", [1, 2], ids=["first", "last"])
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_validation_that_fails_costs_no_step(tmp_path, monkeypatch, keep, epoch):
+    settings = replace(SETTINGS, keep=keep)
+    val_set = TinyStreets(1, first_seed=90)
+    whole = run(tmp_path / "whole", settings, val_set=val_set)
+
+    def fail():
+        raise FormatError("08/000000.bin is truncated")
+
+    # the check of the labels reads it once, then each validation
+    broken = Failing(1, reads=1 + epoch, action=fail)
+    broken.first_seed = 90
+    with pytest.raises(FormatError, match="truncated"):
+        run(tmp_path / "broken", settings, val_set=broken)
+    seen = []
+    advance = Stepper.advance
+    monkeypatch.setattr(Stepper, "advance", lambda self, batches: seen.append(1) or advance(self, batches))
+    result = run(tmp_path / "broken", settings, val_set=val_set)
+    assert len(seen) == 3 * (2 - epoch)
+    assert result.best_miou == whole.best_miou
+    for name in ("step", "miou", "accuracy"):
+        assert column(tmp_path / "broken", name, "val.csv") == column(tmp_path / "whole", name, "val.csv")
+    assert column(tmp_path / "broken", "loss") == column(tmp_path / "whole", "loss")
+    cards = [json.loads((tmp_path / name / "model.json").read_text()) for name in ("whole", "broken")]
+    assert cards[0] == cards[1]
+    one, two = (load_model(tmp_path / name)[0].state_dict() for name in ("whole", "broken"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_that_is_done_validates_no_more(tmp_path, monkeypatch):
+    settings = replace(SETTINGS, keep="last", store_every=9)
+    run(tmp_path, settings, val_set=TinyStreets(1, first_seed=90))
+    monkeypatch.setattr("pcsparse.train.fit._validate", None)
+    run(tmp_path, settings, val_set=TinyStreets(1, first_seed=90))
+    assert column(tmp_path, "step", "val.csv") == ["3", "6"]
+
+
+def test_a_run_goes_on_with_its_own_label_map_only(tmp_path):
+    rows = LABELS.rows()
+    rows["raw"] = [row | {"train": 0} if row["id"] == 252 else row for row in rows["raw"]]
+    other = LabelMap.from_rows("semantickitti", **rows)
+    run(tmp_path)
+    torch.manual_seed(0)
+    with pytest.raises(FormatError, match=r"label_map"):
+        fit(tiny_model(), TinyStreets(6), None, SETTINGS, tmp_path, labels=other, augmentation=AUGMENTATION)
+    assert run(tmp_path).step == 6

@@ -5,8 +5,9 @@ from dataclasses import fields
 import pytest
 import torch
 
-from pcsparse.data.collate import TrainSamples, VoxelBatch, VoxelSettings
+from pcsparse.data.collate import PlainSamples, TrainSamples, VoxelBatch, VoxelSettings
 from pcsparse.data.transforms import Augmentation, RandomYaw
+from pcsparse.errors import FormatError
 from pcsparse.train import loading
 from pcsparse.train.order import BatchesFrom, SampleOrder
 from tests.streets import TinyStreets
@@ -52,3 +53,40 @@ def test_little_shared_memory_is_told_from_much(monkeypatch, tmp_path):
     space["f_bavail"] = 0
     monkeypatch.setattr(loading, "_SHARED", tmp_path / "none")
     assert not loading._shared_memory_is_small()
+
+
+class BrokenStreets(TinyStreets):
+    """The third sweep cannot be read."""
+
+    def __getitem__(self, index):
+        if index == 2:
+            raise FormatError("velodyne/000002.bin is truncated; fetch it again")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["shared", "piped"])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_error_of_ours_comes_as_it_was_raised(monkeypatch, small, workers):
+    monkeypatch.setattr(loading, "_shared_memory_is_small", lambda: small)
+    samples = TrainSamples(BrokenStreets(5), VoxelSettings(0.3), Augmentation(), 7)
+    order = BatchesFrom(SampleOrder(5, batch_size=2, accumulate=1, epochs=1, seed=0), 0)
+    with pytest.raises(FormatError) as caught, loading.open_loader(samples, order, workers) as iterator:
+        list(iterator)
+    assert str(caught.value) == "velodyne/000002.bin is truncated; fetch it again"
+
+
+class CrashingStreets(TinyStreets):
+    """A bug."""
+
+    def __getitem__(self, index):
+        raise ZeroDivisionError("of the data set's author")
+
+
+def test_an_error_of_others_keeps_the_traceback_of_its_process():
+    samples = PlainSamples(CrashingStreets(2), VoxelSettings(0.3))
+    with (
+        pytest.raises(ZeroDivisionError, match="Original Traceback") as caught,
+        loading.open_loader(samples, None, 1) as iterator,
+    ):
+        list(iterator)
+    assert "of the data set's author" in str(caught.value)

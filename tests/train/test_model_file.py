@@ -35,8 +35,7 @@ def model():
 def card(model):
     return ModelCard(
         arch=arch_of(model, 19),
-        label_set="semantickitti",
-        classes=LABELS.names,
+        labels=LABELS,
         voxels=VoxelSettings(0.2, [-50.0, -50.0, -4.0, 50.0, 50.0, 3.0], 1.5),
         input_spec=InputSpec(-1.73, 20.0, 60.0, 0.9, 120_000),
         metrics={"miou": 0.25},
@@ -197,7 +196,40 @@ def test_the_classes_must_be_those_of_the_label_set(weights, card):
     with pytest.raises(FormatError, match="wrong names"):
         load_model(weights)
     edit_card(weights, classes=list(card.classes), label_set="mars")
-    with pytest.raises(UnsupportedError, match="mars"):
+    with pytest.raises(UnsupportedError, match=r"mars.*train again, or add its tables"):
+        load_model(weights)
+
+
+def own_map(name="mars"):
+    """SemanticKITTI's with the raw ids of the ground exchanged."""
+    rows = LABELS.rows()
+    for row in rows["raw"]:
+        row["id"] = {40: 72, 72: 40}.get(row["id"], row["id"])
+    for row in rows["classes"]:
+        row["raw"] = {40: 72, 72: 40}.get(row["raw"], row["raw"])
+    return LabelMap.from_rows(name, **rows)
+
+
+@pytest.mark.parametrize("name", ["mars", "semantickitti"])
+def test_a_model_brings_its_own_label_map(tmp_path, model, card, name):
+    labels = own_map(name)
+    save_model(tmp_path / "own.safetensors", model, replace(card, labels=labels))
+    loaded = load_model(tmp_path / "own.safetensors")[1]
+    assert (loaded.label_set, loaded.classes) == (name, LABELS.names)
+    assert loaded.labels == labels
+    assert loaded.labels.to_raw(torch.tensor([8])).tolist() == [72]
+
+
+def test_a_card_leaves_out_the_rows_of_a_map_that_pcsparse_brings(weights):
+    assert "labels" not in json.loads(weights.with_suffix(".json").read_text())
+
+
+@pytest.mark.parametrize(
+    "labels", [{}, {"ignore": 0, "raw": [], "classes": []}, [], {"ignore": 0, "raw": 1, "classes": 2}]
+)
+def test_the_rows_of_a_card_must_be_a_label_map(weights, labels):
+    edit_card(weights, labels=labels)
+    with pytest.raises(FormatError, match="not the card of a model"):
         load_model(weights)
 
 

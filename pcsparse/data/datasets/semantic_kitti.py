@@ -27,7 +27,7 @@ SEQUENCES: dict[str, tuple[str, ...]] = {
 """The standard split. Source: PRBonn/semantic-kitti-api@a9c749e:config/semantic-kitti.yaml."""
 
 _log = logging.getLogger(__name__)
-_COLUMNS = 4
+_COLUMNS = _LEAST_COLUMNS = 4
 # the upper half of a label
 _INSTANCE_SHIFT = 16
 _SYNTHETIC_MARK = "synthetic.json"
@@ -74,15 +74,19 @@ class SemanticKitti(Dataset[Sweep]):
         split: `train` and `val` must have a label file for each sweep; `test` may lack them, then the sweep's
             targets are None.
         sequences: names such as `"08"`, in place of the split's own; None takes those.
-        label_map: None loads the one of SemanticKITTI, or of the simulator for a root with `synthetic.json`.
+        label_map: what the raw ids of the label files mean: a map, or the path of a `labels.toml`. None loads
+            the one of SemanticKITTI, or of the simulator for a root with `synthetic.json`.
+        columns: float32 numbers a point in the `.bin` files: x, y, z, intensity and what is not read.
+        intensity_scale: what 1.0 is in the files' intensity, for example 255.
 
     Attributes:
         frames: where each sweep lies.
         label_map: what the labels mean.
 
     Raises:
-        FormatError: no such root, no sweep in the split, or labels missing; the text names them.
-        RangeError: unknown split.
+        FormatError: no such root, no sweep in the split, or labels missing; the text names them. Or no label
+            map.
+        RangeError: unknown split, or no intensity among the columns.
     """
 
     def __init__(
@@ -90,14 +94,23 @@ class SemanticKitti(Dataset[Sweep]):
         root: str | Path,
         split: Split = "train",
         sequences: Sequence[str] | None = None,
-        label_map: LabelMap | None = None,
+        label_map: LabelMap | str | Path | None = None,
+        columns: int = 4,
+        intensity_scale: float = 1.0,
     ) -> None:
         if split not in SEQUENCES:
             raise RangeError(f"split must be one of {', '.join(SEQUENCES)}, got {split!r}")
+        if columns < _LEAST_COLUMNS or not 0 < intensity_scale < float("inf"):
+            raise RangeError(
+                f"columns must be at least {_LEAST_COLUMNS} (x, y, z, intensity) and intensity_scale "
+                f"positive and finite, got {columns} and {intensity_scale}"
+            )
         self.root = _sequences_folder(Path(root)).parent
         self.split = split
-        synthetic = _is_synthetic(self.root)
-        self.label_map = label_map or LabelMap.load("synthetic" if synthetic else "semantickitti")
+        self.columns = columns
+        self.intensity_scale = intensity_scale
+        brought = LabelMap.load("synthetic" if _is_synthetic(self.root) else "semantickitti")
+        self.label_map = brought if label_map is None else _label_map(label_map)
         names = SEQUENCES[split] if sequences is None else tuple(str(name) for name in sequences)
         self.frames = _frames(self.root / "sequences", names, split, optional=sequences is None)
 
@@ -110,13 +123,16 @@ class SemanticKitti(Dataset[Sweep]):
     def file_digest(self) -> str:
         """The first sweep and the last, their number, and a digest of all names and the point files' sizes.
 
-        Another folder that holds the same files gives the same text.
+        Another folder that holds the same files gives the same text. Where they are not read as those of
+        SemanticKITTI, it says how.
         """
         digest = hashlib.sha256()
         for frame in self.frames:
             digest.update(f"{frame.name} {_size(frame.points)}\n".encode())
         first, last = self.frames[0].name, self.frames[-1].name
-        return f"{first} to {last}, {len(self)} in all, {digest.hexdigest()[:16]}"
+        read = "" if self.columns == _COLUMNS else f", {self.columns} columns"
+        read += "" if self.intensity_scale == 1.0 else f", intensity of {self.intensity_scale:g}"
+        return f"{first} to {last}, {len(self)} in all, {digest.hexdigest()[:16]}{read}"
 
     def __getitem__(self, index: int) -> Sweep:
         """Sweep `index`, read from disk.
@@ -126,7 +142,15 @@ class SemanticKitti(Dataset[Sweep]):
         """
         frame = self.frames[index]
         # rows are kept, so that labels and predictions stay aligned with the file
-        cloud = read_points(frame.points, columns=_COLUMNS, invalid="keep", intensity_scale=1.0)
+        try:
+            cloud = read_points(
+                frame.points, columns=self.columns, invalid="keep", intensity_scale=self.intensity_scale
+            )
+        except FormatError as error:
+            raise FormatError(
+                f"{error}. For all files of a data set: columns, {self.columns} here (data.columns=N), and "
+                f"intensity_scale, {self.intensity_scale:g} here (data.intensity_scale=S)"
+            ) from error
         targets = instances = None
         if frame.labels is not None:
             raw = read_labels(frame.labels, cloud.n_file)
@@ -149,6 +173,10 @@ def _sequences_folder(root: Path) -> Path:
         f"{root} is no SemanticKITTI root: neither {root / 'sequences'} nor {root / 'dataset' / 'sequences'} "
         "is a folder; see datasets/semantickitti/README.md, or make one with scripts/make_synthetic.py"
     )
+
+
+def _label_map(given: LabelMap | str | Path) -> LabelMap:
+    return given if isinstance(given, LabelMap) else LabelMap.from_toml(given)
 
 
 def _is_synthetic(root: Path) -> bool:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from pcsparse.data.datasets.semantic_kitti import SEQUENCES, SemanticKitti
 from pcsparse.data.files import write_labels
+from pcsparse.data.label_map import LabelMap
 from pcsparse.errors import FormatError, RangeError
 from tests.data.rows import street
 
@@ -190,3 +191,62 @@ def test_real_labelled_frame(real_data):
     sweep = data[0]
     assert sweep.points.shape == (50, 3)
     assert {data.label_map.names[t] for t in sweep.targets[sweep.targets >= 0]} >= {"building", "vegetation"}
+
+
+def rewrite(root, columns, scale):
+    """The points of all sweeps with further columns and another scale of intensity."""
+    for path in root.rglob("*.bin"):
+        rows = np.fromfile(path, "<f4").reshape(-1, 4)
+        rows[:, 3] *= scale
+        more = np.full((len(rows), columns - 4), 5.0, "<f4")
+        np.hstack([rows, more]).astype("<f4").tofile(path)
+
+
+def test_files_of_other_sensors_are_read_as_the_caller_says(root):
+    before = SemanticKitti(root, "train")
+    points, intensity = before[1].points, before[1].intensity
+    rewrite(root, 6, 255)
+    data = SemanticKitti(root, "train", columns=6, intensity_scale=255)
+    np.testing.assert_array_equal(data[1].points, points)
+    np.testing.assert_allclose(data[1].intensity, intensity, rtol=1e-6)
+    # a run is not continued with another reading
+    plain = SemanticKitti(root, "train").file_digest()
+    assert data.file_digest() == f"{plain}, 6 columns, intensity of 255"
+
+
+@pytest.mark.parametrize(
+    ("columns", "scale", "given"), [(5, 1.0, {}), (4, 255.0, {}), (4, 1.0, {"columns": 6})]
+)
+def test_a_wrong_reading_names_the_settings_of_the_data_set(root, columns, scale, given):
+    rewrite(root, columns, scale)
+    said = r"data\.columns=N\), and intensity_scale, 1 here \(data\.intensity_scale=S\)$"
+    with pytest.raises(FormatError, match=rf"{given.get('columns', 4)} here \({said}"):
+        SemanticKitti(root, "train", **given)[0]
+
+
+@pytest.mark.parametrize(
+    "given", [{"columns": 3}, {"intensity_scale": 0.0}, {"intensity_scale": float("inf")}]
+)
+def test_senseless_readings_are_refused(root, given):
+    with pytest.raises(RangeError, match="columns must be at least 4"):
+        SemanticKitti(root, "train", **given)
+
+
+def test_a_label_map_may_be_given_or_named(root, tmp_path):
+    rows = LabelMap.load("semantickitti").rows()
+    rows["classes"] = rows["classes"][:2]
+    rows["raw"] = [row | {"train": min(row["train"], 1)} for row in rows["raw"]]
+    own = LabelMap.from_rows("things", **rows)
+    data = SemanticKitti(root, "train", label_map=own)
+    np.testing.assert_array_equal(data[0].targets, np.resize((0, 0, 0, -1, 0), 20))
+    (tmp_path / "labels.toml").write_text(
+        'label_set = "one"\nignore = 0\nraw = [{ id = 0, train = 0 }, '
+        '{ id = 10, train = 1, name = "car", color = [1, 2, 3] }, { id = 40, train = 0 }, '
+        "{ id = 70, train = 0 }, { id = 252, train = 0 }]\n"
+        "classes = [{ train = 0, raw = 0 }, { train = 1, raw = 10 }]\n"
+    )
+    named = SemanticKitti(root, "train", label_map=str(tmp_path / "labels.toml"))
+    assert named.label_map.names == ("car",)
+    np.testing.assert_array_equal(named[0].targets, np.resize((0, -1, -1, -1, -1), 20))
+    with pytest.raises(FormatError, match="is not a label map"):
+        SemanticKitti(root, "train", label_map=tmp_path / "none.toml")
