@@ -1,10 +1,14 @@
 """Files that are there whole or not at all."""
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# the process and the thread that write
+_TEMPORARY = re.compile(r"\.(\d+)\.\d+\.tmp(\.\w+)?$")
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -38,3 +42,27 @@ def whole_file(path: Path) -> Iterator[Path]:
         # on a read-only disk this fails too
         with suppress(OSError):
             temporary.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes of this machine that were killed while they wrote.
+
+    Args:
+        folder: that one program at a time writes into.
+    """
+    for path in folder.glob(".*.tmp*"):
+        found = _TEMPORARY.search(path.name)
+        if found is not None and not _is_alive(int(found.group(1))):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # another user's
+        return True
+    return True

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
-from pcsparse.whole_file import write_whole
+from pcsparse.whole_file import remove_leftovers, whole_file, write_whole
 
 
 def test_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -41,3 +43,28 @@ def test_a_disk_where_nothing_can_be_removed_is_told_as_it_was(tmp_path, monkeyp
     monkeypatch.setattr("pcsparse.whole_file.os.fsync", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_whole(tmp_path / "file", b"new")
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    killed = subprocess.run(
+        [
+            sys.executable, "-c",
+            "import os, sys; from pathlib import Path; from pcsparse.whole_file import whole_file\n"
+            "with whole_file(Path(sys.argv[1])) as name:\n"
+            "    name.write_bytes(b'half'); os._exit(1)",
+            str(tmp_path / "last.pt"),
+        ],
+        check=False,
+    )  # fmt: skip
+    assert killed.returncode == 1
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".last.")
+    for name in ("last.pt", ".hidden", ".notes.tmp", ".a.12.tmp.pt"):
+        (tmp_path / name).write_bytes(b"")
+    with whole_file(tmp_path / "model.json") as living:
+        living.write_bytes(b"")
+        remove_leftovers(tmp_path)
+        assert living.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "last.pt", ".hidden", ".notes.tmp", ".a.12.tmp.pt", "model.json",
+    }  # fmt: skip

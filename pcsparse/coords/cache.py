@@ -9,9 +9,11 @@ Coordinate sets are numbered in the order in which they were first seen. So the 
 through one network have equal keys, and a compiled graph that found its maps in one finds them in the other.
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +45,8 @@ from pcsparse.errors import UnsupportedError
 from pcsparse.kernels.map_ways import MapRule, Way
 from pcsparse.types import Triple
 
+Made = TypeVar("Made")
+
 _EDITED = -1
 
 
@@ -52,6 +56,15 @@ def _refuse_tracing(what: str) -> None:
         raise UnsupportedError(
             f"{what} is not built yet, which cannot be compiled; call nn.prepare(model, x) first, for every x"
         )
+
+
+def _apart(build: Callable[..., Made], *args: Any, **kwargs: Any) -> Made:
+    """What `build` gives; a compiler that gave up a frame goes on with those that it calls, numba's too."""
+    # who compiles has loaded it; to load it takes a second
+    if "torch._dynamo" not in sys.modules:
+        return build(*args, **kwargs)
+    made: Made = torch.compiler.disable(build)(*args, **kwargs)
+    return made
 
 
 def _version(coords: Tensor) -> int:
@@ -240,7 +253,7 @@ class CoordCache:
         known = self._sorted.get(token)
         if known is None:
             with _kept():
-                known = self._sorted[token] = self._claims.keys_of(coords, token)
+                known = self._sorted[token] = _apart(self._claims.keys_of, coords, token)
         return known
 
     def expect_clouds(self, coords: Tensor, n_clouds: int) -> None:
@@ -308,7 +321,7 @@ class CoordCache:
         if kmap is None:
             _refuse_tracing("a kernel map")
             with _kept(), NamesSizes(lambda: _map_sizes(fine, coarse, relation)):
-                kmap = self._ready.pop(key, None) or self._build(fine, coarse, key, searched, how)
+                kmap = self._ready.pop(key, None) or _apart(self._build, fine, coarse, key, searched, how)
             self._maps[key] = kmap
         return kmap
 
@@ -379,7 +392,7 @@ class CoordCache:
             _refuse_tracing("the map of a pool of whole clouds")
             self.check_clouds(coords)
             with _kept():
-                self._clouds[key] = KernelMap.of_groups(coords[:, 0], n_clouds)
+                self._clouds[key] = _apart(KernelMap.of_groups, coords[:, 0], n_clouds)
         return self._clouds[key]
 
     def corner_map(self, fine: Tensor, coarse: Tensor, ratio: Triple) -> CornerMap:
@@ -398,7 +411,8 @@ class CoordCache:
             _refuse_tracing("a map of corners")
             cube = self.kernel_map(coarse, coarse, CUBE)
             with _kept():
-                self._corners[key] = build_corner_map(fine, self.sorted_keys(coarse), cube, ratio)
+                keys = self.sorted_keys(coarse)
+                self._corners[key] = _apart(build_corner_map, fine, keys, cube, ratio)
         return self._corners[key]
 
     def coarser(
@@ -442,10 +456,10 @@ class CoordCache:
         _refuse_tracing("a level")
         made: list[Tensor] = []
         with _kept(), NamesSizes(lambda: _level_sizes(fine, chain[0].relation)):
-            levels = self._first_levels(fine, token, chain, how)
+            levels = _apart(self._first_levels, fine, token, chain, how)
             if len(levels) < len(chain):
                 keys = levels[-1].keys if levels else self.sorted_keys(fine)
-                levels += strided_levels(keys, chain[len(levels) :])
+                levels += _apart(strided_levels, keys, chain[len(levels) :])
         for step, found in zip(chain, levels, strict=True):
             key = LevelKey(token, step.relation, step.coverage, step.box)
             token = self._keep(key, found)
@@ -529,7 +543,7 @@ class CoordCache:
         if key not in self._levels:
             _refuse_tracing("a level")
             with _kept(), NamesSizes(lambda: _level_sizes(coarse, relation)):
-                level = expanded_level(self.sorted_keys(coarse), relation)
+                level = _apart(expanded_level, self.sorted_keys(coarse), relation)
             token = self._keep(key, level)
             if level.kmap is not None:
                 self._ready[MapKey(token, key.source, relation, None)] = level.kmap

@@ -21,11 +21,14 @@ from pcsparse.infer.scale_watch import ScaleWatch
 from pcsparse.programs.infer_page import classes_of
 from pcsparse.programs.view_files import Companions, companions_of
 from pcsparse.view.page import Box, Sweep, save_page
+from pcsparse.view.page_payload import CELLS, Grid
 from pcsparse.view.palette import Legend, class_colors, height_colors, value_colors
 from pcsparse.view.raster import Background, draw, save_png
 from pcsparse.view.sheet import THEMES
 
 _INSTANCE_SHIFT = 16
+# metres between cells of a page from which a sensor's points look like a grid
+_FINE_M = 0.02
 
 
 def run(settings: ViewSettings) -> int:
@@ -58,6 +61,13 @@ def run(settings: ViewSettings) -> int:
         title=settings.title or sources[0].name,
         theme="light" if settings.light else "dark",
     )
+    for sweep in sweeps:
+        step = max(Grid.of(sweep.points[np.isfinite(sweep.points).all(axis=1)]).step)
+        if step > _FINE_M:
+            print(
+                f"  note: {sweep.name} spans {step * CELLS:,.0f} m, so its points lie on a grid of "
+                f"{1000 * step:.0f} mm; stray points far away are often the reason"
+            )
     number = f"{len(sweeps)} sweep{'s' if len(sweeps) > 1 else ''}"
     print(f"wrote {out}: {number}, {sum(len(s.points) for s in sweeps):,} points, {size:,} bytes")
     if settings.picture:

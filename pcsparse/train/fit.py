@@ -30,7 +30,7 @@ from pcsparse.train.state_writer import StateWriter
 from pcsparse.train.stepper import StepFacts, Stepper
 from pcsparse.train.survey import check_validation, survey_of
 from pcsparse.train.tensorboard import EventLog, open_event_log
-from pcsparse.whole_file import write_whole
+from pcsparse.whole_file import remove_leftovers, write_whole
 
 LOG_COLUMNS = (
     "step", "epoch", "loss", "lr", "grad_norm", "sweeps", "voxels", "labelled", "skipped", "seconds",
@@ -114,7 +114,7 @@ def fit(
     survey = survey_of(train_set, labels.n_classes)
     validated = val_set if settings.validate_every > 0 else None
     if validated is not None:
-        check_validation(validated)
+        check_validation(validated, settings.voxels)
     card = ModelCard(
         arch=arch_of(model, labels.n_classes),
         labels=labels,
@@ -140,6 +140,7 @@ def fit(
     if resuming:
         stepper.restore(load_state(folder / "last.pt", facts, stepper.device))
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     if not resuming:
         # a kill before the first checkpoint must leave neither the state nor the model of an earlier run
         for name in ("last.pt", "model.safetensors", "model.json"):

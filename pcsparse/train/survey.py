@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcsparse.data.collate import SweepSource
+from pcsparse.data.collate import SweepSource, VoxelSettings
 from pcsparse.data.input_spec import CloudFacts, InputSpec
 from pcsparse.errors import FormatError
 
@@ -27,8 +27,12 @@ class Survey:
     input_spec: InputSpec
 
 
-def check_validation(source: SweepSource) -> None:
-    """Read validation sweeps, as they are before any crop, up to the first with a labelled point.
+def check_validation(source: SweepSource, voxels: VoxelSettings) -> None:
+    """Read validation sweeps up to the first with a labelled point that the network is shown.
+
+    Args:
+        source: of validation.
+        voxels: crop and least range decide what is shown.
 
     Raises:
         FormatError: there is none; the mIoU of every model would be 0.
@@ -36,12 +40,13 @@ def check_validation(source: SweepSource) -> None:
     name = "none"
     for index in range(len(source)):
         sweep = source[index]
-        if sweep.targets is not None and bool((sweep.targets >= 0).any()):
+        if sweep.targets is not None and bool((sweep.targets[voxels.keeps(sweep.points)] >= 0).any()):
             return
         name = sweep.name if index == 0 else name
     raise FormatError(
-        f"the {len(source)} sweeps of validation (first: {name}) have not one labelled point; validate on "
-        "labelled sweeps, or on none: data.val=null, or validate_every=0"
+        f"the {len(source)} sweeps of validation (first: {name}) have not one labelled point that is shown "
+        "(crop and min_range leave points out); validate on labelled sweeps, or on none: data.val=null, or "
+        "validate_every=0"
     )
 
 

@@ -86,6 +86,21 @@ def test_a_cloud_that_was_not_prepared_is_told_so(layer):
         torch.compile(layer, fullgraph=True, backend="eager")(x)
 
 
+# torch asks each tensor between two graphs for a gradient
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("make", [_unet, _Pools])
+def test_without_fullgraph_maps_are_built_between_graphs(make):
+    torch.manual_seed(0)
+    network = make().eval()
+    feats = torch.randn(len(CLUMPED.coords), 4)
+    fresh, known = (SparseTensor(feats, CLUMPED.coords, batch_size=1) for _ in range(2))
+    found, expected = torch.compile(network, backend="eager")(fresh), network(known)
+    if isinstance(expected, SparseTensor):
+        found, expected = found.feats, expected.feats
+    torch.testing.assert_close(found, expected, **tolerance(torch.float32, 27 * 6))
+    assert len(fresh.cache) == len(known.cache)
+
+
 def test_gradients_of_the_compiled_module():
     torch.manual_seed(0)
     network = _unet()

@@ -82,6 +82,18 @@ def test_a_sequence_is_found_with_all_that_belongs_to_it(sequence, view):
     assert f"{2 * N} points" in said
 
 
+def test_a_stray_point_that_coarsens_the_page_is_told(tmp_path, view):
+    street = write_sweep(tmp_path / "a.bin", 0)
+    assert "lie on a grid" not in view(tmp_path / "a.bin")[1]
+    rows = np.column_stack([street.points, street.intensity]).astype("<f4")
+    rows[7, 0] = 6_000 + rows[:, 0].min()
+    rows.tofile(tmp_path / "a.bin")
+    status, said, _ = view(tmp_path / "a.bin")
+    assert status == 0
+    # 6,000 m in 65,535 steps
+    assert "note: a.bin spans 6,000 m, so its points lie on a grid of 92 mm" in said
+
+
 def test_points_alone_on_demand(sequence, view):
     status, said, text = view(sequence / "velodyne/000000.bin", "--alone")
     (sweep,) = reader.content(text)["sweeps"]

@@ -525,6 +525,23 @@ def test_validation_without_any_label_is_refused_before_the_first_step(tmp_path,
     assert run(tmp_path / "half", settings, val_set=HalfLabelled(2)).step == 3
 
 
+def test_validation_without_a_label_inside_the_crop_is_refused(tmp_path):
+    settings = replace(SETTINGS, epochs=1, voxels=VoxelSettings(0.5, [-60, -60, -4, 60, 60, 3]))
+
+    class Beyond(TinyStreets):
+        """The road alone is labelled, and lies 20 m deep."""
+
+        def __getitem__(self, index):
+            sweep = super().__getitem__(index)
+            road = sweep.targets == ROAD
+            points = np.where(road[:, None], sweep.points - np.float32([0, 0, 20]), sweep.points)
+            return replace(sweep, points=points, targets=np.where(road, ROAD, -1))
+
+    with pytest.raises(FormatError, match=r"not one labelled point that is shown \(crop"):
+        run(tmp_path, settings, val_set=Beyond(2))
+    assert run(tmp_path, settings, val_set=TinyStreets(2)).step == 3
+
+
 def test_an_error_in_a_loader_process_comes_through_and_ends_the_run(tmp_path):
     class Far(TinyStreets):
         def __getitem__(self, index):
@@ -591,6 +608,15 @@ def test_a_validation_that_fails_costs_no_step(tmp_path, monkeypatch, keep, epoc
     assert cards[0] == cards[1]
     one, two = (load_model(tmp_path / name)[0].state_dict() for name in ("whole", "broken"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_removes_what_a_killed_one_left(tmp_path):
+    # a process of this number cannot be
+    left = tmp_path / f".last.{2**22 + 1}.7.tmp.pt"
+    left.write_bytes(b"half")
+    run(tmp_path)
+    assert not left.exists()
+    assert (tmp_path / "last.pt").exists()
 
 
 def test_a_run_that_is_done_validates_no_more(tmp_path, monkeypatch):
