@@ -48,7 +48,7 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of processes of this machine that were killed while they wrote.
 
     Args:
-        folder: that one program at a time writes into.
+        folder: that one program at a time writes into; this one has not begun.
     """
     for path in folder.glob(".*.tmp*"):
         found = _TEMPORARY.search(path.name)
@@ -58,9 +58,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _is_alive(process: int) -> bool:
+    if process == os.getpid():
+        # of an earlier one: in a container all have the same few numbers
+        return False
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         # another user's

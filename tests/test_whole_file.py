@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pcsparse.whole_file import remove_leftovers, whole_file, write_whole
+from pcsparse.whole_file import remove_leftovers, write_whole
 
 
 def test_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -61,10 +61,10 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     assert left.name.startswith(".last.")
     for name in ("last.pt", ".hidden", ".notes.tmp", ".a.12.tmp.pt"):
         (tmp_path / name).write_bytes(b"")
-    with whole_file(tmp_path / "model.json") as living:
-        living.write_bytes(b"")
-        remove_leftovers(tmp_path)
-        assert living.exists()
+    living = f".model.{os.getppid()}.7.tmp.json"
+    for name in (living, f".model.{os.getpid()}.7.tmp.json", ".last.99999999999999999999.7.tmp.pt"):
+        (tmp_path / name).write_bytes(b"")
+    remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "last.pt", ".hidden", ".notes.tmp", ".a.12.tmp.pt", "model.json",
+        "last.pt", ".hidden", ".notes.tmp", ".a.12.tmp.pt", living,
     }  # fmt: skip

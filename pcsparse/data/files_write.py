@@ -120,7 +120,8 @@ def write_classes(
         added = classes.las_table() if known is _LAS else classes.table()
         return _whole(path, lambda name: known.add(name, source, added))
     table = files_bin.bin_table(source, columns, dtype) if known is None else known.read(source)
-    return _write_new(path, _lower_axes(table), classes)
+    notes = _to_metres(table, source) if known is _LAS else ()
+    return (*_write_new(path, _lower_axes(table), classes), *notes)
 
 
 def read_classes(path: str | Path) -> PointClasses | None:
@@ -146,6 +147,15 @@ def read_classes(path: str | Path) -> PointClasses | None:
         return None
     confidence = np.asarray(table[CONFIDENCE_COLUMN], np.float32) if CONFIDENCE_COLUMN in names else None
     return PointClasses(np.asarray(table[CLASS_COLUMN]).astype(np.uint16), confidence)
+
+
+def _to_metres(table: Table, source: Path) -> _Notes:
+    """Convert the coordinates of a LAS in feet: no other format has a place for its unit."""
+    units = files_las.units_of_las(source)
+    for axis, factor in zip("xyz", units.factors, strict=True):
+        if factor != 1.0:
+            table[axis] *= factor
+    return units.notes
 
 
 def _write_new(path: Path, table: Table, classes: PointClasses | None) -> _Notes:

@@ -40,7 +40,7 @@ class PointCloud:
         points: (n, 3) float32, metres, minus `origin`.
         origin: (3,) float64, metres; zero unless an axis lies beyond 8,192 m (world coordinates such as UTM),
             then the median of that axis in whole metres; where x or y does, z from 1,024 m on. Point in the
-            file = points + origin.
+            file, in metres = points + origin.
         intensity: (n,) float32, 0-1; None where the file has none (never invented).
         ring: (n,) int32, the laser that made the point; None where the file does not say.
         kept: (n,) int64, row of each point in the file, ascending.
@@ -64,7 +64,7 @@ class PointCloud:
         return len(self.points)
 
     def world(self) -> npt.NDArray[np.float64]:
-        """(n, 3) float64, metres: the coordinates of the file."""
+        """(n, 3) float64, metres: the coordinates of the file, those of a LAS in feet converted."""
         return self.points.astype(np.float64) + self.origin
 
     def to_file_rows(self, values: npt.NDArray, fill: int) -> npt.NDArray:

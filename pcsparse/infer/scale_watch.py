@@ -13,17 +13,18 @@ class ScaleWatch:
     def __init__(self) -> None:
         # by file ending: the first cloud that says something
         self._first: dict[str, tuple[float, str]] = {}
+        self._told = set[tuple[str, float]]()
 
     def warning(self, cloud: PointCloud) -> str | None:
-        """What to tell the user of a cloud; None if its scale is that of the first of its format."""
+        """What to tell the user; None for the scale of the first of its format, or one told before."""
         if cloud.intensity is None or not (cloud.intensity > 0).any():
             # zeros are zeros on every scale
             return None
-        scale, source = self._first.setdefault(
-            cloud.source.suffix.lower(), (cloud.intensity_scale, str(cloud.source))
-        )
-        if scale == cloud.intensity_scale:
+        ending = cloud.source.suffix.lower()
+        scale, source = self._first.setdefault(ending, (cloud.intensity_scale, str(cloud.source)))
+        if scale == cloud.intensity_scale or (ending, cloud.intensity_scale) in self._told:
             return None
+        self._told.add((ending, cloud.intensity_scale))
         return (
             f"intensity 1.0 is {cloud.intensity_scale:g} here and {scale:g} in {source}: if one sensor wrote "
             f"both, give --intensity-scale {max(scale, cloud.intensity_scale):g} for all"

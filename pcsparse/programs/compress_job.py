@@ -114,9 +114,12 @@ class Job:
             if node is None:
                 raise RangeError(f"the data set has no split {split!r}, which is needed; set data.{split}")
             source = sources[split] = build(node)
-            if source.label_map.names != card.classes:
+            known = source.label_map
+            if known.names != card.classes or (settings.data.labels is None and card.lacks_map_of(known)):
                 raise FormatError(
-                    f"{weights} has the classes {card.classes}, the data {source.label_map.names}"
+                    f"{weights} has the classes {card.classes} of label map {card.label_set!r}, the data "
+                    f"{known.names} of {known.label_set!r}; name the one that the label files go by as "
+                    "data.labels=FILE"
                 )
         return Job(
             settings=settings,

@@ -44,10 +44,10 @@ def run(settings: EvaluateSettings) -> int:
         use_tuning(model, load_table(settings.tuned))
     source = build(node)
     labels: LabelMap = source.label_map
-    if labels.names != card.classes:
+    if labels.names != card.classes or (settings.data.labels is None and card.lacks_map_of(labels)):
         raise FormatError(
-            f"{checkpoint} has the classes {card.classes}, the data {labels.names}; "
-            f"name the label map {card.label_set!r} of the model as data.labels=FILE"
+            f"{checkpoint} has the classes {card.classes} of label map {card.label_set!r}, the data "
+            f"{labels.names} of {labels.label_set!r}; name the one that the label files go by as data.labels=FILE"
         )
     device = usable_device(settings.device)
     writer = None if settings.predictions is None else _SubmissionWriter(Path(settings.predictions), labels)

@@ -66,7 +66,7 @@ def run(settings: JudgeSettings) -> list[Judgement]:
     if not loaded:
         raise FormatError("no model is named, and pcsparse brings none")
     labels = loaded[0][2].labels
-    if any(card.labels != labels for _, _, card in loaded):
+    if any(c.classes != labels.names or c.labels.digest() != labels.digest() for _, _, c in loaded):
         raise FormatError("the models do not have the same label map; judge them one by one")
     names = _names(weights)
     judged = [Judgement(name, labels) for name in names]

@@ -331,7 +331,6 @@ def _end_epoch(stepper: Stepper, end: _EpochEnd, val_set: SweepSource | None, ou
             "accuracy": found.accuracy,
         }
         better = found.mean_iou > stepper.best_miou
-        stepper.best_miou = max(stepper.best_miou, found.mean_iou)
         outputs.events.scalars(stepper.step, {f"val/{name}": value for name, value in metrics.items()})
         outputs.progress.note(
             f"epoch {end.epoch + 1}: mIoU {100 * found.mean_iou:.2f} %, over present classes "
@@ -341,6 +340,8 @@ def _end_epoch(stepper: Stepper, end: _EpochEnd, val_set: SweepSource | None, ou
         card = replace(outputs.card, metrics={"step": float(stepper.step), **metrics})
         save_model(outputs.folder / "model.safetensors", stepper.evaluated, card)
     if metrics:
+        # not before its model is there: a state that knows it would never store that one
+        stepper.best_miou = max(stepper.best_miou, metrics["miou"])
         outputs.val_log.write(stepper.step, end.epoch, *metrics.values())
 
 

@@ -63,6 +63,10 @@ class ModelCard:
         """Names, by target."""
         return self.labels.names
 
+    def lacks_map_of(self, labels: LabelMap) -> bool:
+        """Whether the model has a map of its owner's, and these labels go by another one."""
+        return not self.labels.is_brought() and self.labels.digest() != labels.digest()
+
     def to_json(self) -> str:
         """The text of a `model.json`. A label map that pcsparse does not bring is in it, whole."""
         content = {
@@ -238,9 +242,12 @@ def find_weights(path: str | Path) -> Path:
 
 
 def stored_step(folder: Path) -> float:
-    """The step of the model that a run has stored; -1 without one."""
-    card = folder / "model.json"
-    return ModelCard.read(card).metrics.get("step", -1.0) if card.is_file() else -1.0
+    """The step of the model that a run has stored; -1 without one, or without a card that says it."""
+    try:
+        # its labels may be of a map that only whoever trains it has
+        return float(json.loads((folder / "model.json").read_text(encoding="utf-8"))["metrics"]["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1.0
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, ModelCard]:

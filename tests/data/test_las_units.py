@@ -5,8 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
-from pcsparse.data.files import read_points
+from pcsparse.data.files import read_points, write_classes
 from pcsparse.data.files_las import units_of_las
+from pcsparse.data.files_table import PointClasses
 from pcsparse.data.files_tiles import las_tiles
 
 laspy = pytest.importorskip("laspy")
@@ -53,6 +54,26 @@ CASES = {
         {"keys": [(1024, 1), (3072, 32767), (3076, 9003)], "version": "1.2"},
         (SURVEY_FOOT,) * 3,
     ),
+    "code and unit of heights": (
+        {"keys": [(1024, 1), (3072, 26913), (4099, 9003)], "version": "1.2"},
+        (1, 1, SURVEY_FOOT),
+    ),
+    "codes of both": (
+        {"keys": [(1024, 1), (3072, 26913), (4096, 6360)], "version": "1.2"},
+        (1, 1, SURVEY_FOOT),
+    ),
+    "feet, heights in metres by keys": (
+        {"keys": [(1024, 1), (3072, 2277), (4096, 5703), (4099, 9001)], "version": "1.2"},
+        (SURVEY_FOOT, SURVEY_FOOT, 1),
+    ),
+    "a plane of one's own over a known datum": (
+        {"keys": [(1024, 1), (2048, 4269), (3072, 32767), (3076, 9003)], "version": "1.2"},
+        (SURVEY_FOOT,) * 3,
+    ),
+    "a code that nobody knows": (
+        {"keys": [(1024, 1), (3072, 1025), (3076, 9003)], "version": "1.2"},
+        (SURVEY_FOOT,) * 3,
+    ),
     "units of both": (
         {"keys": [(1024, 1), (3072, 32767), (3076, 9001), (4099, 9002)], "version": "1.2"},
         (1, 1, FOOT),
@@ -77,6 +98,37 @@ def test_feet_become_metres(tmp_path, content, factors):
 def test_the_note_names_axes_and_units(tmp_path):
     (note,) = units_of_las(write(tmp_path / "a.las", system="EPSG:26910+6360")).notes
     assert note.startswith("x y in metre (1 m), z in US survey foot (0.3048006 m)")
+
+
+def test_text_behind_the_points_counts(tmp_path):
+    with laspy.open(write(tmp_path / "a.las", system=2992)) as reader:
+        header, points = reader.header, reader.read_points(-1)
+    texts = [vlr for vlr in header.vlrs if vlr.record_id == 2112]
+    assert texts
+    header.vlrs = [vlr for vlr in header.vlrs if vlr not in texts]
+    las = laspy.LasData(header, points)
+    las.evlrs = laspy.vlrs.vlrlist.VLRList(texts)
+    las.write(tmp_path / "b.las")
+    assert units_of_las(tmp_path / "b.las").factors == (FOOT, FOOT, FOOT)
+
+
+def test_an_unknown_unit_is_told(tmp_path):
+    path = write(tmp_path / "a.las", keys=[(1024, 1), (3072, 32767), (3076, 9005)], version="1.2")
+    units = units_of_las(path)
+    assert units.factors == (1, 1, 1)
+    assert "unit of code 9005" in " ".join(units.notes)
+
+
+def test_other_formats_get_metres_and_a_las_keeps_its_own(tmp_path):
+    source = write(tmp_path / "a.las", system="EPSG:2992+5703")
+    classes = PointClasses(np.array([1, 2, 3], np.uint16), np.ones(3, np.float32))
+    for name in ("b.ply", "b.e57", "b.laz"):
+        notes = write_classes(tmp_path / name, source, classes)
+        np.testing.assert_allclose(
+            read_points(tmp_path / name).world(), XYZ * (FOOT, FOOT, 1), atol=2e-4, rtol=0
+        )
+        assert any("converted to metres" in note for note in notes) == (name != "b.laz")
+    np.testing.assert_allclose(laspy.read(tmp_path / "b.laz").xyz, XYZ, atol=2e-4, rtol=0)
 
 
 def test_degrees_are_told(tmp_path):

@@ -26,6 +26,8 @@ def test_only_a_scale_that_differs_is_told(tmp_path):
     assert said is not None
     assert f"intensity 1.0 is 1 here and 255 in {tmp_path / 'a.npy'}" in said
     assert "--intensity-scale 255" in said
+    # once is enough for a drive
+    assert watch.warning(dark) is None
     assert watch.warning(black) is None
     assert watch.warning(other) is None
 

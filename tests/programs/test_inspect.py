@@ -379,7 +379,7 @@ REAL = {
     "nuscenes/**/*.pcd.bin": (0, ["32 lasers", "(by column)", "minkunet-32beam", "the own vehicle"]),
     "av2/**/315966265259836000.feather": (1, ["--z-offset -1.", "lasers", "0 ... 255"]),
     "benchmark-pc.npz": (1, ["a map or joined sweeps", "no intensity"]),
-    "las/autzen_trim.laz": (1, ["world coordinates: origin (636518, 849132, 0)", "a map or joined sweeps"]),
+    "las/autzen_trim.laz": (1, ["world coordinates: origin (194011, 258815, 0)", "a map or joined sweeps"]),
     "pcd/open3d_ml_fragment.pcd": (1, ["an object or a room"]),
     "pcd/ascii.pcd": (1, ["an object or a room"]),
     "pcd/ascii_empty.pcd": (2, ["0 bytes"]),

@@ -174,7 +174,8 @@ def test_classes_columns_and_intensity_of_ones_own(tmp_path, monkeypatch, capsys
     assert "data.columns=N" in said
     assert "Traceback" not in said
     assert main(["evaluate", data[0], *data[2:], "checkpoint=runs/own", "workers=0"]) == 2
-    assert "name the label map 'yard' of the model as data.labels=FILE" in capsys.readouterr().err
+    assert "of label map 'yard', the data" in (said := capsys.readouterr().err)
+    assert "go by as data.labels=FILE" in said
 
 
 def test_errors_of_hydra_programs_are_one_line_and_a_status(root, tmp_path, monkeypatch, capsys):

@@ -636,3 +636,35 @@ def test_a_run_goes_on_with_its_own_label_map_only(tmp_path):
     with pytest.raises(FormatError, match=r"label_map"):
         fit(tiny_model(), TinyStreets(6), None, SETTINGS, tmp_path, labels=other, augmentation=AUGMENTATION)
     assert run(tmp_path).step == 6
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_model_that_could_not_be_stored_is_stored_by_the_resumed_run(tmp_path, monkeypatch, keep):
+    settings = replace(SETTINGS, epochs=1, keep=keep)
+    val_set = TinyStreets(1, first_seed=90)
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("pcsparse.train.fit.save_model", full)
+    with pytest.raises(OSError, match="no space left"):
+        run(tmp_path, settings, val_set=val_set)
+    monkeypatch.undo()
+    assert run(tmp_path, settings, val_set=val_set).step == 3
+    assert load_model(tmp_path)[1].metrics["step"] == 3
+
+
+def test_a_run_whose_card_has_no_map_of_its_own_goes_on(tmp_path):
+    labels = LabelMap.from_rows("yard", **LABELS.rows())
+    settings = replace(SETTINGS, epochs=1)
+
+    def go():
+        torch.manual_seed(0)
+        return fit(tiny_model(), TinyStreets(6), None, settings, tmp_path, labels=labels)
+
+    go()
+    card = json.loads((tmp_path / "model.json").read_text())
+    # as an older version wrote it
+    del card["labels"]
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    assert go().step == 3
