@@ -9,11 +9,9 @@ Coordinate sets are numbered in the order in which they were first seen. So the 
 through one network have equal keys, and a compiled graph that found its maps in one finds them in the other.
 """
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,30 +39,11 @@ from pcsparse.coords.corner_map import CUBE, CornerMap, build_corner_map
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys
-from pcsparse.errors import UnsupportedError
+from pcsparse.coords.tracing import apart, refuse_tracing
 from pcsparse.kernels.map_ways import MapRule, Way
 from pcsparse.types import Triple
 
-Made = TypeVar("Made")
-
 _EDITED = -1
-
-
-def _refuse_tracing(what: str) -> None:
-    """Raise UnsupportedError where a graph is traced: what reads coordinates is no part of one."""
-    if torch.compiler.is_compiling():
-        raise UnsupportedError(
-            f"{what} is not built yet, which cannot be compiled; call nn.prepare(model, x) first, for every x"
-        )
-
-
-def _apart(build: Callable[..., Made], *args: Any, **kwargs: Any) -> Made:
-    """What `build` gives; a compiler that gave up a frame goes on with those that it calls, numba's too."""
-    # who compiles has loaded it; to load it takes a second
-    if "torch._dynamo" not in sys.modules:
-        return build(*args, **kwargs)
-    made: Made = torch.compiler.disable(build)(*args, **kwargs)
-    return made
 
 
 def _version(coords: Tensor) -> int:
@@ -253,7 +232,7 @@ class CoordCache:
         known = self._sorted.get(token)
         if known is None:
             with _kept():
-                known = self._sorted[token] = _apart(self._claims.keys_of, coords, token)
+                known = self._sorted[token] = apart(self._claims.keys_of, coords, token)
         return known
 
     def expect_clouds(self, coords: Tensor, n_clouds: int) -> None:
@@ -319,9 +298,9 @@ class CoordCache:
         key = MapKey(token, token if coarse is fine else self._token(coarse), relation, offsets)
         kmap = self._maps.get(key)
         if kmap is None:
-            _refuse_tracing("a kernel map")
+            refuse_tracing("a kernel map")
             with _kept(), NamesSizes(lambda: _map_sizes(fine, coarse, relation)):
-                kmap = self._ready.pop(key, None) or _apart(self._build, fine, coarse, key, searched, how)
+                kmap = self._ready.pop(key, None) or apart(self._build, fine, coarse, key, searched, how)
             self._maps[key] = kmap
         return kmap
 
@@ -389,10 +368,10 @@ class CoordCache:
         """The map that leads every row of `coords` (n, 4) int32 to its cloud, of `n_clouds`; built once."""
         key = self._token(coords), n_clouds
         if key not in self._clouds:
-            _refuse_tracing("the map of a pool of whole clouds")
+            refuse_tracing("the map of a pool of whole clouds")
             self.check_clouds(coords)
             with _kept():
-                self._clouds[key] = _apart(KernelMap.of_groups, coords[:, 0], n_clouds)
+                self._clouds[key] = apart(KernelMap.of_groups, coords[:, 0], n_clouds)
         return self._clouds[key]
 
     def corner_map(self, fine: Tensor, coarse: Tensor, ratio: Triple) -> CornerMap:
@@ -408,11 +387,11 @@ class CoordCache:
         """
         key = self._token(fine), self._token(coarse), ratio
         if key not in self._corners:
-            _refuse_tracing("a map of corners")
+            refuse_tracing("a map of corners")
             cube = self.kernel_map(coarse, coarse, CUBE)
             with _kept():
                 keys = self.sorted_keys(coarse)
-                self._corners[key] = _apart(build_corner_map, fine, keys, cube, ratio)
+                self._corners[key] = apart(build_corner_map, fine, keys, cube, ratio)
         return self._corners[key]
 
     def coarser(
@@ -453,13 +432,13 @@ class CoordCache:
         self, fine: Tensor, token: Token, chain: Sequence[Strided], how: Way | MapRule | None = None
     ) -> list[Tensor]:
         """The levels of a chain of which none is known."""
-        _refuse_tracing("a level")
+        refuse_tracing("a level")
         made: list[Tensor] = []
         with _kept(), NamesSizes(lambda: _level_sizes(fine, chain[0].relation)):
-            levels = _apart(self._first_levels, fine, token, chain, how)
+            levels = apart(self._first_levels, fine, token, chain, how)
             if len(levels) < len(chain):
                 keys = levels[-1].keys if levels else self.sorted_keys(fine)
-                levels += _apart(strided_levels, keys, chain[len(levels) :])
+                levels += apart(strided_levels, keys, chain[len(levels) :])
         for step, found in zip(chain, levels, strict=True):
             key = LevelKey(token, step.relation, step.coverage, step.box)
             token = self._keep(key, found)
@@ -541,9 +520,9 @@ class CoordCache:
         """Coordinates that a generative transposed convolution of `coarse` writes."""
         key = LevelKey(self._token(coarse), relation, EXPANDED)
         if key not in self._levels:
-            _refuse_tracing("a level")
+            refuse_tracing("a level")
             with _kept(), NamesSizes(lambda: _level_sizes(coarse, relation)):
-                level = _apart(expanded_level, self.sorted_keys(coarse), relation)
+                level = apart(expanded_level, self.sorted_keys(coarse), relation)
             token = self._keep(key, level)
             if level.kmap is not None:
                 self._ready[MapKey(token, key.source, relation, None)] = level.kmap

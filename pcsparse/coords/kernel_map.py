@@ -27,6 +27,7 @@ from pcsparse.coords.map_forms import (
 )
 from pcsparse.coords.map_header import Owner, edits, make_header, read_header
 from pcsparse.coords.relation import Relation
+from pcsparse.coords.tracing import apart, refuse_tracing
 from pcsparse.errors import RangeError, ShapeError
 from pcsparse.kernels.select import backend_of
 
@@ -34,6 +35,9 @@ _NOBODY = Owner()
 # in the order of `map_header`
 _FLAGS = ("symmetric", "reads_coarse", "monotone", "distinct")
 Form = TypeVar("Form")
+
+# forms that pooling asks for: made by kernels that no graph can hold
+_COUNTED = ("by_output", "inputs_by_output", "pairs_per_output")
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -173,7 +177,11 @@ class KernelMap:
         if name not in self._derived:
             # derived in inference mode, but used in training too
             with torch.inference_mode(False):
-                self._derived[name] = make()
+                if name in _COUNTED:
+                    refuse_tracing("a form of a map")
+                    self._derived[name] = apart(make)
+                else:
+                    self._derived[name] = make()
         form: Any = self._derived[name]
         return form  # type: ignore[no-any-return]
 

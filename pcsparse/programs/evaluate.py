@@ -47,7 +47,8 @@ def run(settings: EvaluateSettings) -> int:
     if labels.names != card.classes or (settings.data.labels is None and card.lacks_map_of(labels)):
         raise FormatError(
             f"{checkpoint} has the classes {card.classes} of label map {card.label_set!r}, the data "
-            f"{labels.names} of {labels.label_set!r}; name the one that the label files go by as data.labels=FILE"
+            f"{labels.names} of {labels.label_set!r}; name the one that the label files go by as "
+            "data.labels=FILE"
         )
     device = usable_device(settings.device)
     writer = None if settings.predictions is None else _SubmissionWriter(Path(settings.predictions), labels)
