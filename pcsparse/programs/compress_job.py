@@ -115,7 +115,9 @@ class Job:
                 raise RangeError(f"the data set has no split {split!r}, which is needed; set data.{split}")
             source = sources[split] = build(node)
             known = source.label_map
-            if known.names != card.classes or (settings.data.labels is None and card.lacks_map_of(known)):
+            if known.names != card.classes or (
+                settings.data.labels is None and card.means_other_ids_than(known)
+            ):
                 raise FormatError(
                     f"{weights} has the classes {card.classes} of label map {card.label_set!r}, the data "
                     f"{known.names} of {known.label_set!r}; name the one that the label files go by as "

@@ -44,7 +44,7 @@ def run(settings: EvaluateSettings) -> int:
         use_tuning(model, load_table(settings.tuned))
     source = build(node)
     labels: LabelMap = source.label_map
-    if labels.names != card.classes or (settings.data.labels is None and card.lacks_map_of(labels)):
+    if labels.names != card.classes or (settings.data.labels is None and card.means_other_ids_than(labels)):
         raise FormatError(
             f"{checkpoint} has the classes {card.classes} of label map {card.label_set!r}, the data "
             f"{labels.names} of {labels.label_set!r}; name the one that the label files go by as "

@@ -63,8 +63,8 @@ class ModelCard:
         """Names, by target."""
         return self.labels.names
 
-    def lacks_map_of(self, labels: LabelMap) -> bool:
-        """Whether the model has a map of its owner's, and these labels go by another one."""
+    def means_other_ids_than(self, labels: LabelMap) -> bool:
+        """Whether the model has a map that pcsparse does not bring, and these labels go by another one."""
         return not self.labels.is_brought() and self.labels.digest() != labels.digest()
 
     def to_json(self) -> str:
