@@ -189,7 +189,9 @@ def _view(arguments: list[str]) -> int:
     parser.add_argument("--poses", help="KITTI's poses.txt, or Argoverse 2's city_SE3_egovehicle.feather")
     parser.add_argument("--alone", action="store_true", help="points alone, whatever lies beside them")
     parser.add_argument(
-        "--label-set", default="semantickitti", help="what class ids mean: its name, or a labels.toml"
+        "--label-set",
+        default="semantickitti",
+        help="what class ids mean: its name, a labels.toml, or a model (its run, weights or card)",
     )
     parser.add_argument("--title", help="of the page (default: the name of the first file)")
     parser.add_argument("--light", action="store_true", help="open in light colours")

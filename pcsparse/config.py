@@ -275,7 +275,8 @@ class ViewSettings:
         boxes: a file (`data.box_files`) or a folder of them; None looks beside the source.
         poses: KITTI's `poses.txt` or Argoverse 2's feather; None looks beside the source.
         alone: show the points alone, whatever lies beside them.
-        label_set: name of a label set, or a `labels.toml`.
+        label_set: name of a label set, a `labels.toml`, or a model (the folder of a run, a `.safetensors`
+            file, a card), which says what its classes are.
         title: of the page; None for the name of the first file.
         light: open the page in light colours.
         picture: draw a PNG of the first sweep beside the page.

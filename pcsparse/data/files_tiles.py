@@ -52,14 +52,14 @@ class Tiles:
         n_points: of the file.
         n_tiles: that hold a point.
         notes: as of `PointCloud`.
-        intensity_scale: what 1.0 is in the file.
+        known_scale: as of `PointCloud`.
     """
 
     source: Path
     n_points: int
     n_tiles: int
     notes: tuple[str, ...]
-    intensity_scale: float
+    known_scale: float | None
     _tiles: Iterator[Tile]
 
     def __iter__(self) -> Iterator[Tile]:
@@ -93,7 +93,7 @@ def cloud_tiles(cloud: PointCloud, size: float, margin: float) -> Tiles:
             intensity = None if cloud.intensity is None else cloud.intensity[rows]
             yield Tile(xyz.astype(np.float32), origin, intensity, cloud.kept[rows], inside)
 
-    return Tiles(cloud.source, cloud.n_file, len(shares), cloud.notes, cloud.intensity_scale, tiles())
+    return Tiles(cloud.source, cloud.n_file, len(shares), cloud.notes, cloud.known_scale, tiles())
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def las_tiles(
         extremes = np.array([0, high], dtype=np.uint16)
         _, scale, notes = unit_intensity(extremes, intensity_scale, path)
         tiles = (_stored_tile(Path(folder), cell, size, scale) for cell in sorted(cells))
-        yield Tiles(path, n, len(cells), (*units.notes, *notes), scale, tiles)
+        yield Tiles(path, n, len(cells), (*units.notes, *notes), scale if high else None, tiles)
 
 
 _STORED = np.dtype([("row", "<i8"), ("xyz", "<f4", 3), ("intensity", "<u2"), ("inside", "?")])

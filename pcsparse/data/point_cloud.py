@@ -63,6 +63,11 @@ class PointCloud:
     def __len__(self) -> int:
         return len(self.points)
 
+    @property
+    def known_scale(self) -> float | None:
+        """`intensity_scale`, or None where no point is brighter than 0: zeros are zeros on every scale."""
+        return None if self.intensity is None or not (self.intensity > 0).any() else self.intensity_scale
+
     def world(self) -> npt.NDArray[np.float64]:
         """(n, 3) float64, metres: the coordinates of the file, those of a LAS in feet converted."""
         return self.points.astype(np.float64) + self.origin

@@ -56,7 +56,7 @@ def run(settings: InferSettings) -> int:
             continue
         try:
             if (tile := tile_size(job.source, settings)) is not None:
-                infer_tiled(job, tile, settings, models.whole())
+                infer_tiled(job, tile, settings, models.whole(), scales)
             else:
                 _process(job, settings, placement, models, scales)
         except (PcsparseError, OSError) as error:
@@ -136,7 +136,7 @@ def _process(
     print(f"{job.source}: {cloud.n_file} points")
     for note in cloud.notes:
         print(f"  note: {note}")
-    if (warning := scales.warning(cloud)) is not None:
+    if (warning := scales.warning(cloud.source, cloud.known_scale)) is not None:
         print(f"  warning: {warning}")
     model, report = models.of(cloud, placement)
     predictor, labels = model.predictor, model.card.labels

@@ -18,6 +18,7 @@ from pcsparse.data.placement import Placement
 from pcsparse.data.point_cloud import PointCloud
 from pcsparse.errors import RangeError
 from pcsparse.infer.diagnosis import diagnose
+from pcsparse.infer.scale_watch import ScaleWatch
 from pcsparse.infer.tiling import Levelling, predict_tiles
 from pcsparse.infer.unlike import TILE_M
 from pcsparse.programs.infer_files import Job, read_source, report_shares, write_outputs
@@ -63,7 +64,9 @@ def fits_tiles(placement: Placement) -> bool:
     return replace(placement, z_offset=0.0) == Placement()
 
 
-def infer_tiled(job: Job, size: float, settings: InferSettings, model: LoadedModel) -> None:
+def infer_tiled(
+    job: Job, size: float, settings: InferSettings, model: LoadedModel, scales: ScaleWatch
+) -> None:
     """Predict one file in squares of `size` metres and write its outputs."""
     began = time.perf_counter()
     labels, predictor = model.card.labels, copy.copy(model.predictor)
@@ -75,6 +78,8 @@ def infer_tiled(job: Job, size: float, settings: InferSettings, model: LoadedMod
         print(f"{job.source}: {tiles.n_points} points, {tiles.n_tiles} tiles of {size:g} m")
         for note in tiles.notes:
             print(f"  note: {note}")
+        if (warning := scales.warning(tiles.source, tiles.known_scale)) is not None:
+            print(f"  warning: {warning}")
         picture.every = -(-tiles.n_points // _DRAWN_POINTS)
         spread_s = time.perf_counter() - began
         warned = _Warned(level, model, size, job.source)

@@ -16,10 +16,11 @@ from pcsparse.data.label_map import IGNORE, LabelMap
 from pcsparse.data.placement import Placement
 from pcsparse.data.point_cloud import PointCloud
 from pcsparse.data.pose_files import Pose, read_av2_poses, read_kitti_poses
-from pcsparse.errors import FormatError, RangeError
+from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.infer.scale_watch import ScaleWatch
 from pcsparse.programs.infer_page import classes_of
 from pcsparse.programs.view_files import Companions, companions_of
+from pcsparse.train.model_file import ModelCard, find_weights
 from pcsparse.view.page import Box, Sweep, save_page
 from pcsparse.view.page_payload import CELLS, Grid
 from pcsparse.view.palette import Legend, class_colors, height_colors, value_colors
@@ -78,7 +79,17 @@ def run(settings: ViewSettings) -> int:
 
 
 def _label_map(name: str) -> LabelMap:
-    return LabelMap.from_toml(name) if name.endswith(".toml") else LabelMap.load(name)
+    path = Path(name)
+    if path.suffix == ".toml":
+        return LabelMap.from_toml(path)
+    try:
+        return LabelMap.load(name)
+    except UnsupportedError:
+        if not path.exists():
+            raise
+    # the classes of whoever trained it are in the card of a model
+    card = path if path.suffix == ".json" else find_weights(path).with_suffix(".json")
+    return ModelCard.read(card).labels
 
 
 def _has_classes(sweep: Sweep) -> bool:
@@ -93,7 +104,7 @@ def _sweep(
     print(f"{source}: {cloud.n_file} points")
     for note in (*cloud.notes, *companions.listed):
         print(f"  {note}")
-    if (warning := scales.warning(cloud)) is not None:
+    if (warning := scales.warning(cloud.source, cloud.known_scale)) is not None:
         print(f"  warning: {warning}")
     raw = None if companions.labels is None else read_labels(companions.labels, cloud.n_file)[cloud.kept]
     prediction, confidence = _prediction(source, cloud, companions, settings, labels)

@@ -53,8 +53,17 @@ def check_tiles(tiles, world, intensity):
 def test_las_tiles_hold_every_point_once(town, chunk):
     cloud = read_points(town)
     with las_tiles(town, SIZE, MARGIN, chunk=chunk) as tiles:
-        assert (tiles.n_points, tiles.intensity_scale) == (3000, 65535)
+        assert (tiles.n_points, tiles.known_scale) == (3000, 65535)
         assert (check_tiles(tiles, cloud.world(), cloud.intensity) == 1).all()
+
+
+def test_a_black_las_is_on_no_scale(town, tmp_path):
+    cloud = read_points(town)
+    cloud.intensity[:] = 0
+    write_points(tmp_path / "black.las", cloud)
+    with las_tiles(tmp_path / "black.las", SIZE, MARGIN) as tiles:
+        assert tiles.known_scale is None
+    assert cloud_tiles(cloud, SIZE, MARGIN).known_scale is None
 
 
 def test_cloud_tiles_are_the_same_and_leave_out_what_is_not_finite(town):

@@ -21,6 +21,7 @@ from pcsparse.programs import infer
 from pcsparse.train.metrics import ConfusionMatrix, SemanticKittiMetrics
 from pcsparse.train.model_file import ModelCard, arch_of, load_model, save_model
 from tests.streets import tiny_model, tiny_street, write_root
+from tests.view import page_reader
 
 LABELS = LabelMap.load("semantickitti")
 N_POINTS = 400
@@ -168,6 +169,12 @@ def test_classes_columns_and_intensity_of_ones_own(tmp_path, monkeypatch, capsys
     scale = ["--columns", "5", "--intensity-scale", "255"]
     assert main(["infer", str(sweep), *scale, "--checkpoint", "runs/own", "--out", "out", "--no-page"]) == 0
     np.testing.assert_array_equal(read_labels(tmp_path / "out/000000.label", N_POINTS), written)
+    # nor has who looks at them
+    for named in ("runs/own", "runs/own/model.safetensors", "runs/own/model.json"):
+        view = ["view", str(sweep), *scale, "--label-set", named, "--predictions", "out/000000.label"]
+        assert main([*view, "--alone", "--out", "page.html"]) == 0
+        classes = page_reader.content((tmp_path / "page.html").read_text())["classes"]
+        assert [row["name"] for row in classes] == ["machine", "ground", "hall", "unlabelled"]
     # what is wrong with the files comes in a line, from the process that reads them
     assert main(["evaluate", *data[:2], "checkpoint=runs/own", "workers=1"]) == 2
     said = capsys.readouterr().err

@@ -236,6 +236,8 @@ def test_sweeps_without_numbers_have_no_poses(sequence, view):
         (["--boxes", "{root}/labels/000000.label"], "boxes come in .json"),
         (["--every", "0"], "every must be at least 1, got 0"),
         (["--label-set", "mine"], "'mine'"),
+        (["--label-set", "{root}/labels"], "labels/model.safetensors does not exist"),
+        (["--label-set", "{root}/odd.label"], "odd.label is no .safetensors file"),
         (["--labels", "{root}/short.label"], "short.label holds 2 uint32 labels"),
         (["--labels", "{root}/odd.label"], "odd.label: label set 'semantickitti' does not have id 7"),
         (["--poses", "{root}/none.txt"], "none.txt does not exist"),
