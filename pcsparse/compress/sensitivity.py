@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from pcsparse.compress.search.executor import Executor, InProcess
 from pcsparse.compress.sensitivity_axes import Axis as Axis
@@ -27,6 +28,9 @@ from pcsparse.compress.sensitivity_table import Evaluation, Point, SensitivityTa
 from pcsparse.compress.weights import check_ratio
 from pcsparse.errors import RangeError
 from pcsparse.nn.conv import SparseConv
+
+# of torch, which MinkUNet takes
+_USUAL_EPS = 1e-5
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -187,27 +191,42 @@ class _Points:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A short hash of all parameters and buffers, and of how convolutions use them: equal for equal networks.
+    """A short hash of all parameters and buffers, and of how modules use them: equal for equal networks.
 
-    Other modules count by their tensors alone.
+    Modules of a user's own count by their tensors, their parts, and what their `extra_repr` says.
     """
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     for name, part in model.named_modules():
-        if isinstance(part, SparseConv) and (unusual := _unusual(part)):
+        if unusual := _unusual(part):
             digest.update(f"{name} {unusual}".encode())
     return digest.hexdigest()[:16]
 
 
-def _unusual(conv: SparseConv) -> dict[str, object]:
-    """What no tensor tells of a convolution; none of a usual one, so that its logs from before go on."""
+def _unusual(part: nn.Module) -> dict[str, object]:
+    """What no tensor tells of a module; none of a usual one, so that its logs from before go on."""
+    if isinstance(part, SparseConv):
+        return _unusual_conv(part)
+    if isinstance(part, _NormBase):
+        return {} if part.eps == _USUAL_EPS else {"eps": part.eps}
+    # sizes are told by the weight; packed layers print their measured choices from the second line on
+    printed = "" if isinstance(part, nn.Linear) else part.extra_repr().partition("\n")[0]
+    return {"settings": printed} if printed else {}
+
+
+def _unusual_conv(conv: SparseConv) -> dict[str, object]:
     found: dict[str, object] = {}
+    relation = conv.relation
+    if relation.stride not in ((1, 1, 1), relation.kernel_size):
+        found["stride"] = relation.stride
+    if relation.padding != (0, 0, 0):
+        found["padding"] = relation.padding
     if conv.offsets is not None:
         found["offsets"] = conv.offsets
-    if conv.relation.dilation != (1, 1, 1):
-        found["dilation"] = conv.relation.dilation
+    if relation.dilation != (1, 1, 1):
+        found["dilation"] = relation.dilation
     if conv.voxels is not None:
         found |= {"voxels": conv.voxels, "rest": conv.rest}
     return found

@@ -41,7 +41,11 @@ class _Pool3d(nn.Module):
 
     def extra_repr(self) -> str:
         """Geometry."""
-        return f"kernel_size={self.relation.kernel_size}, stride={self.relation.stride}"
+        relation = self.relation
+        text = f"kernel_size={relation.kernel_size}, stride={relation.stride}"
+        if relation.dilation != (1, 1, 1):
+            text += f", dilation={relation.dilation}"
+        return text if relation.padding == (0, 0, 0) else f"{text}, padding={relation.padding}"
 
 
 class MaxPool3d(_Pool3d):

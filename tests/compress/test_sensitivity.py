@@ -24,7 +24,7 @@ from pcsparse.compress.voxels import prune_voxels
 from pcsparse.compress.weights import weight_layers
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
-from pcsparse.nn import SubmanifoldConv3d
+from pcsparse.nn import BatchNorm, MaxPool3d, SparseConv3d, SubmanifoldConv3d
 from tests.clouds import PLANE
 
 LAYERS = ("stem.0", "encoder.0.0.conv1", "classifier")
@@ -280,6 +280,26 @@ def test_networks_of_equal_weights_that_use_them_otherwise_are_told_apart(tmp_pa
     few = [SubmanifoldConv3d(2, 2, 3, offsets=offsets) for offsets in ((0, 13, 26), (1, 13, 25))]
     few[1].load_state_dict(few[0].state_dict())
     assert fingerprint(few[0]) != fingerprint(few[1])
+
+
+@pytest.mark.parametrize(
+    ("build", "settings"),
+    [
+        (lambda **how: SparseConv3d(2, 3, 3, **how), [{}, {"stride": 2}, {"padding": 1}]),
+        (lambda **how: SparseConv3d(2, 3, 2, **how), [{}, {"stride": 2, "padding": 1}, {"dilation": 2}]),
+        (lambda **how: MaxPool3d(2, **how), [{}, {"stride": 3}, {"padding": 1}, {"dilation": 2}]),
+        (lambda **how: BatchNorm(3, **how), [{}, {"eps": 1e-3}]),
+        (lambda **how: torch.nn.Sequential(torch.nn.LeakyReLU(**how)), [{}, {"negative_slope": 0.2}]),
+        (lambda **how: torch.nn.Conv2d(2, 3, 3, **how), [{}, {"stride": 2}, {"padding": 1}]),
+    ],
+)
+def test_fingerprints_tell_settings_apart(build, settings):
+    modules = [build(**how) for how in settings]
+    for module in modules:
+        module.load_state_dict(modules[0].state_dict())
+    prints = [fingerprint(module) for module in modules]
+    assert len(set(prints)) == len(settings)
+    assert prints == [fingerprint(copy.deepcopy(module)) for module in modules]
 
 
 def test_a_usual_network_has_the_fingerprint_that_logs_from_before_have():
