@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from pcsparse.compress.carry_over import carry_over
+from pcsparse.compress.carry_over import build, fill, refuse_shared, second_names
 from pcsparse.compress.channel_scores import Losses, Score, channel_scores
 from pcsparse.compress.graph import ChannelGraph, Group
 from pcsparse.compress.weight_layout import in_axis, out_axis
@@ -114,7 +114,7 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
     Raises:
         RangeError: a group that is not there or must stay, or channels that do not ascend within it.
         UnsupportedError: the model has no Spec with `with_channels`, other layers than its Spec, as a fused
-            network has, or weights that a parametrisation makes.
+            network has, or weights that a parametrisation makes or that are another layer's, too.
     """
     widths = graph.widths({name: len(channels) for name, channels in chosen.items()})
     spec: Any = getattr(model, "spec", None)
@@ -124,8 +124,8 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
         )
     for name, part in model.named_modules():
         _check_plain(name, part)
+    refuse_shared(model, {layer for (layer, _), gone in _removed(graph, chosen).items() if gone})
     weighty = {layer.name: widths[layer.name] for layer in graph.layers if layer.kind != "norm"}
-    kinds: Any = type(model)
     try:
         smaller_spec = spec.with_channels(weighty)
     except RangeError as error:
@@ -133,9 +133,9 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
             f"the layers of {type(model).__name__} are not those of its Spec ({error}); prune a network "
             "before fuse, and before its layers are replaced"
         ) from error
-    with torch.device("meta"):
-        smaller: nn.Module = kinds(smaller_spec)
+    smaller = build(model, smaller_spec)
     state = _sliced_state(model, graph, chosen)
+    state |= {name: state[first] for name, first in second_names(model).items()}
     for name, wanted in smaller.state_dict().items():
         if name not in state or state[name].shape != wanted.shape:
             found = tuple(state[name].shape) if name in state else "nothing"
@@ -143,9 +143,7 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
                 f"{name} should have shape {tuple(wanted.shape)} in the smaller network, the graph leaves "
                 f"{found}; with_channels of its Spec and its layers disagree"
             )
-    smaller.load_state_dict(state, strict=True, assign=True)
-    carry_over(model, smaller)
-    return smaller.train(model.training)
+    return fill(smaller, model, state)
 
 
 def mask_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> None:
@@ -156,7 +154,8 @@ def mask_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> None
 
     Raises:
         RangeError: see `slice_channels`.
-        UnsupportedError: weights to change that a parametrisation makes; nothing is changed then.
+        UnsupportedError: weights to change that a parametrisation makes, or that are another layer's, too;
+            nothing is changed then.
     """
     removed = _removed(graph, chosen)
     changed: dict[str, list[int]] = {}
@@ -165,6 +164,7 @@ def mask_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> None
         if gone:
             _check_plain(layer.name, model.get_submodule(layer.name))
             changed[layer.name] = sorted(gone)
+    refuse_shared(model, changed)
     with torch.no_grad():
         for name, channels in changed.items():
             module = model.get_submodule(name)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from pcsparse.compress.carry_over import carry_over
+from pcsparse.compress.carry_over import build, fill, refuse_shared, second_names
 from pcsparse.compress.channel_scores import Losses
 from pcsparse.compress.offset_groups import OffsetGroup, Offsets
 from pcsparse.compress.offset_scores import OffsetScore, offset_scores
@@ -150,37 +150,37 @@ def slice_offsets(model: nn.Module, maps: SharedMaps, chosen: Chosen) -> nn.Modu
     Raises:
         RangeError: see `SharedMaps.by_layer`.
         UnsupportedError: the model has no Spec with `with_offsets`, other layers than its Spec, as a fused
-            network has, or weights that a parametrisation makes.
+            network has, or weights that a parametrisation makes or that are another layer's, too.
     """
-    spec, kinds = _spec_of(model), type(model)
+    spec = _spec_of(model)
     kept = maps.by_layer(chosen)
     for name, part in model.named_modules():
         _check_plain(name, part)
+    refuse_shared(model, _cut(maps, kept))
     try:
         sparser_spec = spec.with_offsets(kept)
     except RangeError as error:
         raise UnsupportedError(
-            f"the layers of {kinds.__name__} are not those of its Spec ({error}); prune a network before "
-            "fuse, and before its layers are replaced"
+            f"the layers of {type(model).__name__} are not those of its Spec ({error}); prune a network "
+            "before fuse, and before its layers are replaced"
         ) from error
-    with torch.device("meta"):
-        sparser: nn.Module = kinds(sparser_spec)
+    sparser = build(model, sparser_spec)
     # nothing of the new network shares memory with the old one
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     for name, places in _places(maps, kept).items():
         weight = state[f"{name}.weight"]
         state[f"{name}.weight"] = weight.index_select(0, torch.tensor(places, device=weight.device))
+    state |= {name: state[first] for name, first in second_names(model).items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in sparser.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wanted != found:
         name = next(key for key in {**wanted, **found} if wanted.get(key) != found.get(key))
         raise UnsupportedError(
             f"{name} should have shape {wanted.get(name)} in the new network, the old one leaves "
-            f"{found.get(name)}; its layers are not those of its Spec: prune a network before fuse"
+            f"{found.get(name)}; its layers are not those of its Spec: prune a network before fuse, "
+            "and before its heads are packed"
         )
-    sparser.load_state_dict(state, strict=True, assign=True)
-    carry_over(model, sparser)
-    return sparser.train(model.training)
+    return fill(sparser, model, state)
 
 
 def mask_offsets(model: nn.Module, maps: SharedMaps, chosen: Chosen) -> None:
@@ -188,16 +188,25 @@ def mask_offsets(model: nn.Module, maps: SharedMaps, chosen: Chosen) -> None:
 
     Raises:
         RangeError: see `SharedMaps.by_layer`.
-        UnsupportedError: weights to change that a parametrisation makes; nothing is changed then.
+        UnsupportedError: weights to change that a parametrisation makes, or that are another layer's, too;
+            nothing is changed then.
     """
-    places = _places(maps, maps.by_layer(chosen))
+    kept = maps.by_layer(chosen)
+    refuse_shared(model, _cut(maps, kept))
+    places = _places(maps, kept)
     for name in places:
         _check_plain(name, model.get_submodule(name))
     with torch.no_grad():
-        for name, kept in places.items():
+        for name, stay in places.items():
             weight = model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
-            weight[[i for i in range(weight.shape[0]) if i not in set(kept)]] = 0.0
+            weight[[i for i in range(weight.shape[0]) if i not in set(stay)]] = 0.0
+
+
+def _cut(maps: SharedMaps, kept: Mapping[str, Offsets]) -> set[str]:
+    """Layers that lose offsets."""
+    readers = (reader for group in maps.groups for reader in group.readers)
+    return {reader.name for reader in readers if kept.get(reader.name, reader.offsets) != reader.offsets}
 
 
 def _places(maps: SharedMaps, kept: Mapping[str, Offsets]) -> dict[str, list[int]]:

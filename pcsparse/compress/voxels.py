@@ -11,11 +11,10 @@ overwrites some with what they were. The centre is ours, see docs/adr/0028.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from pcsparse.compress.carry_over import carry_over
+from pcsparse.compress.carry_over import build, fill
 from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.nn import SubmanifoldConv3d
 from pcsparse.nn.conv import Rest, SparseConv
@@ -125,9 +124,7 @@ def prune_voxels(model: nn.Module, share: Shares, rest: Rest = REST) -> nn.Modul
     for name, part in model.named_modules():
         if is_parametrized(part):
             raise UnsupportedError(f"the weights of {name} are made by a parametrisation; remove it first")
-    kinds: Any = type(model)
-    with torch.device("meta"):
-        pruned: nn.Module = kinds(spec.with_voxels(layer_shares(model, share, rest), rest))
+    pruned = build(model, spec.with_voxels(layer_shares(model, share, rest), rest))
     # nothing of the new network shares memory with the old one
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     wanted = {name: tensor.shape for name, tensor in pruned.state_dict().items()}
@@ -136,6 +133,4 @@ def prune_voxels(model: nn.Module, share: Shares, rest: Rest = REST) -> nn.Modul
             f"the layers of {type(model).__name__} are not those of its Spec; prune a network before fuse, "
             "and before its layers are replaced"
         )
-    pruned.load_state_dict(state, strict=True, assign=True)
-    carry_over(model, pruned)
-    return pruned.train(model.training)
+    return fill(pruned, model, state)

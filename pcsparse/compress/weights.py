@@ -149,7 +149,8 @@ def magnitude_masks(model: nn.Module, ratio: Ratio) -> WeightMasks:
         ratio: share to remove; a number holds for every convolution and linear layer.
 
     Raises:
-        RangeError: no such layer, a ratio outside [0, 1), or a weight that is not finite.
+        RangeError: no such layer, a ratio outside [0, 1), a weight that is not finite, or two ratios for one
+            weight that two layers share.
         UnsupportedError: weights that a parametrisation makes.
     """
     ratios = ratio if isinstance(ratio, Mapping) else dict.fromkeys(all_weight_layers(model), float(ratio))
@@ -157,7 +158,18 @@ def magnitude_masks(model: nn.Module, ratio: Ratio) -> WeightMasks:
     for name, share in ratios.items():
         _check_named(name, model, weights)
         check_ratio(share, f"layer {name!r}")
+    _check_alike(ratios, weights)
     return WeightMasks({name: keep_largest(weights[name], 1.0 - share) for name, share in ratios.items()})
+
+
+def _check_alike(ratios: Mapping[str, float], weights: Mapping[str, nn.Parameter]) -> None:
+    seen: dict[int, str] = {}
+    for name, share in ratios.items():
+        first = seen.setdefault(id(weights[name]), name)
+        if share != ratios[first]:
+            raise RangeError(
+                f"{first} and {name} share their weight: one ratio for both, not {ratios[first]} and {share}"
+            )
 
 
 def prune_weights(model: nn.Module, ratio: Ratio) -> WeightMasks:

@@ -242,6 +242,10 @@ class EIELinear(nn.Module):
         refuse_gradients(x=x)
         if x.dim() < 1 or x.shape[-1] != self.in_features:
             raise ShapeError(f"x must have {self.in_features} features, got shape {tuple(x.shape)}")
+        if x.is_meta:
+            # for who asks for shapes alone, as `nn.prepare`
+            check_dtype("x", x, torch.float32)
+            return x.new_empty((*x.shape[:-1], self.out_features))
         items = x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), self.in_features)
         out = self._sparse_product(items) if self._way(items) == "sparse" else self._dense_product(items)
         return out if x.dim() == 2 else out.reshape(*x.shape[:-1], self.out_features)

@@ -180,6 +180,9 @@ class LinearConv2d(nn.Module):
             refuse_gradients(x=x)
         check_dtype("x", x, self._dtype())
         maps = x if x.dim() == 4 else x[None]
+        if x.is_meta:
+            # for who asks for shapes alone, as `nn.prepare`
+            return x.new_empty((*x.shape[:-3], self.out_channels, *self._size(maps)))
         out = self._sparse_product(maps) if self._way(maps) == "sparse" else self._dense_product(maps)
         return out if x.dim() == 4 else out[0]
 

@@ -13,6 +13,7 @@ from pcsparse.compress.heads import keep_largest, share_weights
 from pcsparse.errors import DtypeError, FormatError, RangeError, ShapeError, UnsupportedError
 from pcsparse.nn import eie_linear as module
 from pcsparse.nn.eie_linear import EIELinear
+from pcsparse.nn.prepare import meta_copy
 from pcsparse.packed.eie import EIEFormat
 from pcsparse.packed.eie_file import load_eie, save_eie
 from pcsparse.timing import Timing
@@ -195,6 +196,18 @@ def test_what_was_measured_by_columns_says_nothing_of_rows(rng):
     assert len(layer.choices) == 1
     layer.skips_zeros = False
     assert layer.choices == ()
+
+
+@pytest.mark.parametrize("mode", ["sparse", "dense", "auto"])
+@pytest.mark.parametrize("shape", [(60,), (3, 60), (2, 5, 60)])
+@torch.no_grad()
+def test_shapes_alone_are_there_without_a_weight(mode, shape, rng):
+    layer = packed(pruned(rng), mode=mode)
+    found = meta_copy(layer)(torch.empty(shape, device="meta"))
+    assert (found.device.type, found.shape, found.dtype) == ("meta", (*shape[:-1], 45), torch.float32)
+    assert layer.choices == ()
+    with pytest.raises(DtypeError, match="float16"):
+        meta_copy(layer)(torch.empty(shape, device="meta", dtype=torch.float16))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import nn
 from pcsparse.errors import DtypeError, FormatError, RangeError, ShapeError, UnsupportedError
 from pcsparse.nn import EIELinear, LinearConv2d, SemiStructuredLinear, product_choice
 from pcsparse.nn.linear_conv2d import conv_refusal, kernel_order, reduction_order
+from pcsparse.nn.prepare import meta_copy
 from pcsparse.packed.eie_codes import codes_of
 from pcsparse.packed.two_four import pack_two_four
 from pcsparse.timing import Timing
@@ -94,6 +95,19 @@ def test_it_computes_what_the_convolution_does(rng, kind, mode, geometry):
         assert found.stride() == expected.stride() or found.numel() == 0
         torch.testing.assert_close(found, expected, **tolerance(torch.float32, conv.weight[0].numel(), 32))
     assert torch.equal(layer.dense_weight(), conv.weight)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("kind", ["eie", "2:4"])
+@pytest.mark.parametrize("mode", ["sparse", "dense", "auto"])
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+@torch.no_grad()
+def test_shapes_alone_are_those_of_the_convolution(rng, kind, mode, geometry):
+    conv = conv_of(rng, **geometry)
+    shapes_only = meta_copy(packed(conv, kind, mode))
+    for shape in ((2, 8, 9, 7), (8, 9, 7)):
+        found = shapes_only(torch.empty(shape, device="meta"))
+        assert (found.device.type, found.shape) == ("meta", conv(torch.empty(shape)).shape)
 
 
 def test_columns_are_kernel_rows_then_kernel_columns_then_channels():
