@@ -122,7 +122,8 @@ def squared_changes(
     """Squares of first-order changes of the loss, summed over the batches.
 
     Args:
-        model: runs in evaluation mode; the gradients that its parameters had come back.
+        model: runs in evaluation mode; the mode of every module and the gradients of its parameters come
+            back.
         losses: of the batches.
         changes: read from the gradients of one batch, float64 by name. Parameters without requires_grad have
             none then, whatever an earlier training left there.
@@ -134,7 +135,8 @@ def squared_changes(
     # the frozen ones too: what stands in their .grad is of no batch of these
     parameters = list(model.parameters())
     before = [p.grad for p in parameters]
-    was_training = model.training
+    # a norm that is frozen in a network that trains stays so
+    modes = [(part, part.training) for part in model.modules()]
     model.eval()
     n = 0
     try:
@@ -151,7 +153,8 @@ def squared_changes(
             for name, change in changes().items():
                 totals[name] = change.square() + totals.get(name, 0.0)
     finally:
-        model.train(was_training)
+        for part, training in modes:
+            part.training = training
         for parameter, grad in zip(parameters, before, strict=True):
             parameter.grad = grad
     if n == 0:

@@ -278,6 +278,16 @@ def test_gradients_that_frozen_parameters_had_do_not_count(rng):
         channel_scores(net, graph, "taylor", losses)
 
 
+def test_a_norm_that_is_frozen_stays_so_when_losses_are_run(rng):
+    net = _pair().train()
+    net[1].eval()
+    x = _input(rng)
+    x = x.replace(x.feats[:, :2])
+    channel_scores(net, ChannelGraph.of(net), "taylor", lambda model: [model(x).feats.square().mean()])
+    assert [part.training for part in net] == [True, False, True]
+    assert net.training
+
+
 def test_scores_that_cannot_be_had_say_why():
     graph = ChannelGraph.of(_network())
     with pytest.raises(RangeError, match="needs losses="):

@@ -473,6 +473,14 @@ def test_taylor_is_the_derivative_by_a_factor_on_the_unit():
         assert float(found[i]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_layer_that_is_frozen_stays_so_when_losses_are_run():
+    net, x = _pair().train(), _input(channels=2, dtype=torch.float64)
+    net[2].eval()
+    offset_scores(net, SharedMaps.of(net, [x]), "taylor", lambda model: [model(x).feats.square().mean()])
+    assert [part.training for part in net] == [True, True, False]
+    assert net.training
+
+
 def test_the_highest_scores_stay_with_their_opposites():
     maps = SharedMaps.of(_pair(), [_input(channels=2, dtype=torch.float64)])
     scores = torch.zeros(13)
