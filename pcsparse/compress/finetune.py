@@ -168,8 +168,9 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     """Measure the running statistics of all batch norms anew, as plain means over some batches, in place.
 
     A sliced network has other statistics than the one it was cut from; this alone brings back much of what
-    it lost, and nothing is trained. All else is in evaluation mode meanwhile. A norm that meets no batch of
-    two rows or more keeps its statistics.
+    it lost, and nothing is trained. All else is in evaluation mode meanwhile. A norm of pcsparse that meets no
+    batch of two rows or more keeps its statistics; one of torch raises its ValueError at the first batch of a
+    single row. Whatever is raised, by a norm or by `batches`, all statistics are as they were.
 
     Args:
         model: with batch norms that keep statistics; one without is left as it is.
@@ -190,16 +191,17 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
         # the mean of all batches alike
         norm.momentum = None
         norm.train()
-    n = 0
+    n, done = 0, False
     try:
         with torch.no_grad():
             for batch in batches:
                 model(*(batch if isinstance(batch, tuple) else (batch,)))
                 n += 1
+        done = n > 0
     finally:
         for norm, momentum, buffers in zip(norms, momenta, saved, strict=True):
             norm.momentum = momentum
-            if n == 0 or not int(norm.num_batches_tracked):  # type: ignore[arg-type]
+            if not done or not int(norm.num_batches_tracked):  # type: ignore[arg-type]
                 norm.load_state_dict(buffers, strict=False)
         for part, training in modes:
             part.training = training

@@ -159,6 +159,30 @@ def test_recalibrate_without_batches_changes_nothing():
     recalibrate(nn.Linear(2, 2), [])
 
 
+def test_recalibrate_that_is_cut_off_changes_nothing():
+    model = _network().train()
+    model.stem[1].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def batches():
+        yield from _inputs()
+        raise OSError("a sweep cannot be read")
+
+    with pytest.raises(OSError, match="cannot be read"):
+        recalibrate(model, batches())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert {name for name, part in model.named_modules() if not part.training} == {"stem.1"}
+
+
+def test_recalibrate_of_torchs_norms_is_cut_off_by_a_single_row(rng):
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model[1].running_mean.fill_(3.0)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        recalibrate(model, [torch.randn(8, 4, generator=rng), torch.randn(1, 4, generator=rng)])
+    assert bool((model[1].running_mean == 3.0).all())
+    assert int(model[1].num_batches_tracked) == 0
+
+
 def test_recalibrate_leaves_norms_that_saw_no_variance():
     model = _network()
     before = model.encoder[3][0].norm1
