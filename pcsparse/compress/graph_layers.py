@@ -1,6 +1,7 @@
 """The layers that the channel graph knows, and where their channels stand."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -37,6 +38,8 @@ _CHANNELWISE = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Tanh, nn.Hardswish,
     nn.Dropout, nn.Dropout2d, *_POOLS_2D,
 )  # fmt: skip
+# the names that the first argument has in their `forward`
+_INPUTS = ("x", "input", "rows")
 _KNOWN = frozenset((*_CONVS, *_LINEARS, *_NORMS, *_CHANNELWISE))
 
 
@@ -72,3 +75,8 @@ def axis_of(part: nn.Module, dims: int) -> int | None:
     if found in _CONVS_2D or found in _POOLS_2D or found in (nn.BatchNorm2d, nn.Dropout2d):
         return dims - 3
     return 1 if found in _CONVS or found in _NORMS else None
+
+
+def input_of(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a known layer reads, of the arguments of a call."""
+    return inputs[0] if inputs else next(kwargs[name] for name in _INPUTS if name in kwargs)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pcsparse.compress.graph_layers import axis_of, is_layer, kind_of
+from pcsparse.compress.graph_layers import axis_of, input_of, is_layer, kind_of
 from pcsparse.compress.graph_numbers import Applied, Channels, Kind, LayerCall, Numbers, Trace
 from pcsparse.compress.graph_operators import follow, makes_zeros
 from pcsparse.compress.shapes_only import shapes_only
@@ -74,14 +74,14 @@ def _example(model: nn.Module) -> SparseTensor | Tensor | tuple[Any, ...]:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """The features of an output: of a SparseTensor, a tensor, or a collection of them."""
+    """The features of an output: of a SparseTensor, a tensor, or a collection of them; integers are none."""
     if isinstance(value, SparseTensor):
         return [value.feats]
     if isinstance(value, Tensor):
-        return [value]
+        return [value] if value.is_floating_point() else []
     if isinstance(value, dict):
         value = list(value.values())
-    if isinstance(value, Iterable):
+    if isinstance(value, Iterable) and not isinstance(value, str):
         return [feats for item in value for feats in _tensors(item)]
     raise UnsupportedError(f"the network returns a {type(value).__name__}, whose channels cannot be followed")
 
@@ -182,7 +182,7 @@ class _Follower(TorchDispatchMode):
     def _leaving(self, name: str, part: nn.Module, layer: bool) -> Callable[..., None]:
         def leave(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if layer:
-                self._layer(name, part, inputs[0], kwargs, output)
+                self._layer(name, part, input_of(inputs, kwargs), kwargs, output)
                 self._inside -= 1
             self._stack.pop()
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pcsparse.compress.graph_layers import is_layer
+from pcsparse.compress.graph_layers import input_of, is_layer
 from pcsparse.nn.prepare import Module, meta_copy
 from pcsparse.sparse_tensor import SparseTensor
 
@@ -30,7 +30,8 @@ class _Answer:
     def __init__(self, part: nn.Module, forward: Callable[..., Any]) -> None:
         self._part, self._forward = part, forward
 
-    def __call__(self, x: Any, **kwargs: Any) -> Any:
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        x = input_of(inputs, kwargs)
         feats = x.feats if isinstance(x, SparseTensor) else x
         if isinstance(self._part, nn.Linear):
             return _like(x, (*feats.shape[:-1], self._part.out_features))

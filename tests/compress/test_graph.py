@@ -320,3 +320,32 @@ def test_the_network_is_left_as_it_is():
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+class _Named(nn.Module):
+    """Layers that are called by keywords, and outputs that have no channels beside one that has."""
+
+    def __init__(self, **others) -> None:
+        super().__init__()
+        self.conv, self.again = SubmanifoldConv3d(2, 4, 3), SubmanifoldConv3d(4, 4, 3)
+        self.head, self.others = nn.Linear(4, 3), others
+
+    def forward(self, x: SparseTensor):
+        y = self.conv(x=x)
+        y = self.again(residual=y, x=y)
+        return {"sem": self.head(input=y.feats), "coords": x.coords, **self.others}
+
+
+def test_layers_may_be_called_by_keywords_and_integers_have_no_channels():
+    graph = ChannelGraph.of(_Named())
+    assert _places(graph, "conv") == ["conv out 0-3", "again in 0-3", "again out 0-3", "head in 0-3"]
+    assert graph.group("head").fixed == "the network's output"
+    # points are followed with layers that do nothing
+    x = SparseTensor(torch.zeros(1, 2), torch.zeros(1, 4, dtype=torch.int32))
+    assert ChannelGraph.of(_Named(), (x,)) == graph
+
+
+@pytest.mark.parametrize("other", ["a word", 3], ids=str)
+def test_an_output_that_is_no_tensor_is_refused(other):
+    with pytest.raises(UnsupportedError, match=f"the network returns a {type(other).__name__}"):
+        ChannelGraph.of(_Named(other=other))
