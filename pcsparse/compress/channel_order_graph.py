@@ -50,8 +50,8 @@ def permute_network(
 
     Raises:
         RangeError: a name that is no such layer, or a weight that is not finite.
-        UnsupportedError: an operator that the graph does not know, weights that a parametrisation makes, or
-            that two layers share. Nothing is changed then.
+        UnsupportedError: an operator that the graph does not know, layers that did not run when it was read,
+            weights that a parametrisation makes, or that two layers share. Nothing is changed then.
     """
     graph = ChannelGraph.of(model) if graph is None else graph
     pruned = _pruned(model, graph, layers)
@@ -63,6 +63,8 @@ def permute_network(
             _check_movable(model, group)
             rows = [_read(model.get_submodule(slot.layer), slot) for slot in readers]
             found[group.name] = search_permutation(torch.cat(rows), rounds=rounds)
+    if found:
+        graph.refuse_unseen()
     _reorder(model, graph, {name: order.permutation.tolist() for name, order in found.items()})
     return found
 

@@ -52,7 +52,8 @@ def prune_channels(
 
     Raises:
         RangeError: no such group, a share outside (0, 1], or more channels than the group has.
-        UnsupportedError: the network has an operator that the graph does not know, or no such Spec.
+        UnsupportedError: the network has an operator that the graph does not know, layers that did not run
+            when it was read, or no such Spec.
     """
     graph = ChannelGraph.of(model) if graph is None else graph
     widths = kept_widths(graph, keep, multiple)
@@ -114,7 +115,8 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
     Raises:
         RangeError: a group that is not there or must stay, or channels that do not ascend within it.
         UnsupportedError: the model has no Spec with `with_channels`, other layers than its Spec, as a fused
-            network has, or weights that a parametrisation makes or that are another layer's, too.
+            network has, layers that did not run (`ChannelGraph.unseen`), or weights that a parametrisation
+            makes or that are another layer's, too.
     """
     widths = graph.widths({name: len(channels) for name, channels in chosen.items()})
     spec: Any = getattr(model, "spec", None)
@@ -154,8 +156,8 @@ def mask_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> None
 
     Raises:
         RangeError: see `slice_channels`.
-        UnsupportedError: weights to change that a parametrisation makes, or that are another layer's, too;
-            nothing is changed then.
+        UnsupportedError: layers that did not run (`ChannelGraph.unseen`), or weights to change that a
+            parametrisation makes, or that are another layer's, too; nothing is changed then.
     """
     removed = _removed(graph, chosen)
     changed: dict[str, list[int]] = {}
@@ -225,4 +227,6 @@ def _removed(graph: ChannelGraph, chosen: Chosen) -> dict[tuple[str, str], set[i
         gone = set(range(group.width)) - set(kept)
         for slot in group.slots:
             removed.setdefault((slot.layer, slot.side), set()).update(slot.positions(gone))
+    if any(removed.values()):
+        graph.refuse_unseen()
     return removed

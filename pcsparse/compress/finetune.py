@@ -168,9 +168,9 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     """Measure the running statistics of all batch norms anew, as plain means over some batches, in place.
 
     A sliced network has other statistics than the one it was cut from; this alone brings back much of what
-    it lost, and nothing is trained. All else is in evaluation mode meanwhile. A norm of pcsparse that meets no
-    batch of two rows or more keeps its statistics; one of torch raises its ValueError at the first batch of a
-    single row. Whatever is raised, by a norm or by `batches`, all statistics are as they were.
+    it lost, and nothing is trained. All else is in evaluation mode meanwhile. A norm of pcsparse that meets
+    no batch of two rows or more keeps its statistics; one of torch raises its ValueError at the first batch
+    of a single row. Whatever is raised, by a norm or by `batches`, all statistics are as they were.
 
     Args:
         model: with batch norms that keep statistics; one without is left as it is.

@@ -9,7 +9,7 @@ Source: the idea of dependency groups, Fang et al., CVPR 2023 (arXiv 2301.12900)
 autograd; here from the layers, so that an operator that nobody taught it is an error, never a guess.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from pcsparse.compress.graph_numbers import LayerCall, Numbers, Trace
 from pcsparse.compress.graph_trace import Example, trace
-from pcsparse.errors import RangeError
+from pcsparse.errors import RangeError, UnsupportedError
 
 Side = Literal["out", "in", "norm"]
 
@@ -100,13 +100,18 @@ class ChannelGraph:
     Attributes:
         layers: in the order of execution.
         groups: in the order of execution of their first writers; the network's input is one of them.
+        unseen: layers with weights that did not run and were not said to be unused. Nobody knows whose
+            channels they read, so none can be removed or moved while there are any.
     """
 
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
+    unseen: tuple[str, ...] = ()
 
     @staticmethod
-    def of(model: nn.Module, x: Example = None) -> "ChannelGraph":
+    def of(
+        model: nn.Module, x: Example = None, *, training: bool = False, unused: Collection[str] = ()
+    ) -> "ChannelGraph":
         """Follow the channels of a network through one run.
 
         Args:
@@ -114,12 +119,17 @@ class ChannelGraph:
             x: an input that leads through all of the network: a SparseTensor, a tensor (n, c) or
                 (n, c, h, w), or a tuple of arguments; see `graph_trace.trace`. If None, the network's own
                 `example_input()`, or else one voxel.
+            training: follow a run as in training too, for layers that run there only, such as an auxiliary
+                head.
+            unused: layers that no run will lead through, such as a pretrained classifier that is left out;
+                names of modules, which stand for all within them. They stay as wide as they are.
 
         Raises:
+            RangeError: a name in `unused` under which no layer was left out.
             UnsupportedError: an operator that the graph does not know; the text names it and the module that
                 it stands in.
         """
-        followed = trace(model, x)
+        followed = trace(model, x, training=training)
         written = {call.written: call.name for call in followed.calls if call.kind != "norm"}
         layers = (
             Layer(
@@ -127,7 +137,7 @@ class ChannelGraph:
             )
             for c in followed.calls
         )
-        return ChannelGraph(tuple(layers), _groups(followed))
+        return ChannelGraph(tuple(layers), _groups(followed), _besides(followed.unseen, unused))
 
     @property
     def free(self) -> tuple[Group, ...]:
@@ -145,6 +155,20 @@ class ChannelGraph:
                 return group
         known = ", ".join(group.name for group in self.free)
         raise RangeError(f"there is no group {name!r}; the groups that can be pruned are {known}")
+
+    def refuse_unseen(self) -> None:
+        """To call before channels are removed or moved.
+
+        Raises:
+            UnsupportedError: there are layers that did not run.
+        """
+        if self.unseen:
+            raise UnsupportedError(
+                f"{', '.join(self.unseen)} did not run when the channel graph was read, so it does not know "
+                "whose channels they read; pass graph=ChannelGraph.of(model, x) of an input that leads "
+                "through them, with training=True if they run in training only, or with unused=[...] if they "
+                "never do"
+            )
 
     def widths(self, kept: Mapping[str, int]) -> dict[str, tuple[int, int]]:
         """(c_in, c_out) of every layer where groups keep that many channels; those not named keep all.
@@ -176,6 +200,18 @@ class ChannelGraph:
             state = f" [{group.fixed}]" if group.fixed else ""
             lines.append(f"{group.name}: {group.width}{state}: {places}")
         return "\n".join(lines)
+
+
+def _besides(unseen: Iterable[str], unused: Collection[str]) -> tuple[str, ...]:
+    """The layers that did not run, without those that need not."""
+    under = {layer: [name for name in unused if f"{layer}.".startswith(f"{name}.")] for layer in unseen}
+    strange = set(unused).difference(*under.values())
+    if strange:
+        raise RangeError(
+            f"unused= names {', '.join(sorted(strange))}, where no layer with weights was left out; those "
+            f"that did not run are {', '.join(under) or 'none'}"
+        )
+    return tuple(layer for layer, names in under.items() if not names)
 
 
 # a layer, a side, the first of positions that follow each other, and how many

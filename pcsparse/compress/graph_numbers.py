@@ -48,11 +48,13 @@ class Trace:
         calls: in the order of execution.
         inputs: numbers of the network's input, and of what is made of nothing else.
         outputs: numbers of its outputs.
+        unseen: layers with weights that it did not lead through, in the order of registration.
     """
 
     calls: list[LayerCall] = field(default_factory=list)
     inputs: list[int] = field(default_factory=list)
     outputs: Numbers = ()
+    unseen: tuple[str, ...] = ()
     _parent: list[int] = field(default_factory=list)
 
     def new(self, n: int) -> Numbers:

@@ -1,6 +1,6 @@
 """Follow channels through one run of a network."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ Example = SparseTensor | Tensor | tuple[Any, ...] | None
 """What a network is run on to read its graph."""
 
 
-def trace(model: nn.Module, x: Example = None) -> Trace:
+def trace(model: nn.Module, x: Example = None, *, training: bool = False) -> Trace:
     """Run `model` once and follow its channels.
 
     Args:
@@ -30,6 +30,8 @@ def trace(model: nn.Module, x: Example = None) -> Trace:
             no arithmetic is done. A tuple are the arguments of a network that looks at values, as one on
             points does; then only its layers do nothing. If None, what `model.example_input()` gives, or else
             one voxel with as many channels as the first layer reads.
+        training: run it once more as in training, so that what runs there only is followed too; layers do
+            there what they do in evaluation mode.
 
     Raises:
         UnsupportedError: an operator that is not known here, or a network that does not run on `x`.
@@ -43,7 +45,11 @@ def trace(model: nn.Module, x: Example = None) -> Trace:
     given = tuple(follower.start(value, device) for value in (x if isinstance(x, tuple) else (x,)))
     try:
         with torch.no_grad(), follower:
-            y = module(*given)
+            made = [module(*given)]
+            if training:
+                for part in module.modules():
+                    part.training = not is_layer(part)
+                made.append(module(*given))
     except PcsparseError:
         raise
     except Exception as error:
@@ -53,8 +59,9 @@ def trace(model: nn.Module, x: Example = None) -> Trace:
             f"{type(model).__name__} does not run on a {on}{without}, so its channels cannot be followed: "
             f"{type(error).__name__}: {error}"
         ) from error
-    outputs = [follower.channels(feats, "the network's output").numbers for feats in _tensors(y)]
+    outputs = [follower.channels(feats, "the network's output").numbers for feats in _tensors(made)]
     follower.trace.outputs = tuple(number for numbers in outputs for number in numbers)
+    follower.trace.unseen = tuple(follower.unseen)
     return follower.trace
 
 
@@ -84,6 +91,19 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Iterable) and not isinstance(value, str):
         return [feats for item in value for feats in _tensors(item)]
     raise UnsupportedError(f"the network returns a {type(value).__name__}, whose channels cannot be followed")
+
+
+def _with_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Layers with weights, and whatever else has some of its own; not what stands within a known layer."""
+    within: tuple[str, ...] = ()
+    for name, part in module.named_modules():
+        if name.startswith(within):
+            continue
+        known = is_layer(part)
+        if known:
+            within += (f"{name}." if name else "",)
+        if (known and kind_of(part) != "channelwise") or any(True for _ in part.parameters(recurse=False)):
+            yield name, part
 
 
 def _listed(values: Iterable[Any]) -> list[Tensor]:
@@ -129,6 +149,13 @@ class _Follower(TorchDispatchMode):
         self._first: dict[str, LayerCall] = {}
         self._stack: list[str] = []
         self._inside = 0
+        # a module leads through its weights where it is called, and any operator that reads them does
+        self.unseen: dict[str, None] = {}
+        self._owners: dict[int, list[str]] = {}
+        for name, part in _with_weights(module):
+            self.unseen[name] = None
+            for parameter in part.parameters(recurse=False):
+                self._owners.setdefault(id(parameter), []).append(name)
         for name, part in module.named_modules():
             layer = is_layer(part)
             part.register_forward_pre_hook(self._entering(name, part, layer))
@@ -175,6 +202,7 @@ class _Follower(TorchDispatchMode):
 
         def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._stack.append(title)
+            self.unseen.pop(name, None)
             self._inside += layer
 
         return enter
@@ -238,6 +266,8 @@ class _Follower(TorchDispatchMode):
             self._zeros.mark(made[0])
             return out
         tensors = _listed([*args, *kwargs.values()])
+        for owner in (name for tensor in tensors for name in self._owners.get(id(tensor), ())):
+            self.unseen.pop(owner, None)
         known = [tensor for tensor in tensors if tensor in self._known]
         if known:
             self._through(Applied(

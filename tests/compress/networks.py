@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pcsparse import SparseTensor
-from pcsparse.nn import BatchNormReLU, SparseConv3d, ToBEV
+from pcsparse.nn import BatchNormReLU, Linear, SparseConv3d, SubmanifoldConv3d, ToBEV
 
 
 @dataclass(frozen=True)
@@ -98,3 +98,21 @@ class BEVNet(nn.Module):
     def forward(self, x: SparseTensor) -> Tensor:
         y = self.norm(self.first(self.bev(self.down(x))))
         return self.head(functional.gelu(y + self.second(y)))
+
+
+class TwoHeads(nn.Module):
+    """A head that runs in training only, and a pretrained one that never does."""
+
+    SPEC = widths(**{"conv": (2, 6), "head": (6, 3), "aux.1": (6, 4)})
+
+    def __init__(self, spec: Widths = SPEC) -> None:
+        super().__init__()
+        self.spec = spec
+        self.conv, self.head = SubmanifoldConv3d(*spec["conv"], 3), Linear(*spec["head"])
+        self.aux = nn.Sequential(nn.Dropout(0.5), nn.Linear(*spec["aux.1"]))
+        self.pretrained = nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9, affine=False))
+
+    def forward(self, x: SparseTensor) -> SparseTensor | dict[str, SparseTensor | Tensor]:
+        y = self.conv(x)
+        out = self.head(y)
+        return {"out": out, "aux": self.aux(y.feats)} if self.training else out

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pcsparse.compress.channel_order_graph import _in_whole_groups, permute_network
-from pcsparse.compress.graph import Slot
+from pcsparse.compress.graph import ChannelGraph, Slot
 from pcsparse.compress.two_four import attach_sr_ste, two_four_mask
 from pcsparse.coords.pillars import PillarGrid
 from pcsparse.errors import RangeError, UnsupportedError
@@ -75,6 +75,17 @@ def test_a_network_computes_what_it_did_and_keeps_more():
         torch.testing.assert_close(model(x), before(x), **tolerance(torch.float32, 144))
     assert torch.equal(model.last.bias, before.last.bias)
     assert not torch.equal(model.norm.running_var, before.norm.running_var)
+
+
+def test_a_layer_that_did_not_run_is_refused():
+    model = settled(Branches())
+    model.aux = nn.Linear(16, 2)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UnsupportedError, match=r"^aux did not run"):
+        permute_network(model)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    permute_network(model, graph=ChannelGraph.of(model, unused=["aux"]))
+    assert not torch.equal(before["norm.running_var"], model.norm.running_var)
 
 
 def test_channels_that_are_not_side_by_side_have_no_say():

@@ -22,6 +22,7 @@ from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import BatchNorm, BatchNormReLU, ReLU, SubmanifoldConv3d, fuse
 from pcsparse.train.model_file import arch_of, build_arch
 from tests.clouds import TWO_BATCHES
+from tests.compress.networks import TwoHeads
 from tests.tolerance import tolerance
 
 SIZES = {"14": MinkUNetSpec.minkunet14, "18": MinkUNetSpec.minkunet18, "34": MinkUNetSpec.minkunet34}
@@ -171,6 +172,39 @@ def test_a_network_without_a_spec_is_refused():
 def test_a_fused_network_is_refused():
     with pytest.raises(UnsupportedError, match=r"layers of MinkUNet are not those of its Spec.*before fuse"):
         prune_channels(fuse(_network()), 0.5, multiple=1)
+
+
+def test_a_layer_that_did_not_run_is_refused_where_channels_go():
+    net = TwoHeads().eval()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    graph = ChannelGraph.of(net)
+    with pytest.raises(UnsupportedError, match=r"^aux\.1, pretrained\.0, pretrained\.1 did not run.*unused="):
+        prune_channels(net, 0.5, multiple=1)
+    for change in (slice_channels, mask_channels):
+        with pytest.raises(UnsupportedError, match=r"did not run.*training=True"):
+            change(net, graph, {"conv": (0, 3)})
+        # nothing goes
+        change(net, graph, {"conv": range(6)})
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_a_head_that_runs_in_training_only_is_sliced_too(rng):
+    net = TwoHeads().double().eval()
+    x = _input(rng)
+    x = x.replace(x.feats[:, :2])
+    graph = ChannelGraph.of(net, x, training=True, unused=["pretrained"])
+    small, masked = slice_channels(net, graph, {"conv": (0, 3)}), TwoHeads().double().eval()
+    masked.load_state_dict(net.state_dict())
+    mask_channels(masked, graph, {"conv": (0, 3)})
+    assert torch.equal(small.aux[1].weight, net.aux[1].weight[:, [0, 3]])
+    assert torch.equal(small.pretrained[0].weight, net.pretrained[0].weight)
+    for network in (small, masked):
+        network.train().aux[0].eval()
+    with torch.no_grad():
+        ours, theirs = small(x), masked(x)
+    close = tolerance(torch.float64, terms=60, factor=100)
+    torch.testing.assert_close(ours["out"].feats, theirs["out"].feats, **close)
+    torch.testing.assert_close(ours["aux"], theirs["aux"], **close)
 
 
 def test_the_highest_scores_stay_and_of_equal_ones_the_first():

@@ -30,7 +30,7 @@ from pcsparse.nn import (
     SubmanifoldConv3d,
     fuse,
 )
-from tests.compress.networks import BEVNet
+from tests.compress.networks import BEVNet, TwoHeads
 
 
 def _unet(**options) -> MinkUNet:
@@ -311,6 +311,44 @@ def test_points_and_voxels_are_tied_where_they_are_summed():
     assert graph.group("unet.encoder.3.0.conv2").layers("in") == ("unet.up.0.0", "points.1.0")
     assert graph.group("unet.stem.2").layers("in")[:2] == ("unet.down.0.0", "points.0.0")
     assert "points.2.0" in graph.group("unet.decoder.3.0.conv2").layers("out")
+
+
+def test_layers_that_did_not_run_are_told():
+    net = TwoHeads()
+    assert ChannelGraph.of(net).unseen == ("aux.1", "pretrained.0", "pretrained.1")
+    assert ChannelGraph.of(net, unused=["pretrained"]).unseen == ("aux.1",)
+    assert ChannelGraph.of(net, unused=["pretrained.0", "aux"]).unseen == ("pretrained.1",)
+    graph = ChannelGraph.of(net, training=True)
+    assert graph.unseen == ("pretrained.0", "pretrained.1")
+    # after what runs in evaluation mode, and an output too
+    assert [layer.name for layer in graph.layers] == ["conv", "head", "aux.1"]
+    assert graph.group("aux.1").fixed == "the network's output"
+    for strange in ("aux.2", "conv", "pre"):
+        with pytest.raises(RangeError, match=rf"= names {strange}, .*did not run are aux\.1, pretrained"):
+            ChannelGraph.of(net, unused=["pretrained", strange])
+
+
+class _Loose(nn.Module):
+    """Weights that are read though their module does not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gates = SubmanifoldConv3d(2, 4, 1), nn.ParameterList([torch.ones(1)])
+        self.block = nn.ModuleDict({"norm": BatchNorm(4), "head": Linear(4, 2)})
+        self.block.register_parameter("gate", nn.Parameter(torch.ones(1)))
+        self.spare = nn.PReLU()
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        y = self.conv(x)
+        y = self.block["norm"](y.replace(y.feats * self.gates[0] * self.block.gate))
+        return self.block["head"](y)
+
+
+def test_weights_that_an_operator_read_are_seen():
+    assert ChannelGraph.of(_Loose()).unseen == ("spare",)
+    net = nn.Sequential(SubmanifoldConv3d(2, 4, 1), Linear(4, 2))
+    nn.utils.parametrizations.weight_norm(net[1])
+    assert ChannelGraph.of(net).unseen == ()
 
 
 def test_the_network_is_left_as_it_is():

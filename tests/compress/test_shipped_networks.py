@@ -211,6 +211,7 @@ def test_every_channel_of_every_layer_is_in_one_group(name):
     assert not seen
     weighty = {name.removesuffix(".weight") for name, _ in model.named_parameters() if "weight" in name}
     assert {layer.name for layer in graph.layers} == weighty
+    assert graph.unseen == ()
 
 
 @pytest.mark.parametrize("name", CASES)
