@@ -40,7 +40,7 @@ def prune_channels(
     Args:
         model: built from a Spec that has `with_channels`; it is not changed.
         keep: how much of each group stays, see `Keep`; groups that are not named keep all.
-        graph: of `model`; read from it if None.
+        graph: of `model`; read from it if None, see `ChannelGraph.of` for networks that need an input.
         score: what matters, see `channel_scores`.
         multiple: kept widths are rounded up to multiples of it, and to the group's own width at most.
         losses: for score="taylor".

@@ -44,7 +44,7 @@ def measure_dense_cost(
     Args:
         model: any network that the channel graph knows; it is not changed.
         x: what it runs on in use, a batch or a tuple of arguments, on the device and in the dtype to time.
-        graph: of `model`; read from it if None.
+        graph: of `model`; read on `x` if None.
         multiple: the smallest width of a group that will be asked for.
         step: widths between that and the full one are timed at multiples of it; between them times are
             interpolated.
@@ -63,7 +63,7 @@ def measure_dense_cost(
         )
     arguments = x if isinstance(x, tuple) else (x,)
     like = _features(arguments)
-    graph = ChannelGraph.of(model) if graph is None else graph
+    graph = ChannelGraph.of(model, x) if graph is None else graph
     before = environment()
     calls, peak = _calls_of(model, arguments, like)
     grids = [Grid.of(c.name, c.kind, (c.c_in, c.c_out), graph, multiple=multiple, step=step) for c in calls]

@@ -51,7 +51,7 @@ def measure_cost(
     Args:
         model: any network that the channel graph knows; it is not changed.
         sweeps: calibration inputs; their caches stay as they are.
-        graph: of `model`; read from it if None.
+        graph: of `model`; read on the first of the sweeps if None.
         multiple: the smallest width of a group that will be asked for.
         step: widths between that and the full one are timed at multiples of it; between them times are
             interpolated.
@@ -68,10 +68,10 @@ def measure_cost(
             f"measure_cost needs sweeps, and multiple, step and runs of at least 1; got {len(sweeps)} "
             f"sweeps, multiple={multiple}, step={step}, runs={runs}"
         )
-    graph = ChannelGraph.of(model) if graph is None else graph
     here = environment()
     net = use_tuning(runnable(model, fused=fused), tuned)
     inputs = [SparseTensor(x.feats, x.coords, stride=x.stride, batch_size=x.batch_size) for x in sweeps]
+    graph = ChannelGraph.of(model, inputs[0]) if graph is None else graph
     seen = [calls_of(net, x) for x in inputs]
     timed = most_usual([calls for calls, _ in seen])
     calls = seen[timed][0]

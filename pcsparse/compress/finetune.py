@@ -70,6 +70,7 @@ def tune_channels(
     multiple: int = MULTIPLE,
     losses: Losses | None = None,
     batches: Callable[[], Iterable[Any]] | None = None,
+    graph_of: Callable[[nn.Module], ChannelGraph] = ChannelGraph.of,
 ) -> nn.Module:
     """Prune channels and fine-tune, in one round or several; channels are scored anew in each.
 
@@ -82,6 +83,8 @@ def tune_channels(
         multiple: widths between the rounds are multiples of it; those of the last are `widths`.
         losses: for score="taylor".
         batches: makes inputs to measure batch norms anew before each training; None leaves them.
+        graph_of: reads the graph of a network, anew in each round; `lambda net: ChannelGraph.of(net, x)` for
+            one that needs an input.
 
     Returns:
         The fine-tuned network.
@@ -89,11 +92,13 @@ def tune_channels(
     Raises:
         RangeError: see `prune_channels`; before any training.
     """
-    graph = ChannelGraph.of(model)
+    graph = graph_of(model)
     graph.widths(widths)
     full = {group.name: group.width for group in graph.groups}
     for share in rounds.shares():
-        model = narrowed(model, widths, full, share, score=score, multiple=multiple, losses=losses)
+        model = narrowed(
+            model, widths, full, share, score=score, multiple=multiple, losses=losses, graph_of=graph_of
+        )
         if batches is not None:
             recalibrate(model, batches())
         fit(model, rounds.lr * rounds.lr_factor)
@@ -109,6 +114,7 @@ def narrowed(
     score: Score = "magnitude",
     multiple: int = MULTIPLE,
     losses: Losses | None = None,
+    graph_of: Callable[[nn.Module], ChannelGraph] = ChannelGraph.of,
 ) -> nn.Module:
     """What a round prunes: a share of the way from the whole widths to the last ones.
 
@@ -120,11 +126,12 @@ def narrowed(
         score: see `channel_scores`.
         multiple: see `tune_channels`.
         losses: for score="taylor".
+        graph_of: see `tune_channels`.
 
     Raises:
         RangeError: see `prune_channels`.
     """
-    graph = ChannelGraph.of(model)
+    graph = graph_of(model)
     now = {group.name: group.width for group in graph.free}
     keep = {name: _between(full.get(name, width), width, share, multiple) for name, width in widths.items()}
     # never wider again

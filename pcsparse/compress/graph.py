@@ -127,7 +127,8 @@ class ChannelGraph:
         Raises:
             RangeError: a name in `unused` under which no layer was left out.
             UnsupportedError: an operator that the graph does not know; the text names it and the module that
-                it stands in.
+                it stands in. Or a network that does not run on `x`, or on what was guessed without it.
+            PcsparseError: what a layer says of an `x` that does not fit it.
         """
         followed = trace(model, x, training=training)
         written = {call.written: call.name for call in followed.calls if call.kind != "norm"}

@@ -1,6 +1,6 @@
 """The layers that the channel graph knows, and where their channels stand."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -80,3 +80,16 @@ def axis_of(part: nn.Module, dims: int) -> int | None:
 def input_of(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What a known layer reads, of the arguments of a call."""
     return inputs[0] if inputs else next(kwargs[name] for name in _INPUTS if name in kwargs)
+
+
+def with_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Layers with weights, and whatever else has some of its own; not what stands within a known layer."""
+    within: tuple[str, ...] = ()
+    for name, part in module.named_modules():
+        if name.startswith(within):
+            continue
+        known = is_layer(part)
+        if known:
+            within += (f"{name}." if name else "",)
+        if (known and kind_of(part) != "channelwise") or any(True for _ in part.parameters(recurse=False)):
+            yield name, part

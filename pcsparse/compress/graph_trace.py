@@ -1,13 +1,13 @@
 """Follow channels through one run of a network."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pcsparse.compress.graph_layers import axis_of, input_of, is_layer, kind_of
+from pcsparse.compress.graph_layers import axis_of, input_of, is_layer, kind_of, with_weights
 from pcsparse.compress.graph_numbers import Applied, Channels, Kind, LayerCall, Numbers, Trace
 from pcsparse.compress.graph_operators import follow, makes_zeros
 from pcsparse.compress.shapes_only import shapes_only
@@ -19,6 +19,11 @@ from pcsparse.sparse_tensor import SparseTensor
 
 Example = SparseTensor | Tensor | tuple[Any, ...] | None
 """What a network is run on to read its graph."""
+
+_GIVE_ONE = (
+    "read the graph on one of yours that leads through all of the network and pass it on, "
+    "graph=ChannelGraph.of(model, x), or give the network a method `example_input`"
+)
 
 
 def trace(model: nn.Module, x: Example = None, *, training: bool = False) -> Trace:
@@ -35,9 +40,11 @@ def trace(model: nn.Module, x: Example = None, *, training: bool = False) -> Tra
 
     Raises:
         UnsupportedError: an operator that is not known here, or a network that does not run on `x`.
+        PcsparseError: what a layer says of an `x` that was given.
     """
+    guessed = ""
     if x is None:
-        x = _example(model)
+        x, guessed = _example(model)
     # one dtype for all: only shapes matter
     device = "cpu" if isinstance(x, tuple) else "meta"
     module = shapes_only(model) if isinstance(x, tuple) else meta_copy(model).eval().float()
@@ -50,14 +57,15 @@ def trace(model: nn.Module, x: Example = None, *, training: bool = False) -> Tra
                 for part in module.modules():
                     part.training = not is_layer(part)
                 made.append(module(*given))
-    except PcsparseError:
-        raise
     except Exception as error:
+        # of an input that was given, an error of a layer tells what is wrong
+        if isinstance(error, UnsupportedError) or (isinstance(error, PcsparseError) and not guessed):
+            raise
         on = ", ".join(type(part).__name__ for part in given)
         without = "" if isinstance(x, tuple) else " of features without values"
         raise UnsupportedError(
             f"{type(model).__name__} does not run on a {on}{without}, so its channels cannot be followed: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{guessed}"
         ) from error
     outputs = [follower.channels(feats, "the network's output").numbers for feats in _tensors(made)]
     follower.trace.outputs = tuple(number for numbers in outputs for number in numbers)
@@ -65,18 +73,22 @@ def trace(model: nn.Module, x: Example = None, *, training: bool = False) -> Tra
     return follower.trace
 
 
-def _example(model: nn.Module) -> SparseTensor | Tensor | tuple[Any, ...]:
+def _example(model: nn.Module) -> tuple[SparseTensor | Tensor | tuple[Any, ...], str]:
+    """What to run on, and what to say of it if it was guessed and does not fit."""
     make: Any = getattr(model, "example_input", None)
     if callable(make):
-        example: SparseTensor | Tensor | tuple[Any, ...] = make()
-        return example
-    for part in model.modules():
+        return make(), ""
+    for name, part in model.named_modules():
         if isinstance(part, SparseConv | Linear):
             channels = part.c_in if isinstance(part, SparseConv) else part.in_features
-            return SparseTensor(torch.zeros(1, channels), torch.zeros(1, 4, dtype=torch.int32))
+            voxel = SparseTensor(torch.zeros(1, channels), torch.zeros(1, 4, dtype=torch.int32))
+            return voxel, (
+                f". No input was given, so it was one voxel of {channels} channels, as {name or 'it'} reads, "
+                f"which is registered first; {_GIVE_ONE}"
+            )
     raise UnsupportedError(
         f"{type(model).__name__} has no sparse convolution, no `nn.Linear` of pcsparse and no method "
-        "`example_input`; give an input that leads through all of it"
+        f"`example_input`, so there is no input that it is sure to take; {_GIVE_ONE}"
     )
 
 
@@ -91,19 +103,6 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Iterable) and not isinstance(value, str):
         return [feats for item in value for feats in _tensors(item)]
     raise UnsupportedError(f"the network returns a {type(value).__name__}, whose channels cannot be followed")
-
-
-def _with_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Layers with weights, and whatever else has some of its own; not what stands within a known layer."""
-    within: tuple[str, ...] = ()
-    for name, part in module.named_modules():
-        if name.startswith(within):
-            continue
-        known = is_layer(part)
-        if known:
-            within += (f"{name}." if name else "",)
-        if (known and kind_of(part) != "channelwise") or any(True for _ in part.parameters(recurse=False)):
-            yield name, part
 
 
 def _listed(values: Iterable[Any]) -> list[Tensor]:
@@ -152,7 +151,7 @@ class _Follower(TorchDispatchMode):
         # a module leads through its weights where it is called, and any operator that reads them does
         self.unseen: dict[str, None] = {}
         self._owners: dict[int, list[str]] = {}
-        for name, part in _with_weights(module):
+        for name, part in with_weights(module):
             self.unseen[name] = None
             for parameter in part.parameters(recurse=False):
                 self._owners.setdefault(id(parameter), []).append(name)

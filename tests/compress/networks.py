@@ -116,3 +116,17 @@ class TwoHeads(nn.Module):
         y = self.conv(x)
         out = self.head(y)
         return {"out": out, "aux": self.aux(y.feats)} if self.training else out
+
+
+class HeadFirst(nn.Module):
+    """The layer that is registered first runs last."""
+
+    SPEC = widths(head=(6, 3), conv=(2, 6))
+
+    def __init__(self, spec: Widths = SPEC) -> None:
+        super().__init__()
+        self.spec = spec
+        self.head, self.conv = Linear(*spec["head"]), SubmanifoldConv3d(*spec["conv"], 3)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return self.head(self.conv(x))

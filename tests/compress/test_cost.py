@@ -17,7 +17,7 @@ from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import BatchNormReLU, Linear, SparseConv3d, SubmanifoldConv3d
 from tests.clouds import PLANE, UNSORTED
-from tests.compress.networks import BEVNet
+from tests.compress.networks import BEVNet, HeadFirst
 
 
 def _sweeps(channels: int = 3) -> list[SparseTensor]:
@@ -211,6 +211,11 @@ def test_bad_settings_are_refused(options):
         measure_cost(_unet(), _sweeps(), **options)
     with pytest.raises(RangeError, match="got 0 sweeps"):
         measure_cost(_unet(), [])
+
+
+def test_the_graph_is_read_on_a_sweep():
+    table = measure_cost(HeadFirst().eval(), _sweeps(2), runs=1)
+    assert [layer.name for layer in table.layers] == ["conv", "head"]
 
 
 def test_the_sweeps_stay_as_they_are():

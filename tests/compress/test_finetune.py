@@ -22,6 +22,7 @@ from pcsparse.errors import RangeError, ShapeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import BatchNorm
 from tests.clouds import LINE, PLANE
+from tests.compress.networks import HeadFirst
 
 
 def _network() -> MinkUNet:
@@ -97,6 +98,21 @@ def test_channels_shrink_round_by_round():
     # 7 of 8 parts of the way from 32 to 8, then all of it
     assert fit.widths == [11, 8]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_the_graph_of_each_round_is_read_as_one_says():
+    x = SparseTensor(torch.ones(1, 2), torch.zeros(1, 4, dtype=torch.int32))
+    found: list[int] = []
+
+    def graph_of(model: nn.Module) -> ChannelGraph:
+        return ChannelGraph.of(model, x)
+
+    def fit(model: nn.Module, lr: float) -> None:
+        found.append(model.conv.c_out)
+
+    tuned = tune_channels(HeadFirst(), {"conv": 1}, fit, Rounds(lr=0.1, n=2), multiple=1, graph_of=graph_of)
+    assert found == [2, 1]
+    assert tuned.head.in_features == 1
 
 
 def test_widths_that_no_group_can_keep_are_refused_before_training():

@@ -8,7 +8,7 @@ from pcsparse import SparseTensor, cat
 from pcsparse.compress.channels import slice_channels
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.coords.pillars import PillarGrid
-from pcsparse.errors import RangeError, UnsupportedError
+from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.models import (
     SPVCNN,
     MinkUNet,
@@ -30,7 +30,7 @@ from pcsparse.nn import (
     SubmanifoldConv3d,
     fuse,
 )
-from tests.compress.networks import BEVNet, TwoHeads
+from tests.compress.networks import BEVNet, HeadFirst, TwoHeads
 
 
 def _unet(**options) -> MinkUNet:
@@ -233,6 +233,23 @@ def test_a_network_on_other_input_is_refused():
         ChannelGraph.of(Dense())
     with pytest.raises(UnsupportedError, match="Sequential has no sparse convolution"):
         ChannelGraph.of(nn.Sequential(nn.ReLU()))
+
+
+def test_an_input_that_was_guessed_is_told():
+    x = SparseTensor(torch.zeros(1, 2), torch.zeros(1, 4, dtype=torch.int32))
+    with pytest.raises(
+        UnsupportedError,
+        match=r"ShapeError.*one voxel of 6 channels, as head reads, .*graph=ChannelGraph\.of\(model, x\)",
+    ):
+        ChannelGraph.of(HeadFirst())
+    assert ChannelGraph.of(HeadFirst(), x).group("conv").layers("in") == ("head",)
+    # of an input that was given, the error of the layer tells all
+    with pytest.raises(ShapeError):
+        ChannelGraph.of(HeadFirst(), x.replace(torch.zeros(1, 6)))
+    with pytest.raises(UnsupportedError, match=r"TypeError.*one voxel of 6 channels, as 1 reads"):
+        ChannelGraph.of(nn.Sequential(nn.Linear(3, 6), Linear(6, 2)))
+    with pytest.raises(UnsupportedError, match=r"graph=ChannelGraph\.of\(model, x\)"):
+        ChannelGraph.of(nn.Sequential(nn.Conv2d(3, 4, 1)))
 
 
 def test_point_sets_keep_their_coordinates():
