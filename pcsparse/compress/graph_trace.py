@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pcsparse.compress.graph_layers import axis_of, input_of, is_layer, kind_of, with_weights
 from pcsparse.compress.graph_numbers import Applied, Channels, Kind, LayerCall, Numbers, Trace
 from pcsparse.compress.graph_operators import follow, makes_zeros
-from pcsparse.compress.shapes_only import shapes_only
+from pcsparse.compress.shapes_only import NoDropout, shapes_only
 from pcsparse.errors import PcsparseError, UnsupportedError
 from pcsparse.nn import Linear
 from pcsparse.nn.conv import SparseConv
@@ -51,7 +51,7 @@ def trace(model: nn.Module, x: Example = None, *, training: bool = False) -> Tra
     follower = _Follower(module)
     given = tuple(follower.start(value, device) for value in (x if isinstance(x, tuple) else (x,)))
     try:
-        with torch.no_grad(), follower:
+        with torch.no_grad(), NoDropout(), follower:
             made = [module(*given)]
             if training:
                 for part in module.modules():

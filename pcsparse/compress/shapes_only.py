@@ -1,16 +1,20 @@
 """Run a network on real points without its arithmetic: its layers answer with zeros of the right shape."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from pcsparse.compress.graph_layers import input_of, is_layer
 from pcsparse.nn.prepare import Module, meta_copy
 from pcsparse.sparse_tensor import SparseTensor
+
+_DROPOUTS = frozenset((functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d))
 
 
 def shapes_only(model: Module) -> Module:
@@ -24,6 +28,20 @@ def shapes_only(model: Module) -> Module:
         if is_layer(part):
             part.forward = _Answer(part, part.forward)  # type: ignore[method-assign]
     return module
+
+
+class NoDropout(TorchFunctionMode):
+    """The functions that drop features in training pass them on, as the layers do that the graph knows."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        return input_of(args, kwargs) if func in _DROPOUTS else func(*args, **kwargs)
 
 
 class _Answer:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from pcsparse import SparseTensor, cat
 from pcsparse.compress.channels import slice_channels
@@ -343,6 +344,19 @@ def test_layers_that_did_not_run_are_told():
     for strange in ("aux.2", "conv", "pre"):
         with pytest.raises(RangeError, match=rf"= names {strange}, .*did not run are aux\.1, pretrained"):
             ChannelGraph.of(net, unused=["pretrained", strange])
+
+
+@pytest.mark.parametrize("points", [False, True], ids=["voxels", "points"])
+def test_dropout_by_a_function_passes_channels_on_in_training(points):
+    class Dropping(TwoHeads):
+        def forward(self, x):
+            y = self.conv(x)
+            kept = functional.dropout(input=y.feats, training=self.training)
+            return self.head(y.replace(functional.dropout(kept, 0.5, self.training)))
+
+    x = SparseTensor(torch.zeros(1, 2), torch.zeros(1, 4, dtype=torch.int32))
+    graph = ChannelGraph.of(Dropping(), (x,) if points else x, training=True)
+    assert _places(graph, "conv") == ["conv out 0-5", "head in 0-5"]
 
 
 class _Loose(nn.Module):
