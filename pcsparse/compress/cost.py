@@ -5,8 +5,8 @@
 
 import json
 from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class LayerCost:
-    """A layer on the calibration sweeps.
+    """A call of a layer on the calibration sweeps.
 
     Attributes:
         name: of the module; of a "cat" that of the layer that reads it.
@@ -42,6 +42,7 @@ class LayerCost:
         ms: median milliseconds, a row an input width, a column an output width; a norm and a cat have one
             row, and what is `alike`.
         alike: a convolution past which rows go: its two widths are one.
+        again: not the first call of the layer; the row of the first one has its weights.
     """
 
     name: str
@@ -58,13 +59,16 @@ class LayerCost:
     widths_out: tuple[int, ...]
     ms: tuple[tuple[float, ...], ...]
     alike: bool = False
+    again: bool = False
 
     def macs(self, c_in: int, c_out: int) -> float:
         """Multiply-adds a sweep: pairs of the map by c_in by c_out."""
         return self.n_pairs * c_in * c_out
 
     def weight_bytes(self, c_in: int, c_out: int, itemsize: int) -> float:
-        """Bytes of the layer's weights, as the network has them before norms are folded."""
+        """Bytes of the layer's weights, as the network has them before norms are folded; none if `again`."""
+        if self.again:
+            return 0.0
         matrix = self.k * c_in * c_out if self.kind in ("conv", "linear") else 0
         return float(itemsize * (matrix + self.vectors * c_out))
 
@@ -102,7 +106,7 @@ class CostTable:
     """All layers of a network, and what belongs to none.
 
     Attributes:
-        layers: in the order of execution.
+        layers: a row a call, in the order of execution.
         map_ms: to build all levels and maps of a sweep; no width changes it.
         network_ms: of the whole network with its maps there, measured in one piece.
         least_ms: the same of the network whose groups all have the least width that was timed; None where it
@@ -254,7 +258,8 @@ class CostTable:
             number = content.pop("format")
             if number != _FORMAT:
                 raise FormatError(f"{path} has format {number!r}, this version reads {_FORMAT}; measure anew")
-            layers = tuple(_layer(entry) for entry in content.pop("layers"))
+            # files from before calls were told apart say nothing of it
+            layers = with_weights_once(_layer(entry) for entry in content.pop("layers"))
             packages = tuple(content.pop("versions").items())
             table = cls(layers=layers, versions=packages, **content)
         except OSError as error:
@@ -270,6 +275,18 @@ class CostTable:
                 f"{here[1]}; measure anew, or pass any_machine=True"
             )
         return table
+
+
+def with_weights_once(layers: Iterable[LayerCost]) -> tuple[LayerCost, ...]:
+    """The rows of a network, `again` where a row before is of the same layer."""
+    seen: set[tuple[str, str]] = set()
+    marked = []
+    for layer in layers:
+        # a cat has the name of its reader
+        own = layer.name, layer.kind
+        marked.append(replace(layer, again=own in seen))
+        seen.add(own)
+    return tuple(marked)
 
 
 def _full(layer: LayerCost) -> tuple[int, int]:

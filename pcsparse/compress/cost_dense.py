@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcsparse.compress.cost import CostTable, LayerCost
+from pcsparse.compress.cost import CostTable, LayerCost, with_weights_once
 from pcsparse.compress.cost_grid import Grid, Size
 from pcsparse.compress.cost_measure import Draw, narrowest
 from pcsparse.compress.cost_run import Live, vectors_of
@@ -68,7 +68,7 @@ def measure_dense_cost(
     calls, peak = _calls_of(model, arguments, like)
     grids = [Grid.of(c.name, c.kind, (c.c_in, c.c_out), graph, multiple=multiple, step=step) for c in calls]
     times = _time_layers(calls, grids, like, runs)
-    layers = tuple(_layer(*parts) for parts in zip(calls, grids, times, strict=True))
+    layers = with_weights_once(_layer(*parts) for parts in zip(calls, grids, times, strict=True))
     network_ms, least_ms = _time_networks(model, narrowest(model, graph, multiple), arguments, like, runs)
     after = environment()
     return CostTable(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pcsparse.compress.channels import slice_channels
-from pcsparse.compress.cost import CostTable, LayerCost
+from pcsparse.compress.cost import CostTable, LayerCost, with_weights_once
 from pcsparse.compress.cost_grid import Grid, Size
 from pcsparse.compress.cost_run import Call, SomeRows, calls_of, runnable, vectors_of
 from pcsparse.compress.graph import ChannelGraph
@@ -98,7 +98,7 @@ def measure_cost(
     map_ms, network_ms, least_ms = _time_networks(net, least, inputs[timed], runs)
     after = environment()
     return CostTable(
-        layers=tuple(layers),
+        layers=with_weights_once(layers),
         map_ms=map_ms,
         network_ms=network_ms,
         peak_bytes=sum(peak for _, peak in seen) / len(seen),

@@ -77,7 +77,7 @@ class JointCost:
             RangeError: no such unit, or a width that was not measured.
         """
         cost = self.whole.of_layer(layer, unit, c_in, c_out)
-        if kept is None or layer.kind != "conv":
+        if kept is None or layer.kind != "conv" or (unit == "bytes" and layer.again):
             return cost
         group = self._groups[layer.name]
         have = next(reader.offsets for reader in group.readers if reader.name == layer.name)

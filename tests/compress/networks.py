@@ -130,3 +130,23 @@ class HeadFirst(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         return self.head(self.conv(x))
+
+
+class RecurrentNet(nn.Module):
+    """One block that is called three times, as one tensor each time."""
+
+    SPEC = widths(**{"first.0": (3, 8), "block.0": (8, 8), "head": (8, 2)})
+
+    def __init__(self, spec: Widths = SPEC) -> None:
+        super().__init__()
+        self.spec = spec
+        first, block = spec["first.0"], spec["block.0"]
+        self.first = nn.Sequential(SubmanifoldConv3d(*first, 3, bias=True), BatchNormReLU(first[1]))
+        self.block = nn.Sequential(SubmanifoldConv3d(*block, 3), BatchNormReLU(block[1]))
+        self.head = Linear(*spec["head"])
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        y = self.first(x)
+        for _ in range(3):
+            y = self.block(y)
+        return self.head(y)

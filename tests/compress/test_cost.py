@@ -13,11 +13,12 @@ from pcsparse.compress.cost import CostTable, LayerCost
 from pcsparse.compress.cost_measure import measure_cost
 from pcsparse.compress.cost_run import calls_of, runnable
 from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.space_of import space_of
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import BatchNormReLU, Linear, SparseConv3d, SubmanifoldConv3d
 from tests.clouds import PLANE, UNSORTED
-from tests.compress.networks import BEVNet, HeadFirst
+from tests.compress.networks import BEVNet, HeadFirst, RecurrentNet
 
 
 def _sweeps(channels: int = 3) -> list[SparseTensor]:
@@ -75,6 +76,32 @@ def test_weights_are_those_of_the_network_before_its_norms_are_folded(table):
     assert unfused.total("bytes") == 4 * parameters(_unet())
     first = next(layer for layer in table.layers if layer.name == "stem.0")
     assert first.feature_bytes(3, 8, 4) == 4 * first.n_out * (3 + 8)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_weights_of_a_layer_that_is_called_again_count_once(fused, tmp_path):
+    net = RecurrentNet().eval()
+    graph = ChannelGraph.of(net)
+    table = measure_cost(net, _sweeps(), graph=graph, multiple=2, step=1000, runs=1, fused=fused)
+    rows = [layer for layer in table.layers if layer.name == "block.0"]
+    assert [row.again for row in rows] == [False, True, True]
+    # all calls take products
+    assert len({row.macs(8, 8) for row in rows}) == 1
+    assert table.total("bytes") == 4 * sum(p.numel() for p in net.parameters())
+    keep = dict.fromkeys((group.name for group in graph.free), 6)
+    small = prune_channels(net, keep, graph=graph, multiple=2)
+    expected = 4 * sum(p.numel() for p in small.parameters())
+    assert table.total("bytes", graph.widths(keep)) == expected
+    space = space_of(graph, table, "bytes", ratios=(0.25,), multiple=2)
+    assert (space.cost(space.largest), space.cost(space.cheapest)) == (table.total("bytes"), expected)
+    # a file from before says nothing of it
+    path = tmp_path / "cost.json"
+    table.save(path)
+    content = json.loads(path.read_text())
+    for layer in content["layers"]:
+        del layer["again"]
+    path.write_text(json.dumps(content))
+    assert CostTable.load(path) == table
 
 
 def test_layers_that_would_be_left_out_are_named():

@@ -74,6 +74,15 @@ def test_networks_on_points_are_counted_too(rng):
     assert [(layer.name, layer.n_out) for layer in norms[:2]] == [("pillars.norm", 50), ("blocks.0.1", 32)]
 
 
+def test_weights_of_a_layer_that_is_called_again_count_once():
+    conv, norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+    net = nn.Sequential(nn.Conv2d(2, 4, 1), conv, norm, conv, norm, nn.Conv2d(4, 1, 1)).eval()
+    x = torch.zeros(1, 2, 6, 6)
+    table = measure_dense_cost(net, x, graph=ChannelGraph.of(net, x), runs=1)
+    assert table.total("bytes") == 4 * sum(p.numel() for p in net.parameters())
+    assert table.total("MACs") == 36 * (2 * 4 + 2 * 9 * 4 * 4 + 4)
+
+
 def test_what_lives_at_once_by_hand():
     net = nn.Sequential(nn.Conv2d(2, 5, 1), nn.Conv2d(5, 1, 1)).eval()
     # the graph is read on the input that is there

@@ -8,8 +8,10 @@ import torch
 
 from pcsparse import SparseTensor
 from pcsparse.compress.channels import choose_channels, mask_channels
+from pcsparse.compress.cost_measure import measure_cost
 from pcsparse.compress.finetune import Rounds
 from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.joint_cost import JointCost
 from pcsparse.compress.joint_space import (
     CHANNELS,
     OFFSETS,
@@ -31,6 +33,7 @@ from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec, SecondBackbone, SecondSpec
 from tests.clouds import SHELL, UNSORTED
+from tests.compress.networks import RecurrentNet
 from tests.compress.search.spaces import additive
 from tests.compress.search.test_interface import METHODS
 
@@ -118,6 +121,17 @@ def test_counts_are_those_of_the_sliced_network(parts):
         assert {group.name: group.width for group in ChannelGraph.of(net).free} == kept.widths
         maps = SharedMaps.of(net, sweeps)
         assert {name: len(maps.group(name).offsets) for name in kept.counts} == kept.counts
+
+
+def test_weights_of_a_layer_that_is_called_again_count_once():
+    net = RecurrentNet().eval()
+    x = SparseTensor(torch.randn(len(SHELL.coords), 3), SHELL.coords)
+    table, maps = measure_cost(net, [x], runs=1, step=1000), SharedMaps.of(net, [x])
+    cost = JointCost(maps, table, table, {})
+    chosen = {"first.0": (12, 13, 14)}
+    # 24 offsets less in both convolutions, once each
+    assert cost.total("bytes", None, chosen) == table.total("bytes") - 4 * 24 * (3 * 8 + 8 * 8)
+    assert cost.total("MACs", None, chosen) == pytest.approx(maps.macs(chosen))
 
 
 def test_sliced_is_masked(parts):
