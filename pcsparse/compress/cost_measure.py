@@ -22,6 +22,7 @@ from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.kernels.lasting import will_last
 from pcsparse.nn import BatchNorm, BatchNormReLU, use_tuning
 from pcsparse.ops.conv import sparse_conv
+from pcsparse.ops.grouped_conv import grouped_sparse_conv
 from pcsparse.ops.importance import important_rows
 from pcsparse.ops.partial_conv import partial_sparse_conv
 from pcsparse.sparse_tensor import SparseTensor
@@ -134,7 +135,7 @@ def narrowest(model: nn.Module, graph: ChannelGraph, multiple: int) -> nn.Module
 
 def most_usual(runs: Sequence[tuple[Call, ...]]) -> int:
     """Which of some sweeps has multiply-adds nearest to the mean; the calls of the network on each."""
-    work = [float(sum(call.n_pairs * call.c_in * call.c_out for call in calls)) for calls in runs]
+    work = [float(sum(call.macs for call in calls)) for calls in runs]
     mean = sum(work) / len(work)
     return min(range(len(work)), key=lambda i: abs(work[i] - mean))
 
@@ -230,13 +231,14 @@ def layer_runner(
         return lambda: norm(x, residual=extra)
     assert call.kmap is not None
     kmap = call.kmap
-    weight, bias = draw(call.k, c_in, c_out), draw(c_out) if call.bias else None
+    weight, bias = draw(call.k, c_in // call.groups, c_out), draw(c_out) if call.bias else None
+    options: dict[str, Any] = {"bias": bias, "residual": residual, "relu": call.relu, "tuned": tuned}
     some = call.some
     if some is not None:
-        return lambda: _convolve_some(
-            feats, weight, kmap, some, bias=bias, residual=residual, relu=call.relu, tuned=tuned
-        )
-    return lambda: sparse_conv(feats, weight, kmap, bias=bias, residual=residual, relu=call.relu, tuned=tuned)
+        return lambda: _convolve_some(feats, weight, kmap, some, **options)
+    if call.groups > 1:
+        return lambda: grouped_sparse_conv(feats, weight, kmap, call.groups, **options)
+    return lambda: sparse_conv(feats, weight, kmap, **options)
 
 
 def _convolve_some(feats: Tensor, weight: Tensor, kmap: KernelMap, some: SomeRows, **options: Any) -> Tensor:

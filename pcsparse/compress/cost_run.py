@@ -34,6 +34,7 @@ class Call:
         n_in, n_out: rows.
         bias, residual, relu: what is done besides the products.
         some: of a convolution of a share of the rows, which ones.
+        groups: of a convolution; each of its outputs reads c_in / groups channels.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Call:
     residual: bool = False
     relu: bool = False
     some: "SomeRows | None" = None
+    groups: int = 1
 
     @property
     def k(self) -> int:
@@ -65,6 +67,11 @@ class Call:
         if self.kmap is None or self.some is None:
             return 0 if self.kmap is None else self.kmap.n_pairs
         return kept_outputs(self.kmap, self.some.mask, self.some.centre).n_pairs
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds."""
+        return self.n_pairs * (self.c_in // self.groups) * self.c_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +145,8 @@ def calls_of(model: nn.Module, x: SparseTensor) -> tuple[tuple[Call, ...], int]:
         kind: Literal["conv", "linear"] = "conv" if isinstance(part, SparseConv) else "linear"
         kmap = _map(part, source, out)
         chosen = next(some) if _chooses(part) else None
-        calls.append(Call(name, kind, kmap, c_in, c_out, *rows, bias, residual, relu, chosen))
+        groups = part.groups if isinstance(part, SparseConv) else 1
+        calls.append(Call(name, kind, kmap, c_in, c_out, *rows, bias, residual, relu, chosen, groups))
 
     for part in module.modules():
         if isinstance(part, SparseConv | Linear | BatchNorm):

@@ -160,7 +160,7 @@ def _sweep(dense: nn.Module, small: nn.Module, x: SparseTensor, runs: int) -> Sw
 def count_macs(model: nn.Module, sweeps: Sequence[SparseTensor]) -> float:
     """Multiply-adds a sweep, a mean."""
     net = runnable(model, fused=True)
-    return sum(_macs(call) for x in sweeps for call in calls_of(net, _fresh(x))[0]) / len(sweeps)
+    return sum(call.macs for x in sweeps for call in calls_of(net, _fresh(x))[0]) / len(sweeps)
 
 
 def spread_by_size(sweeps: Sequence[SparseTensor], n: int) -> list[SparseTensor]:
@@ -177,8 +177,4 @@ def _fresh(x: SparseTensor) -> SparseTensor:
 
 
 def _side(call: Call, time: Timing) -> LayerSide:
-    return LayerSide(call.c_in, call.c_out, call.k, _macs(call), time, call.n_rows)
-
-
-def _macs(call: Call) -> int:
-    return call.n_pairs * call.c_in * call.c_out
+    return LayerSide(call.c_in, call.c_out, call.k, call.macs, time, call.n_rows)

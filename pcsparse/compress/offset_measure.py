@@ -70,7 +70,7 @@ def measure_offset_cost(
     net = use_tuning(runnable(model, fused=fused), tuned)
     x = _timed_sweep(net, sweeps)
     calls = calls_of(net, x)[0]
-    products = _time_products(net, calls, maps, points, x, runs, tuned, fused=fused)
+    products = _time_products(calls, maps, points, x, runs, tuned, fused=fused)
     fewest = {group.name: points[0][group.name] for group in maps.groups if group.free}
     network, building = _time_network(net, maps, fewest, products, x, runs)
     after = environment()
@@ -123,7 +123,6 @@ class _Problem:
 
 
 def _time_products(
-    net: nn.Module,
     calls: Sequence[Call],
     maps: SharedMaps,
     points: Sequence[Mapping[str, Offsets]],
@@ -135,20 +134,18 @@ def _time_products(
 ) -> dict[str, Line]:
     """A line over pairs for each reader."""
     by_name = {call.name: call for call in calls}
-    convs = named_parts(net)
     found: dict[_Problem, Line] = {}
     lines = {}
     for group in maps.groups:
         for reader in group.readers:
-            call, conv = by_name[reader.name], convs[reader.name]
-            assert isinstance(conv, SparseConv)
+            call = by_name[reader.name]
             kept = (maps.by_layer({group.name: point[group.name]})[reader.name] for point in points)
             chosen = tuple(dict.fromkeys(kept))
             problem = _Problem(
-                id(call.kmap), call.c_in, call.c_out, conv.groups, call.bias, call.residual, call.relu, chosen
+                id(call.kmap), call.c_in, call.c_out, call.groups, call.bias, call.residual, call.relu, chosen
             )
             if problem not in found:
-                runners = _runners(call, conv, reader.offsets, chosen, x, tuned, fused=fused)
+                runners = _runners(call, reader.offsets, chosen, x, tuned, fused=fused)
                 with torch.no_grad():
                     times = time_in_turns(runners, runs=runs, warmup=1, device=x.device)
                 ms = {group.pairs_of(kept): 1e3 * times[str(kept)].median for kept in chosen}
@@ -160,7 +157,6 @@ def _time_products(
 
 def _runners(
     call: Call,
-    conv: SparseConv,
     have: Offsets,
     chosen: Sequence[Offsets],
     x: SparseTensor,
@@ -174,7 +170,7 @@ def _runners(
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(x.device, x.feats.dtype)
 
-    feats, weight = draw(call.n_in, call.c_in), draw(len(have), call.c_in // conv.groups, call.c_out)
+    feats, weight = draw(call.n_in, call.c_in), draw(len(have), call.c_in // call.groups, call.c_out)
     bias = draw(call.c_out) if call.bias else None
     residual = draw(call.n_out, call.c_out) if call.residual else None
 
@@ -185,8 +181,8 @@ def _runners(
         if fused:
             will_last(some)
         options: dict[str, Any] = {"bias": bias, "residual": residual, "relu": call.relu, "tuned": tuned}
-        if conv.groups > 1:
-            return lambda: grouped_sparse_conv(feats, some, kmap, conv.groups, **options)
+        if call.groups > 1:
+            return lambda: grouped_sparse_conv(feats, some, kmap, call.groups, **options)
         return lambda: sparse_conv(feats, some, kmap, **options)
 
     return {str(kept): runner(kept) for kept in chosen}

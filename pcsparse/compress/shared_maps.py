@@ -157,7 +157,7 @@ def _look(net: nn.Module, sweep: SparseTensor) -> _Run:
         if call.kmap is None:
             continue
         if call.kind == "linear" or call.kmap.relation.volume == 1:
-            rest += call.n_pairs * call.c_in * call.c_out
+            rest += call.macs
             continue
         key = keys[id(call.kmap.transposed() if call.kmap.reads_coarse else call.kmap)]
         # all subsets of the offsets are of one map

@@ -72,7 +72,7 @@ def measure_voxel_cost(
     layers = _layers(importance, calls, chosen, x, runs, tuned, rest, fused=fused)
     network, map_ms = _time_network(model, net, layers, x, runs, fused=fused, tuned=tuned)
     after = environment()
-    total = sum(call.n_pairs * call.c_in * call.c_out for found in seen for call in found) / len(seen)
+    total = sum(call.macs for found in seen for call in found) / len(seen)
     return VoxelCost(
         layers=layers,
         network=network,

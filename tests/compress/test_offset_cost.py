@@ -1,6 +1,6 @@
 """What offsets cost: lines by hand, counts against networks that were sliced, the space of a search."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from pcsparse import SparseTensor
-from pcsparse.compress.cost_run import runnable
+from pcsparse.compress.cost_measure import Draw, layer_runner, most_usual
+from pcsparse.compress.cost_run import calls_of, runnable
+from pcsparse.compress.measured import count_macs, measure_layers
 from pcsparse.compress.offset_cost import Line, OffsetCost
 from pcsparse.compress.offset_measure import _with_fewer, measure_offset_cost
 from pcsparse.compress.offset_scores import offset_scores
@@ -17,10 +19,12 @@ from pcsparse.compress.offsets import choose_offsets, slice_offsets
 from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.uniform import Uniform
 from pcsparse.compress.shared_maps import SharedMaps
+from pcsparse.compress.voxel_measure import measure_voxel_cost
 from pcsparse.errors import RangeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
-from pcsparse.nn import SubmanifoldConv3d, fuse
-from tests.clouds import PLANE, UNSORTED
+from pcsparse.nn import Linear, SubmanifoldConv3d, fuse
+from pcsparse.ops.grouped_conv import grouped_sparse_conv
+from tests.clouds import CLUMPED, LINE, PLANE, UNSORTED
 
 UNITS = ("ms", "MACs", "bytes")
 
@@ -251,3 +255,69 @@ def test_a_network_of_any_class_is_measured():
     assert (
         cost.total("MACs") == maps.macs() == 12 * sum(maps.groups[0].pairs) + 16 * sum(maps.groups[1].pairs)
     )
+
+
+class SeparableNet(nn.Module):
+    """A depthwise convolution and grouped pointwise ones."""
+
+    def __init__(self, spec: "Shares | None" = None) -> None:
+        super().__init__()
+        self.spec = spec or Shares()
+        self.first = SubmanifoldConv3d(3, 8, 3, **self.spec.options)
+        self.depthwise = SubmanifoldConv3d(8, 8, 3, groups=8)
+        self.pointwise = SubmanifoldConv3d(8, 16, 1, groups=4)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return self.pointwise(self.depthwise(self.first(x)))
+
+
+@dataclass(frozen=True)
+class Shares:
+    """A Spec that is the share of the rows of `first`."""
+
+    share: float = 1.0
+    rest: str = "centre"
+
+    @property
+    def options(self) -> dict:
+        return {"voxels": self.share, "rest": self.rest} if self.share < 1 else {}
+
+    def with_voxels(self, shares, rest):
+        return Shares(shares.get("first", 1.0), rest)
+
+
+def test_groups_take_their_share_of_the_multiply_adds():
+    torch.manual_seed(0)
+    net, x = SeparableNet().eval(), _sweeps()[1]
+    maps = SharedMaps.of(net, [x])
+    (group,) = maps.groups
+    expected = sum(group.pairs) * (3 * 8 + 8) + len(x) * 16 * 2
+    assert maps.macs() == expected
+    assert count_macs(net, [x]) == expected
+    assert [pair.before.macs for pair in measure_layers(net, net, [x], runs=1)] == [
+        24 * sum(group.pairs), 8 * sum(group.pairs), 32 * len(x)
+    ]  # fmt: skip
+    cost = measure_offset_cost(net, [x], maps, offset_scores(net, maps), shares=(), runs=1)
+    assert cost.total("MACs") == expected
+    voxels = measure_voxel_cost(net, [x], (500,), rest="centre", runs=1)
+    assert [layer.name for layer in voxels.layers] == ["first"]
+    assert voxels.total("MACs") == pytest.approx(expected)
+
+
+def test_a_grouped_layer_is_timed_as_one():
+    x = SparseTensor(torch.ones(len(UNSORTED.coords), 6), UNSORTED.coords)
+    net = runnable(nn.Sequential(SubmanifoldConv3d(6, 4, 3, groups=2)), fused=False)
+    (call,), draw = calls_of(net, x)[0], Draw(torch.float32, x.device)
+    found = layer_runner(call, 6, 4, draw, None)()
+    expected = grouped_sparse_conv(draw(len(x), 6), draw(27, 3, 4), call.kmap, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert call.macs == call.n_pairs * 3 * 4
+
+
+def test_the_usual_sweep_is_that_of_the_products_that_are_taken():
+    net = runnable(nn.Sequential(SubmanifoldConv3d(8, 8, 3, groups=8), Linear(8, 32)), fused=False)
+    sweeps = [SparseTensor(torch.ones(len(c.coords), 8), c.coords) for c in (LINE, CLUMPED, UNSORTED)]
+    calls = [calls_of(net, x)[0] for x in sweeps]
+    assert [sum(call.macs for call in each) for each in calls] == [4744, 28848, 32856]
+    # without groups the mean would be nearest to the last
+    assert most_usual(calls) == 1
