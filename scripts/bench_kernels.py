@@ -17,4 +17,6 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main(sys.argv[1:], sections=("maps", "layers"), name="kernels"))
     except PcsparseError as error:
-        raise SystemExit(f"error: {error}") from error
+        print(f"error: {error}", file=sys.stderr)
+        # 1 is for what was measured and is wrong
+        raise SystemExit(2) from error

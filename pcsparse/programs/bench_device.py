@@ -48,6 +48,7 @@ from pcsparse.bench.device.scene import (
 )
 from pcsparse.errors import PcsparseError, RangeError, UnsupportedError
 from pcsparse.models import SecondSpec
+from pcsparse.programs.bench_settings import check_only
 from pcsparse.timing import environment
 
 _Case = DeviceMap | DeviceLayer | DeviceNet | DeviceHead | DeviceTwoFour | DeviceSearch
@@ -145,13 +146,16 @@ def run(settings: DeviceSettings) -> int:
         came, but no time was left for some cases.
 
     Raises:
-        RangeError: fewer than one run.
+        RangeError: fewer than one run, or no case to run.
         UnsupportedError: there is no such device.
         FormatError: a cloud cannot be read.
     """
     begin = time.perf_counter()
     if settings.runs < 1:
         raise RangeError(f"runs must be at least 1, got {settings.runs}")
+    check_only(
+        settings.only, [case.name for section in settings.sections for case in _able(section, settings)]
+    )
     if settings.device.type == "cuda" and not torch.cuda.is_available():
         raise UnsupportedError(f"torch {torch.__version__} sees no CUDA device; --device cpu is a rehearsal")
     where = environment()
@@ -266,25 +270,37 @@ class _Scenes:
         return cube(side, self._settings.device, 1)
 
 
-def _cases(
-    section: str, settings: DeviceSettings, scenes: _Scenes, peers: list[DevicePeer]
-) -> Iterator[tuple[str, Measure]]:
-    """Name of each case of a section, and what measures it."""
+def _able(section: str, settings: DeviceSettings) -> list[_Case]:
+    """Cases of a section in the precisions that are asked for, whatever their names are."""
     every: dict[str, Sequence[_Case]] = {
         "maps": MAPS, "layers": LAYERS, "dense": DENSE, "launch": LAUNCHES, "nets": NETS, "steps": STEPS,
         "heads": HEADS, "neighbours": SEARCHES,
     }  # fmt: skip
-    for case in every[section]:
-        if settings.only not in case.name or (settings.quick and "quick" not in case.tags):
+    return [
+        case
+        for case in every[section]
+        if (not settings.quick or "quick" in case.tags)
+        and (
+            isinstance(case, DeviceMap | DeviceHead | DeviceSearch)
+            or case.precision.name in settings.precisions
+        )
+    ]
+
+
+def _cases(
+    section: str, settings: DeviceSettings, scenes: _Scenes, peers: list[DevicePeer]
+) -> Iterator[tuple[str, Measure]]:
+    """Name of each case of a section, and what measures it."""
+    for case in _able(section, settings):
+        if settings.only not in case.name:
             continue
         if isinstance(case, DeviceMap):
             yield case.name, partial(_map, case, settings, scenes, peers)
         elif isinstance(case, DeviceHead | DeviceSearch):
             yield case.name, partial(_head, case, settings, scenes)
         elif isinstance(case, DeviceTwoFour):
-            if case.precision.name in settings.precisions:
-                yield f"{case.name} {case.precision.name}", partial(_head, case, settings, scenes)
-        elif case.precision.name in settings.precisions:
+            yield f"{case.name} {case.precision.name}", partial(_head, case, settings, scenes)
+        else:
             measure = _layer if isinstance(case, DeviceLayer) else _net
             name = f"{case.name} {case.precision.name}"
             yield name, partial(measure, case, section, settings, scenes, peers)  # type: ignore[arg-type]

@@ -21,24 +21,34 @@ from pcsparse.bench.eie_layers import (
 from pcsparse.bench.limits import Limits, measure_limits
 from pcsparse.bench.report import write_json
 from pcsparse.bench.tables import name_failure, table
+from pcsparse.errors import RangeError
 from pcsparse.hardware.eie_layers import EIE_LAYERS
-from pcsparse.programs.bench_settings import at_threads
+from pcsparse.programs.bench_settings import at_threads, check_only
 from pcsparse.timing import environment
 
-_QUICK_SCALE, _QUICK_CACHE = 16, 1 << 20
+_QUICK_SCALE, _QUICK_RUNS, _QUICK_CACHE = 16, 3, 1 << 20
 _OTHERS = (DENSE, TORCH_CSR, TORCH_CSR64, SCIPY_CSR)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse a command line and run it; 1 if any product disagrees with float64, else 0."""
+    """Parse a command line and run it; 1 if any product disagrees with float64, else 0.
+
+    Raises:
+        RangeError: no layer to run, or fewer than one run, item or thread.
+    """
     parser = argparse.ArgumentParser(description="Verify, then time layers in EIE's format.")
     parser.add_argument("--items", type=int, nargs="+", default=[1], help="batches (default: 1)")
-    parser.add_argument("--runs", type=int, default=40, help="of each product, cold and warm")
+    parser.add_argument("--runs", type=int, help="of each product, cold and warm (default 40; quick 3)")
     parser.add_argument("--only", default="", help="layers with this text in their names")
     parser.add_argument("--quick", action="store_true", help="a sixteenth of every size, few runs: seconds")
     parser.add_argument("--threads", type=int, help="default: torch's choice")
     parser.add_argument("--out", type=Path, default=Path("bench-out/heads.json"), help="JSON file")
     given = parser.parse_args(arguments)
+    if given.runs is None:
+        given.runs = _QUICK_RUNS if given.quick else 40
+    if min(given.runs, *given.items) < 1:
+        raise RangeError(f"runs and items must be at least 1, got runs={given.runs}, items={given.items}")
+    check_only(given.only, [layer.name for layer in EIE_LAYERS], "layer")
     keep_freed_memory()
     return at_threads(given.threads, lambda: _run(given))
 
@@ -56,8 +66,7 @@ def _run(given: argparse.Namespace) -> int:
         for layer in EIE_LAYERS:
             if given.only in layer.name:
                 scale = _QUICK_SCALE if given.quick else 1
-                runs = 3 if given.quick else given.runs
-                here.append(run_head_layer(layer, n_items, runs, scale=scale, cache=cache))
+                here.append(run_head_layer(layer, n_items, given.runs, scale=scale, cache=cache))
         results += here
         _show(here, n_items, limits)
     content = {

@@ -35,6 +35,8 @@ from pcsparse.programs.bench_settings import (
     SECTIONS,
     BenchSettings,
     at_threads,
+    check_cases,
+    check_counts,
     net_cases,
     scene_of,
     tags_of,
@@ -46,19 +48,16 @@ def run(settings: BenchSettings) -> int:
     """Print tables, write the JSON file and the roofline; 0 if the package agreed with the twins, else 1.
 
     Raises:
-        RangeError: an unknown section, fewer than one run or thread, or a negative `settle`.
+        RangeError: an unknown section, no case to run, fewer than one run or thread, or a negative `settle`.
         FormatError: the cloud cannot be read.
         UnsupportedError: the figure is wanted and matplotlib is not installed.
     """
     keep_freed_memory()
     unknown = [section for section in settings.sections if section not in SECTIONS]
-    counts = (settings.runs, settings.net_runs, settings.threads or 1)
-    if unknown or min(counts) < 1 or settings.settle < 0:
-        raise RangeError(
-            f"unknown sections {unknown} (known: {', '.join(SECTIONS)}), or runs={settings.runs}, "
-            f"net_runs={settings.net_runs}, threads={settings.threads} below 1, or settle={settings.settle} "
-            "below 0"
-        )
+    if unknown:
+        raise RangeError(f"unknown sections {unknown} (known: {', '.join(SECTIONS)})")
+    check_counts(settings)
+    check_cases(settings)
     report = at_threads(settings.threads, lambda: _measure(settings))
     report.write(settings.out)
     print(f"\nwritten: {settings.out}")

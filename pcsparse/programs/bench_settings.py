@@ -1,18 +1,29 @@
 """What a benchmark run is asked for: its settings, and the cloud, the cases and the threads that follow."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from pcsparse.bench.cases import NET_CASES, SETTLE, VOXEL_SIZE, NetCase, Tag, tagged
+from pcsparse.bench.cases import (
+    CONV_CASES,
+    DATAFLOW_CASES,
+    MAP_CASES,
+    NET_CASES,
+    SETTLE,
+    VOXEL_SIZE,
+    NetCase,
+    Tag,
+    tagged,
+)  # fmt: skip
 from pcsparse.bench.clouds import Cloud, file_cloud, real_cloud, simulated_cloud, small_cloud
+from pcsparse.bench.neighbours import CASES as NEIGHBOUR_CASES
 from pcsparse.bench.scene import Scene
 from pcsparse.coords.relation import Relation
-from pcsparse.errors import FormatError
+from pcsparse.errors import FormatError, RangeError
 
 SECTIONS = ("maps", "layers", "nets", "steps", "memory", "groupings", "redundancy", "dataflows", "neighbours")
 REAL_DATA = "PCSPARSE_REAL_DATA"
@@ -55,13 +66,59 @@ class BenchSettings:
 
 
 def at_threads(threads: int | None, call: Callable[[], Outcome]) -> Outcome:
-    """Call with that many threads, or as many as there are if None; afterwards all is as before."""
+    """Call with that many threads, or as many as there are if None; afterwards all is as before.
+
+    Raises:
+        RangeError: fewer than one thread.
+    """
+    if threads is not None and threads < 1:
+        raise RangeError(f"threads must be at least 1, got threads={threads}")
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    torch.set_num_threads(before if threads is None else threads)
     try:
         return call()
     finally:
         torch.set_num_threads(before)
+
+
+def check_counts(settings: BenchSettings) -> None:
+    """Raise RangeError for fewer than one run, or a negative `settle`."""
+    if min(settings.runs, settings.net_runs) < 1 or settings.settle < 0:
+        raise RangeError(
+            f"runs={settings.runs} or net_runs={settings.net_runs} below 1, or settle={settings.settle} "
+            "below 0"
+        )
+
+
+def check_only(only: str, names: Sequence[str], kind: str = "case") -> None:
+    """Raise RangeError, which names what there is, if none of `names` has the text `only` in it."""
+    if not any(only in name for name in names):
+        known = ", ".join(dict.fromkeys(names)) or "none"
+        raise RangeError(
+            f"no {kind} has {only!r} in its name, so that nothing would be measured; there are {known}"
+        )
+
+
+def check_cases(settings: BenchSettings) -> None:
+    """Raise RangeError if no case of the sections is to run, so that nothing would be measured."""
+    # the other sections have no cases to choose from
+    if not set(settings.sections) <= {"maps", "layers", "nets", "steps", "memory", "dataflows", "neighbours"}:
+        return
+    tags = tags_of(settings)
+    nets = tagged(NET_CASES, tags)
+    names = {
+        "maps": [case.name for case in tagged(MAP_CASES, tags)],
+        "layers": [case.name for case in tagged(CONV_CASES, tags)],
+        "nets": [case.name for case in nets if not case.training],
+        "steps": [case.name for case in nets if case.training],
+        "memory": [case.name for case in nets if case.training],
+        "dataflows": [case.name for case in tagged(DATAFLOW_CASES, tags)],
+        "neighbours": [case.name for case in NEIGHBOUR_CASES],
+    }
+    known = [name for section in settings.sections for name in names[section]]
+    if not known:
+        raise RangeError(f"no case of these sections has a tag of {', '.join(tags)}; ask for other --tags")
+    check_only(settings.only, known)
 
 
 def scene_of(settings: BenchSettings) -> Scene:

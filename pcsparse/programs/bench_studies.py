@@ -1,18 +1,25 @@
 """Two studies beside the tables: how cost grows with size, and where the time of a network goes."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from pcsparse.allocation import keep_freed_memory
-from pcsparse.bench.cases import SCALING_CHANNELS, SCALING_VOXELS
+from pcsparse.bench.cases import SCALING_CHANNELS, SCALING_VOXELS, NetCase
 from pcsparse.bench.limits import measure_limits
 from pcsparse.bench.report import write_json
 from pcsparse.bench.scaling import MAP, Growth, ScalingPoint, growth, run_scaling
 from pcsparse.bench.shares import profile_case
 from pcsparse.bench.tables import ms
-from pcsparse.programs.bench_settings import BenchSettings, at_threads, net_cases, scene_of
+from pcsparse.programs.bench_settings import (
+    BenchSettings,
+    at_threads,
+    check_counts,
+    check_only,
+    net_cases,
+    scene_of,
+)
 from pcsparse.timing import environment
 
 # one sweep: below it a layer is over in a moment, starting it counts, and everything lies in the caches
@@ -26,9 +33,11 @@ def run_scaling_study(settings: BenchSettings) -> int:
     `quick` takes two small clouds and widths. Sizes that do not fit into memory are named and left out.
 
     Raises:
+        RangeError: fewer than one run or thread.
         FormatError: the cloud cannot be read.
         UnsupportedError: matplotlib is not installed.
     """
+    check_counts(settings)
     # features of millions of voxels are larger than what is kept by default; they alone would be faulted in
     keep_freed_memory(everything=True)
     return at_threads(settings.threads, lambda: _scaling(settings))
@@ -108,10 +117,19 @@ def run_profile_study(settings: BenchSettings) -> int:
     """Print the shares of forward passes and training steps and write them to JSON; 0.
 
     Raises:
+        RangeError: no case to profile, or fewer than one run or thread.
         FormatError: the cloud cannot be read.
     """
+    check_counts(settings)
+    every = replace(settings, only="")
+    check_only(settings.only, [case.name for case in _profiled(every)])
     keep_freed_memory()
     return at_threads(settings.threads, lambda: _profile(settings))
+
+
+def _profiled(settings: BenchSettings) -> list[NetCase]:
+    cases = (*net_cases(settings, training=False), *net_cases(settings, training=True))
+    return [case for case in cases if case.form == "module"]
 
 
 def _profile(settings: BenchSettings) -> int:
@@ -119,11 +137,9 @@ def _profile(settings: BenchSettings) -> int:
     print(where.header())
     scene = scene_of(settings)
     found = []
-    for training in (False, True):
-        for case in net_cases(settings, training=training):
-            if case.form == "module":
-                found.append(profile_case(case, scene, settings.net_runs))
-                print(f"\n{found[-1]}", flush=True)
+    for case in _profiled(settings):
+        found.append(profile_case(case, scene, settings.net_runs))
+        print(f"\n{found[-1]}", flush=True)
     out: Path = settings.out
     write_json(
         out,

@@ -10,6 +10,7 @@ from pcsparse.bench.eie_layers import cache_bytes
 from pcsparse.bench.limits import measure_limits
 from pcsparse.bench.report import write_json
 from pcsparse.bench.two_four import ITEMS, SHAPES, run_two_four, two_four_table
+from pcsparse.errors import RangeError
 from pcsparse.programs.bench_settings import at_threads
 from pcsparse.timing import environment
 
@@ -17,28 +18,39 @@ _QUICK_SCALE, _QUICK_RUNS, _QUICK_CACHE = 16, 3, 1 << 20
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse a command line and run it; 1 if any product disagrees with the twin, else 0."""
+    """Parse a command line and run it; 1 if any product disagrees with the twin, else 0.
+
+    Raises:
+        RangeError: fewer than one run, item, thread or byte of cache.
+    """
     parser = argparse.ArgumentParser(description="Verify 2:4 products against the twin, then time them.")
     parser.add_argument("--shapes", nargs="+", type=_shape, default=SHAPES, help="columns x rows: 4096x1000")
     parser.add_argument("--items", nargs="+", type=int, default=ITEMS, help="batches")
-    parser.add_argument("--runs", type=int, default=30, help="of each product, cold and warm")
+    parser.add_argument("--runs", type=int, help="of each product, cold and warm (default 30; quick 3)")
     parser.add_argument("--cache", type=int, help="bytes of the last-level cache (default: this machine's)")
     parser.add_argument("--quick", action="store_true", help="a sixteenth of every size, few runs: seconds")
     parser.add_argument("--threads", type=int, help="default: torch's choice")
     parser.add_argument("--out", type=Path, default=Path("bench-out/two_four.json"), help="JSON file")
     given = parser.parse_args(arguments)
+    if given.runs is None:
+        given.runs = _QUICK_RUNS if given.quick else 30
+    cache = (_QUICK_CACHE if given.quick else cache_bytes()) if given.cache is None else given.cache
+    if min(given.runs, cache, *given.items) < 1:
+        raise RangeError(
+            f"runs, items and cache must be at least 1, got runs={given.runs}, items={list(given.items)}, "
+            f"cache={cache}"
+        )
     keep_freed_memory()
-    return at_threads(given.threads, lambda: _run(given))
+    return at_threads(given.threads, lambda: _run(given, cache))
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(given: argparse.Namespace, cache: int) -> int:
     where = environment()
     print(where.header())
     limits = measure_limits()
-    shapes, runs, cache = given.shapes, given.runs, given.cache or cache_bytes()
+    shapes, runs = given.shapes, given.runs
     if given.quick:
         shapes = [_smaller(n_in, n_out) for n_in, n_out in shapes]
-        runs, cache = _QUICK_RUNS, given.cache or _QUICK_CACHE
     results = run_two_four(shapes, given.items, runs=runs, cache_bytes=cache)
     # a peak is what cannot be exceeded, so the better of two measurements
     limits = limits.or_better(measure_limits())

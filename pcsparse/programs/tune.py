@@ -79,14 +79,17 @@ def run(settings: TuneSettings) -> int:
         UnsupportedError: nothing runs one of the convolutions right.
     """
     keep_freed_memory()
-    if settings.dtype not in DTYPES or settings.runs < 1 or (settings.threads or 1) < 1:
+    threads, size = settings.threads, settings.voxel_size
+    if settings.dtype not in DTYPES or settings.runs < 1 or (threads is not None and threads < 1):
         raise RangeError(
             f"need dtype of {', '.join(DTYPES)}, runs >= 1 and threads >= 1, got dtype={settings.dtype!r}, "
-            f"runs={settings.runs}, threads={settings.threads}"
+            f"runs={settings.runs}, threads={threads}"
         )
+    if size is not None and not 0 < size < float("inf"):
+        raise RangeError(f"a voxel has a positive and finite size in metres, got voxel_size={size:g}")
     device = _device(settings)
     before = torch.get_num_threads(), torch.backends.cuda.matmul.fp32_precision
-    torch.set_num_threads(settings.threads or before[0])
+    torch.set_num_threads(before[0] if threads is None else threads)
     torch.backends.cuda.matmul.fp32_precision = "tf32" if settings.tf32 else "ieee"
     try:
         _tune(settings, device)
@@ -143,13 +146,14 @@ def _tune_maps(settings: TuneSettings, x: SparseTensor) -> None:
 
 
 def _model(settings: TuneSettings) -> tuple[nn.Module, float]:
+    size = settings.voxel_size
     if settings.model in SPECS:
-        return MinkUNet(SPECS[settings.model]()), settings.voxel_size or _VOXEL_SIZE
+        return MinkUNet(SPECS[settings.model]()), _VOXEL_SIZE if size is None else size
     path = Path(settings.model)
     if not path.exists():
         raise RangeError(f"model {settings.model!r} is no file or folder, nor one of {', '.join(SPECS)}")
     model, card = load_model(path)
-    return model, settings.voxel_size or card.voxels.voxel_size
+    return model, card.voxels.voxel_size if size is None else size
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -413,6 +413,8 @@ def test_a_rehearsal_of_what_only_a_gpu_records_ends_well(tmp_path, monkeypatch)
 def test_what_cannot_run_is_refused():
     with pytest.raises(RangeError, match="runs must be at least 1"):
         bench_device.main(["--device", "cpu", "--runs", "0"])
+    with pytest.raises(RangeError, match=r"no case has 'nothing' in its name.* there are map 3\^3, "):
+        bench_device.main(["--device", "cpu", "--sections", "maps", "--only", "nothing"])
     if not torch.cuda.is_available():
         with pytest.raises(UnsupportedError, match="--device cpu is a rehearsal"):
             bench_device.main(["--device", "cuda"])

@@ -9,6 +9,7 @@ import torch
 from pcsparse.bench import two_four
 from pcsparse.bench.limits import Limits
 from pcsparse.bench.two_four import TwoFourResult, run_two_four, two_four_table
+from pcsparse.errors import RangeError
 from pcsparse.programs import bench_two_four
 from pcsparse.programs.bench_two_four import main
 from pcsparse.timing import Timing
@@ -101,6 +102,13 @@ def test_what_is_no_shape_is_refused(capsys, shape):
     with pytest.raises(SystemExit):
         main([f"--shapes={shape}"])
     assert "give columns, a multiple of 4, and rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--items", "--runs", "--cache", "--threads"])
+def test_what_is_none_is_refused_before_any_work(tmp_path, monkeypatch, option):
+    monkeypatch.setattr(bench_two_four, "measure_limits", lambda: pytest.fail("work"))
+    with pytest.raises(RangeError, match=rf"{option.removeprefix('--')}=\[?0"):
+        main(["--quick", "--shapes", "64x32", option, "0", "--out", str(tmp_path / "two_four.json")])
 
 
 def test_a_quick_run_takes_a_sixteenth(tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """The benchmark program: quick runs from the command line to the JSON file."""
 
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -183,13 +184,56 @@ def test_a_folder_without_a_sweep_is_said_loudly_and_a_simulated_one_serves(tmp_
         BenchSettings(runs=0),
         BenchSettings(net_runs=0),
         BenchSettings(threads=-1),
+        BenchSettings(threads=0),
         BenchSettings(settle=-1),
     ],
-    ids=["section", "runs", "net_runs", "threads", "settle"],
+    ids=["section", "runs", "net_runs", "threads", "no threads", "settle"],
 )
 def test_senseless_settings_are_refused(settings):
     with pytest.raises(RangeError):
         run(settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--sections", "maps"], "there are map 3^3, map 3^3 shuffled, "),
+        (["--sections", "nets", "steps"], "there are MinkUNet-18 x0.25"),
+        (["--sections", "neighbours", "dataflows", "memory", "layers"], "submanifold 3^3"),
+        (["--profile"], "there are MinkUNet-18 x0.25"),
+    ],
+    ids=["maps", "networks", "others", "profile"],
+)
+def test_a_run_of_nothing_is_refused_before_any_work(tmp_path, monkeypatch, arguments, said):
+    monkeypatch.setattr(bench_settings, "small_cloud", lambda: pytest.fail("work"))
+    out = tmp_path / "bench.json"
+    with pytest.raises(RangeError, match="no case has 'nothing' in its name") as refused:
+        main([*QUICK, *arguments, "--only", "nothing", "--out", str(out)])
+    assert said in str(refused.value)
+    assert not out.exists()
+
+
+def test_tags_that_leave_no_case_are_refused_too():
+    with pytest.raises(RangeError, match="no case of these sections has a tag of stress"):
+        run(BenchSettings(("maps", "memory"), tags=("stress",)))
+
+
+@pytest.mark.parametrize("arguments", [["--scaling", "--runs", "0"], ["--profile", "--net-runs", "0"]])
+def test_studies_without_runs_are_refused(arguments):
+    with pytest.raises(RangeError, match="below 1"):
+        main(["--quick", *arguments])
+
+
+@pytest.mark.parametrize(
+    "script", ["bench_kernels.py", "bench_models.py", "bench_heads.py", "bench_two_four.py"]
+)
+def test_a_script_that_refuses_has_a_status_of_its_own(script, monkeypatch, capsys):
+    # 1 says that something is wrong
+    monkeypatch.setattr(sys, "argv", [script, "--runs", "0"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_a_missing_cloud_is_an_error(tmp_path):

@@ -7,7 +7,9 @@ import torch
 
 from pcsparse.bench import eie_layers
 from pcsparse.bench.eie_layers import DENSE, OURS, SCIPY_CSR, TORCH_CSR, TORCH_CSR64, run_head_layer
+from pcsparse.errors import RangeError
 from pcsparse.hardware.eie_layers import EIE_LAYERS
+from pcsparse.programs import bench_heads
 from pcsparse.programs.bench_heads import main
 
 # torch's compressed rows warn that they are new
@@ -50,6 +52,30 @@ def test_a_wrong_product_has_no_time_and_fails_the_run(tmp_path, capsys, monkeyp
     assert OURS in result.cold
     assert main(["--quick", "--only", "NT-We", "--out", str(tmp_path / "h.json")]) == 1
     assert "FAILED  NT-We: torch dense" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "nothing_like_it"], r"no layer has 'nothing_like_it' in its name.*Alex-6, .*, NT-LSTM"),
+        (["--items", "1", "0"], r"items=\[1, 0\]"),
+        (["--runs", "0"], "runs=0"),
+        (["--threads", "0"], "threads=0"),
+    ],
+)
+def test_a_run_of_nothing_is_refused_before_any_work(tmp_path, monkeypatch, arguments, said):
+    monkeypatch.setattr(bench_heads, "measure_limits", lambda: pytest.fail("work"))
+    out = tmp_path / "heads.json"
+    with pytest.raises(RangeError, match=said):
+        main(["--quick", *arguments, "--out", str(out)])
+    assert not out.exists()
+
+
+def test_a_quick_run_takes_as_many_runs_as_it_is_told(tmp_path):
+    out = tmp_path / "heads.json"
+    assert main(["--quick", "--only", "NT-We", "--runs", "1", "--out", str(out)]) == 0
+    (result,) = json.loads(out.read_text())["results"]
+    assert {time["runs"] for time in (*result["cold"].values(), *result["warm"].values())} == {1}
 
 
 def test_the_cache_is_asked_for(monkeypatch):
