@@ -4,7 +4,6 @@ A convolution is counted as its kernel by its places, padding included, as is us
 transposed one the places are those that it reads.
 """
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
@@ -23,6 +22,7 @@ from pcsparse.compress.graph_numbers import Kind
 from pcsparse.compress.shapes_only import shapes_only
 from pcsparse.engine.tune_cache import device_key, versions
 from pcsparse.errors import RangeError, UnsupportedError
+from pcsparse.nn.copies import own_copy
 from pcsparse.nn.prepare import meta_copy
 from pcsparse.timing import environment, time_in_turns
 
@@ -223,7 +223,7 @@ def _time_networks(
     model: nn.Module, least: nn.Module | None, arguments: tuple[Any, ...], like: Tensor, runs: int
 ) -> tuple[float, float | None]:
     """Milliseconds of the network, and of the narrowest one."""
-    whole = copy.deepcopy(model).to(like.device, like.dtype).eval()
+    whole = own_copy(model, hooked=False).to(like.device, like.dtype).eval()
     runners: dict[str, Callable[[], object]] = {"network": lambda: whole(*arguments)}
     if least is not None:
         narrow = least.to(like.device, like.dtype).eval()

@@ -1,6 +1,5 @@
 """One run of a network without arithmetic: which layers it calls, on which maps, and what lives at once."""
 
-import copy
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pcsparse.coords.kept_outputs import kept_outputs
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.nn import BatchNorm, BatchNormReLU, Linear, SubmanifoldConv3d, fuse
 from pcsparse.nn.conv import SparseConv
+from pcsparse.nn.copies import own_copy
 from pcsparse.nn.prepare import meta_copy
 from pcsparse.nn.tuning import _map
 from pcsparse.sparse_tensor import SparseTensor
@@ -97,8 +97,11 @@ class SomeRows:
 
 
 def runnable(model: nn.Module, *, fused: bool) -> nn.Module:
-    """A copy for inference whose layers remember their names, which fusing would change."""
-    model = copy.deepcopy(model).eval()
+    """A copy for inference whose layers remember their names, which fusing would change.
+
+    It has no hooks but those that make weights: those of a user would be called, and timed.
+    """
+    model = own_copy(model, hooked=False).eval()
     for name, part in model.named_modules():
         setattr(part, _NAME, name)
     return fuse(model) if fused else model

@@ -1,6 +1,5 @@
 """Measure what kernel offsets cost on calibration sweeps, through the package's own engine."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from pcsparse.errors import RangeError
 from pcsparse.kernels.lasting import will_last
 from pcsparse.nn import use_tuning
 from pcsparse.nn.conv import SparseConv
+from pcsparse.nn.copies import own_copy
 from pcsparse.ops.conv import sparse_conv
 from pcsparse.ops.grouped_conv import grouped_sparse_conv
 from pcsparse.sparse_tensor import SparseTensor
@@ -230,7 +230,7 @@ def _line(at: Sequence[float], ms: Sequence[float]) -> Line:
 
 def _with_fewer(net: nn.Module, maps: SharedMaps, chosen: Mapping[str, Offsets]) -> nn.Module:
     """A copy of a network from `runnable` whose readers keep these offsets, whatever its class is."""
-    net = copy.deepcopy(net)
+    net = own_copy(net, hooked=False)
     convs = named_parts(net)
     kept = {r.name: r.offsets for group in maps.groups for r in group.readers} | maps.by_layer(chosen)
     union: dict[str, set[int]] = {}
@@ -241,6 +241,8 @@ def _with_fewer(net: nn.Module, maps: SharedMaps, chosen: Mapping[str, Offsets])
         for reader in group.readers:
             conv = convs[reader.name]
             assert isinstance(conv, SparseConv)
+            # what makes a weight anew would make all of it
+            conv._forward_pre_hooks.clear()
             places = [reader.offsets.index(k) for k in kept[reader.name]]
             conv.weight = nn.Parameter(conv.weight.detach()[places].clone(), requires_grad=False)
             conv.offsets = _named(kept[reader.name], conv)

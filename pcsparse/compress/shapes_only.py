@@ -11,7 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from pcsparse.compress.graph_layers import input_of, is_layer
-from pcsparse.nn.prepare import Module, meta_copy
+from pcsparse.nn.copies import Module
+from pcsparse.nn.prepare import meta_copy
 from pcsparse.sparse_tensor import SparseTensor
 
 _DROPOUTS = frozenset((functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d))

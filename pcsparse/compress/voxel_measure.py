@@ -60,7 +60,8 @@ def measure_voxel_cost(
             f"{len(sweeps)} sweeps, runs={runs}, kept={tuple(kept)}"
         )
     here = environment()
-    importance = voxel_importance(model, sweeps, rest)
+    # a copy: the hooks of a user do not run
+    importance = voxel_importance(runnable(model, fused=False), sweeps, rest)
     if not importance:
         raise UnsupportedError(f"{type(model).__name__} has no layer that need not convolve all rows")
     net = use_tuning(runnable(model, fused=fused), tuned)

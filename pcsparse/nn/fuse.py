@@ -1,6 +1,5 @@
 """Fold batch norm, ReLU and residual sums into the convolutions before them, for inference."""
 
-import copy
 from collections import Counter
 from typing import Any, TypeGuard
 
@@ -17,6 +16,7 @@ from pcsparse.nn.conv import (
     SparseInverseConv3d,
     SubmanifoldConv3d,
 )
+from pcsparse.nn.copies import own_copy
 from pcsparse.nn.norm import BatchNorm, BatchNormReLU
 from pcsparse.nn.pointwise import ReLU
 from pcsparse.sparse_tensor import SparseTensor
@@ -63,7 +63,7 @@ def fuse(model: nn.Module) -> nn.Module:
         call, as does a copy of the copy. Change them in place or by `load_state_dict`; what is written
         through `.data`, or into memory that is shared with NumPy, may not be seen.
     """
-    model = copy.deepcopy(model)
+    model = own_copy(model)
     # a module at two places must do the same at both, and only one of them may be followed by a norm
     places = Counter(id(part) for _, part in model.named_modules(remove_duplicate=False))
     once = frozenset(part for part, count in places.items() if count == 1)

@@ -1,17 +1,15 @@
 """Build all maps of a network before it runs."""
 
-import copy
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from pcsparse.nn.copies import Module, copy_with, without_hooks
 from pcsparse.sparse_tensor import SparseTensor
-
-Module = TypeVar("Module", bound=nn.Module)
 
 # layers that keep shape and dtype, and for which torch thinks long on the "meta" device
 _KEEPING = frozenset(
@@ -34,32 +32,24 @@ class _ShapesOnly(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-# torch's own names, of whichever version
-_HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks") or "_hooks_" in name)
-
-
 def meta_copy(module: Module) -> Module:
     """A copy whose parameters and buffers have shapes but no values; `module` may run meanwhile elsewhere.
 
     It has no hooks: those of a user would meet tensors without values. Weights that a hook makes anew before
-    each call (`torch.nn.utils.weight_norm`, `spectral_norm`, pruning masks) are there, as shapes.
+    each call (`torch.nn.utils.weight_norm`, `spectral_norm`, pruning masks) are there, as shapes, and so are
+    results with a history that the module keeps.
     """
-    memo: dict[int, Any] = {}
+    memo = without_hooks(module)
     for parameter in module.parameters():
         shadow = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
         memo[id(parameter)] = shadow
     for buffer in module.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
     for part in module.modules():
-        state = vars(part)
-        for name in _HOOKS:
-            if name in state:
-                # in place of a copy: what hangs on a hook need not bear to be copied
-                memo[id(state[name])] = type(state[name])()
-        for name, value in state.items():
+        for name, value in vars(part).items():
             if isinstance(value, Tensor) and (value.requires_grad or _is_made(part, name)):
                 memo.setdefault(id(value), torch.empty_like(value, device="meta", requires_grad=False))
-    return copy.deepcopy(module, memo)
+    return copy_with(module, memo, lambda result: torch.empty_like(result, device="meta"))
 
 
 def _is_made(part: nn.Module, name: str) -> bool:

@@ -1,24 +1,31 @@
 """Cost from real kernel maps: counts by brute force, times between measured ones, the file."""
 
 import json
+import threading
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from pcsparse import SparseTensor
 from pcsparse.compress.channels import prune_channels
 from pcsparse.compress.cost import CostTable, LayerCost
+from pcsparse.compress.cost_dense import measure_dense_cost
 from pcsparse.compress.cost_measure import measure_cost
 from pcsparse.compress.cost_run import calls_of, runnable
 from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.offset_measure import measure_offset_cost
+from pcsparse.compress.offset_scores import offset_scores
+from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.compress.space_of import space_of
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import BatchNormReLU, Linear, SparseConv3d, SubmanifoldConv3d
 from tests.clouds import PLANE, UNSORTED
-from tests.compress.networks import BEVNet, HeadFirst, RecurrentNet
+from tests.compress.networks import BEVNet, HeadFirst, RecurrentNet, Widths
 
 
 def _sweeps(channels: int = 3) -> list[SparseTensor]:
@@ -102,6 +109,79 @@ def test_weights_of_a_layer_that_is_called_again_count_once(fused, tmp_path):
         del layer["again"]
     path.write_text(json.dumps(content))
     assert CostTable.load(path) == table
+
+
+class _KeepsAStep(RecurrentNet):
+    """Has what it made in its last step, as heads of detectors have it for their losses."""
+
+    def __init__(self, spec: Widths = RecurrentNet.SPEC) -> None:
+        super().__init__(spec)
+        self.forward_ret_dict = {}
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        y = super().forward(x)
+        if self.training:
+            self.forward_ret_dict = {"out": y, "logits": [y.feats]}
+        return y
+
+
+def test_a_network_that_keeps_its_last_step_is_pruned_and_measured():
+    net, x = _KeepsAStep(), _sweeps()[0]
+    net(x).feats.sum().backward()
+    kept = net.forward_ret_dict
+    graph = ChannelGraph.of(net)
+    assert measure_cost(net, [x], graph=graph, multiple=2, step=1000, runs=1).least_ms is not None
+    assert {group.width for group in ChannelGraph.of(prune_channels(net, 0.5, multiple=2)).free} == {4}
+    assert SharedMaps.of(net, [x]).macs() > 0
+    assert net.forward_ret_dict is kept
+    assert kept["out"].feats.grad_fn is not None
+
+
+def test_hooks_of_the_network_do_not_run():
+    net, x, seen = RecurrentNet().eval(), _sweeps()[0], []
+    for part in net.modules():
+        part.register_forward_hook(lambda part, inputs, out: seen.append(out))
+        part.register_forward_pre_hook(lambda part, inputs: seen.append(inputs))
+    # what hangs on a hook need not bear to be copied
+    net.head.register_forward_hook(partial(_told, threading.Lock()))
+    measure_cost(net, [x], graph=ChannelGraph.of(net), runs=1, step=1000)
+    maps = SharedMaps.of(net, [x])
+    measure_offset_cost(net, [x], maps, offset_scores(net, maps), shares=(), runs=1)
+    assert seen == []
+    net(x)
+    assert seen
+    dense = nn.Sequential(nn.Conv2d(2, 3, 1))
+    dense[0].register_forward_hook(lambda part, inputs, out: pytest.fail("a hook ran"))
+    measure_dense_cost(dense, torch.zeros(1, 2, 4, 4), runs=1)
+
+
+def _told(lock, part, inputs, out):
+    """A hook that hangs on what cannot be copied."""
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        lambda conv: prune.random_unstructured(conv, "weight", amount=0.5),
+    ],
+    ids=["weight_norm", "spectral_norm", "mask"],
+)
+def test_hooks_that_make_weights_stay(norm):
+    net, x = nn.Sequential(norm(SubmanifoldConv3d(3, 4, 3, bias=True)), Linear(4, 2)).eval(), _sweeps()[0]
+    for fused in (False, True):
+        copied = runnable(net, fused=fused)
+        with torch.no_grad():
+            expected = net(x).feats
+            torch.testing.assert_close(copied(x).feats, expected, rtol=0, atol=0)
+            # from what they are made of, as in the network
+            name = next(name for name, _ in copied[0].named_parameters() if name.startswith("weight_"))
+            getattr(copied[0], name)[:, 0].zero_()
+            assert not torch.equal(copied(x).feats, expected)
+            assert torch.equal(net(x).feats, expected)
+    assert measure_cost(net, [x], graph=ChannelGraph.of(net), runs=1).total("MACs") > 0
 
 
 def test_layers_that_would_be_left_out_are_named():

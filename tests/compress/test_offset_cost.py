@@ -321,3 +321,19 @@ def test_the_usual_sweep_is_that_of_the_products_that_are_taken():
     assert [sum(call.macs for call in each) for each in calls] == [4744, 28848, 32856]
     # without groups the mean would be nearest to the last
     assert most_usual(calls) == 1
+
+
+def test_hooks_of_the_network_do_not_run_where_rows_are_chosen():
+    net = SeparableNet().eval()
+    for part in net.modules():
+        part.register_forward_hook(lambda part, inputs, out: pytest.fail("a hook ran"))
+    assert measure_voxel_cost(net, _sweeps(), (500,), rest="centre", runs=1).layers
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_offsets_of_weights_that_a_hook_makes_are_measured(norm):
+    net, x = nn.Sequential(norm(SubmanifoldConv3d(3, 4, 3))).eval(), _sweeps()[1]
+    maps = SharedMaps.of(net, [x])
+    cost = measure_offset_cost(net, [x], maps, offset_scores(net, maps), runs=1)
+    assert cost.total("MACs") == 12 * sum(maps.groups[0].pairs)

@@ -1,6 +1,8 @@
 """prepare fills exactly the maps that forward asks for, and changes nothing else."""
 
 import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.nn.utils import prune
 from pcsparse import SparseTensor, cat, nn
 from pcsparse.coords import cache as cache_module
 from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.nn.copies import own_copy
 from pcsparse.nn.tuning import conv_calls
 from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED, Cloud
 
@@ -220,23 +223,71 @@ def test_other_tensors_of_a_module_keep_their_values():
     assert kmap.n_pairs == len(x)
 
 
+@dataclass
+class _Last:
+    """A user's own class of results."""
+
+    result: torch.Tensor
+
+
+KEEPING = {
+    "tensor": lambda y: y.feats,
+    "sparse-tensor": lambda y: y,
+    "dict": lambda y: {"logits": y.feats, "n": len(y)},
+    "nested": lambda y: [("loss", {"of": (y.feats.sum(), y)})],
+    "dataclass": lambda y: _Last(y.feats),
+}
+
+
 class _Remembers(torch_nn.Module):
     """Keeps a result of its last call, which torch does not copy: it has a history."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Callable[[SparseTensor], object]) -> None:
         super().__init__()
-        self.conv, self.last = nn.SubmanifoldConv3d(4, 4), None
+        self.conv, self.last, self.keep = nn.SubmanifoldConv3d(4, 4), None, keep
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         y = self.conv(x)
-        self.last = y.feats
+        self.last = self.keep(y)
         return y
 
 
-def test_a_module_that_keeps_a_result_is_prepared():
-    network, x = _Remembers(), _tensor(UNSORTED)
-    network(_tensor(UNSORTED))
+@pytest.mark.parametrize("keep", KEEPING.values(), ids=KEEPING.keys())
+def test_a_module_that_keeps_a_result_is_prepared(keep):
+    network, x = _Remembers(keep), _tensor(UNSORTED)
+    y = network(_tensor(UNSORTED))
     last = network.last
     nn.prepare(network, x)
     assert len(x.cache) == 1
+    assert len(conv_calls(network, x)) == 1
     assert network.last is last
+    # the step that they are of goes on
+    y.feats.sum().backward()
+    assert network.conv.weight.grad is not None
+
+
+@pytest.mark.parametrize("keep", KEEPING.values(), ids=KEEPING.keys())
+def test_a_copy_keeps_results_without_their_history(keep):
+    network, x = _Remembers(keep), _tensor(UNSORTED)
+    y = network(x)
+    for copied in (own_copy(network), nn.fuse(network)):
+        found: list[torch.Tensor] = []
+        for value in _floats(copied.last):
+            assert not value.requires_grad
+            found.append(value)
+        assert found
+        assert all(any(torch.equal(value, own) for own in _floats(network.last)) for value in found)
+        assert not any(value is own for value in found for own in _floats(network.last))
+        torch.testing.assert_close(copied(x).feats, y.feats)
+    assert all(value.requires_grad for value in _floats(network.last))
+
+
+def _floats(kept: object) -> Iterator[torch.Tensor]:
+    """The results in what a network keeps."""
+    if isinstance(kept, torch.Tensor):
+        yield kept
+    elif isinstance(kept, SparseTensor | _Last):
+        yield kept.feats if isinstance(kept, SparseTensor) else kept.result
+    elif isinstance(kept, dict | list | tuple):
+        for value in kept.values() if isinstance(kept, dict) else kept:
+            yield from _floats(value)
