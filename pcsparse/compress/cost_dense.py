@@ -17,7 +17,7 @@ from pcsparse.compress.cost_grid import Grid, Size
 from pcsparse.compress.cost_measure import Draw, narrowest
 from pcsparse.compress.cost_run import Live, vectors_of
 from pcsparse.compress.graph import ChannelGraph
-from pcsparse.compress.graph_layers import axis_of, is_layer, kind_of
+from pcsparse.compress.graph_layers import axis_of, input_of, is_layer, kind_of
 from pcsparse.compress.graph_numbers import Kind
 from pcsparse.compress.shapes_only import shapes_only
 from pcsparse.engine.tune_cache import device_key, versions
@@ -167,8 +167,8 @@ def _calls_of(model: nn.Module, arguments: tuple[Any, ...], like: Tensor) -> tup
     calls: list[_Call] = []
 
     def recorder(name: str) -> Callable[..., None]:
-        def record(part: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-            kind, source = kind_of(part), inputs[0]
+        def record(part: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Any], out: Tensor) -> None:
+            kind, source = kind_of(part), input_of(inputs, kwargs)
             axis = axis_of(part, source.dim())
             if kind == "channelwise" or axis is None:
                 return
@@ -179,7 +179,7 @@ def _calls_of(model: nn.Module, arguments: tuple[Any, ...], like: Tensor) -> tup
 
     for name, part in module.named_modules():
         if is_layer(part):
-            part.register_forward_hook(recorder(name))
+            part.register_forward_hook(recorder(name), with_kwargs=True)
     features = sum(t.nbytes for t in given if isinstance(t, Tensor) and t.is_floating_point())
     live = Live([], features, lambda made: made.dim() > 1)
     with torch.no_grad(), live:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pcsparse.compress.graph_layers import input_of
 from pcsparse.coords.kept_outputs import kept_outputs
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.nn import BatchNorm, BatchNormReLU, Linear, SubmanifoldConv3d, fuse
@@ -131,7 +132,7 @@ def calls_of(model: nn.Module, x: SparseTensor) -> tuple[tuple[Call, ...], int]:
     joined: list[Tensor] = []
 
     def record(part: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], out: SparseTensor) -> None:
-        source: SparseTensor = inputs[0]
+        source: SparseTensor = input_of(inputs, kwargs)
         name, c_in, c_out = getattr(part, _NAME), source.feats.shape[1], out.feats.shape[1]
         rows = out.stride[0], len(source), len(out)
         if any(source.feats is feats for feats in joined):
@@ -169,16 +170,18 @@ def _rows_of(model: nn.Module, x: SparseTensor) -> list[SomeRows]:
     """What layers that choose their rows choose in `model(x)`, call by call."""
     found: list[SomeRows] = []
 
-    def record(part: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def record(part: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(part, SubmanifoldConv3d)
-        source: SparseTensor = inputs[0]
+        source: SparseTensor = input_of(inputs, kwargs)
         mask = part.important(source)
         assert mask is not None
         assert part.voxels is not None
         clouds = source.cache.cloud_map(source.coords, source.batch_size)
         found.append(SomeRows(mask, part.voxels, clouds, part.kept_centre))
 
-    handles = [part.register_forward_pre_hook(record) for part in model.modules() if _chooses(part)]
+    handles = [
+        part.register_forward_pre_hook(record, with_kwargs=True) for part in model.modules() if _chooses(part)
+    ]
     try:
         if handles:
             with torch.no_grad():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pcsparse.compress.channels import Chosen
 from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.graph_layers import input_of
 from pcsparse.compress.layer_rows import inputs_of, matrix_of, outputs_of, set_matrix
 from pcsparse.errors import RangeError
 
@@ -202,10 +203,10 @@ class _SeenError(Exception):
 def _seen(net: nn.Module, name: str, x: Any) -> tuple[Any, Any]:
     """What a layer reads and what it writes."""
 
-    def look(part: nn.Module, inputs: tuple[Any, ...], out: Any) -> None:
-        raise _SeenError(inputs[0], out)
+    def look(part: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        raise _SeenError(input_of(inputs, kwargs), out)
 
-    handle = net.get_submodule(name).register_forward_hook(look)
+    handle = net.get_submodule(name).register_forward_hook(look, with_kwargs=True)
     try:
         net(*(x if isinstance(x, tuple) else (x,)))
     except _SeenError as error:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from pcsparse.compress.graph_layers import input_of
 from pcsparse.compress.voxels import REST, check_rest, voxel_layers
 from pcsparse.errors import RangeError
 from pcsparse.kernels.select import backend_of
@@ -70,7 +71,10 @@ def voxel_importance(
     check_rest(rest)
     layers = voxel_layers(model, rest)
     seen: dict[str, list[_Curves]] = {name: [] for name in layers}
-    handles = [part.register_forward_pre_hook(_looking(seen[name], rest)) for name, part in layers.items()]
+    handles = [
+        part.register_forward_pre_hook(_looking(seen[name], rest), with_kwargs=True)
+        for name, part in layers.items()
+    ]
     modes = [(part, part.training) for part in model.modules()]
     try:
         model.eval()
@@ -100,8 +104,8 @@ class _Curves:
 
 
 def _looking(found: list[_Curves], rest: Rest) -> Callable[..., None]:
-    def look(part: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x: SparseTensor = inputs[0]
+    def look(part: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x: SparseTensor = input_of(inputs, kwargs)
         assert isinstance(part, SubmanifoldConv3d)
         kmap = x.cache.kernel_map(x.coords, x.coords, part.relation, part.offsets)
         scores = backend_of(x.feats).mean_magnitude(x.feats)

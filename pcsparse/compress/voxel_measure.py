@@ -9,6 +9,7 @@ from torch import nn
 
 from pcsparse.compress.cost_measure import Draw, layer_runner, most_usual
 from pcsparse.compress.cost_run import Call, SomeRows, calls_of, named_parts, runnable
+from pcsparse.compress.graph_layers import input_of
 from pcsparse.compress.offset_cost import Line
 from pcsparse.compress.voxel_cost import VoxelCost, VoxelLayerCost
 from pcsparse.compress.voxel_importance import PARTS, VoxelImportance, voxel_importance
@@ -98,8 +99,8 @@ def _rows(
     found: dict[str, dict[int, SomeRows]] = {name: {} for name in names}
 
     def looking(name: str) -> Callable[..., None]:
-        def look(part: nn.Module, inputs: tuple[Any, ...]) -> None:
-            source: SparseTensor = inputs[0]
+        def look(part: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            source: SparseTensor = input_of(inputs, kwargs)
             assert isinstance(part, SubmanifoldConv3d)
             centre = part.centre if rest == "centre" else None
             clouds = source.cache.cloud_map(source.coords, source.batch_size)
@@ -109,7 +110,7 @@ def _rows(
 
         return look
 
-    handles = [parts[name].register_forward_pre_hook(looking(name)) for name in names]
+    handles = [parts[name].register_forward_pre_hook(looking(name), with_kwargs=True) for name in names]
     try:
         with torch.no_grad():
             net(x)

@@ -53,23 +53,26 @@ def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = N
     names = {part: name for name, part in module.named_modules()}
     given = x.replace(x.feats.to("meta"))
 
-    def record(part: nn.Module, inputs: tuple[Any, ...], output: SparseTensor) -> None:
-        built, turned = _built(part, inputs[0], output)
-        for c_in, c_out in _channels(part, inputs[0], output):
+    def record(
+        part: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: SparseTensor
+    ) -> None:
+        source: SparseTensor = inputs[0] if inputs else kwargs["x"]
+        built, turned = _built(part, source, output)
+        for c_in, c_out in _channels(part, source, output):
             # the operands as far as a problem reads them: one number each, whatever their size
             number = torch.zeros((), dtype=dtype or x.feats.dtype, device=x.feats.device)
             k = part.weight.shape[0] if isinstance(part, SparseConv) else 1
-            feats, weight = number.expand(len(inputs[0]), c_in), number.expand(k, c_in, c_out)
+            feats, weight = number.expand(len(source), c_in), number.expand(k, c_in, c_out)
             problem = ConvProblem.of(feats, weight, built.transposed() if turned else built)
             key = id(built), turned, Bucket.of(problem)
             known = found.get(key, ConvCall((), problem, built, turned))
             # the gradient of the cloud's own features is nobody's, unless these want one
-            first = known.first + (inputs[0].feats is given.feats and not x.feats.requires_grad)
+            first = known.first + (source.feats is given.feats and not x.feats.requires_grad)
             found[key] = replace(known, names=(*known.names, names[part]), first=first)
 
     for part in names:
         if isinstance(part, _KINDS):
-            part.register_forward_hook(record)
+            part.register_forward_hook(record, with_kwargs=True)
     # evaluation may fuse a convolution with its neighbours, and a fused one is not called by itself
     module.train()
     with torch.no_grad():

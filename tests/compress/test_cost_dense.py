@@ -83,6 +83,15 @@ def test_weights_of_a_layer_that_is_called_again_count_once():
     assert table.total("MACs") == 36 * (2 * 4 + 2 * 9 * 4 * 4 + 4)
 
 
+def test_layers_that_get_their_input_by_name_are_counted():
+    class Named(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self[1](input=self[0](input=x))
+
+    net = Named(nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 1, 1)).eval()
+    assert _table(net, torch.zeros(1, 2, 6, 6)).total("MACs") == 36 * (2 * 9 * 4 + 4)
+
+
 def test_what_lives_at_once_by_hand():
     net = nn.Sequential(nn.Conv2d(2, 5, 1), nn.Conv2d(5, 1, 1)).eval()
     # the graph is read on the input that is there

@@ -20,9 +20,11 @@ from pcsparse.compress.search.interface import search
 from pcsparse.compress.search.uniform import Uniform
 from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.compress.voxel_measure import measure_voxel_cost
+from pcsparse.compress.voxels import prune_voxels
 from pcsparse.errors import RangeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import Linear, SubmanifoldConv3d, fuse
+from pcsparse.nn.tuning import conv_calls
 from pcsparse.ops.grouped_conv import grouped_sparse_conv
 from tests.clouds import CLUMPED, LINE, PLANE, UNSORTED
 
@@ -271,6 +273,14 @@ class SeparableNet(nn.Module):
         return self.pointwise(self.depthwise(self.first(x)))
 
 
+class KeywordNet(SeparableNet):
+    """The same, and each layer gets its input by name, after another one where there are two."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        y = self.first(x=x)
+        return self.pointwise(x=self.depthwise(residual=y, x=y))
+
+
 @dataclass(frozen=True)
 class Shares:
     """A Spec that is the share of the rows of `first`."""
@@ -337,3 +347,18 @@ def test_offsets_of_weights_that_a_hook_makes_are_measured(norm):
     maps = SharedMaps.of(net, [x])
     cost = measure_offset_cost(net, [x], maps, offset_scores(net, maps), runs=1)
     assert cost.total("MACs") == 12 * sum(maps.groups[0].pairs)
+
+
+def test_layers_that_get_their_input_by_name_are_measured():
+    torch.manual_seed(0)
+    net, x = KeywordNet().eval(), _sweeps()[1]
+    maps = SharedMaps.of(net, [x])
+    assert maps.macs() == SharedMaps.of(SeparableNet().eval(), [x]).macs()
+    cost = measure_offset_cost(net, [x], maps, offset_scores(net, maps), shares=(), runs=1)
+    assert cost.total("MACs") == maps.macs()
+    assert measure_voxel_cost(net, [x], (500,), rest="centre", runs=1).total("MACs") == pytest.approx(
+        maps.macs()
+    )
+    # and where rows are chosen
+    assert count_macs(prune_voxels(net, {"first": 0.5}, "centre"), [x]) < maps.macs()
+    assert {name for call in conv_calls(net, x) for name in call.names} == {"first", "depthwise", "pointwise"}

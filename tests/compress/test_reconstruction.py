@@ -16,7 +16,7 @@ from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec, PillarBEV, PillarBEVSpec
 from pcsparse.nn import BatchNorm
 from tests.clouds import PLANE, TWO_BATCHES
-from tests.compress.networks import FlatCNN, UpCNN
+from tests.compress.networks import FlatCNN, HeadFirst, UpCNN
 
 
 def _network(width: float = 1 / 8) -> MinkUNet:
@@ -60,6 +60,21 @@ def test_a_channel_that_another_one_repeats_is_made_up_for():
     assert refit.after < 1e-12
     with torch.no_grad():
         torch.testing.assert_close(sliced(x).feats, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_that_gets_its_input_by_name_is_refitted():
+    class Named(HeadFirst):
+        def forward(self, x: SparseTensor) -> SparseTensor:
+            return self.head(x=self.conv(x=x))
+
+    torch.manual_seed(0)
+    network = Named().double().eval()
+    sweeps = [x.replace(x.feats[:, :2]) for x in _sweeps()]
+    graph, chosen = ChannelGraph.of(network, sweeps[0]), {"conv": (0, 2, 3, 5)}
+    sliced = slice_channels(network, graph, chosen)
+    (refit,) = reconstruct(network, sliced, graph, chosen, sweeps)
+    assert refit.layer == "head"
+    assert refit.after < refit.before
 
 
 def test_the_weights_are_those_of_a_plain_solver():
