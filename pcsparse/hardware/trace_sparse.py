@@ -41,7 +41,7 @@ def trace_sparse(net: nn.Module, x: SparseTensor, name: str, *, itemsize: int = 
     for path, module in wanted:
         # before the network runs, not after
         _check_traced(path, module)
-    hooks = [module.register_forward_hook(recorder.hook(path)) for path, module in wanted]
+    hooks = [module.register_forward_hook(recorder.hook(path), with_kwargs=True) for path, module in wanted]
     modes = [(each, each.training) for each in net.modules()]
     try:
         # batch norms must not learn from a sweep that is only looked at
@@ -67,11 +67,13 @@ class _Recorder:
     def hook(self, path: str) -> Callable[..., None]:
         calls = itertools.count(1)
 
-        def record(module: nn.Module, args: tuple[Any, ...], out: SparseTensor) -> None:
+        def record(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: SparseTensor
+        ) -> None:
             call = next(calls)
             name = path if call == 1 else f"{path} call {call}"
             if isinstance(module, SparseConv) and module.relation.volume > 1:
-                self._conv(name, module, args[0], out)
+                self._conv(name, module, args[0] if args else kwargs["x"], out)
             elif isinstance(module, SparseConv):
                 self._linear(name, module.c_in, module.c_out, len(out))
             elif isinstance(module, Linear):

@@ -69,6 +69,18 @@ def test_kept_offsets_leave_the_others_out(cloud):
     assert torch.equal(step.inputs, pack(cloud.coords))
 
 
+def test_a_layer_that_gets_its_input_by_name_is_traced(cloud):
+    class Named(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = SubmanifoldConv3d(4, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x=x)
+
+    assert [step.name for step in trace_sparse(Named(), cloud, "named").steps] == ["conv map", "conv"]
+
+
 def test_a_module_that_runs_twice_is_two_layers(cloud):
     conv, way = SubmanifoldConv3d(4, 4, 3), SparseConv3d(4, 4, 2, 2)
     trace = trace_sparse(torch.nn.Sequential(conv, way, conv), cloud, "shared")
