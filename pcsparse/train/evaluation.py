@@ -15,14 +15,15 @@ from pcsparse.train.sweep_scores import SweepScores
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode of before comes back."""
-    was_training = model.training
+    """Evaluation mode without gradients; the mode of each module comes back, that of frozen norms too."""
+    modes = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        for part, mode in modes:
+            part.training = mode
 
 
 def predict_voxels(model: nn.Module, batch: VoxelBatch, device: torch.device) -> Tensor:

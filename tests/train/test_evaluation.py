@@ -9,7 +9,7 @@ from torch import nn
 
 from pcsparse.data.collate import VoxelSettings
 from pcsparse.errors import FormatError
-from pcsparse.train.evaluation import evaluate
+from pcsparse.train.evaluation import evaluate, evaluating
 from tests.streets import TinyStreets
 
 CPU = torch.device("cpu")
@@ -82,6 +82,14 @@ def test_the_mode_comes_back_after_an_error():
     with pytest.raises(FormatError, match="broken"):
         evaluate(model, Broken(1), VoxelSettings(), 2, device=CPU)
     assert model.training
+
+
+def test_norms_that_were_frozen_stay_so():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2)).train()
+    model[0].eval()
+    with evaluating(model):
+        assert not any(part.training for part in model.modules())
+    assert [part.training for part in (model, *model)] == [True, False, True]
 
 
 def test_a_model_of_other_classes_is_an_error():
