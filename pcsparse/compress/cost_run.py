@@ -15,7 +15,7 @@ from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.nn import BatchNorm, BatchNormReLU, Linear, SubmanifoldConv3d, fuse
 from pcsparse.nn.conv import SparseConv
 from pcsparse.nn.copies import own_copy
-from pcsparse.nn.prepare import meta_copy
+from pcsparse.nn.prepare import meta_copy, without_values
 from pcsparse.nn.tuning import _map
 from pcsparse.sparse_tensor import SparseTensor
 
@@ -157,7 +157,7 @@ def calls_of(model: nn.Module, x: SparseTensor) -> tuple[tuple[Call, ...], int]:
             part.register_forward_hook(record, with_kwargs=True)
     shapes = x.replace(x.feats.to("meta"))
     live = Live(joined, shapes.feats.nbytes, lambda made: made.is_meta and made.dim() == 2)
-    with torch.no_grad(), live:
+    with without_values(model), live:
         module(shapes)
     return tuple(calls), live.most
 

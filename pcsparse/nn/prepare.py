@@ -1,6 +1,7 @@
 """Build all maps of a network before it runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from pcsparse.errors import PcsparseError, UnsupportedError
 from pcsparse.nn.copies import Module, copy_with, without_hooks
 from pcsparse.sparse_tensor import SparseTensor
 
@@ -52,6 +54,26 @@ def meta_copy(module: Module) -> Module:
     return copy_with(module, memo, lambda result: torch.empty_like(result, device="meta"))
 
 
+@contextmanager
+def without_values(module: nn.Module) -> Iterator[None]:
+    """Run a copy of `module` without gradients, on features that have a shape alone.
+
+    Raises:
+        UnsupportedError: it asks for values, or puts features together with tensors that have some.
+    """
+    try:
+        with torch.no_grad():
+            yield
+    except RuntimeError as error:
+        if isinstance(error, PcsparseError) or "meta" not in str(error):
+            raise
+        raise UnsupportedError(
+            f"{type(module).__name__} does not run on features without values, from which its layers and "
+            f"maps are read ({error}); make tensors that meet features buffers (persistent=False keeps them "
+            "out of checkpoints), and let no value of a feature decide"
+        ) from error
+
+
 def _is_made(part: nn.Module, name: str) -> bool:
     """Whether a hook makes the attribute: `weight` of `weight_orig`, or of `weight_g` and `weight_v`."""
     parameters = [other for other, _ in part.named_parameters(recurse=False)]
@@ -73,7 +95,10 @@ def prepare(module: nn.Module, x: SparseTensor) -> SparseTensor:
 
     Returns:
         `x`.
+
+    Raises:
+        UnsupportedError: the module does not run on features without values.
     """
-    with torch.no_grad(), _ShapesOnly():
+    with without_values(module), _ShapesOnly():
         meta_copy(module)(x.replace(x.feats.to("meta")))
     return x

@@ -12,7 +12,7 @@ from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import Bucket, TuneTable
 from pcsparse.nn.conv import SparseConv, SparseConvTranspose3d, SparseInverseConv3d
 from pcsparse.nn.pointwise import ITSELF, Linear
-from pcsparse.nn.prepare import meta_copy
+from pcsparse.nn.prepare import meta_copy, without_values
 from pcsparse.ops.grouped_conv import bundles
 from pcsparse.sparse_tensor import SparseTensor
 
@@ -75,7 +75,7 @@ def conv_calls(module: nn.Module, x: SparseTensor, dtype: torch.dtype | None = N
             part.register_forward_hook(record, with_kwargs=True)
     # evaluation may fuse a convolution with its neighbours, and a fused one is not called by itself
     module.train()
-    with torch.no_grad():
+    with without_values(module):
         module(given)
     return tuple(found.values())
 

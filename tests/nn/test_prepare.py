@@ -10,7 +10,10 @@ from torch import nn as torch_nn
 from torch.nn.utils import prune
 
 from pcsparse import SparseTensor, cat, nn
+from pcsparse.compress.cost_run import calls_of
+from pcsparse.compress.shared_maps import SharedMaps
 from pcsparse.coords import cache as cache_module
+from pcsparse.errors import UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn.copies import own_copy
 from pcsparse.nn.tuning import conv_calls
@@ -221,6 +224,38 @@ def test_other_tensors_of_a_module_keep_their_values():
     nn.prepare(_Scaled(), x)
     [kmap] = x.cache.maps().values()
     assert kmap.n_pairs == len(x)
+
+
+class _Weighs(torch_nn.Module):
+    """Multiplies features by a tensor that is no buffer, so that no copy without values has it as a shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gain = nn.SubmanifoldConv3d(4, 4), torch.tensor([2.0])
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return self.conv(x.replace(x.feats * self.gain))
+
+
+class _Decides(_Weighs):
+    """Asks a feature for its value."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return self.conv(x) if x.feats.sum().item() > 0 else x
+
+
+class _Fails(_Weighs):
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        raise RuntimeError("the user's own")
+
+
+@pytest.mark.parametrize("look", [nn.prepare, conv_calls, lambda net, x: SharedMaps.of(net, [x]), calls_of])
+def test_what_cannot_run_without_values_is_told_what_to_do(look):
+    for network in (_Weighs(), _Decides()):
+        with pytest.raises(UnsupportedError, match=r"(?s)(Weighs|Decides) does not run .* buffers "):
+            look(network, _tensor(UNSORTED))
+    with pytest.raises(RuntimeError, match=r"^the user's own$"):
+        look(_Fails(), _tensor(UNSORTED))
 
 
 @dataclass
