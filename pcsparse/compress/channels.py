@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
-from pcsparse.compress.carry_over import build, fill, refuse_shared, second_names
+from pcsparse.compress.carry_over import build, cut_everywhere, fill, refuse_made, refuse_shared
 from pcsparse.compress.channel_scores import Losses, Score, channel_scores
 from pcsparse.compress.graph import ChannelGraph, Group
 from pcsparse.compress.weight_layout import in_axis, out_axis
@@ -125,7 +124,7 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
             f"{type(model).__name__} has no Spec with a method with_channels, so no smaller one can be built"
         )
     for name, part in model.named_modules():
-        _check_plain(name, part)
+        refuse_made(name, part)
     refuse_shared(model, {layer for (layer, _), gone in _removed(graph, chosen).items() if gone})
     weighty = {layer.name: widths[layer.name] for layer in graph.layers if layer.kind != "norm"}
     try:
@@ -137,7 +136,7 @@ def slice_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> nn.
         ) from error
     smaller = build(model, smaller_spec)
     state = _sliced_state(model, graph, chosen)
-    state |= {name: state[first] for name, first in second_names(model).items()}
+    state = cut_everywhere(model, state)
     for name, wanted in smaller.state_dict().items():
         if name not in state or state[name].shape != wanted.shape:
             found = tuple(state[name].shape) if name in state else "nothing"
@@ -164,7 +163,7 @@ def mask_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> None
     for layer in graph.layers:
         gone = removed.get((layer.name, "norm" if layer.kind == "norm" else "out"))
         if gone:
-            _check_plain(layer.name, model.get_submodule(layer.name))
+            refuse_made(layer.name, model.get_submodule(layer.name))
             changed[layer.name] = sorted(gone)
     refuse_shared(model, changed)
     with torch.no_grad():
@@ -175,11 +174,6 @@ def mask_channels(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> None
                 if isinstance(tensor, Tensor):
                     axis = out_axis(module) if tensor.dim() > 1 else 0
                     tensor.index_fill_(axis, torch.tensor(channels, device=tensor.device), 0.0)
-
-
-def _check_plain(name: str, part: nn.Module) -> None:
-    if is_parametrized(part):
-        raise UnsupportedError(f"the weights of {name} are made by a parametrisation; remove it first")
 
 
 def _sliced_state(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> dict[str, Tensor]:

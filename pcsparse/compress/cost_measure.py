@@ -5,7 +5,7 @@ a map, as those of a level do, share the measurements.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ def measure_cost(
     seen = [calls_of(net, x) for x in inputs]
     timed = most_usual([calls for calls, _ in seen])
     calls = seen[timed][0]
-    _check_all_seen(graph, calls)
+    _check_all_seen(graph, calls, model, inputs[0])
     grids = [
         Grid.of(
             call.name,
@@ -114,9 +114,13 @@ def measure_cost(
     )
 
 
-def _check_all_seen(graph: ChannelGraph, calls: Sequence[Call]) -> None:
+def _check_all_seen(graph: ChannelGraph, calls: Sequence[Call], model: nn.Module, x: SparseTensor) -> None:
     seen = {call.name for call in calls}
     left_out = [layer.name for layer in graph.layers if layer.kind != "norm" and layer.name not in seen]
+    if left_out:
+        # a graph may know layers that run in training only, which cost nothing here
+        ran = {layer.name for layer in ChannelGraph.of(model, x).layers}
+        left_out = [name for name in left_out if name in ran]
     if left_out:
         raise UnsupportedError(
             f"{', '.join(left_out)} run on dense tensors, which measure_cost does not see; measure the part "
@@ -128,7 +132,8 @@ def narrowest(model: nn.Module, graph: ChannelGraph, multiple: int) -> nn.Module
     """The network whose groups all have the least width that is timed; None where it has no such Spec."""
     first = {group.name: range(min(multiple, group.width)) for group in graph.free}
     try:
-        return slice_channels(model, graph, first)
+        # it runs in evaluation mode only, where they do not
+        return slice_channels(model, replace(graph, unseen=()), first)
     except UnsupportedError:
         return None
 

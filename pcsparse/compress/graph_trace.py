@@ -22,7 +22,8 @@ Example = SparseTensor | Tensor | tuple[Any, ...] | None
 
 _GIVE_ONE = (
     "read the graph on one of yours that leads through all of the network and pass it on, "
-    "graph=ChannelGraph.of(model, x), or give the network a method `example_input`"
+    "graph=ChannelGraph.of(model, x), or give the network a method `example_input`; a tuple, (x,), is "
+    "run with its values"
 )
 
 
@@ -151,8 +152,13 @@ class _Follower(TorchDispatchMode):
         # a module leads through its weights where it is called, and any operator that reads them does
         self.unseen: dict[str, None] = {}
         self._owners: dict[int, list[str]] = {}
+        # names of a parameter that are no layer: a list of weights, an attribute
+        self._aside: dict[int, list[str]] = {}
         for name, part in with_weights(module):
             self.unseen[name] = None
+            if not is_layer(part):
+                for parameter in part.parameters(recurse=False):
+                    self._aside.setdefault(id(parameter), []).append(name)
             for parameter in part.parameters(recurse=False):
                 self._owners.setdefault(id(parameter), []).append(name)
         for name, part in module.named_modules():
@@ -202,6 +208,9 @@ class _Follower(TorchDispatchMode):
         def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._stack.append(title)
             self.unseen.pop(name, None)
+            for parameter in module.parameters(recurse=False):
+                for other in self._aside.get(id(parameter), ()):
+                    self.unseen.pop(other, None)
             self._inside += layer
 
         return enter

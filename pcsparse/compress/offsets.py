@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
-from pcsparse.compress.carry_over import build, fill, refuse_shared, second_names
+from pcsparse.compress.carry_over import build, cut_everywhere, fill, refuse_made, refuse_shared
 from pcsparse.compress.channel_scores import Losses
 from pcsparse.compress.offset_groups import OffsetGroup, Offsets
 from pcsparse.compress.offset_scores import OffsetScore, offset_scores
@@ -155,7 +154,7 @@ def slice_offsets(model: nn.Module, maps: SharedMaps, chosen: Chosen) -> nn.Modu
     spec = _spec_of(model)
     kept = maps.by_layer(chosen)
     for name, part in model.named_modules():
-        _check_plain(name, part)
+        refuse_made(name, part)
     refuse_shared(model, _cut(maps, kept))
     try:
         sparser_spec = spec.with_offsets(kept)
@@ -170,7 +169,7 @@ def slice_offsets(model: nn.Module, maps: SharedMaps, chosen: Chosen) -> nn.Modu
     for name, places in _places(maps, kept).items():
         weight = state[f"{name}.weight"]
         state[f"{name}.weight"] = weight.index_select(0, torch.tensor(places, device=weight.device))
-    state |= {name: state[first] for name, first in second_names(model).items()}
+    state = cut_everywhere(model, state)
     wanted = {name: tuple(tensor.shape) for name, tensor in sparser.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wanted != found:
@@ -195,7 +194,7 @@ def mask_offsets(model: nn.Module, maps: SharedMaps, chosen: Chosen) -> None:
     refuse_shared(model, _cut(maps, kept))
     places = _places(maps, kept)
     for name in places:
-        _check_plain(name, model.get_submodule(name))
+        refuse_made(name, model.get_submodule(name))
     with torch.no_grad():
         for name, stay in places.items():
             weight = model.get_submodule(name).weight
@@ -223,8 +222,3 @@ def _spec_of(model: nn.Module) -> Any:
             "be built; mask_offsets only makes weights zero, which saves nothing"
         )
     return spec
-
-
-def _check_plain(name: str, part: nn.Module) -> None:
-    if is_parametrized(part):
-        raise UnsupportedError(f"the weights of {name} are made by a parametrisation; remove it first")

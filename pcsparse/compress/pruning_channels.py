@@ -1,6 +1,6 @@
 """Channels of a whole compression, see `pruning`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,14 +91,22 @@ class PrunableChannels(Costed[CostTable]):
         model: trained; it is not changed.
         settings: how.
         losses: for the Taylor score.
+        graph_of: see `tune_channels`.
 
     Attributes:
         graph: of `model`.
         scores: of its channels, made once.
     """
 
-    def __init__(self, model: nn.Module, settings: ChannelPruning, losses: Losses | None = None) -> None:
-        self.graph = ChannelGraph.of(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: ChannelPruning,
+        losses: Losses | None = None,
+        *,
+        graph_of: Callable[[nn.Module], ChannelGraph] = ChannelGraph.of,
+    ) -> None:
+        self.graph, self._graph_of = graph_of(model), graph_of
         self.scores = channel_scores(model, self.graph, settings.score, losses)
         self._model, self._settings, self._losses = model, settings, losses
 
@@ -156,6 +164,7 @@ class PrunableChannels(Costed[CostTable]):
         return tune_channels(
             self._model, kept_of(space, assignment), fit, rounds, score=settings.score,
             multiple=settings.multiple, losses=self._losses, batches=batches,
+            graph_of=self._graph_of,
         )  # fmt: skip
 
     def places(self, step: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from pcsparse.compress.search.executor import Executor, InProcess
 from pcsparse.compress.sensitivity_axes import Axis as Axis
@@ -206,20 +207,23 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _unusual(part: nn.Module) -> dict[str, object]:
-    """What no tensor tells of a module; none of a usual one, so that its logs from before go on."""
+    """What no tensor tells of a module; nothing of those of MinkUNet, whose logs from before go on."""
     if isinstance(part, SparseConv):
         return _unusual_conv(part)
     if isinstance(part, _NormBase):
         return {} if part.eps == _USUAL_EPS else {"eps": part.eps}
-    # sizes are told by the weight; packed layers print their measured choices from the second line on
-    printed = "" if isinstance(part, nn.Linear) else part.extra_repr().partition("\n")[0]
+    # sizes are told by the weight, and a scan drops nothing
+    if isinstance(part, nn.Linear | _DropoutNd):
+        return {}
+    # packed layers print their measured choices from the second line on
+    printed = part.extra_repr().partition("\n")[0].replace("inplace=True", "")
     return {"settings": printed} if printed else {}
 
 
 def _unusual_conv(conv: SparseConv) -> dict[str, object]:
     found: dict[str, object] = {}
     relation = conv.relation
-    if relation.stride not in ((1, 1, 1), relation.kernel_size):
+    if relation.stride != ((2, 2, 2) if relation.kernel_size == (2, 2, 2) else (1, 1, 1)):
         found["stride"] = relation.stride
     if relation.padding != (0, 0, 0):
         found["padding"] = relation.padding

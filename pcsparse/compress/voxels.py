@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
-from pcsparse.compress.carry_over import build, fill
+from pcsparse.compress.carry_over import build, fill, refuse_made
 from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.nn import SubmanifoldConv3d
 from pcsparse.nn.conv import Rest, SparseConv
@@ -122,8 +121,7 @@ def prune_voxels(model: nn.Module, share: Shares, rest: Rest = REST) -> nn.Modul
             "SubmanifoldConv3d where it is built"
         )
     for name, part in model.named_modules():
-        if is_parametrized(part):
-            raise UnsupportedError(f"the weights of {name} are made by a parametrisation; remove it first")
+        refuse_made(name, part)
     pruned = build(model, spec.with_voxels(layer_shares(model, share, rest), rest))
     # nothing of the new network shares memory with the old one
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -10,6 +10,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
+Given = TypeVar("Given")
 Module = TypeVar("Module", bound=nn.Module)
 
 # torch's own names, of whichever version
@@ -36,18 +37,19 @@ class _Results(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def copy_with(module: Module, memo: dict[int, Any], copied: Callable[[Tensor], Tensor]) -> Module:
+def copy_with(given: Given, memo: dict[int, Any], copied: Callable[[Tensor], Tensor]) -> Given:
     """`copy.deepcopy` that takes tensors which were computed from others, too.
 
-    A network may keep such results in its attributes, in lists, dicts and SparseTensors among them.
+    A network may keep such results in its attributes, in lists, dicts and SparseTensors among them. Those
+    that hang on another tensor (an attribute of it, a gradient with a history) are refused, as by torch.
 
     Args:
-        module: stays as it is.
+        given: a network, or what one holds; it stays as it is.
         memo: see `copy.deepcopy`.
         copied: what stands for such a tensor.
     """
     with _Results(copied):
-        return copy.deepcopy(module, memo)
+        return copy.deepcopy(given, memo)
 
 
 def own_copy(module: Module, *, hooked: bool = True) -> Module:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import spectral_norm, weight_norm
 
 from pcsparse import SparseTensor
 from pcsparse.compress.channels import choose_channels, mask_channels, slice_channels
@@ -105,15 +106,46 @@ class _Own(nn.Module):
 
 
 class _OfNumbers(_Own):
-    """A constructor that reads numbers of tensors, as those of drop paths do."""
+    """A constructor that reads numbers of tensors, as those of drop paths do, and draws some."""
 
     def __init__(self, spec=_OwnSpec()):
         super().__init__(spec)
         self.rates = [rate.item() for rate in torch.linspace(0, 0.5, 3)]
         self.drawn = torch.rand(3)
 
+    def forward(self, x):
+        return super().forward(x.replace(x.feats + self.drawn.to(x.feats)))
 
-@pytest.mark.parametrize("kind", [_Own, _OfNumbers])
+
+class _OfArrays(_Own):
+    """One that reads them by NumPy."""
+
+    def __init__(self, spec=_OwnSpec()):
+        super().__init__(spec)
+        self.rates = torch.linspace(0, 0.5, 3).numpy().tolist()
+
+
+class _Anchors:
+    def __init__(self):
+        self.sizes = [torch.rand(3), {"car": torch.rand(3)}]
+
+
+class _InContainers(_Own):
+    """Tensors that are neither buffers nor attributes."""
+
+    def __init__(self, spec=_OwnSpec()):
+        super().__init__(spec)
+        self.anchors, self.scales = _Anchors(), {"x": (torch.rand(1), torch.rand(1))}
+        # by the way to them
+        self.anchors.network = [self]
+
+    def forward(self, x):
+        first, second = self.anchors.sizes
+        shift = second["car"] * self.scales["x"][1]
+        return super().forward(x.replace(x.feats * first.to(x.feats) + shift.to(x.feats)))
+
+
+@pytest.mark.parametrize("kind", [_Own, _OfNumbers, _OfArrays, _InContainers])
 @pytest.mark.parametrize("cut", [_channels, _offsets, _voxels])
 def test_what_a_constructor_makes_besides_weights_is_there(cut, kind):
     torch.manual_seed(0)
@@ -132,9 +164,9 @@ def test_what_a_constructor_makes_besides_weights_is_there(cut, kind):
     assert {name: part.training for name, part in smaller.named_modules()} == modes
     assert set(modes.values()) == {True, False}
     assert not any(tensor.is_meta for tensor in (*smaller.parameters(), *smaller.buffers()))
-    if kind is _OfNumbers:
-        assert smaller.rates == network.rates
-        assert not smaller.drawn.is_meta
+    assert getattr(smaller, "rates", None) == getattr(network, "rates", None)
+    if kind is _InContainers:
+        assert smaller.anchors.network[0] is smaller
     with torch.no_grad():
         torch.testing.assert_close(smaller(x).feats, masked(x).feats, rtol=1e-9, atol=1e-12)
 
@@ -217,3 +249,64 @@ def test_shared_weights_stay_shared_where_others_are_cut(layers):
     assert smaller.a.weight is not network.a.weight
     # as an optimiser sees them
     assert len(list(smaller.parameters())) == len(list(network.parameters()))
+
+
+def test_constants_that_were_changed_are_taken_over():
+    torch.manual_seed(0)
+    network = _OfNumbers()
+    network.drawn.fill_(3.0)
+    x = SparseTensor(torch.randn(len(PLANE.coords), 3), PLANE.coords)
+    smaller = prune_voxels(network, 1.0)
+    assert smaller.drawn.tolist() == [3.0] * 3
+    assert smaller.drawn is not network.drawn
+    assert torch.equal(smaller(x).feats, network(x).feats)
+
+
+def test_buffers_that_go_by_the_widths_have_the_dtype_of_the_network():
+    network = _Own().bfloat16()
+    smaller = slice_channels(network, ChannelGraph.of(network), {"a": range(8)})
+    assert (smaller.by_width.shape, smaller.by_width.dtype) == ((8,), torch.bfloat16)
+
+
+class _Named(_Own):
+    """A weight that has other names, of what is no layer."""
+
+    def __init__(self, spec=_OwnSpec()):
+        super().__init__(spec)
+        self.listed = nn.ParameterList([self.b.weight])
+        self.weight = self.b.weight
+
+
+def test_other_names_of_a_weight_are_cut_along():
+    torch.manual_seed(0)
+    network = _Named()
+    graph = ChannelGraph.of(network)
+    chosen = {"a": range(4, 12)}
+    smaller = slice_channels(network, graph, chosen)
+    assert smaller.listed[0] is smaller.b.weight is smaller.weight
+    assert smaller.weight.shape == (27, 8, 16)
+    mask_channels(network, graph, chosen)
+    x = SparseTensor(torch.randn(len(PLANE.coords), 3), PLANE.coords)
+    with torch.no_grad():
+        torch.testing.assert_close(smaller.eval()(x).feats, network.eval()(x).feats)
+
+
+@pytest.mark.parametrize("made", [weight_norm, spectral_norm])
+# torch has other ones now
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_that_a_hook_makes_are_refused(made):
+    network = _Own()
+    made(network.b)
+    x = SparseTensor(torch.randn(len(PLANE.coords), 3), PLANE.coords)
+    graph, maps = ChannelGraph.of(network), SharedMaps.of(network, [x])
+    fewer = choose_offsets(
+        maps, {g.name: torch.rand(len(g.units)) for g in maps.groups}, kept_counts(maps, 0.5)
+    )
+    for cut in (
+        lambda: slice_channels(network, graph, {"a": range(8)}),
+        lambda: slice_offsets(network, maps, fewer),
+        lambda: mask_offsets(network, maps, fewer),
+        lambda: prune_voxels(network, 0.5),
+    ):
+        with pytest.raises(UnsupportedError, match="the weight of b is made by a hook before each call"):
+            cut()

@@ -16,7 +16,9 @@ from pcsparse.compress.channels import (
     prune_channels,
     slice_channels,
 )
+from pcsparse.compress.finetune import Rounds
 from pcsparse.compress.graph import ChannelGraph
+from pcsparse.compress.pruning_channels import ChannelPruning, PrunableChannels
 from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import BatchNorm, BatchNormReLU, ReLU, SubmanifoldConv3d, fuse
@@ -186,6 +188,25 @@ def test_a_layer_that_did_not_run_is_refused_where_channels_go():
         # nothing goes
         change(net, graph, {"conv": range(6)})
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_a_network_with_such_a_head_is_searched_and_tuned(rng):
+    net, x = TwoHeads().eval(), _input(rng)
+    x = x.replace(x.feats[:, :2].float())
+
+    def graph_of(network):
+        return ChannelGraph.of(network, x, training=True, unused=["pretrained"])
+
+    prunable = PrunableChannels(net, ChannelPruning((0.0, 0.5), 1), graph_of=graph_of)
+    prunable.measure([x], step=3, runs=1)
+    space = prunable.space("MACs")
+    assert prunable.networks(space)(space.smallest).aux[1].weight.shape == (4, 3)
+    seen = []
+    tuned = prunable.tune(
+        space, space.smallest, lambda network, lr: seen.append(lr), Rounds(lr=0.1, n=2), None
+    )
+    assert len(seen) == 2
+    assert tuned.aux[1].weight.shape == (4, 3)
 
 
 def test_a_head_that_runs_in_training_only_is_sliced_too(rng):

@@ -25,7 +25,7 @@ from pcsparse.errors import FormatError, RangeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import BatchNormReLU, Linear, SparseConv3d, SubmanifoldConv3d
 from tests.clouds import PLANE, UNSORTED
-from tests.compress.networks import BEVNet, HeadFirst, RecurrentNet, Widths
+from tests.compress.networks import BEVNet, HeadFirst, RecurrentNet, TwoHeads, Widths
 
 
 def _sweeps(channels: int = 3) -> list[SparseTensor]:
@@ -123,6 +123,10 @@ class _KeepsAStep(RecurrentNet):
         if self.training:
             self.forward_ret_dict = {"out": y, "logits": [y.feats]}
         return y
+
+
+def test_the_narrowest_is_timed_beside_heads_that_did_not_run():
+    assert measure_cost(TwoHeads().eval(), _sweeps(2), multiple=2, step=1000, runs=1).least_ms is not None
 
 
 def test_a_network_that_keeps_its_last_step_is_pruned_and_measured():
