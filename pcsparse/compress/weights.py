@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pcsparse.compress.nm_pattern import NM
 from pcsparse.compress.shared_weights import keep_largest
+from pcsparse.compress.weight_layout import in_axis
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.nn.conv import SparseConv
 
@@ -141,18 +143,21 @@ class _Masked:
         return grad.masked_fill(self._gone.to(grad.device), 0.0)
 
 
-def magnitude_masks(model: nn.Module, ratio: Ratio) -> WeightMasks:
-    """Masks that remove the smallest weights of each layer.
+def magnitude_masks(model: nn.Module, ratio: Ratio | NM) -> WeightMasks:
+    """Masks that remove the smallest weights of each layer, or of each group of an N:M pattern.
 
     Args:
         model: any network.
-        ratio: share to remove; a number holds for every convolution and linear layer.
+        ratio: share to remove; a number holds for every convolution and linear layer. Or a pattern.
 
     Raises:
         RangeError: no such layer, a ratio outside [0, 1), a weight that is not finite, or two ratios for one
             weight that two layers share.
+        ShapeError: a layer whose input channels the pattern does not divide; the text names it.
         UnsupportedError: weights that a parametrisation makes.
     """
+    if isinstance(ratio, NM):
+        return _pattern_masks(model, ratio)
     ratios = ratio if isinstance(ratio, Mapping) else dict.fromkeys(all_weight_layers(model), float(ratio))
     weights = weight_layers(model)
     for name, share in ratios.items():
@@ -160,6 +165,15 @@ def magnitude_masks(model: nn.Module, ratio: Ratio) -> WeightMasks:
         check_ratio(share, f"layer {name!r}")
     _check_alike(ratios, weights)
     return WeightMasks({name: keep_largest(weights[name], 1.0 - share) for name, share in ratios.items()})
+
+
+def _pattern_masks(model: nn.Module, pattern: NM) -> WeightMasks:
+    weights = weight_layers(model)
+    kept = {}
+    for name in all_weight_layers(model) if pattern.layers is None else pattern.layers:
+        _check_named(name, model, weights)
+        kept[name] = pattern.mask(weights[name], in_axis(model.get_submodule(name)), f"layer {name!r}")
+    return WeightMasks(kept)
 
 
 def _check_alike(ratios: Mapping[str, float], weights: Mapping[str, nn.Parameter]) -> None:
@@ -172,8 +186,8 @@ def _check_alike(ratios: Mapping[str, float], weights: Mapping[str, nn.Parameter
             )
 
 
-def prune_weights(model: nn.Module, ratio: Ratio) -> WeightMasks:
-    """Make the smallest weights of each layer zero, in place.
+def prune_weights(model: nn.Module, ratio: Ratio | NM) -> WeightMasks:
+    """Make the smallest weights of each layer zero, in place; or of each group, with an `NM(2, 4)`.
 
     Args:
         model: any network.
@@ -183,7 +197,7 @@ def prune_weights(model: nn.Module, ratio: Ratio) -> WeightMasks:
         The masks; `held` keeps them in fine-tuning.
 
     Raises:
-        RangeError, UnsupportedError: see `magnitude_masks`; nothing is changed then.
+        RangeError, ShapeError, UnsupportedError: see `magnitude_masks`; nothing is changed then.
     """
     masks = magnitude_masks(model, ratio)
     masks.apply(model)

@@ -1,7 +1,7 @@
 """What the dense network of the study costs here, and which budget of the table is a share of it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,17 @@ from pcsparse.compress.search.space import Assignment, Space
 from pcsparse.compress.search.uniform import filled_widths
 from pcsparse.compress.space_of import kept_of, space_of
 from pcsparse.data.label_map import LabelMap
+from pcsparse.engine.autotune import table_of, tune
+from pcsparse.engine.conv_call import groups_of
+from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import fuse
+from pcsparse.nn.tuning import conv_calls, use_tuning
 from pcsparse.programs.bench_compress_quarter_study import QuarterStudy
 from pcsparse.programs.bench_compress_score import Sweeps
 from pcsparse.programs.bench_compress_streets import IN_CHANNELS
+from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.timing import time_in_turns
 from pcsparse.whole_file import write_whole
 
@@ -132,17 +137,31 @@ def _find_budget(study: QuarterStudy, costs: Costs, sweeps: Sweeps) -> None:
     write_whole(study.out / "budget.json", json.dumps(content, indent=1).encode())
 
 
-def times_in_turns(nets: Mapping[str, nn.Module], sweeps: Sweeps) -> Milliseconds:
-    """Milliseconds of networks, maps included, in turns, on a few sweeps; the first is named "dense"."""
-    fused = {name: fuse(net) for name, net in nets.items()}
+def times_in_turns(nets: Mapping[str, nn.Module], sweeps: Sweeps, *, tuned: bool = False) -> Milliseconds:
+    """Milliseconds of networks, maps included, in turns, on a few sweeps; the first is named "dense".
+
+    Args:
+        nets: by name.
+        sweeps: the first of them are timed.
+        tuned: find the fastest plan of each convolution of each network first; otherwise by the rule.
+    """
+    timed = sweeps.inputs[:TIMED_SWEEPS]
+    plans = {name: fastest(net, timed) if tuned else None for name, net in nets.items()}
+    fused = {name: use_tuning(fuse(net), plans[name]) for name, net in nets.items()}
     found: dict[str, list[float]] = {name: [] for name in fused}
     with torch.no_grad():
-        for x in sweeps.inputs[:TIMED_SWEEPS]:
+        for x in timed:
             runners = {name: (lambda net=net, x=x: net(x)) for name, net in fused.items()}
             times = time_in_turns({"maps": x.cache.rebuilt, **runners}, runs=_RUNS)
             for name in found:
                 found[name].append(1e3 * (times[name].median + times["maps"].median))
     return {name: tuple(values) for name, values in found.items()}
+
+
+def fastest(net: nn.Module, sweeps: Sequence[SparseTensor]) -> TuneTable:
+    """The fastest plan of each convolution in inference, on each of some sweeps."""
+    groups = (group for x in sweeps for group in groups_of(conv_calls(net, x)))
+    return table_of([tune(group, passes=("forward",)) for group in groups])
 
 
 def mean_share(times: Milliseconds, name: str) -> float:

@@ -7,11 +7,14 @@ import torch
 from torch.nn.utils import parametrizations
 
 from pcsparse import SparseTensor
+from pcsparse.compress.nm_pattern import NM
 from pcsparse.compress.sensitivity import WeightsAxis
+from pcsparse.compress.two_four import two_four_mask
 from pcsparse.compress.weight_penalty import WeightPenalty
 from pcsparse.compress.weights import WeightMasks, magnitude_masks, prune_weights, weight_layers
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.nn import SubmanifoldConv3d
 from tests.clouds import LINE
 
 
@@ -138,3 +141,59 @@ def test_weights_that_a_parametrisation_makes_are_not_left_out_silently():
 def test_transposed_convolutions_have_weights_too():
     network = torch.nn.Sequential(torch.nn.ConvTranspose2d(3, 4, 2), torch.nn.Conv2d(4, 2, 1))
     assert prune_weights(network, 0.5).kept.keys() == {"0", "1"}
+
+
+def _pattern_by_hand(weight, axis, n, m):
+    """Group by group, weight by weight."""
+    rows = weight.movedim(axis, -1).reshape(-1, weight.shape[axis]).abs().tolist()
+    kept = []
+    for row in rows:
+        line = []
+        for start in range(0, len(row), m):
+            group = row[start : start + m]
+            order = sorted(range(m), key=lambda i: (-group[i], i))
+            line += [i in order[:n] for i in range(m)]
+        kept.append(line)
+    return torch.tensor(kept).reshape(weight.movedim(axis, -1).shape).movedim(-1, axis)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (1, 4), (3, 4), (4, 8)])
+def test_n_of_each_m_weights_stay(rng, n, m):
+    layers = {
+        "sparse": (SubmanifoldConv3d(8, 6, 3), 1),
+        "linear": (torch.nn.Linear(16, 5), 1),
+        "dense": (torch.nn.Conv2d(8, 6, 3), 1),
+        "transposed": (torch.nn.ConvTranspose2d(8, 6, 3), 0),
+    }
+    network = torch.nn.ModuleDict({name: layer for name, (layer, _) in layers.items()})
+    with torch.no_grad():
+        # ties, too
+        network["linear"].weight.copy_(torch.randint(-2, 3, (5, 16), generator=rng))
+    before = copy.deepcopy(network)
+    masks = prune_weights(network, NM(n, m))
+    assert masks.density == n / m
+    for name, (_, axis) in layers.items():
+        expected = _pattern_by_hand(before[name].weight.detach(), axis, n, m)
+        assert torch.equal(masks.kept[name], expected)
+        assert torch.equal(network[name].weight, before[name].weight * expected)
+    if (n, m) == (2, 4):
+        assert torch.equal(masks.kept["linear"], two_four_mask(before["linear"].weight))
+
+
+def test_a_pattern_is_for_the_layers_that_are_named_and_refuses_what_it_does_not_divide():
+    network = _network()
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ShapeError, match=r"^layer 'stem\.0' reads 3 channels, .* groups of 4; name"):
+        prune_weights(network, NM(2, 4))
+    with pytest.raises(RangeError, match="there is no layer 'nowhere'"):
+        prune_weights(network, NM(1, 2, layers=("classifier", "nowhere")))
+    with pytest.raises(RangeError, match="0 < n < m, got 4:4"):
+        NM(4, 4)
+    network.classifier.weight.data[0, 0] = float("nan")
+    with pytest.raises(RangeError, match="layer 'classifier' has weights that are not finite"):
+        prune_weights(network, NM(1, 2, layers=("stem.2", "classifier")))
+    network.load_state_dict(before)
+    masks = prune_weights(network, NM(1, 2, layers=("stem.2",)))
+    assert masks.kept.keys() == {"stem.2"}
+    changed = [name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert changed == ["stem.2.weight"]

@@ -83,7 +83,7 @@ def _study(out, **changes):
     return replace(study, **changes)
 
 
-def _by_parameters(nets, sweeps):
+def _by_parameters(nets, sweeps, *, tuned=False):
     return {name: (float(sum(p.numel() for p in net.parameters())),) for name, net in nets.items()}
 
 
