@@ -3,16 +3,21 @@
 import json
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from pcsparse import SparseTensor
 from pcsparse.compress import cost as cost_module
 from pcsparse.compress.graph import ChannelGraph
 from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.data.synthetic import pool
+from pcsparse.engine.tune_cache import Bucket
 from pcsparse.errors import FormatError, RangeError
+from pcsparse.models import MinkUNet, MinkUNetSpec
+from pcsparse.nn.tuning import conv_calls
 from pcsparse.programs import bench_compress_quarter as quarter
 from pcsparse.programs import bench_compress_quarter_cost as quarter_cost
 from pcsparse.programs import bench_compress_quarter_jobs as jobs
@@ -30,6 +35,7 @@ from pcsparse.train.checkpoint import run_facts
 from pcsparse.train.fit import FitResult
 from pcsparse.train.model_file import load_model
 from pcsparse.train.sweep_counts import SweepCounts
+from tests.clouds import PLANE, UNSORTED
 from tests.programs.compress_case import write_model
 from tests.programs.counted_cost import counted_cost
 from tests.streets import tiny_street
@@ -81,6 +87,22 @@ def _study(out, **changes):
         out, Streets(out), 0.25, training, share=0.9, method="random", evaluations=3, tuning_epochs=1, seeds=2
     )
     return replace(study, **changes)
+
+
+def test_tuned_times_are_of_plans_that_were_found_for_each_network_and_sweep(monkeypatch):
+    torch.manual_seed(0)
+    spec = MinkUNetSpec.minkunet14(in_channels=3, n_classes=5, width=1 / 8)
+    net = MinkUNet(spec).eval()
+    sweeps = [SparseTensor(torch.randn(len(c.coords), 3), c.coords) for c in (PLANE, UNSORTED)]
+    given = []
+    monkeypatch.setattr(quarter_cost, "use_tuning", lambda module, table: given.append(table) or module)
+    for tuned in (False, True):
+        times = quarter_cost.times_in_turns({"dense": net}, SimpleNamespace(inputs=sweeps), tuned=tuned)
+        assert len(times["dense"]) == 2
+    assert given[0] is None
+    buckets = {Bucket.of(call.problem) for x in sweeps for call in conv_calls(net, x)}
+    assert {bucket for bucket, _ in given[1].entries} == buckets
+    assert {of for _, of in given[1].entries} == {"forward"}
 
 
 def _by_parameters(nets, sweeps, *, tuned=False):
