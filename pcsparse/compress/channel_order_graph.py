@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from pcsparse.compress.carry_over import refuse_shared
 from pcsparse.compress.channel_order import ChannelOrder, search_permutation
 from pcsparse.compress.graph import ChannelGraph, Group, Slot
 from pcsparse.compress.graph_layers import class_of
@@ -95,10 +96,6 @@ def _read(module: nn.Module, slot: Slot) -> Tensor:
 
 
 def _check_movable(model: nn.Module, group: Group) -> None:
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(name)
     for slot in group.slots:
         module = model.get_submodule(slot.layer)
         # torch's parametrisations, and its older hooks, take the parameter of this name away
@@ -106,12 +103,7 @@ def _check_movable(model: nn.Module, group: Group) -> None:
             raise UnsupportedError(
                 f"the weights of {slot.layer} are made by a parametrisation; bake it, or order channels first"
             )
-        for parameter in module.parameters(recurse=False):
-            names = owners[id(parameter)]
-            if len(names) > 1:
-                raise UnsupportedError(
-                    f"{' and '.join(names)} share a parameter; give each a copy of its own"
-                )
+    refuse_shared(model, {slot.layer for slot in group.slots})
 
 
 @torch.no_grad()

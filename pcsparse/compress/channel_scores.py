@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pcsparse.compress.graph import ChannelGraph, Group, Slot
 from pcsparse.compress.weight_layout import in_rows, out_rows
 from pcsparse.errors import RangeError
+from pcsparse.nn.modes import modes_kept
 
 Score = Literal["magnitude", "max_response", "batchnorm", "taylor"]
 Losses = Callable[[nn.Module], Iterable[Tensor]]
@@ -135,26 +136,22 @@ def squared_changes(
     # the frozen ones too: what stands in their .grad is of no batch of these
     parameters = list(model.parameters())
     before = [p.grad for p in parameters]
-    # a norm that is frozen in a network that trains stays so
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
     n = 0
     try:
-        for loss in losses(model):
-            n += 1
-            for parameter in parameters:
-                parameter.grad = None
-            if not loss.requires_grad:
-                raise RangeError(
-                    "a loss of losses= leads back to no parameter that requires a gradient; set "
-                    "requires_grad where scores are wanted, or use score='magnitude'"
-                )
-            loss.backward()
-            for name, change in changes().items():
-                totals[name] = change.square() + totals.get(name, 0.0)
+        with modes_kept(model):
+            for loss in losses(model.eval()):
+                n += 1
+                for parameter in parameters:
+                    parameter.grad = None
+                if not loss.requires_grad:
+                    raise RangeError(
+                        "a loss of losses= leads back to no parameter that requires a gradient; set "
+                        "requires_grad where scores are wanted, or use score='magnitude'"
+                    )
+                loss.backward()
+                for name, change in changes().items():
+                    totals[name] = change.square() + totals.get(name, 0.0)
     finally:
-        for part, training in modes:
-            part.training = training
         for parameter, grad in zip(parameters, before, strict=True):
             parameter.grad = grad
     if n == 0:

@@ -22,6 +22,7 @@ from pcsparse.compress.sensitivity import fingerprint
 from pcsparse.compress.weights import Ratio, WeightMasks, all_weight_layers, magnitude_masks
 from pcsparse.errors import RangeError
 from pcsparse.nn import RecordedForward, fuse
+from pcsparse.nn.modes import modes_kept
 from pcsparse.sparse_tensor import SparseTensor
 
 Fit = Callable[[nn.Module, float], object]
@@ -189,18 +190,17 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
     if not norms:
         return
-    modes = [(part, part.training) for part in model.modules()]
     momenta = [norm.momentum for norm in norms]
     saved = [{name: tensor.clone() for name, tensor in norm.named_buffers()} for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        # the mean of all batches alike
-        norm.momentum = None
-        norm.train()
     n, done = 0, False
     try:
-        with torch.no_grad():
+        with modes_kept(model), torch.no_grad():
+            model.eval()
+            for norm in norms:
+                norm.reset_running_stats()
+                # the mean of all batches alike
+                norm.momentum = None
+                norm.train()
             for batch in batches:
                 model(*(batch if isinstance(batch, tuple) else (batch,)))
                 n += 1
@@ -210,8 +210,6 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
             norm.momentum = momentum
             if not done or not int(norm.num_batches_tracked):  # type: ignore[arg-type]
                 norm.load_state_dict(buffers, strict=False)
-        for part, training in modes:
-            part.training = training
     if n == 0:
         raise RangeError("recalibrate needs at least one batch, got none; the statistics are as they were")
 

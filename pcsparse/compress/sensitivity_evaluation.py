@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pcsparse.compress.sensitivity_axes import Axis
 from pcsparse.compress.sensitivity_table import Evaluation
 from pcsparse.nn import SubmanifoldConv3d
+from pcsparse.nn.modes import modes_kept
 
 Evaluate = Callable[[nn.Module], Evaluation | float]
 """Scores a network, higher is better: a number, or an `Evaluation` with values by sweep."""
@@ -48,17 +49,15 @@ class PrunedScore:
 def _restored(model: nn.Module) -> Iterator[None]:
     """Brings back all parameters, buffers, modes and shares of rows as they were."""
     saved = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    modes = [(part, part.training) for part in model.modules()]
     convs = [part for part in model.modules() if isinstance(part, SubmanifoldConv3d)]
     shares = [(conv, conv.voxels, conv.rest) for conv in convs]
     try:
-        yield
+        with modes_kept(model):
+            yield
     finally:
         with torch.no_grad():
             now: Mapping[str, Tensor] = model.state_dict()
             for name, tensor in saved.items():
                 now[name].copy_(tensor)
-        for part, training in modes:
-            part.training = training
         for conv, share, rest in shares:
             conv.voxels, conv.rest = share, rest

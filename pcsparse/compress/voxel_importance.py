@@ -16,6 +16,7 @@ from pcsparse.errors import RangeError
 from pcsparse.kernels.select import backend_of
 from pcsparse.nn import SubmanifoldConv3d
 from pcsparse.nn.conv import Rest
+from pcsparse.nn.modes import modes_kept
 from pcsparse.ops.importance import rows_kept
 from pcsparse.sparse_tensor import SparseTensor
 
@@ -75,17 +76,14 @@ def voxel_importance(
         part.register_forward_pre_hook(_looking(seen[name], rest), with_kwargs=True)
         for name, part in layers.items()
     ]
-    modes = [(part, part.training) for part in model.modules()]
     try:
-        model.eval()
-        with torch.no_grad():
+        with modes_kept(model), torch.no_grad():
+            model.eval()
             for x in sweeps:
                 model(x)
     finally:
         for handle in handles:
             handle.remove()
-        for part, training in modes:
-            part.training = training
     for name, found in seen.items():
         if len(found) != len(sweeps):
             raise RangeError(

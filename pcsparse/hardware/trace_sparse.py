@@ -13,6 +13,7 @@ from pcsparse.coords.relation import Relation
 from pcsparse.errors import UnsupportedError
 from pcsparse.hardware.trace import CoarsenStep, LayerTrace, MappingStep, MapStep, NetworkTrace
 from pcsparse.nn.conv import SparseConv, SparseConv3d, SparseConvTranspose3d, SparseInverseConv3d
+from pcsparse.nn.modes import modes_kept
 from pcsparse.nn.pointwise import Linear
 from pcsparse.sparse_tensor import SparseTensor
 
@@ -42,17 +43,13 @@ def trace_sparse(net: nn.Module, x: SparseTensor, name: str, *, itemsize: int = 
         # before the network runs, not after
         _check_traced(path, module)
     hooks = [module.register_forward_hook(recorder.hook(path), with_kwargs=True) for path, module in wanted]
-    modes = [(each, each.training) for each in net.modules()]
     try:
-        # batch norms must not learn from a sweep that is only looked at
-        net.eval()
-        with torch.no_grad():
-            net(x)
+        with modes_kept(net), torch.no_grad():
+            # batch norms must not learn from a sweep that is only looked at
+            net.eval()(x)
     finally:
         for hook in hooks:
             hook.remove()
-        for part, training in modes:
-            part.training = training
     return NetworkTrace(name, tuple(steps))
 
 

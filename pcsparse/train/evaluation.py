@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pcsparse.data.collate import PlainSamples, SweepSource, VoxelBatch, VoxelSettings
 from pcsparse.errors import FormatError, RangeError
+from pcsparse.nn.modes import modes_kept
 from pcsparse.train.loading import open_loader
 from pcsparse.train.metrics import ConfusionMatrix
 from pcsparse.train.sweep_scores import SweepScores
@@ -16,14 +17,9 @@ from pcsparse.train.sweep_scores import SweepScores
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; the mode of each module comes back, that of frozen norms too."""
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        yield
 
 
 def predict_voxels(model: nn.Module, batch: VoxelBatch, device: torch.device) -> Tensor:
