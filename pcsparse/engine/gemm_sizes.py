@@ -61,6 +61,11 @@ class SortedImplicitGemmConfig:
         if self.precision not in _PRECISIONS:
             raise RangeError(f"precision must be one of {', '.join(_PRECISIONS)}, got {self.precision!r}")
 
+    @property
+    def layout(self) -> tuple[int, int]:
+        """Splits and tile of the layout that it reads (`KernelMap.layout`), once no number is the rule's."""
+        return self.splits if self.order == "mask" else 0, self.tile
+
 
 # a level of fewer rows has too few tiles to keep 132 processors busy, and the heaviest of them take longest:
 # there splits, which also save most, repay their partial sums

@@ -91,7 +91,7 @@ class SortedImplicitGemm(Dataflow[SortedImplicitGemmConfig]):
         return backend_of(feats, weight).implicit_gemm(
             feats,
             weight,
-            kmap.layout(chosen.splits if chosen.order == "mask" else 0, chosen.tile),
+            kmap.layout(*chosen.layout),
             kmap.n_out,
             chosen.tile_out,
             chosen.tile_in,

@@ -22,11 +22,12 @@ from pcsparse.bench.device.outcome import DeviceOutcome, DeviceResult, attempt, 
 from pcsparse.bench.device.peer_flex_gemm import _Neighbours
 from pcsparse.bench.device.peers import device_peers
 from pcsparse.bench.device.precision import FP16, FP32
-from pcsparse.bench.device.report import DeviceReport, result_lines, short_line, summary
+from pcsparse.bench.device.report import DeviceReport, result_lines, short_line
 from pcsparse.bench.device.scene import DeviceScene, cloud_of, cube, neighbours
 from pcsparse.bench.ours import Ours
 from pcsparse.bench.unet import LibraryUNet
 from pcsparse.bench.verify import Check
+from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.fetch_on_demand import FetchOnDemand
 from pcsparse.errors import FormatError, RangeError, UnsupportedError
@@ -218,20 +219,29 @@ def test_a_dataflow_of_no_rule_stands_beside_the_layers_that_it_takes(device, mo
 def test_maps_are_compared_entry_by_entry(device, monkeypatch):
     for case in MAPS:
         cold, warm = run_map(case, unet_scene(device), [], **ONCE)
-        assert cold.ours.times is not None, cold
+        assert all(outcome.times is not None for outcome in cold.outcomes), cold
+        assert cold.ours.name == "pcsparse with its row order"
         assert warm.ours.times is not None
         assert warm.case.startswith(case.name)
     from pcsparse.bench.device import maps
 
     monkeypatch.setattr(maps, "twin_table", lambda *_: torch.zeros(27, 1))
-    assert run_map(MAPS[0], unet_scene(device), [], **ONCE)[0].ours.times is None
+    cold, _ = run_map(MAPS[0], unet_scene(device), [], **ONCE)
+    assert [outcome.times for outcome in cold.outcomes if outcome.name.startswith("pcsparse")][:2] == [
+        None
+    ] * 2
 
 
 def test_every_way_to_a_map_is_a_candidate_and_no_peer(gpu_or_emulated, monkeypatch):
     (cold, warm) = run_map(MAPS[1], unet_scene(gpu_or_emulated, n=60), [], **ONCE)
-    names = ["pcsparse", "pcsparse by grid", "pcsparse by hash", "pcsparse by runs"]
+    names = [
+        "pcsparse",
+        "pcsparse with its row order",
+        *(f"pcsparse by {how}" for how in ("grid", "hash", "runs")),
+    ]
     assert [outcome.name for outcome in cold.outcomes] == names
-    assert all(len(outcome.checks) == 2 and outcome.times is not None for outcome in cold.outcomes), cold
+    assert [len(outcome.checks) for outcome in cold.outcomes] == [2, 3, 2, 2, 2]
+    assert all(outcome.times is not None for outcome in cold.outcomes), cold
     assert [outcome.name for outcome in warm.outcomes] == names[:1]
     assert cold.ratio is None
     # one that is wrong has no time
@@ -242,7 +252,20 @@ def test_every_way_to_a_map_is_a_candidate_and_no_peer(gpu_or_emulated, monkeypa
         lookup, "_launch", lambda name, *args: None if name == "fill_grid" else launch(name, *args)
     )
     cold, _ = run_map(MAPS[1], unet_scene(gpu_or_emulated, n=60), [], **ONCE)
-    assert [outcome.times is None for outcome in cold.outcomes] == [False, True, False, False]
+    assert [outcome.times is None for outcome in cold.outcomes] == [False, False, True, False, False]
+
+
+def test_a_wrong_row_order_has_no_time_and_the_map_alone_keeps_its_own(gpu_or_emulated, monkeypatch):
+    made = KernelMap.layout
+
+    def wrong(self, splits, tile):
+        rows, *rest = made(self, splits, tile)
+        return [rows.roll(1, dims=1), *rest]
+
+    monkeypatch.setattr(KernelMap, "layout", wrong)
+    cold, _ = run_map(MAPS[1], unet_scene(gpu_or_emulated, n=60), [], **ONCE)
+    assert [outcome.times is None for outcome in cold.outcomes] == [False, True, False, False, False]
+    assert [check.what for check in cold.ours.failed] == ["convolution over its order"]
 
 
 def test_the_maps_that_flex_gemm_is_fed_with(rng):
@@ -326,9 +349,9 @@ def test_the_summary_is_of_the_best_peer_and_not_of_a_reference():
     report = DeviceReport(environment(), (), (), ())
     report.sections["layers"] = [_result(1e-3, 2e-3), _result(1e-3, 8e-3), _result(1e-3, None)]
     report.sections["dense"] = [_result(1e-3, None)]
-    found = summary(report)
-    assert found["layers: best peer / pcsparse, geometric mean of 2"] == pytest.approx(4.0)
-    assert found["case fp16: time of torch.mm / time of the layer"] == pytest.approx(0.5)
+    (mean,) = report.means()
+    assert (mean.name, mean.cases, mean.without) == ("layers fp16", 2, 1)
+    assert mean.value == pytest.approx(4.0)
     text = result_lines(report.sections["layers"], None)
     assert "not run  case fp16, spconv: broke" in text
     assert " 8.00 " in text

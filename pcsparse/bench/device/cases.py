@@ -1,5 +1,7 @@
 """The frozen list of cases that are measured on an accelerator.
 
+Time on one is short, so the cases of a list that say most come first, and what is added goes to its end.
+
 Tags: `quick` runs in seconds, `paper` is what the table of `docs/benchmarks.md` shows.
 """
 
@@ -49,6 +51,11 @@ class DeviceLayer:
     backward: bool = False
     with_map: bool = False
     tags: tuple[Tag, ...] = ("paper",)
+
+    @property
+    def form(self) -> str:
+        """What a mean over several layers may be taken of."""
+        return "with its map" if self.with_map else "forward+backward" if self.backward else "forward"
 
 
 @dataclass(frozen=True)
@@ -135,11 +142,26 @@ def _cube(channels: int, precision: Precision, *tags: Tag, backward: bool = Fals
     return DeviceLayer(name, "submanifold", 3, 1, channels, precision, backward, tags=tags or ("paper",))
 
 
-def _with_map(name: str, kind: Kind, kernel: int, stride: int, *tags: Tag) -> DeviceLayer:
+def _with_map(
+    name: str,
+    kind: Kind,
+    kernel: int,
+    stride: int,
+    *tags: Tag,
+    channels: int = 64,
+    precision: Precision = FP16,
+) -> DeviceLayer:
     given: tuple[Tag, ...] = tags or ("paper",)
-    return DeviceLayer(f"{name} with its map C=64", kind, kernel, stride, 64, FP16, with_map=True, tags=given)
+    name = f"{name} with its map C={channels}"
+    return DeviceLayer(name, kind, kernel, stride, channels, precision, with_map=True, tags=given)
 
 
+_MAPPED: tuple[tuple[str, Kind, int, int], ...] = (
+    ("submanifold 3^3", "submanifold", 3, 1),
+    ("strided 3^3", "strided", 3, 2),
+    ("inverse 2^3", "inverse", 2, 2),
+    ("generative 2^3", "generative", 2, 2),
+)
 _PAPER: tuple[Tag, ...] = ("paper",)
 _ALWAYS: tuple[Tag, ...] = ("quick", "paper")
 LAYERS = (
@@ -163,6 +185,14 @@ LAYERS = (
     _with_map("strided 3^3", "strided", 3, 2),
     _with_map("inverse 2^3", "inverse", 2, 2, "quick", "paper"),
     _with_map("generative 2^3", "generative", 2, 2),
+    *(_cube(channels, BF16, backward=True) for channels in (64, 128)),
+    *(
+        _with_map(*layer, channels=channels, precision=precision)
+        for channels, precision in ((256, FP16), (64, TF32), (256, TF32), (64, BF16))
+        for layer in _MAPPED
+        # a submanifold layer of many channels hides its map
+        if channels == 64 or layer[1] != "submanifold"
+    ),
 )
 MAPS = (
     DeviceMap("map 3^3", Relation.of(3), ("quick", "paper")),
@@ -205,6 +235,9 @@ NETS = (
     DeviceNet("MinkUNet-18 x1.0 fused", _UNET, "fused", TF32),
     DeviceNet("MinkUNet-18 x1.0 fused", _UNET, "fused", BF16),
     DeviceNet("CenterPoint backbone fused", _SECOND, "fused", TF32),
+    DeviceNet("CenterPoint backbone recorded", _SECOND, "recorded", TF32),
+    DeviceNet("MinkUNet-18 x0.5 recorded", _HALF, "recorded", TF32),
+    DeviceNet("CenterPoint backbone recorded", _SECOND, "recorded", BF16),
 )
 STEPS = (
     DeviceNet("MinkUNet-18 x1.0 training step", _UNET, "training", FP16, 2, ("quick", "paper")),
@@ -215,6 +248,10 @@ STEPS = (
     DeviceNet("CenterPoint backbone recorded training step", _SECOND, "recorded training", FP16, 2),
     DeviceNet("MinkUNet-18 x1.0 training step", _UNET, "training", BF16, 2),
     DeviceNet("MinkUNet-18 x1.0 training step", _UNET, "training", TF32, 2),
+    DeviceNet("MinkUNet-18 x1.0 recorded training step", _UNET, "recorded training", TF32, 2),
+    DeviceNet("CenterPoint backbone recorded training step", _SECOND, "recorded training", TF32, 2),
+    DeviceNet("MinkUNet-18 x1.0 recorded training step", _UNET, "recorded training", BF16, 2),
+    DeviceNet("CenterPoint backbone recorded training step", _SECOND, "recorded training", BF16, 2),
 )
 HEADS: tuple[DeviceHead | DeviceTwoFour, ...] = (
     *(

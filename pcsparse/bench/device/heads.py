@@ -90,7 +90,7 @@ def run_head(case: DeviceHead, device: torch.device, *, runs: int, seconds: floa
         attempt("torch dense float16", lambda: torch_dense(torch.float16)),
         attempt("torch CSR int32", torch_csr),
     ]
-    return _timed(case.name, candidates, device, runs, seconds)
+    return _timed(case.name, candidates, device, runs, seconds, "EIE")
 
 
 def run_two_four(case: DeviceTwoFour, device: torch.device, *, runs: int, seconds: float) -> DeviceResult:
@@ -118,7 +118,7 @@ def run_two_four(case: DeviceTwoFour, device: torch.device, *, runs: int, second
         return _product("torch dense", weight.clone, size, lambda w: linear(x, w), expected, side, dtype)
 
     candidates = [attempt(OURS, sparse), attempt("torch dense", dense)]
-    return _timed(case.name, candidates, device, runs, seconds, case.precision.name)
+    return _timed(case.name, candidates, device, runs, seconds, "2:4", case.precision.name)
 
 
 def run_search(case: DeviceSearch, points: Tensor, *, runs: int, seconds: float) -> DeviceResult:
@@ -148,7 +148,7 @@ def run_search(case: DeviceSearch, points: Tensor, *, runs: int, seconds: float)
     if case.kind == "nearest":
         candidates.append(attempt("torch cdist and topk", pairs))
     return verified_then_timed(
-        case.name, "", candidates, points.device, runs=runs, seconds=seconds, events=True
+        case.name, "", candidates, points.device, runs=runs, seconds=seconds, events=True, form=case.kind
     )
 
 
@@ -206,10 +206,12 @@ def _timed(
     device: torch.device,
     runs: int,
     seconds: float,
+    form: str,
     precision: str = "fp32",
 ) -> DeviceResult:
     with torch.no_grad():
         return verified_then_timed(
             name, precision, candidates, device, runs=runs, seconds=seconds, events=True, calls=CALLS,
             note=f"a {CALLS}th of a run of {CALLS} products, each with the next copy of its weight",
+            form=form,
         )  # fmt: skip

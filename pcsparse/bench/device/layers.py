@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from pcsparse.bench.device.cases import DeviceLayer
 from pcsparse.bench.device.grid_conv import GridConv
-from pcsparse.bench.device.outcome import OURS, Candidate, DeviceResult, attempt, verified_then_timed
+from pcsparse.bench.device.outcome import (
+    OURS,
+    PRODUCT,
+    Candidate,
+    DeviceResult,
+    attempt,
+    verified_then_timed,
+)
 from pcsparse.bench.device.peer import DevicePeer
 from pcsparse.bench.device.precision import allowing
 from pcsparse.bench.device.scene import DeviceScene, rank
@@ -84,6 +91,7 @@ def run_layer(
             runs=runs,
             seconds=seconds,
             events=True,
+            form=f"C={case.channels}" if dense else case.form,
         )
 
 
@@ -299,4 +307,4 @@ def _product(case: DeviceLayer, n: int, device: torch.device) -> Candidate:
     a.normal_()
     b.normal_()
     out = torch.empty(n, c, device=device, dtype=dtype)
-    return Candidate("torch.mm of the same shape", lambda: torch.mm(a, b, out=out), reference=True)
+    return Candidate(PRODUCT, lambda: torch.mm(a, b, out=out), reference=True)

@@ -57,6 +57,7 @@ def run_net(
             runs=runs,
             seconds=seconds,
             events=events,
+            form=case.form,
         )
 
 

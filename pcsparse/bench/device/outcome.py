@@ -11,6 +11,8 @@ from pcsparse.bench.verify import Check
 from pcsparse.errors import PcsparseError
 
 OURS = "pcsparse"
+PRODUCT = "torch.mm of the same shape"
+"""A dense product beside a layer: a reference, and no peer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +26,7 @@ class Candidate:
         refusal: why it cannot run, where it cannot.
         reference: whether it is only there to compare with, as a dense product is, and is no peer.
         crashed: whether the refusal is a surprise, and not one of the package's own errors.
+        work: what it does beyond what all do; a ratio is of candidates whose work is the same.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Candidate:
     refusal: str | None = None
     reference: bool = False
     crashed: bool = False
+    work: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class DeviceOutcome:
     refusal: str | None = None
     reference: bool = False
     crashed: bool = False
+    work: str = ""
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -72,6 +77,8 @@ class DeviceResult:
         outcomes: the package first.
         operations: useful ones: two a product of a pair and a pair of channels; 0 where none are counted.
         note: what else a reader must know.
+        form: of the cases of a section that one mean may be taken of.
+        judged: which of the package's candidates is held against its goal.
     """
 
     case: str
@@ -79,25 +86,40 @@ class DeviceResult:
     outcomes: tuple[DeviceOutcome, ...]
     operations: float = 0.0
     note: str = ""
+    form: str = ""
+    judged: str = OURS
 
     @property
     def ours(self) -> DeviceOutcome | None:
-        """The package's outcome."""
-        return next((outcome for outcome in self.outcomes if outcome.name == OURS), None)
+        """The package's outcome, the judged one."""
+        return next((outcome for outcome in self.outcomes if outcome.name == self.judged), None)
 
-    @property
-    def best_peer(self) -> DeviceOutcome | None:
-        """The fastest peer that was right."""
-        timed = [o for o in self.outcomes if o.name != OURS and not o.reference and o.times is not None]
-        return min(timed, key=lambda o: o.times.best.median, default=None)  # type: ignore[union-attr]
+    def ratio_of(self, ours: DeviceOutcome | None) -> float | None:
+        """How many times as long the fastest right peer takes for the same work; None where there is none."""
+        if ours is None or ours.times is None:
+            return None
+        peers = [
+            other.times.best.median
+            for other in self.outcomes
+            if not other.name.startswith(OURS)
+            and not other.reference
+            and other.times is not None
+            and other.work == ours.work
+        ]
+        return min(peers) / ours.times.best.median if peers else None
 
     @property
     def ratio(self) -> float | None:
-        """How many times as long the best peer takes; None where either has no time."""
-        ours, peer = self.ours, self.best_peer
-        if ours is None or ours.times is None or peer is None or peer.times is None:
+        """`ratio_of` the judged outcome."""
+        return self.ratio_of(self.ours)
+
+    @property
+    def ratio_to_product(self) -> float | None:
+        """The time of a dense product of the same shape over the package's; None without either."""
+        product = next((o.times for o in self.outcomes if o.name == PRODUCT and o.times is not None), None)
+        if product is None or self.ours is None or self.ours.times is None:
             return None
-        return peer.times.best.median / ours.times.best.median
+        return product.best.median / self.ours.times.best.median
 
 
 def attempt(name: str, make: Callable[[], Candidate]) -> Candidate:
@@ -124,6 +146,8 @@ def verified_then_timed(
     seconds: float,
     events: bool,
     note: str = "",
+    form: str = "",
+    judged: str = OURS,
     calls: int = 1,
 ) -> DeviceResult:
     """Time in turns every candidate that ran and whose checks all passed; `calls` as in `time_candidates`."""
@@ -134,7 +158,7 @@ def verified_then_timed(
     }
     times = time_candidates(right, device, runs=runs, seconds=seconds, events=events, calls=calls)
     outcomes = tuple(
-        DeviceOutcome(c.name, c.checks, times.get(c.name), c.refusal, c.reference, c.crashed)
+        DeviceOutcome(c.name, c.checks, times.get(c.name), c.refusal, c.reference, c.crashed, c.work)
         for c in candidates
     )
-    return DeviceResult(case, precision, outcomes, operations, note)
+    return DeviceResult(case, precision, outcomes, operations, note, form, judged)

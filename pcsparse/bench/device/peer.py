@@ -41,9 +41,11 @@ class DevicePeer(Library):
 
     Attributes:
         device: where its tensors live.
+        orders_rows: whether `make_map` makes the order of rows, too, that its convolutions need.
     """
 
     device: torch.device
+    orders_rows: bool = False
 
     @abstractmethod
     def allow_tf32(self, allowed: bool) -> None:
@@ -82,6 +84,8 @@ class SpconvPeer(DevicePeer):
     """
 
     keeps_strided_maps = False
+    # by their masks, for both ways of a strided map
+    orders_rows = True
 
     def __init__(self, package: str, device: torch.device) -> None:
         super().__init__()

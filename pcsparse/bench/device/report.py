@@ -1,6 +1,5 @@
 """Results of a device run as text and as JSON."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,11 +7,13 @@ from typing import Any
 
 from pcsparse.bench.device.limits import DeviceLimits
 from pcsparse.bench.device.outcome import OURS, DeviceOutcome, DeviceResult
+from pcsparse.bench.device.summary import Mean, means_lines, summary
 from pcsparse.bench.report import write_json
 from pcsparse.bench.tables import ms, table
 from pcsparse.timing import Environment
 
-FORMAT = 1
+# 2: the summary is a list of means with their goals
+FORMAT = 2
 
 
 @dataclass
@@ -43,9 +44,14 @@ class DeviceReport:
         """All of them."""
         return (result for results in self.sections.values() for result in results)
 
+    def means(self) -> tuple[Mean, ...]:
+        """Of the ratios of like cases, with their goals."""
+        return summary(self.sections, rehearsal=self.rehearsal)
+
     def write(self, path: Path) -> None:
         """Write JSON; seconds and bytes, null where a check failed."""
-        content: dict[str, Any] = {"format": FORMAT, **asdict(self), "summary": summary(self)}
+        means = [{**asdict(mean), "verdict": mean.verdict} for mean in self.means()]
+        content: dict[str, Any] = {"format": FORMAT, **asdict(self), "summary": means}
         for name, results in self.sections.items():
             for entry, result in zip(content["sections"][name], results, strict=True):
                 entry["ratio"] = result.ratio
@@ -53,7 +59,7 @@ class DeviceReport:
 
 
 def result_lines(results: Sequence[DeviceResult], limits: DeviceLimits | None) -> str:
-    """One row a candidate; the best peer's time over the package's stands in the package's row."""
+    """One row a candidate; the best peer's time over the package's stands in the package's rows."""
     columns = (
         "case",
         "library",
@@ -104,7 +110,7 @@ def _row(
     if outcome.reference:
         # it does all products, there or not
         rate = 0.0
-    ratio = result.ratio if outcome.name == OURS else None
+    ratio = result.ratio_of(outcome) if outcome.name.startswith(OURS) and not outcome.reference else None
     share = f"{rate / limits.bf16:.1%}" if rate and limits is not None else "-"
     return (
         name,
@@ -121,29 +127,10 @@ def _row(
     )
 
 
-def summary(report: DeviceReport) -> dict[str, float]:
-    """Geometric means of the best peer's time over the package's; the dense layer beside its product."""
-    found = {}
-    for name, results in report.sections.items():
-        ratios = [result.ratio for result in results if result.ratio is not None]
-        if ratios:
-            found[f"{name}: best peer / pcsparse, geometric mean of {len(ratios)}"] = _mean(ratios)
-    for result in report.sections.get("dense", []):
-        product = next((o for o in result.outcomes if o.reference and o.times is not None), None)
-        ours = result.ours
-        if product is not None and product.times is not None and ours is not None and ours.times is not None:
-            share = product.times.best.median / ours.times.best.median
-            found[f"{result.case} {result.precision}: time of torch.mm / time of the layer"] = share
-    return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
 def summary_lines(report: DeviceReport) -> str:
-    """The summary, what broke, and that a rehearsal is one."""
-    lines = [f"{what}: {value:.3f}" for what, value in summary(report).items()]
+    """Means beside their goals, what broke, and that a rehearsal is one."""
+    means = report.means()
+    lines = [f"\n{means_lines(means)}"] if means else []
     lines += [f"BROKEN  {case}: {why}" for case, why in report.broken]
     if report.rehearsal:
         lines.append("a REHEARSAL on a CPU: no time above says anything")
