@@ -84,7 +84,8 @@ class PillarGrid:
         check_dtype("points", points, torch.float32, torch.float64)
         # the arithmetic of `voxelize`, so that what is inside has a cell inside
         corner = device_constant((self.x[0], self.y[0]), points, torch.float64)
-        cells = torch.floor((points[:, :2].double() - corner) / self.size)
+        edge = device_constant((self.size,), points, torch.float64)
+        cells = torch.floor((points[:, :2].double() - corner) / edge)
         within = (cells >= 0) & (cells < device_constant(self.shape, cells))
         z = points[:, 2].double()
         return within.all(dim=1) & (z >= self.z[0]) & (z < self.z[1])

@@ -81,7 +81,8 @@ def voxelize(
         check_dtype("batch", batch, torch.int32, torch.int64)
     corner = device_constant(from_corner, points, torch.float64)
     one = sizes[0] == sizes[1] == sizes[2]
-    edges = sizes[0] if one else device_constant(sizes, points, torch.float64)
+    # a tensor, also of one: a GPU takes a number's inverse and multiplies, which loses a bit
+    edges = device_constant(sizes[:1] if one else sizes, points, torch.float64)
     cells = torch.floor((points.double() - corner) / edges)
     clouds = cells.new_zeros(len(cells), 1, dtype=torch.int64) if batch is None else batch[:, None].long()
     _check_cells(points, cells, clouds, sizes[0] if one else sizes)

@@ -7,6 +7,7 @@ import torch
 
 from pcsparse.coords.pillars import PillarGrid, to_pillars
 from pcsparse.errors import DtypeError, RangeError, ShapeError
+from tests.cuda_division import CudaDivision
 
 GRID = PillarGrid((0.0, 3.0), (-1.0, 1.0), (-2.0, 1.0), 0.5)
 
@@ -62,6 +63,25 @@ def test_no_point_of_a_decimal_grid_falls_between_inside_and_its_cells():
         assert int(coords[:, 1:3].min()) >= 0
         assert int(coords[:, 1:3].max()) <= 159
         assert len(kept) > 400
+
+
+def test_what_is_inside_is_so_on_every_device(device):
+    # 0.07 m a cell: the upper end, and what is one bit below it
+    grid = PillarGrid((-3.5, 1.75), (-1.75, 1.75), (-1.0, 1.0), 0.07)
+    places = torch.arange(-60, 30).double() * 0.07
+    far = torch.tensor(math.inf, dtype=torch.float64)
+    near = torch.cat([places, places.nextafter(far), places.nextafter(-far)])
+    points = torch.stack([near, near.clamp(-1.7, 1.7), torch.zeros_like(near)], dim=1)
+    cells = [math.floor((x - grid.x[0]) / grid.size) for x in near.tolist()]
+    expected = [0 <= cell < 75 for cell in cells]
+
+    with CudaDivision():
+        inside = grid.inside(points.to(device))
+        pillars = to_pillars(points.to(device)[inside], grid)
+
+    assert inside.tolist() == expected
+    there = [cell for cell, held in zip(cells, expected, strict=True) if held]
+    assert pillars.coords[pillars.inverse, 1].tolist() == there
 
 
 def test_coarser_cells_hold_whole_cells(rng):

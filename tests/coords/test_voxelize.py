@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pcsparse.coords.voxelize import Voxels, voxelize
 from pcsparse.errors import DtypeError, RangeError, ShapeError
 from tests import oracle
+from tests.cuda_division import CudaDivision
 
 
 def _check(voxels: Voxels, expected: dict[tuple[int, ...], list[int]], n: int) -> None:
@@ -31,11 +32,46 @@ def test_voxels_are_the_dictionary(device, rng, dtype, n, voxel_size):
     points = (torch.randn(n, 3, generator=rng, dtype=torch.float64) * 3).to(dtype)
     batch = torch.randint(3, (n,), generator=rng)
     origin = (0.123, -4.0, 1.7)
+    # some on faces, where a bit decides
+    faces = torch.arange(n // 2)[:, None] * voxel_size + torch.tensor(origin, dtype=torch.float64)
+    points[: n // 2] = faces.to(dtype)
     expected = oracle.voxelize(points.tolist(), voxel_size, batch.tolist(), origin)
 
-    voxels = voxelize(points.to(device), voxel_size, batch=batch.to(device), origin=origin)
+    with CudaDivision():
+        voxels = voxelize(points.to(device), voxel_size, batch=batch.to(device), origin=origin)
 
     _check(voxels, expected, n)
+
+
+def _faces(size: float, dtype: torch.dtype) -> torch.Tensor:
+    """Points on faces of voxels, and next to them: where a bit of a quotient decides."""
+    # as decimal metres are written, too
+    places = torch.cat([torch.arange(-4000, 4000).double() * size, torch.arange(-2000, 2000).double() / 20])
+    places = places.to(dtype)
+    far = torch.tensor(math.inf, dtype=dtype)
+    near = torch.cat([places, places.nextafter(far), places.nextafter(-far)])
+    return torch.stack([near, near.flip(0), near], dim=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [0.03, 0.05, 0.07, 0.1, 0.16, 0.3])
+def test_points_on_faces_have_the_same_voxels_on_every_device(device, dtype, size):
+    points = _faces(size, dtype)
+    cells = np.floor(points.double().numpy() / size).astype(np.int32)
+
+    # a GPU divides as it does by itself
+    with CudaDivision():
+        voxels = voxelize(points.to(device), size)
+
+    assert np.array_equal(voxels.coords[voxels.inverse, 1:].cpu().numpy(), cells)
+
+
+def test_a_product_with_the_inverse_would_find_other_voxels():
+    with CudaDivision():
+        inverse = torch.tensor([1.75, -60.0], dtype=torch.float64)
+        assert torch.floor(inverse / torch.tensor([0.07, 0.03], dtype=torch.float64)).tolist() == [24, -2000]
+        assert math.floor(inverse[:1] / 0.07) == 25
+        assert math.floor(inverse[1:] / 0.03) == -2001
 
 
 @settings(deadline=None, max_examples=80)
@@ -69,9 +105,14 @@ def test_three_voxel_sizes_are_numpys_floor(device, rng, kind):
     assert not voxels.coords[:, 0].any()
 
 
-def test_three_equal_sizes_are_one(rng):
-    points = torch.randn(500, 3, generator=rng)
-    one, three = voxelize(points, 0.3), voxelize(points, (0.3, 0.3, 0.3))
+def test_three_equal_sizes_are_one(device):
+    points = _faces(0.07, torch.float64)
+    with CudaDivision():
+        one, three = (voxelize(points.to(device), size) for size in (0.07, (0.07, 0.07, 0.07)))
+        # whose first size stands for itself only
+        apart = voxelize(points.to(device), (0.07, 0.07, 0.14))
+    cells = apart.coords[apart.inverse, :3]
+    assert torch.equal(three.coords[three.inverse, :3], cells)
     assert torch.equal(one.coords, three.coords)
     assert torch.equal(one.inverse, three.inverse)
 
@@ -104,8 +145,8 @@ def test_voxels_of_next_to_nothing_do_not_blame_the_points():
         voxelize(torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), 1e-310)
 
 
-def test_a_point_on_a_face_belongs_to_the_voxel_above():
-    points = torch.tensor([[0.0, 0.5, -0.5], [-0.0, 0.4999, -0.5001], [1.0, -1.0, 1.5]])
+def test_a_point_on_a_face_belongs_to_the_voxel_above(device):
+    points = torch.tensor([[0.0, 0.5, -0.5], [-0.0, 0.4999, -0.5001], [1.0, -1.0, 1.5]], device=device)
     voxels = voxelize(points, 0.5)
 
     assert voxels.coords[voxels.inverse].tolist() == [[0, 0, 1, -1], [0, 0, 0, -2], [0, 2, -2, 3]]
