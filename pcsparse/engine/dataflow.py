@@ -74,7 +74,8 @@ PLAIN = Epilogue()
 class Dataflow(ABC, Generic[Config]):
     """Abstract; each implementation is final and has one frozen config class.
 
-    All three passes add in float32 (float64 for float64) and return the dtype of their inputs.
+    All three passes add in float32 (float64 for float64) and return the dtype of their inputs;
+    `grad_weight` another one where it is asked to.
 
     Attributes:
         devices: types of the devices that it has kernels for.
@@ -107,5 +108,15 @@ class Dataflow(ABC, Generic[Config]):
         return self.forward(grad_out, weight.transpose(1, 2), kmap.transposed(), config)
 
     @abstractmethod
-    def grad_weight(self, feats: Tensor, grad_out: Tensor, kmap: KernelMap, config: Config) -> Tensor:
-        """(n_in, c_in), (n_out, c_out) -> (k, c_in, c_out)."""
+    def grad_weight(
+        self,
+        feats: Tensor,
+        grad_out: Tensor,
+        kmap: KernelMap,
+        config: Config,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """(n_in, c_in), (n_out, c_out) -> (k, c_in, c_out) of `dtype`, that of `feats` if None.
+
+        Sums over all pairs may be beyond the range of 16 bits where neither features nor gradients are.
+        """

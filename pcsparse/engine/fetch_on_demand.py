@@ -138,10 +138,15 @@ class FetchOnDemand(Dataflow[FetchOnDemandConfig]):
         )
 
     def grad_weight(
-        self, feats: Tensor, grad_out: Tensor, kmap: KernelMap, config: FetchOnDemandConfig
+        self,
+        feats: Tensor,
+        grad_out: Tensor,
+        kmap: KernelMap,
+        config: FetchOnDemandConfig,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         """See the base class."""
-        return _GRADIENTS.grad_weight(feats, grad_out, kmap, _PLAIN)
+        return _GRADIENTS.grad_weight(feats, grad_out, kmap, _PLAIN, dtype)
 
 
 _GRADIENTS, _PLAIN = SortedImplicitGemm(), SortedImplicitGemmConfig()

@@ -63,7 +63,12 @@ class GatherScatter(Dataflow[GatherScatterConfig]):
         return gather_gemm_scatter(feats, weight, kmap, self._groups(kmap, config), epilogue)
 
     def grad_weight(
-        self, feats: Tensor, grad_out: Tensor, kmap: KernelMap, config: GatherScatterConfig
+        self,
+        feats: Tensor,
+        grad_out: Tensor,
+        kmap: KernelMap,
+        config: GatherScatterConfig,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         """See the base class."""
         backend, pairs = backend_of(feats, grad_out), kmap.pairs
@@ -78,7 +83,7 @@ class GatherScatter(Dataflow[GatherScatterConfig]):
                 gathered = feats.index_select(0, pairs.rows_in[begin:end])
                 grad[k] = backend.wide_matmul(gathered.T, grad_out.index_select(0, pairs.rows_out[begin:end]))
             begin = end
-        return grad.to(feats.dtype)
+        return grad.to(dtype or feats.dtype)
 
     @staticmethod
     def _groups(kmap: KernelMap, config: GatherScatterConfig) -> tuple[Group, ...]:

@@ -77,7 +77,9 @@ class Operands:
             case "grad_feats":
                 return flow.grad_feats(self.grad_out, self.weight, kmap, choice.config)
             case "grad_weight":
-                return flow.grad_weight(self.feats, self.grad_out, kmap, choice.config)
+                # as under autocast, which is how networks train in 16 bits
+                wide = torch.float64 if self.feats.dtype == torch.float64 else torch.float32
+                return flow.grad_weight(self.feats, self.grad_out, kmap, choice.config, wide)
 
     def tried(
         self, choices: Sequence[Choice], of: Pass, dataflows: Mapping[str, Dataflow]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from pcsparse.coords.kernel_map import KernelMap
@@ -96,7 +97,12 @@ class OutputStationary(Dataflow[OutputStationaryConfig]):
         )
 
     def grad_weight(
-        self, feats: Tensor, grad_out: Tensor, kmap: KernelMap, config: OutputStationaryConfig
+        self,
+        feats: Tensor,
+        grad_out: Tensor,
+        kmap: KernelMap,
+        config: OutputStationaryConfig,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         """See the base class."""
         pairs, tile = kmap.pairs, _rows(kmap.n_out, config.tile)
@@ -110,6 +116,7 @@ class OutputStationary(Dataflow[OutputStationaryConfig]):
             config.panel,
             config.partials,
             spans=kmap.tile_spans(tile),
+            dtype=dtype,
         )
 
 

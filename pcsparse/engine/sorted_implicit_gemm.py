@@ -104,7 +104,12 @@ class SortedImplicitGemm(Dataflow[SortedImplicitGemmConfig]):
         )
 
     def grad_weight(
-        self, feats: Tensor, grad_out: Tensor, kmap: KernelMap, config: SortedImplicitGemmConfig
+        self,
+        feats: Tensor,
+        grad_out: Tensor,
+        kmap: KernelMap,
+        config: SortedImplicitGemmConfig,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         """See the base class."""
         return backend_of(feats, grad_out).implicit_gemm_grad_weight(
@@ -118,6 +123,7 @@ class SortedImplicitGemm(Dataflow[SortedImplicitGemmConfig]):
             tile_rows=config.tile,
             partials=config.parts,
             precision=_allowed() if config.precision == "torch" else config.precision,
+            dtype=dtype,
         )
 
 

@@ -8,6 +8,7 @@ nothing: their callers have. Integer inputs are contiguous.
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from pcsparse.kernels.jobs import LevelStep, Search
@@ -668,6 +669,7 @@ class Backend(Protocol):
         partials: int = 0,
         *,
         spans: Tensor | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         """grad_weight[k] = sum over pairs (i, j) of offset k of outer(feats[i], grad_out[j]).
 
@@ -682,9 +684,10 @@ class Backend(Protocol):
             partials: partial sums, added in order; 0 for a rule that reads the sizes only. The bits depend on
                 `tile` and `partials`, never on the thread count.
             spans: `tile_spans(rows_out, starts, n_out, tile)`, found here if None.
+            dtype: of the result, a float, to which the sums are rounded; that of `feats` if None.
 
         Returns:
-            (k, c_in, c_out), dtype of `feats`.
+            (k, c_in, c_out), of `dtype`; added in float32 (float64 for float64).
         """
         ...
 
@@ -711,6 +714,7 @@ class Backend(Protocol):
         tile_rows: int = 0,
         partials: int = 0,
         precision: str = "ieee",
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         """grad_weight[k] = sum over pairs (i, j) of offset k of outer(feats[i], grad_out[j]).
 
@@ -729,9 +733,10 @@ class Backend(Protocol):
             tile_rows: pairs that are multiplied together, a power of 2 from 16.
             partials: shares of the pairs, each with sums of its own, which are added in order.
             precision: of products of float32: "ieee", or "tf32" where operands may be rounded to 11 bits.
+            dtype: of the result, a float, to which the sums are rounded; that of `feats` if None.
 
         Returns:
-            (k, c_in, c_out), dtype of `feats`; added in float32.
+            (k, c_in, c_out), of `dtype`; added in float32.
         """
         ...
 

@@ -20,6 +20,7 @@ from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, ShapeError
 from pcsparse.ops.bias_grad import bias_grad
 from pcsparse.ops.conv_passes import check_choice, run_forward, run_grad_feats, run_grad_weight
+from pcsparse.ops.narrow import is_narrow, narrowed
 from pcsparse.ops.operator import bare_function, operator, runs_plainly, wants_gradients
 
 
@@ -43,6 +44,7 @@ def _sparse_conv(
 ) -> Tensor:
     choice = Plan.decode(plan).forward
     kmap = KernelMap.from_tensors(list(kernel_map))
+    weight, bias = narrowed(weight, feats), None if bias is None else narrowed(bias, feats)
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     check_choice(choice, problem)
     _check_rows("n_out", n_out, kmap, kmap.n_out)
@@ -86,7 +88,13 @@ _grad_feats.refuse_autograd()
 
 
 @operator("pcsparse::sparse_conv_grad_weight")
-def _grad_weight(feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], plan: str) -> Tensor:
+def _grad_weight(
+    feats: Tensor,
+    grad_out: Tensor,
+    kernel_map: Sequence[Tensor],
+    plan: str,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     choice = Plan.decode(plan).grad_weight
     kmap = KernelMap.from_tensors(list(kernel_map))
     check_shape("grad_out", grad_out, (kmap.n_out, None))
@@ -96,12 +104,18 @@ def _grad_weight(feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], 
     weight = feats.new_empty(1).expand(kmap.volume, feats.shape[-1], grad_out.shape[1])
     problem = ConvProblem.of(feats, weight, kmap)
     check_choice(choice, problem)
-    return run_grad_weight(problem, choice, feats, grad_out, kmap)
+    return run_grad_weight(problem, choice, feats, grad_out, kmap, dtype)
 
 
 @_grad_weight.register_fake
-def _grad_weight_fake(feats: Tensor, grad_out: Tensor, kernel_map: Sequence[Tensor], plan: str) -> Tensor:
-    return feats.new_empty(volume_of(kernel_map), feats.shape[1], grad_out.shape[1])
+def _grad_weight_fake(
+    feats: Tensor,
+    grad_out: Tensor,
+    kernel_map: Sequence[Tensor],
+    plan: str,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    return feats.new_empty(volume_of(kernel_map), feats.shape[1], grad_out.shape[1], dtype=dtype)
 
 
 _grad_weight.refuse_autograd()
@@ -111,12 +125,14 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     feats, weight, bias, kernel_map, _, plan, residual, relu = inputs
     ctx.save_for_backward(feats, weight, output if relu else None, *kernel_map)
     ctx.plan, ctx.problem = Plan.decode(plan), None
-    ctx.has_bias, ctx.has_residual = bias is not None, residual is not None
+    ctx.of_weight, ctx.of_bias = weight.dtype, None if bias is None else bias.dtype
+    ctx.has_residual = residual is not None
 
 
 def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     needs_feats, needs_weight, needs_bias, *_, needs_residual, _ = ctx.needs_input_grad
-    needs = needs_feats, needs_weight, ctx.has_bias and needs_bias, ctx.has_residual and needs_residual
+    needs_bias, needs_residual = ctx.of_bias is not None and needs_bias, ctx.has_residual and needs_residual
+    needs = needs_feats, needs_weight, needs_bias, needs_residual
     grad_feats, grad_weight, grad_bias, grad_residual = _all_gradients(ctx, grad_out, needs)
     nothing = [None] * (len(ctx.saved_tensors) - 3)
     return grad_feats, grad_weight, grad_bias, nothing, None, None, grad_residual, None
@@ -131,15 +147,17 @@ def _all_gradients(
     if rectified is not None:
         # not a product: infinity times zero is NaN
         grad_out = torch.where(rectified > 0, grad_out, 0)
+    if weight.dtype != feats.dtype:
+        weight = narrowed(weight, feats)
     given = grad_out, feats, weight
     if runs_plainly(*given) and not wants_gradients(*given):
-        grad_feats, grad_weight = _gradients(ctx.plan, ctx.problem, *given, kernel_map, needs)
+        grad_feats, grad_weight = _gradients(ctx.plan, ctx.problem, *given, kernel_map, needs, ctx.of_weight)
     else:
         if needs[0]:
             grad_feats = _grad_feats(grad_out, weight, kernel_map, feats.shape[0], ctx.plan.encode())
         if needs[1]:
-            grad_weight = _grad_weight(feats, grad_out, kernel_map, ctx.plan.encode())
-    grad_bias = bias_grad(grad_out) if needs[2] else None
+            grad_weight = _grad_weight(feats, grad_out, kernel_map, ctx.plan.encode(), ctx.of_weight)
+    grad_bias = bias_grad(grad_out, ctx.of_bias) if needs[2] else None
     return grad_feats, grad_weight, grad_bias, grad_out if needs[3] else None
 
 
@@ -151,6 +169,7 @@ def _gradients(
     weight: Tensor,
     kernel_map: list[Tensor],
     needs: tuple[bool, ...],
+    of_weight: torch.dtype,
 ) -> tuple[Tensor | None, Tensor | None]:
     """What the two operators do, with map and plan found once."""
     to_feats = to_weight = None
@@ -171,7 +190,7 @@ def _gradients(
     if needs[0]:
         to_feats = run_grad_feats(back, plan.grad_feats, grad_out, weight, kmap)
     if needs[1]:
-        to_weight = run_grad_weight(problem, plan.grad_weight, feats, grad_out, kmap)
+        to_weight = run_grad_weight(problem, plan.grad_weight, feats, grad_out, kmap, of_weight)
     return to_feats, to_weight
 
 
@@ -198,29 +217,30 @@ def _known_forward(
     ctx: Any,
     weight: Tensor,
     feats: Tensor,
-    narrow: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
+    narrow: tuple[Tensor, Tensor | None] | None,
     kmap: KernelMap,
     problem: ConvProblem,
     plan: Plan,
     relu: bool,
 ) -> Tensor:
-    """The gradient is for `weight`; `narrow` has its values in the type of `feats`, if it has another."""
-    narrow = weight if narrow is None else narrow
-    out = _known_conv(feats, narrow, bias, residual, kmap, problem, plan, relu)
+    """Gradients are for `weight` and `bias`; `narrow` are both in the type of `feats`."""
+    ctx.of_weight, ctx.of_bias = weight.dtype, None if bias is None else bias.dtype
+    if narrow is not None:
+        weight, bias = narrow
+    out = _known_conv(feats, weight, bias, residual, kmap, problem, plan, relu)
     # the cloud may be gone before backward, and its maps are not to be read and laid out again
-    ctx.save_for_backward(feats, narrow, out if relu else None, *kmap.lasting_tensors())
+    ctx.save_for_backward(feats, weight, out if relu else None, *kmap.lasting_tensors())
     ctx.plan, ctx.problem = plan, problem
     return out
 
 
 def _known_backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
-    needs_weight, needs_feats, _, *needs_others = ctx.needs_input_grad
-    needs = needs_feats, needs_weight, needs_others[0], needs_others[1]
+    needs_weight, needs_feats, needs_bias, needs_residual, *_ = ctx.needs_input_grad
+    needs = needs_feats, needs_weight, needs_bias, needs_residual
     grad_feats, grad_weight, grad_bias, grad_residual = _all_gradients(ctx, grad_out, needs)
-    # autograd itself widens the gradient of a weight that was narrowed
-    return grad_weight, grad_feats, None, grad_bias, grad_residual, None, None, None, None
+    return grad_weight, grad_feats, grad_bias, grad_residual, None, None, None, None, None
 
 
 _known_conv_with_gradients = bare_function("pcsparse::sparse_conv", _known_forward, _known_backward)
@@ -240,7 +260,8 @@ def sparse_conv(
     """out[j] = act(bias + residual[j] + sum over pairs (i, j) of offset k in `kmap` of feats[i] @ weight[k]).
 
     Under autocast, all operands are cast to the autocast dtype. Sums are in float32, or float64 for float64,
-    and are rounded once, after bias, residual and ReLU.
+    and are rounded once, after bias, residual and ReLU. So are those of gradients, for
+    weight and bias to the dtype that these had before autocast.
 
     Args:
         feats: (n_in, c_in) float32, float64, float16 or bfloat16.
@@ -263,15 +284,17 @@ def sparse_conv(
         UnsupportedError: the named `dataflow` refuses the problem, or all do; the text lists each reason.
         OutOfMemoryError: the device's memory does not suffice; the text names the sizes.
     """
-    kind, source = feats.device.type, weight
+    kind, own_weight, own_bias = feats.device.type, weight, bias
     plainly = runs_plainly(feats, weight, bias, residual)
     follows = plainly and wants_gradients(feats, weight, bias, residual)
     if kind != "meta" and torch.is_autocast_enabled(kind) and feats.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
         feats = feats if feats.dtype == dtype else feats.to(dtype)
-        bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
-        # a node less in the graph where the convolution's own can do it
+        residual = None if residual is None else residual.to(dtype)
+        # the convolution's own node of the graph has the gradients of what was there before
         weight = (weight.detach() if follows else weight).to(dtype)
+        if bias is not None:
+            bias = (bias.detach() if follows else bias).to(dtype)
     if plainly:
         # as the operator does: lists that were changed in place are read again
         kmap = kmap.as_it_is()
@@ -279,10 +302,14 @@ def sparse_conv(
     plan = plan_for(problem, dataflow, tuned)
     out: Tensor
     if not plainly:
+        if is_narrow(feats) and torch.is_grad_enabled():
+            # the operator narrows them itself, and so gives gradients that never were narrow
+            weight, bias = own_weight, own_bias
         out = _sparse_conv(feats, weight, bias, kmap.tensors(), kmap.n_out, plan.encode(), residual, relu)
     elif follows:
-        narrow = None if weight is source else weight
-        out = _known_conv_with_gradients(source, feats, narrow, bias, residual, kmap, problem, plan, relu)
+        narrow = None if weight is own_weight and bias is own_bias else (weight, bias)
+        given = own_weight, feats, own_bias, residual, narrow
+        out = _known_conv_with_gradients(*given, kmap, problem, plan, relu)
     else:
         out = _known_conv(feats, weight, bias, residual, kmap, problem, plan, relu)
     return out

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from pcsparse.checks import raise_with_sizes
@@ -47,11 +48,16 @@ def run_grad_feats(
 
 
 def run_grad_weight(
-    problem: ConvProblem, choice: Choice, feats: Tensor, grad_out: Tensor, kmap: KernelMap
+    problem: ConvProblem,
+    choice: Choice,
+    feats: Tensor,
+    grad_out: Tensor,
+    kmap: KernelMap,
+    dtype: torch.dtype | None,
 ) -> Tensor:
-    """As `run_forward`, the gradient of the weights."""
+    """As `run_forward`, the gradient of the weights, of `dtype`; that of `feats` if None."""
     flow = DATAFLOWS[choice.dataflow]
     try:
-        return flow.grad_weight(feats.contiguous(), grad_out.contiguous(), kmap, choice.config)
+        return flow.grad_weight(feats.contiguous(), grad_out.contiguous(), kmap, choice.config, dtype)
     except (RuntimeError, MemoryError) as error:
         raise_with_sizes(error, lambda: problem.sizes("the weight gradient"))

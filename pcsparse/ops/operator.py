@@ -133,7 +133,7 @@ def _nothing_to_keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 _TENSORS = frozenset((Tensor, nn.Parameter))
-_VALUES = frozenset((NoneType, bool, int, float, str))
+_VALUES = frozenset((NoneType, bool, int, float, str, torch.dtype))
 
 
 def runs_plainly(*args: Any) -> bool:

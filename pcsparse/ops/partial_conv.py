@@ -23,6 +23,7 @@ from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, RangeError, ShapeError, UnsupportedError
 from pcsparse.ops.bias_grad import bias_grad
 from pcsparse.ops.conv_passes import check_choice, run_forward, run_grad_feats, run_grad_weight
+from pcsparse.ops.narrow import is_narrow, narrowed
 from pcsparse.ops.operator import operator, runs_plainly, wants_gradients
 
 
@@ -46,6 +47,7 @@ def _partial_conv(
 ) -> Tensor:
     choice = Plan.decode(plan).forward
     kmap = KernelMap.from_tensors(list(kernel_map))
+    weight, bias = narrowed(weight, feats), None if bias is None else narrowed(bias, feats)
     problem = ConvProblem.of(feats, weight, kmap, bias, residual)
     check_choice(choice, problem)
     _check_rest(problem, feats, scale, shift, centre)
@@ -116,6 +118,7 @@ def _grad_weight(
     mask: Tensor,
     plan: str,
     centre: int | None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     choice = Plan.decode(plan).grad_weight
     kept = _kept(kernel_map, mask, centre)
@@ -126,7 +129,7 @@ def _grad_weight(
     weight = feats.new_empty(1).expand(kept.volume, feats.shape[-1], grad_out.shape[1])
     problem = ConvProblem.of(feats, weight, kept)
     check_choice(choice, problem)
-    return run_grad_weight(problem, choice, feats, grad_out, kept)
+    return run_grad_weight(problem, choice, feats, grad_out, kept, dtype)
 
 
 @_grad_weight.register_fake
@@ -137,8 +140,9 @@ def _grad_weight_fake(
     mask: Tensor,
     plan: str,
     centre: int | None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    return feats.new_empty(volume_of(kernel_map), feats.shape[1], grad_out.shape[1])
+    return feats.new_empty(volume_of(kernel_map), feats.shape[1], grad_out.shape[1], dtype=dtype)
 
 
 _grad_weight.refuse_autograd()
@@ -147,8 +151,8 @@ _grad_weight.refuse_autograd()
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     feats, weight, bias, kernel_map, mask, scale, _, plan, residual, relu, centre = inputs
     ctx.save_for_backward(feats, weight, output if relu else None, mask, scale, *kernel_map)
-    ctx.plan, ctx.has_bias, ctx.has_residual = plan, bias is not None, residual is not None
-    ctx.centre = centre
+    ctx.plan, ctx.centre, ctx.has_residual = plan, centre, residual is not None
+    ctx.of_bias = None if bias is None else bias.dtype
 
 
 def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
@@ -159,12 +163,13 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
         # not a product: infinity times zero is NaN
         grad_out = torch.where(rectified > 0, grad_out, 0)
     if needs_feats:
-        grad_feats = _grad_feats(grad_out, weight, kernel_map, mask, scale, ctx.plan, ctx.centre)
+        narrow = narrowed(weight, feats)
+        grad_feats = _grad_feats(grad_out, narrow, kernel_map, mask, scale, ctx.plan, ctx.centre)
     if needs_weight:
-        grad_weight = _grad_weight(feats, grad_out, kernel_map, mask, ctx.plan, ctx.centre)
-    if ctx.has_bias and needs_bias:
+        grad_weight = _grad_weight(feats, grad_out, kernel_map, mask, ctx.plan, ctx.centre, weight.dtype)
+    if ctx.of_bias is not None and needs_bias:
         biased = grad_out if ctx.centre is not None else grad_out.masked_fill(~mask[:, None], 0)
-        grad_bias = bias_grad(biased)
+        grad_bias = bias_grad(biased, ctx.of_bias)
     grad_residual = grad_out if ctx.has_residual and needs_residual else None
     nothing = [None] * len(kernel_map)
     return grad_feats, grad_weight, grad_bias, nothing, None, None, None, None, grad_residual, None, None
@@ -225,7 +230,7 @@ def partial_sparse_conv(
         UnsupportedError: `scale` or `shift` wants a gradient or goes with `centre`, or no dataflow runs the
             problem.
     """
-    kind = feats.device.type
+    kind, own_weight, own_bias = feats.device.type, weight, bias
     if kind != "meta" and torch.is_autocast_enabled(kind) and feats.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
         feats, weight = feats.to(dtype), weight.to(dtype)
@@ -246,6 +251,9 @@ def partial_sparse_conv(
         kept = kept_outputs(kmap, mask, centre)
         epilogue = Epilogue(bias, residual, relu, passing)
         return run_forward(problem, plan.forward, feats, weight, kept, epilogue)
+    if is_narrow(feats) and torch.is_grad_enabled():
+        # the operator narrows them itself, and so gives gradients that never were narrow
+        weight, bias = own_weight, own_bias
     out: Tensor = _partial_conv(
         feats, weight, bias, kmap.tensors(), mask, scale, shift, plan.encode(), residual, relu, centre
     )

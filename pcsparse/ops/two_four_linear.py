@@ -37,7 +37,7 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     # rare enough that the dense matrix is made each time
     matrix = TwoFourMatrix(values, positions, values.shape[0], 2 * values.shape[1])
     grad_x = gated @ matrix.unpack() if needs_x else None
-    return grad_x, None, None, bias_grad(gated) if needs_bias else None, None
+    return grad_x, None, None, bias_grad(gated, gated.dtype) if needs_bias else None, None
 
 
 _two_four_linear.register_autograd(_backward, setup_context=_setup)

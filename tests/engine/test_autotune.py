@@ -73,7 +73,7 @@ class _Twin(Dataflow[_Behaviour]):
             )
         return self._spoil(out, config)
 
-    def grad_weight(self, feats, grad_out, kmap, config):
+    def grad_weight(self, feats, grad_out, kmap, config, dtype=None):
         self.timed.append(config)
         pairs = kmap.pairs
         lists = pairs.rows_in, pairs.rows_out, pairs.starts

@@ -76,7 +76,7 @@ class _Priced(Dataflow[_Way]):
         lists = kmap.pairs.rows_in, kmap.pairs.rows_out, kmap.pairs.starts
         return reference.output_stationary(feats, weight, *lists, kmap.n_out, 1)
 
-    def grad_weight(self, feats, grad_out, kmap, config):
+    def grad_weight(self, feats, grad_out, kmap, config, dtype=None):
         self._pay(kmap, config, feats.shape[1])
         lists = kmap.pairs.rows_in, kmap.pairs.rows_out, kmap.pairs.starts
         return reference.output_stationary_grad_weight(feats, grad_out, *lists, 1)

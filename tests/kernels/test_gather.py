@@ -136,6 +136,15 @@ def test_gather_gemm_takes_strided_operands(device, rng):
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_wide_matmul_is_wide_under_autocast(device, dtype):
+    # a sum of 70,000 and of 10 bits behind the point
+    a, b = (torch.tensor([part], dtype=dtype, device=device) for part in ([256.0, 1.0], [272.0, 0.5]))
+    for backend in (backend_of(a), reference):
+        with torch.autocast(device.type, dtype):
+            assert float(backend.wide_matmul(a, b.T)) == 256 * 272 + 0.5
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_wide_matmul_matches_twin(device, rng, dtype):
     a = torch.randn(9, 33, generator=rng, dtype=torch.float64).to(dtype)

@@ -254,6 +254,21 @@ def test_grad_weight_of_more_pairs_than_stay_in_the_cache(device, rng):
     _check_grad_weight(device, feats, grad_out, pairs(counts, rng, 900, 800), 512)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [(2, 3), (33, 17), (0, 4)], ids=str)
+def test_grad_weight_of_16_bits_may_be_wide(device, dtype, channels):
+    # a sum that float16 cannot hold, nor bfloat16 its last digits
+    n = 1728
+    feats, grad_out = (torch.full((n, c), 8.0, dtype=dtype, device=device) for c in channels)
+    feats[0], grad_out[0] = 1.0, 1.0
+    rows, starts = torch.arange(n, dtype=torch.int32, device=device), torch.tensor([0, n], device=device)
+    for kernels in (backend_of(feats), reference):
+        actual = kernels.output_stationary_grad_weight(
+            feats, grad_out, rows, rows, starts, 64, dtype=torch.float32
+        )
+        assert torch.equal(actual, torch.full((1, *channels), 64.0 * (n - 1) + 1, device=device))
+
+
 def test_grad_weight_takes_strided_operands(device, rng):
     counts = COUNTS["steps"]
     feats, grad_out = _gradients(rng, torch.float32, 14, 22, counts)

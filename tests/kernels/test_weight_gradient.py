@@ -174,6 +174,22 @@ def test_grad_weight_adds_in_float32(device, packed):
 
 
 @FORMS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [(2, 3), (4, 8), (0, 4)], ids=str)
+def test_grad_weight_of_16_bits_may_be_wide(device, packed, dtype, channels):
+    # a sum that float16 cannot hold, nor bfloat16 its last digits
+    n = 1728
+    feats, grad_out = (torch.full((n, c), 8.0, dtype=dtype, device=device) for c in channels)
+    feats[0], grad_out[0] = 1.0, 1.0
+    table = torch.arange(n, dtype=torch.int32, device=device)[None]
+    for kernels in (backend_of(feats), reference):
+        layout = kernels.grad_weight_layout(table) if packed else None
+        actual = kernels.implicit_gemm_grad_weight(feats, grad_out, table, layout, dtype=torch.float32)
+        assert actual.is_contiguous()
+        assert torch.equal(actual, torch.full((1, *channels), 64.0 * (n - 1) + 1, device=device))
+
+
+@FORMS
 def test_grad_weight_has_the_same_bits_again(device, rng, packed):
     table = _table(rng, 5, 300).to(device)
     feats, grad_out = (part.to(device) for part in _operands(rng, table, 5, 6, torch.float32))

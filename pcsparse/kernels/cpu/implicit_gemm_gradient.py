@@ -23,6 +23,7 @@ def implicit_gemm_grad_weight(
     tile_rows: int = 0,
     partials: int = 0,
     precision: str = "ieee",
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     wide = torch.float64 if feats.dtype == torch.float64 else torch.float32
     left, right = feats.to(wide), grad_out.to(wide)
@@ -30,4 +31,4 @@ def implicit_gemm_grad_weight(
     for offset, rows in enumerate(table):
         outputs = torch.nonzero(rows >= 0).squeeze(1)
         torch.mm(left[rows[outputs].long()].T, right[outputs], out=grad[offset])
-    return grad.to(feats.dtype)
+    return grad.to(dtype or feats.dtype)

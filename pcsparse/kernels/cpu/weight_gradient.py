@@ -204,9 +204,10 @@ def output_stationary_grad_weight(
     partials: int = 0,
     *,
     spans: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    dtype = feats.dtype
-    if must_widen(dtype):
+    dtype = dtype or feats.dtype
+    if must_widen(feats.dtype):
         feats, grad_out = feats.float(), grad_out.float()
     kind = kind_of(feats.dtype)
     is_pair = kind == "bfloat16"

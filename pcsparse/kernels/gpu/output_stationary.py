@@ -60,6 +60,7 @@ def output_stationary_grad_weight(
     partials: int = 0,
     *,
     spans: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     kind = wide(feats.dtype)
     shape = (starts.numel() - 1, feats.shape[1], grad_out.shape[1])
@@ -68,4 +69,4 @@ def output_stationary_grad_weight(
         if stop > start:
             gathered = feats.index_select(0, rows_in[start:stop])
             grad[k] = wide_matmul(gathered.T, grad_out.index_select(0, rows_out[start:stop]))
-    return grad.to(feats.dtype)
+    return grad.to(dtype or feats.dtype)

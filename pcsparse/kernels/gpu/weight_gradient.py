@@ -104,12 +104,13 @@ def implicit_gemm_grad_weight(
     tile_rows: int = 0,
     partials: int = 0,
     precision: str = "ieee",
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     c_in, c_out = feats.shape[1], grad_out.shape[1]
     feats, grad_out = _loadable(feats), _loadable(grad_out)
     (k, n_out), wide_in, wide_out = table.shape, feats.shape[1], grad_out.shape[1]
     if k * n_out * c_in * c_out == 0:
-        return feats.new_zeros(k, c_in, c_out)
+        return feats.new_zeros(k, c_in, c_out, dtype=dtype)
     plan = _plan(
         (k, n_out, wide_in, wide_out),
         (feats.stride(0), grad_out.stride(0)),
@@ -118,7 +119,7 @@ def implicit_gemm_grad_weight(
         (tile_in, tile_out, tile_rows, partials),
         precision,
     )
-    out = feats.new_empty(k, wide_in, wide_out)
+    out = feats.new_empty(k, wide_in, wide_out, dtype=dtype)
     sums = torch.empty(plan.n_sums, dtype=torch.float32, device=feats.device)
     if layout is None:
         starts = table = table.contiguous()

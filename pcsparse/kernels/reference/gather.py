@@ -10,7 +10,9 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
 
 def wide_matmul(a: Tensor, b: Tensor) -> Tensor:
     wide = _accumulator(a.dtype)
-    return a.to(wide) @ b.to(wide)
+    # into given memory: under autocast `@` would narrow both
+    out = torch.empty(a.shape[0], b.shape[1], dtype=wide, device=a.device)
+    return torch.mm(a.to(wide), b.to(wide), out=out)
 
 
 def gather_layout(rows_in: Tensor, places: Tensor, n_in: int, n_places: int) -> list[Tensor]:

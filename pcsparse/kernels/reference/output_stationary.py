@@ -55,10 +55,11 @@ def output_stationary_grad_weight(
     partials: int = 0,
     *,
     spans: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     wide = _accumulator(feats.dtype)
     grad = torch.zeros(starts.numel() - 1, feats.shape[1], grad_out.shape[1], dtype=wide, device=feats.device)
     for k, (start, stop) in enumerate(pairwise(starts.tolist())):
         gathered = feats[rows_in[start:stop].long()].to(wide)
         grad[k] = gathered.T @ grad_out[rows_out[start:stop].long()].to(wide)
-    return grad.to(feats.dtype)
+    return grad.to(dtype or feats.dtype)

@@ -19,6 +19,7 @@ def implicit_gemm_grad_weight(
     tile_rows: int = 0,
     partials: int = 0,
     precision: str = "ieee",
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     wide = torch.float64 if feats.dtype == torch.float64 else torch.float32
     k, c_in, c_out = table.shape[0], feats.shape[1], grad_out.shape[1]
@@ -27,4 +28,4 @@ def implicit_gemm_grad_weight(
         found = table[offset] >= 0
         gathered = feats[table[offset][found].long()].to(wide)
         grad[offset] = gathered.T @ grad_out[found].to(wide)
-    return grad.to(feats.dtype)
+    return grad.to(dtype or feats.dtype)

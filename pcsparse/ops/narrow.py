@@ -1,0 +1,20 @@
+"""Parameters in more bits than the features, as they are under autocast.
+
+Operators narrow them within, so that what autograd asks for is the gradient of the wide ones: a sum over all
+pairs, which in 16 bits loses digits, and beyond 65,504 in float16 is infinity.
+"""
+
+import torch
+from torch import Tensor
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def is_narrow(feats: Tensor) -> bool:
+    """Whether features have 16 bits."""
+    return feats.dtype in _HALVES
+
+
+def narrowed(part: Tensor, feats: Tensor) -> Tensor:
+    """`part` in the dtype of `feats` if that has 16 bits; else as it is, for whoever checks dtypes."""
+    return part.to(feats.dtype) if is_narrow(feats) else part
