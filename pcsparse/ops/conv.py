@@ -126,7 +126,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(feats, weight, output if relu else None, *kernel_map)
     ctx.plan, ctx.problem = Plan.decode(plan), None
     ctx.of_weight, ctx.of_bias = weight.dtype, None if bias is None else bias.dtype
-    ctx.has_residual = residual is not None
+    # the map counted here: what is saved may be unpacked once only within a checkpoint
+    ctx.has_residual, ctx.n_map = residual is not None, len(kernel_map)
 
 
 def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
@@ -134,7 +135,7 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     needs_bias, needs_residual = ctx.of_bias is not None and needs_bias, ctx.has_residual and needs_residual
     needs = needs_feats, needs_weight, needs_bias, needs_residual
     grad_feats, grad_weight, grad_bias, grad_residual = _all_gradients(ctx, grad_out, needs)
-    nothing = [None] * (len(ctx.saved_tensors) - 3)
+    nothing = [None] * ctx.n_map
     return grad_feats, grad_weight, grad_bias, nothing, None, None, grad_residual, None
 
 

@@ -1,11 +1,13 @@
 """Past torch's dispatcher and through it: the same bits, gradients and errors, and what autograd asks for."""
 
+import contextlib
+import functools
 import threading
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.relation import Relation
@@ -129,14 +131,29 @@ def test_an_edited_mask_is_noticed(case):
         out.sum().backward()
 
 
+@pytest.mark.parametrize("way", [contextlib.nullcontext, _Torch])
 @pytest.mark.parametrize("op", OPS)
-def test_hooks_on_saved_tensors_and_checkpoints_give_the_same_bits(case, op):
+def test_hooks_on_saved_tensors_and_checkpoints_give_the_same_bits(case, op, way):
     run = getattr(case, op)
     plain = case.results(run)
-    with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.clone, torch.Tensor.clone):
-        assert _same(case.results(run), plain)
-    for reentrant in (False, True):
-        assert _same(_backward(case, lambda *p, how=reentrant: checkpoint(run, *p, use_reentrant=how)), plain)
+    with way():
+        with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.clone, torch.Tensor.clone):
+            assert _same(case.results(run), plain)
+        for reentrant in (False, True):
+            again = _backward(case, lambda *p, how=reentrant: checkpoint(run, *p, use_reentrant=how))
+            assert _same(again, plain)
+
+
+@pytest.mark.parametrize("kept", [CheckpointPolicy.MUST_SAVE, CheckpointPolicy.MUST_RECOMPUTE])
+@pytest.mark.parametrize("op", OPS)
+def test_a_checkpoint_that_keeps_chosen_results_gives_the_same_bits(case, op, kept):
+    def chosen(ctx, called, *args, **kwargs):
+        return kept if called.namespace == "pcsparse" else CheckpointPolicy.PREFER_RECOMPUTE
+
+    run = getattr(case, op)
+    contexts = functools.partial(create_selective_checkpoint_contexts, chosen)
+    found = _backward(case, lambda *p: checkpoint(run, *p, use_reentrant=False, context_fn=contexts))
+    assert _same(found, case.results(run))
 
 
 def _backward(case, run):
