@@ -29,8 +29,10 @@ def emulate(monkeypatch: pytest.MonkeyPatch) -> None:
     from pcsparse.kernels.gpu import cuda_text
     from tests.kernels import cuda_shim
     from tests.kernels.triton_bfloat16 import multiply_bfloat16
+    from tests.kernels.triton_index import index_by_arrays_of_one
 
     assert inspect.signature(cuda_text.launch) == inspect.signature(cuda_shim.launch)
     monkeypatch.setattr(cuda_text, "launch", cuda_shim.launch)
     monkeypatch.setattr(select, "_load", lambda kind: gpu if kind == "cpu" else load(kind))
     multiply_bfloat16(monkeypatch)
+    index_by_arrays_of_one(monkeypatch)
