@@ -15,7 +15,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
 
-from tests.emulation import gpu_kernels
+from tests.emulation import gpu_kernels, stand_in_for_cupy
 from tests.kernels.gpu.offline import NARROW, WIDE, compile_call, others
 
 _FUNCTION, _STREAM, _ARCH = 0x7F0012345678, 55, 90
@@ -32,6 +32,16 @@ class Comparison:
         self.launches: list[tuple[str, str, str]] = []
         self._driver = ctypes.CDLL("libcuda.so.1")
         self._started: dict[str, Any] = {}
+
+    def start(self) -> Any:
+        """In the place of cupy's `driver.launchKernel`, so that cupy need not be installed.
+
+        Source: cupy 14.2, `cupy_backends/cuda/api/driver.pyx`: it hands its eleven arguments on to
+        `cuLaunchKernel` as they come, addresses as pointers and sizes as `unsigned int`.
+        """
+        entry, address, size = self._driver.cuLaunchKernel, ctypes.c_void_p, ctypes.c_uint
+        entry.argtypes = (address, *(size,) * 7, address, address, address)
+        return entry
 
     def run(self, kernel: Any, *args: Any, grid: object, warmup: bool, **options: Any) -> Any:
         """In the place of `JITFunction.run`."""
@@ -79,6 +89,7 @@ class Comparison:
         triton.runtime.driver.set_active(driver.CudaDriver())
         JITFunction.run = lambda *a, **k: self.run(*a, **k)
         self.called, launch.Launcher.__call__ = launch.Launcher.__call__, lambda *a, **k: self.launch(*a, **k)
+        cuda_text._driver = self.start
         cuda_text._make_current = lambda device: None
         # the device of CPU tensors
         torch._C._cuda_getDevice = lambda: -1
@@ -89,6 +100,8 @@ class Comparison:
 
 
 if __name__ == "__main__":
+    # only launches would call it
+    stand_in_for_cupy()
     gpu_kernels()
     comparison = Comparison()
     comparison.compare(sys.argv[1:])

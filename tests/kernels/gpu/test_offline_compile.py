@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -54,10 +55,10 @@ def test_a_wide_convolution_runs_on_tensor_cores():
     _check_wide(gemm)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(torch.version.cuda is not None, reason="stands in for the driver of a CPU build of torch")
 def test_the_driver_is_given_what_triton_gives_it(tmp_path):
-    pytest.importorskip("cupy.cuda.function", reason="cupy is not installed here")
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc here to compile the stand-in for the driver")
     import triton
 
     headers = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
