@@ -42,10 +42,9 @@ test-slow: $(STAMP) ## the tests that take longer than 10 s each, one after the 
 	@.ci/browser
 	@$(BIN)/python -m pytest -m slow -v --durations=0 --durations-min=1 $(PYTEST_ARGS)
 
-test-gpu: $(STAMP) ## the tests that touch a device, on a CUDA device
+test-gpu: $(STAMP) ## the tests that touch a device, on a CUDA device; installs the cupy of torch's CUDA where it is missing
 	@echo "== test-gpu: the tests that touch a device, with --device cuda"
-	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || \
-		{ echo "test-gpu: torch sees no CUDA device on this machine, so nothing was tested"; exit 1; }
+	@.ci/gpu "$(VENV)"
 	@$(TESTING_GPU) -m "not slow" --device cuda $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff, its formatter, and the direction of imports

@@ -10,6 +10,9 @@ from zlib import crc32
 import pytest
 import torch
 
+from pcsparse.errors import UnsupportedError
+from pcsparse.kernels.gpu_libraries import check_libraries
+
 # most of a GPU's tests wait for its compiler, which works on as many cores as there are processes
 _FEW = 8
 _NAMES = re.compile(r"\bdevice\b|\bgpu_or_emulated\b|mark\.gpu\b")
@@ -33,6 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("TRITON_INTERPRET", "1")
     elif not torch.cuda.is_available():
         raise pytest.UsageError(f"--device cuda: torch {torch.__version__} sees no CUDA device here")
+    else:
+        try:
+            check_libraries()
+        except UnsupportedError as error:
+            raise pytest.UsageError(f"--device cuda: {error}") from error
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -1,12 +1,14 @@
 """What `--device cuda` changes in a run of the tests, and how waits are counted there; without a GPU."""
 
+import sys
 import warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests import conftest
+from pcsparse.kernels import gpu_libraries
+from tests import conftest, emulation
 from tests.emulation import gpu_kernels
 from tests.host_waits import host_waits
 
@@ -34,6 +36,31 @@ def test_what_touches_no_device_is_left_to_the_cpu(option, kept):
         _item("e", mark="slow"),
     ]  # fmt: skip
     assert _select(items, device=option) == (list(kept), [c for c in "abcde" if c not in kept])
+
+
+@pytest.mark.parametrize("missing", ["cupy", "triton"])
+def test_a_gpu_without_its_libraries_is_refused_before_any_test(monkeypatch, missing):
+    config = SimpleNamespace(getoption=lambda _: "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(pytest.UsageError, match=r"--device cuda: torch .* sees no CUDA device"):
+        conftest.pytest_configure(config)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_libraries, "find_spec", lambda name: None if name == missing else sys)
+    with pytest.raises(pytest.UsageError, match=rf"--device cuda: .* need {missing}, .*'pcsparse\[gpu13\]'"):
+        conftest.pytest_configure(config)
+
+
+@pytest.mark.parametrize("interpreted", [True, False])
+def test_cupy_has_a_stand_in_only_where_kernels_are_emulated(monkeypatch, interpreted):
+    # as on a machine without it
+    monkeypatch.setattr(emulation, "find_spec", lambda name: None if name == "cupy" else sys)
+    monkeypatch.setattr(emulation.importlib, "import_module", lambda name: sys.modules.get("cupy"))
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    if interpreted:
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    else:
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert (gpu_kernels() is not None) == interpreted
 
 
 def _grid() -> list[SimpleNamespace]:

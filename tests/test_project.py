@@ -134,6 +134,13 @@ def test_extra_all_names_every_extra_that_needs_no_device():
     assert everything.extras == set(extras) - {"all", "gpu12", "gpu13"}
 
 
+def test_the_extras_of_a_gpu_bring_what_its_kernels_need():
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    for cuda in (12, 13):
+        brought = {Requirement(text).name for text in extras[f"gpu{cuda}"]}
+        assert brought == {f"cupy-cuda{cuda}x", "triton"}
+
+
 # ---- the tree
 
 

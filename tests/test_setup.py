@@ -1,6 +1,7 @@
-"""`.ci/setup` on machines that are not this one: every program it asks is a stand-in on PATH."""
+"""What `.ci` does on machines that are not this one: every program that it asks is a stand-in on PATH."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -57,6 +58,31 @@ class Machine:
 
     def commands(self, word: str) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if word in line]
+
+    def has_gpu(self, torch: str, *installed: str, pip: str = "true") -> None:
+        """A virtual environment that is set up.
+
+        Args:
+            torch: its version, its CUDA or None, and whether it sees a device.
+            installed: packages beside it.
+            pip: what an installation does.
+        """
+        answers = f"""case "$*" in
+            -c*) echo {torch} ;;
+            "-m pip list"*) printf '%s\\n' {" ".join(("numpy==2.4.6", *installed))} ;;
+            "-m pip install"*) {pip} ;;
+        esac"""
+        self.stand_in("venv/bin/python", f'echo "$*" >>{self.log}\n{answers}')
+        (self.folder / "venv/pcsparse-setup").touch()
+
+    def test_gpu(self, pip_args: str = "") -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["make", "test-gpu", f"VENV={self.folder / 'venv'}", f"PIP_ARGS={pip_args}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def find_browser(self) -> str:
         done = subprocess.run(
@@ -180,6 +206,89 @@ def test_an_environment_of_no_use_is_refused_with_its_mend(machine, version, sai
     assert done.returncode != 0
     assert said in done.stderr
     assert not machine.commands("pip install")
+
+
+# ---- the extra of a GPU
+
+
+@pytest.mark.parametrize(
+    ("torch", "installed", "extra"),
+    [
+        ("2.13.0 13.0 True", (), "gpu13"),
+        ("2.13.0+cu126 12.6 True", (), "gpu12"),
+        ("2.13.0 13.0 True", ("cupy-cuda13x==14.1.0", "cupy-xarray==0.1.4"), "gpu13"),
+    ],
+    ids=["13", "12", "older"],
+)
+def test_the_cupy_of_torchs_cuda_is_installed_before_the_tests(machine, torch, installed, extra):
+    machine.has_gpu(torch, *installed)
+    done = machine.test_gpu("--no-cache-dir")
+
+    assert done.returncode == 0, done.stderr
+    *_, install, tests = machine.commands("")
+    assert install.startswith("-m pip install --no-cache-dir -c constraints.txt ")
+    assert install.endswith(f" -e .[{extra}]")
+    assert tests.startswith("-m pytest")
+    assert "--device cuda" in tests
+
+
+def test_a_cupy_that_is_right_is_left_alone(machine):
+    (pinned,) = re.findall(r"^cupy-cuda13x==.*$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    machine.has_gpu("2.13.0 13.0 True", pinned)
+
+    assert machine.test_gpu().returncode == 0
+    assert not machine.commands("pip install")
+    assert machine.commands("-m pytest")
+
+
+@pytest.mark.parametrize(
+    ("torch", "installed", "said"),
+    [
+        (
+            "2.13.0+cpu None False",
+            (),
+            r"torch 2\.13\.0\+cpu is built without CUDA, .*remove \S+/venv, then: make .* without the CPU ",
+        ),
+        (
+            "2.13.0 13.0 False",
+            (),
+            r"built for CUDA 13\.0 and sees no CUDA device .*nvidia-smi .*remove \S+/venv, .* PIP_ARGS=",
+        ),
+        (
+            "2.13.0 11.8 True",
+            (),
+            r"built for CUDA 11\.8, and pcsparse has extras for CUDA 12 and 13, .*PIP_ARGS=",
+        ),
+        (
+            "2.13.0 13.0 True",
+            ("cupy-cuda12x==14.2.0",),
+            r"13\.0, and cupy-cuda12x is installed, .*/python -m pip uninstall cupy-cuda12x, then: make",
+        ),
+        (
+            "2.13.0 13.0 True",
+            ("cupy-cuda12x==14.2.0", "cupy-cuda13x==14.2.0"),
+            r"pip uninstall cupy-cuda12x cupy-cuda13x, then: make test-gpu",
+        ),
+        ("2.13.0 13.0 True", ("cupy==14.2.0",), r"pip uninstall cupy, then: make test-gpu"),
+    ],
+    ids=["no-cuda", "no-device", "another-cuda", "another-cupy", "two-of-them", "of-its-source"],
+)
+def test_what_a_gpu_cannot_use_is_refused_with_its_mend(machine, torch, installed, said):
+    machine.has_gpu(torch, *installed)
+    done = machine.test_gpu()
+
+    assert done.returncode != 0
+    assert re.search(said, done.stderr), done.stderr
+    assert "nothing was tested" in done.stderr
+    assert not machine.commands("pip install")
+    assert not machine.commands("pytest")
+
+
+def test_a_failing_installation_of_cupy_tests_nothing(machine):
+    machine.has_gpu("2.13.0 13.0 True", pip="exit 1")
+
+    assert machine.test_gpu().returncode != 0
+    assert not machine.commands("pytest")
 
 
 # ---- the browser of the slow tests

@@ -14,7 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from pcsparse.checks import usable_device
 from pcsparse.errors import FormatError, RangeError
+from pcsparse.kernels.gpu_libraries import check_libraries
 from pcsparse.programs.bench_device import UNFINISHED
 from pcsparse.whole_file import write_whole
 
@@ -175,6 +177,8 @@ def run(settings: CheckSettings, parts: Sequence[CheckPart] | None = None) -> in
     Raises:
         RangeError: a name of `only` is none, or there is no time.
         FormatError: this is no checkout, or a cloud is missing.
+        DeviceError: torch sees no CUDA device.
+        UnsupportedError: cupy or triton is missing; the text names the extra.
     """
     every = parts_of(settings) if parts is None else parts
     names = [part.name for part in every]
@@ -189,6 +193,10 @@ def run(settings: CheckSettings, parts: Sequence[CheckPart] | None = None) -> in
             raise FormatError(f"no point file at {path}")
     if not (ROOT / "tests").is_dir():
         raise FormatError(f"{ROOT} has no tests, which this runs; start it in a checkout")
+    if settings.device == "cuda":
+        # each part would fail of it, and most without a hint
+        usable_device(settings.device)
+        check_libraries()
     settings.out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     found: list[PartResult] = []

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pcsparse.errors import DeviceError, UnsupportedError
-from pcsparse.kernels import cpu, reference
+from pcsparse.kernels import cpu, gpu_libraries, reference
 from pcsparse.kernels.protocol import Backend
 from pcsparse.kernels.select import backend_of
 from tests.emulation import gpu_kernels
@@ -96,13 +96,13 @@ def test_a_device_of_a_kernel_test_is_the_one_it_says(device, request):
     assert chosen.__name__.endswith("cpu" if chosen is cpu else "gpu")
 
 
-@pytest.mark.parametrize(
-    ("missing", "hint"), [("cupy", r"pcsparse\[gpu13\].*pcsparse\[gpu12\]"), ("triton", "torch")]
-)
-def test_a_missing_library_of_the_gpu_says_what_to_install(monkeypatch, missing, hint):
-    from pcsparse.kernels.gpu import needed
-
-    found = needed.find_spec
-    monkeypatch.setattr(needed, "find_spec", lambda name: None if name == missing else found(name))
-    with pytest.raises(UnsupportedError, match=rf"need {missing}, which is not installed; .*{hint}"):
-        needed.check_libraries()
+@pytest.mark.parametrize(("cuda", "built"), [("13.0", "for CUDA 13.0"), (None, "without CUDA")])
+@pytest.mark.parametrize("missing", ["cupy", "triton"])
+def test_a_missing_library_of_the_gpu_names_the_extra_that_brings_it(monkeypatch, missing, cuda, built):
+    found, hint = gpu_libraries.find_spec, r"pcsparse\[gpu13\].*pcsparse\[gpu12\]"
+    monkeypatch.setattr(gpu_libraries, "find_spec", lambda name: None if name == missing else found(name))
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    with pytest.raises(
+        UnsupportedError, match=rf"need {missing}, which is not installed; .*{hint}.*torch.* {built}"
+    ):
+        gpu_libraries.check_libraries()

@@ -205,6 +205,8 @@ def test_text_knows_the_layout_of_a_key():
     assert text.index("#line 1 ") < text.index("pack_rows")
 
 
+# nothing is launched, but only `make test-gpu` is sure to find cupy
+@pytest.mark.gpu
 def test_cupy_has_the_drivers_entry():
     pytest.importorskip("cupy.cuda.function", reason="cupy is not installed here")
     from cupy.cuda.function import Function
@@ -216,6 +218,7 @@ def test_cupy_has_the_drivers_entry():
     assert hasattr(Function, "ptr")
 
 
+@pytest.mark.gpu
 def test_cupy_has_a_call_that_makes_a_context_current(monkeypatch):
     runtime = pytest.importorskip("cupy.cuda", reason="cupy is not installed here").runtime
     chosen = []

@@ -15,7 +15,8 @@ from pcsparse.bench.device import launch_ways
 from pcsparse.bench.device.launch_ways import LaunchWays, eager_step, gpu_launch_ways, time_launch_ways
 from pcsparse.bench.device.scene import DeviceScene
 from pcsparse.engine import map_tuning
-from pcsparse.errors import FormatError, RangeError, UnsupportedError
+from pcsparse.errors import DeviceError, FormatError, RangeError, UnsupportedError
+from pcsparse.kernels import gpu_libraries
 from pcsparse.programs import check_gpu, check_gpu_parts
 from pcsparse.programs.bench_device import UNFINISHED
 from pcsparse.programs.check_gpu import CheckPart, CheckSettings, parts_of, run, run_part
@@ -137,6 +138,21 @@ def test_unknown_parts_and_missing_clouds_are_refused(settings, tmp_path):
         run(replace(settings, seconds=0.0), [part("one", "")])
     with pytest.raises(FormatError, match="no point file at"):
         run(replace(settings, sweeps=tmp_path / "none.npy"), [part("one", "")])
+
+
+def test_a_gpu_without_its_libraries_is_refused_before_any_part(settings, monkeypatch):
+    settings = replace(settings, device="cuda")
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="sees no CUDA device here"):
+            run(settings, [part("one", "")])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for missing in ("triton", "cupy"):
+        there = {"cupy": sys, "triton": sys, missing: None}
+        monkeypatch.setattr(gpu_libraries, "find_spec", there.get)
+        with pytest.raises(UnsupportedError, match=rf"need {missing}, .* 'pcsparse\[gpu13\]'"):
+            run(settings, [part("one", "")])
+    assert not settings.out.exists()
 
 
 def test_every_part_names_what_is_there(settings, tmp_path):

@@ -1,6 +1,6 @@
 """The kernels on a GPU, by CuPy and Triton. Contract: `pcsparse.kernels.protocol.Backend`."""
 
-from pcsparse.kernels.gpu.needed import check_libraries
+from pcsparse.kernels.gpu_libraries import check_libraries
 
 # before the imports below, which would fail without a hint
 check_libraries()
