@@ -8,6 +8,7 @@ from pcsparse.kernels import cpu, reference
 from pcsparse.kernels.select import backend_of
 from pcsparse.packed.eie import EIEFormat, pack_eie
 from tests.emulation import gpu_kernels
+from tests.moving import moved
 from tests.tolerance import tolerance
 
 # name: n_in, n_out, density, code bits, share of activations that are not 0
@@ -96,8 +97,8 @@ def product(
     device: torch.device, codes: Tensor, book: Tensor, x: Tensor, bias: Tensor | None = None, relu=False
 ) -> Tensor:
     """By columns, with the kernels of a device."""
-    n_out, bias = len(codes), None if bias is None else bias.to(device)
-    x, *weights = (part.to(device) for part in (x, *columns_of(codes), book))
+    n_out, bias = len(codes), None if bias is None else moved(bias, device)
+    x, *weights = (moved(part, device) for part in (x, *columns_of(codes), book))
     backend = backend_of(x)
     return backend.eie_linear(x, backend.eie_layout(*weights, n_out), bias, n_out, relu).cpu()
 
@@ -106,7 +107,7 @@ def chip_product(
     device: torch.device, codes: Tensor, x: Tensor, matrix, bias: Tensor | None = None, relu=False
 ) -> Tensor:
     """The same from the chip's format."""
-    x, bias = x.to(device), None if bias is None else bias.to(device)
+    x, bias = moved(x, device), None if bias is None else moved(bias, device)
     return backend_of(x).eie_chip_linear(x, *chip(matrix, device), bias, len(codes), relu).cpu()
 
 

@@ -11,6 +11,7 @@ from pcsparse.kernels.cpu.eie_slices import slice_layout, slice_linear
 from pcsparse.kernels.cpu.emitter import HAS_WIDE_REGISTERS
 from pcsparse.kernels.select import backend_of
 from tests.kernels.test_eie import CASES, activations, codebook_of, dense_codes, terms
+from tests.moving import moved
 from tests.tolerance import tolerance
 
 
@@ -30,8 +31,8 @@ def product_on(
     device: torch.device, codes: Tensor, book: Tensor, x: Tensor, bias: Tensor | None = None, relu=False
 ) -> Tensor:
     """With the kernels of a device."""
-    (n_out, n_in), bias = codes.shape, None if bias is None else bias.to(device)
-    x, *weights = (part.to(device) for part in (x, *rows_of(codes), book))
+    (n_out, n_in), bias = codes.shape, None if bias is None else moved(bias, device)
+    x, *weights = (moved(part, device) for part in (x, *rows_of(codes), book))
     backend = backend_of(x)
     return backend.eie_row_linear(x, backend.eie_row_layout(*weights, n_in), bias, n_out, relu).cpu()
 

@@ -12,12 +12,13 @@ from pcsparse.kernels.select import backend_of
 from tests.kernels import cuda_shim
 from tests.kernels.test_implicit_gemm import DTYPES, EPILOGUES, _epilogue, _operands, _table
 from tests.kernels.test_implicit_gemm import dense_case as dense_case
+from tests.moving import moved
 from tests.tolerance import tolerance
 
 
 def _run(device, feats, weight, table, *, lanes=0, threads=0, mirrored=False, **extra):
-    extra = {name: part.to(device) if torch.is_tensor(part) else part for name, part in extra.items()}
-    feats, weight, table = feats.to(device), weight.to(device), table.to(device)
+    extra = {name: moved(part, device) if torch.is_tensor(part) else part for name, part in extra.items()}
+    feats, weight, table = (moved(part, device) for part in (feats, weight, table))
     backend = backend_of(feats, weight)
     layout = backend.fetch_layout(table)
     return backend.fetch_on_demand(

@@ -5,6 +5,7 @@ import torch
 
 from pcsparse.kernels import reference
 from pcsparse.kernels.select import backend_of
+from tests.moving import moved
 from tests.tolerance import tolerance
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -72,7 +73,7 @@ def test_twin_of_wide_matmul(rng):
 
 
 def _gathered(device, rows_in, places, n_places, feats, weight, runs, n_in=N_IN):
-    rows_in, places, feats, weight = (part.to(device) for part in (rows_in, places, feats, weight))
+    rows_in, places, feats, weight = (moved(part, device) for part in (rows_in, places, feats, weight))
     backend = backend_of(feats)
     layout = backend.gather_layout(rows_in, places, n_in, n_places)
     return backend.gather_gemm(feats, weight, runs, layout).cpu()
@@ -150,7 +151,7 @@ def test_wide_matmul_matches_twin(device, rng, dtype):
     a = torch.randn(9, 33, generator=rng, dtype=torch.float64).to(dtype)
     b = torch.randn(9, 5, generator=rng, dtype=torch.float64).to(dtype)
     for left, right in ((a.T, b), (b.T, a), (a, a.T)):
-        actual = backend_of(left.to(device)).wide_matmul(left.to(device), right.to(device))
+        actual = backend_of(moved(left, device)).wide_matmul(moved(left, device), moved(right, device))
         expected = reference.wide_matmul(left.double(), right.double())
 
         assert actual.dtype == _wide(dtype)

@@ -9,6 +9,7 @@ from pcsparse.kernels import reference
 from pcsparse.kernels.select import backend_of
 from tests import oracle
 from tests.clouds import CLOUDS
+from tests.moving import moved
 from tests.oracle import Geometry
 from tests.tolerance import tolerance
 
@@ -45,8 +46,8 @@ def _run(
     mirrored=False,
     **extra,
 ):
-    extra = {name: part.to(device) if torch.is_tensor(part) else part for name, part in extra.items()}
-    feats, weight, table = feats.to(device), weight.to(device), table.to(device)
+    extra = {name: moved(part, device) if torch.is_tensor(part) else part for name, part in extra.items()}
+    feats, weight, table = (moved(part, device) for part in (feats, weight, table))
     backend, n_out = backend_of(feats, weight), table.shape[1]
     layout = backend.gemm_layout(table, splits, tile)
     sizes = n_out, tile_out, tile_in, 4, 4, parts, "ieee"

@@ -8,6 +8,7 @@ from pcsparse.kernels.select import backend_of
 from tests import oracle
 from tests.clouds import CLOUDS
 from tests.kernels.random_maps import COUNTS, N_IN, N_OUT, pairs
+from tests.moving import moved
 from tests.oracle import Geometry
 from tests.tolerance import tolerance
 
@@ -65,7 +66,7 @@ def _check_forward(device, feats, weight, lists, n_out, tile):
     dtype = feats.dtype
     expected = reference.output_stationary(feats.double(), weight.double(), *lists, n_out, tile).to(dtype)
 
-    inputs = [part.to(device) for part in (feats, weight, *lists)]
+    inputs = [moved(part, device) for part in (feats, weight, *lists)]
     actual = backend_of(*inputs).output_stationary(*inputs, n_out, tile)
 
     assert actual.dtype == dtype
@@ -180,9 +181,9 @@ def test_output_stationary_where_rows_pass(device, rng, name, dtype):
         extra = _passing(rng, name, mask, c_out, dtype)
         wide = {key: part.double() if key not in ("mask", "relu") else part for key, part in extra.items()}
         expected = reference.output_stationary(feats.double(), weight.double(), *lists, N_OUT, 64, **wide)
-        moved = {key: part.to(device) if torch.is_tensor(part) else part for key, part in extra.items()}
+        given = {key: part.to(device) if torch.is_tensor(part) else part for key, part in extra.items()}
         inputs = [part.to(device) for part in (feats, weight, *lists)]
-        actual = backend_of(*inputs).output_stationary(*inputs, N_OUT, 64, **moved)
+        actual = backend_of(*inputs).output_stationary(*inputs, N_OUT, 64, **given)
         assert actual.dtype == dtype
         torch.testing.assert_close(actual.cpu(), expected.to(dtype), **_close(dtype, 7 * len(counts)))
 
@@ -209,7 +210,7 @@ def _check_grad_weight(device, feats, grad_out, lists, chunk, panel=0):
     dtype = feats.dtype
     expected = reference.output_stationary_grad_weight(feats.double(), grad_out.double(), *lists, chunk)
 
-    inputs = [part.to(device) for part in (feats, grad_out, *lists)]
+    inputs = [moved(part, device) for part in (feats, grad_out, *lists)]
     actual = backend_of(*inputs).output_stationary_grad_weight(*inputs, chunk, panel)
 
     assert actual.dtype == dtype

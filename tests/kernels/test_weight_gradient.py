@@ -5,6 +5,7 @@ import torch
 
 from pcsparse.kernels import reference
 from pcsparse.kernels.select import backend_of
+from tests.moving import moved
 from tests.tolerance import tolerance
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -47,7 +48,7 @@ def test_twin_of_grad_weight_layout(rng):
 def _check(device, feats, grad_out, table, packed: bool, **sizes) -> torch.Tensor:
     expected = reference.implicit_gemm_grad_weight(feats.double(), grad_out.double(), table, None)
 
-    feats, grad_out, table = (part.to(device) for part in (feats, grad_out, table))
+    feats, grad_out, table = (moved(part, device) for part in (feats, grad_out, table))
     backend = backend_of(feats)
     layout = backend.grad_weight_layout(table) if packed else None
     actual = backend.implicit_gemm_grad_weight(feats, grad_out, table, layout, **sizes)
