@@ -73,7 +73,7 @@ def _places(table, n_out, PLACES: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["n_out"])
-def _count_pairs(table, counts, n_out, PLACES: tl.constexpr):
+def _count_by_block(table, counts, n_out, PLACES: tl.constexpr):
     _, row = _places(table, n_out, PLACES)
     block = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     tl.store(counts + block, tl.sum((row >= 0).to(tl.int32), axis=0))
@@ -384,5 +384,5 @@ def _add_partials(
     tl.store(out + place, tl.sum(total, axis=0).to(out.dtype.element_ty), mask=at < n_sums)
 
 
-_COUNT, _PACK, _ADD = Launcher(_count_pairs), Launcher(_pack_pairs), Launcher(_add_partials)
+_COUNT, _PACK, _ADD = Launcher(_count_by_block), Launcher(_pack_pairs), Launcher(_add_partials)
 _SUM_PAIRS, _SUM_ROWS = Launcher(_sums_of_pairs), Launcher(_sums_of_rows)

@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed here")
 _ROOT = Path(__file__).parents[3]
+_KERNELS = _ROOT / "pcsparse" / "kernels" / "gpu"
 # kernels that others call, and that no one launches
 _PARTS = {
     "_double", "_finish", "_follow", "_places", "_span", "_take_larger", "real_of", "rows_that_count",
@@ -81,7 +84,6 @@ def test_the_driver_is_given_what_triton_gives_it(tmp_path):
 
 @pytest.mark.slow
 def test_every_kernel_compiles_and_spills_nothing():
-    from tests.emulation import gpu_kernels
     from tests.kernels.gpu.offline import WIDE, WIDE_GRADIENTS
 
     kernels = _report()
@@ -107,14 +109,24 @@ def test_every_kernel_compiles_and_spills_nothing():
     # exact products of float32 have no tensor core
     assert gemm["float32 64", 90]["wgmma"] == gemm["float32 64", 90]["mma"] == 0
 
-    folder = Path(gpu_kernels().__file__).parent
-    lines = [line for file in folder.glob("*.py") for line in file.read_text().splitlines()]
-    jitted = {
+    assert set(_jitted()) - _PARTS == {kernel["kernel"] for kernel in kernels}
+
+
+def test_no_two_kernels_share_a_name():
+    """Reports, and checks that no kernel is left out, name them without their modules."""
+    twice = {name: times for name, times in Counter(_jitted()).items() if times > 1}
+    assert twice == {}
+
+
+def _jitted() -> list[str]:
+    """The names of all Triton functions, as often as there are such functions."""
+    lines = [line for file in _KERNELS.glob("*.py") for line in file.read_text().splitlines()]
+    heads = _joined(lines)
+    return [
         line.removeprefix("def ").partition("(")[0]
-        for before, line in zip(_joined(lines), _joined(lines)[1:], strict=False)
+        for before, line in pairwise(heads)
         if before.startswith("@triton.jit")
-    }
-    assert jitted - _PARTS == {kernel["kernel"] for kernel in kernels}
+    ]
 
 
 def _joined(lines: list[str]) -> list[str]:
