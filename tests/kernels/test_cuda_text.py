@@ -5,6 +5,7 @@ import re
 import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -177,6 +178,25 @@ def test_a_thread_begins_once_with_each_device_before_it_launches(launched, monk
             fresh.submit(work).result()
         assert begun == [(0, 0), (1, 1), (0, 5), (1, 6)][: 2 * thread + 2]
     assert [words[0] for *_, words, _ in launched] == [0, 1, 0, 1, 1] * 2
+
+
+def test_a_fresh_thread_has_its_device_before_a_kernel_is_loaded(monkeypatch):
+    context, done = threading.local(), []
+
+    class Module:
+        def get_function(self, name):
+            assert getattr(context, "device", None) == 1, "CUDA_ERROR_INVALID_CONTEXT"
+            done.append(name)
+            return SimpleNamespace(kernel=Kernel)
+
+    monkeypatch.setattr(cuda_text, "_make_current", lambda device: setattr(context, "device", device))
+    monkeypatch.setattr(cuda_text, "_module", lambda file: Module())
+    monkeypatch.setattr(cuda_text, "_driver", lambda: lambda function, *given: done.append(function))
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 77, raising=False)
+    # of no kernel that others know
+    with ThreadPoolExecutor(1) as fresh:
+        fresh.submit(cuda_text._launch_here, 1, "none.cu", "first_of_a_thread", 1, 1, [1], 0).result()
+    assert done == ["first_of_a_thread", 4711]
 
 
 def test_a_fresh_thread_may_launch_before_it_does_anything_else(gpu_or_emulated):

@@ -52,6 +52,8 @@ def _module(file: str):  # type: ignore[no-untyped-def]
 @functools.cache
 def _function(file: str, name: str, device: int):  # type: ignore[no-untyped-def]
     """The kernel on the device that is current, which is `device`; `ptr` is what the driver knows it by."""
+    # it is loaded into the thread's context, which a fresh one does not have yet
+    _make_current(device)
     return _module(file).get_function(name).kernel
 
 
