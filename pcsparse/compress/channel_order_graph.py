@@ -121,6 +121,6 @@ def _reorder(model: nn.Module, graph: ChannelGraph, orders: dict[str, list[int]]
             if tensor is None:
                 continue
             axis = 0 if tensor.dim() == 1 else in_axis(module) if reads else out_axis(module)
-            places = torch.arange(tensor.shape[axis])
-            places[list(move)] = torch.tensor(list(move.values()))
+            places = torch.arange(tensor.shape[axis], device="cpu")
+            places[list(move)] = torch.tensor(list(move.values()), device="cpu")
             tensor.copy_(tensor.index_select(axis, places.to(tensor.device)))

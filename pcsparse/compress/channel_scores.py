@@ -69,7 +69,7 @@ def _of_slot(slot: Slot, rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _magnitude(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
-    total = torch.zeros(group.width, dtype=torch.float64)
+    total = torch.zeros(group.width, dtype=torch.float64, device="cpu")
     norms = {layer.follows: layer.name for layer in reversed(graph.layers) if layer.follows is not None}
     for slot in group.slots:
         if slot.side == "norm":
@@ -88,7 +88,7 @@ def _magnitude(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
 
 @torch.no_grad()
 def _response(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
-    total = torch.zeros(group.width, dtype=torch.float64)
+    total = torch.zeros(group.width, dtype=torch.float64, device="cpu")
     for slot in group.slots:
         if slot.side == "in":
             module = _module(model, slot)
@@ -99,7 +99,7 @@ def _response(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
 
 @torch.no_grad()
 def _scales(model: nn.Module, graph: ChannelGraph, group: Group) -> Tensor:
-    total = torch.zeros(group.width, dtype=torch.float64)
+    total = torch.zeros(group.width, dtype=torch.float64, device="cpu")
     weights = [(s, _module(model, s).weight) for s in group.slots if s.side == "norm"]
     scales = [(slot, weight) for slot, weight in weights if isinstance(weight, Tensor)]
     if not scales:
@@ -164,7 +164,7 @@ def _gate_gradient(model: nn.Module, group: Group) -> Tensor:
     """Derivative of the loss by a factor on the channel, (width,), from the gradients of the parameters."""
     gates = [slot for slot in group.slots if slot.side == "norm"]
     gates = gates or [slot for slot in group.slots if slot.side == "out"]
-    total = torch.zeros(group.width, dtype=torch.float64)
+    total = torch.zeros(group.width, dtype=torch.float64, device="cpu")
     parameters = [p for slot in gates for p in _own(_module(model, slot))]
     if all(parameter.grad is None for parameter in parameters):
         raise RangeError(

@@ -181,7 +181,7 @@ def _sliced_state(model: nn.Module, graph: ChannelGraph, chosen: Chosen) -> dict
 
     def rest(layer: str, side: str, width: int) -> Tensor:
         gone = removed.get((layer, side), set())
-        return torch.tensor([i for i in range(width) if i not in gone])
+        return torch.tensor([i for i in range(width) if i not in gone], device="cpu")
 
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     for layer in graph.layers:

@@ -212,7 +212,9 @@ class Draw:
         """The features of a shape."""
         if shape not in self._drawn:
             generator = torch.Generator().manual_seed(_SEED)
-            self._drawn[shape] = torch.randn(*shape, generator=generator).to(self.device, self._dtype)
+            self._drawn[shape] = torch.randn(*shape, generator=generator, device="cpu").to(
+                self.device, self._dtype
+            )
             if self._last:
                 will_last(self._drawn[shape])
         return self._drawn[shape]

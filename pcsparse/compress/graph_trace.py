@@ -82,7 +82,9 @@ def _example(model: nn.Module) -> tuple[SparseTensor | Tensor | tuple[Any, ...],
     for name, part in model.named_modules():
         if isinstance(part, SparseConv | Linear):
             channels = part.c_in if isinstance(part, SparseConv) else part.in_features
-            voxel = SparseTensor(torch.zeros(1, channels), torch.zeros(1, 4, dtype=torch.int32))
+            voxel = SparseTensor(
+                torch.zeros(1, channels, device="cpu"), torch.zeros(1, 4, dtype=torch.int32, device="cpu")
+            )
             return voxel, (
                 f". No input was given, so it was one voxel of {channels} channels, as {name or 'it'} reads, "
                 f"which is registered first; {_GIVE_ONE}"

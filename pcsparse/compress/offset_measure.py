@@ -168,14 +168,14 @@ def _runners(
     generator = torch.Generator().manual_seed(_SEED)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(x.device, x.feats.dtype)
+        return torch.randn(*shape, generator=generator, device="cpu").to(x.device, x.feats.dtype)
 
     feats, weight = draw(call.n_in, call.c_in), draw(len(have), call.c_in // call.groups, call.c_out)
     bias = draw(call.c_out) if call.bias else None
     residual = draw(call.n_out, call.c_out) if call.residual else None
 
     def runner(kept: Offsets) -> Callable[[], object]:
-        mask = torch.tensor([k in set(kept) for k in have])
+        mask = torch.tensor([k in set(kept) for k in have], device="cpu")
         assert call.kmap is not None
         kmap, some = call.kmap.keep_offsets(mask), weight[mask.to(weight.device)]
         if fused:

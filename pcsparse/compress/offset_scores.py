@@ -63,12 +63,14 @@ def _magnitude(model: nn.Module, maps: SharedMaps) -> dict[str, Tensor]:
     convs = named_parts(runnable(model, fused=True))
     found = {}
     for group in maps.groups:
-        total = torch.zeros(len(group.units), dtype=torch.float64)
+        total = torch.zeros(len(group.units), dtype=torch.float64, device="cpu")
         for reader in group.readers:
             conv = convs[reader.name]
             assert isinstance(conv, SparseConv)
             sizes = conv.weight.double().square().sum(dim=(1, 2)).cpu()
-            moved = sizes * torch.tensor([group.pairs_of((k,)) for k in reader.offsets], dtype=torch.float64)
+            moved = sizes * torch.tensor(
+                [group.pairs_of((k,)) for k in reader.offsets], dtype=torch.float64, device="cpu"
+            )
             whole = moved.sum().sqrt()
             # nothing moves a layer of zeros; NaN is told below
             if whole != 0:
@@ -80,13 +82,15 @@ def _magnitude(model: nn.Module, maps: SharedMaps) -> dict[str, Tensor]:
 def _by_unit(group: OffsetGroup, offsets: Offsets, values: Tensor) -> Tensor:
     """Sums over the offsets of each unit."""
     of: Mapping[int, float] = dict(zip(offsets, values.tolist(), strict=True))
-    return torch.tensor([sum(of.get(k, 0.0) for k in unit) for unit in group.units], dtype=torch.float64)
+    return torch.tensor(
+        [sum(of.get(k, 0.0) for k in unit) for unit in group.units], dtype=torch.float64, device="cpu"
+    )
 
 
 @torch.no_grad()
 def _change(model: nn.Module, group: OffsetGroup) -> Tensor:
     """Derivative of the loss by a factor on the weights of each unit, (units,)."""
-    total = torch.zeros(len(group.units), dtype=torch.float64)
+    total = torch.zeros(len(group.units), dtype=torch.float64, device="cpu")
     for reader in group.readers:
         weight = model.get_submodule(reader.name).weight
         assert isinstance(weight, Tensor)

@@ -214,7 +214,7 @@ def trained_centroids(linear: nn.Linear | nn.Conv2d) -> SharedWeights:
         raise RangeError("this layer has no shared weights; call train_centroids first")
     centroids = listed.original.detach().float().cpu()
     _check_finite(centroids)
-    codebook = torch.cat([torch.zeros(1, dtype=torch.float32), centroids])
+    codebook = torch.cat([torch.zeros(1, dtype=torch.float32, device="cpu"), centroids])
     codes = found.codes.cpu().clone()
     parametrize.remove_parametrizations(linear, "weight")
     return SharedWeights(codes, codebook)

@@ -82,7 +82,7 @@ class EIERecipe:
     def trial(self, layer: HeadLayer) -> EIELinear:
         """All weights alike: entries and pads are where they will be."""
         widths = self._settings.widths
-        codebook = torch.zeros(1 << widths.code_bits, dtype=torch.float32)
+        codebook = torch.zeros(1 << widths.code_bits, dtype=torch.float32, device="cpu")
         codebook[1:] = 1.0
         return _packed_eie(layer, pack_eie(self._mask(layer).to(torch.uint8), codebook, widths))
 

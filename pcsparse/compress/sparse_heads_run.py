@@ -142,7 +142,11 @@ class Inputs:
         else:
             spans = _spans(module)
             shape = (2, module.in_channels, *(span + 3 for span in spans))
-        return torch.randn(shape, generator=generator, dtype=torch.float32).relu().to(module.weight.device)
+        return (
+            torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+            .relu()
+            .to(module.weight.device)
+        )
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
         def keep(module: nn.Module, args: tuple[object, ...]) -> None:

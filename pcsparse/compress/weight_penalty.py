@@ -46,7 +46,7 @@ class WeightPenalty:
                 weight.grad = torch.zeros_like(weight)
             weight.grad.add_(weight.sign(), alpha=self._l1).add_(weight, alpha=2.0 * self._l2)
             terms.append(self._l1 * weight.abs().sum() + self._l2 * weight.square().sum())
-        return torch.stack(terms).sum() if terms else torch.zeros(())
+        return torch.stack(terms).sum() if terms else torch.zeros((), device="cpu")
 
     def __repr__(self) -> str:
         """Both factors: equal where the penalty is the same."""

@@ -123,7 +123,7 @@ def build_kernel_map(
     """
     deltas, symmetric, kept = map_deltas(relation, offsets, same_coords=same_coords)
     kmap = _forms(fine.keys).search(fine, coarse, relation, deltas, symmetric=symmetric, how=how)
-    return kmap if kept is None else kmap.keep_offsets(torch.tensor(kept))
+    return kmap if kept is None else kmap.keep_offsets(torch.tensor(kept, device="cpu"))
 
 
 def first_map(
@@ -141,7 +141,7 @@ def first_map(
     """
     deltas, symmetric, kept = map_deltas(relation, offsets, same_coords=True)
     keys, kmap = build_tables.first(coords, relation, deltas, symmetric=symmetric)
-    return keys, kmap if kept is None else kmap.keep_offsets(torch.tensor(kept))
+    return keys, kmap if kept is None else kmap.keep_offsets(torch.tensor(kept, device="cpu"))
 
 
 def has_first(coords: Tensor) -> bool:

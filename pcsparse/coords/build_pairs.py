@@ -37,7 +37,7 @@ def search(
 
     `how` is for tables: lists are merged, always.
     """
-    half = torch.tensor(deltas[: len(deltas) // 2] if symmetric else deltas, dtype=torch.int64)
+    half = torch.tensor(deltas[: len(deltas) // 2] if symmetric else deltas, dtype=torch.int64, device="cpu")
     found = backend_of(fine.keys).match_keys(fine.keys, coarse.scaled(relation.stride), half, symmetric)
     return _renumbered(Pairs(*found), fine, coarse, relation, symmetric=symmetric)
 

@@ -321,7 +321,7 @@ class CoordCache:
             if wider is not None:
                 have, kmap = wider
                 kept = set(key.offsets)
-                return kmap.keep_offsets(torch.tensor([k in kept for k in have]))
+                return kmap.keep_offsets(torch.tensor([k in kept for k in have], device="cpu"))
         by, same = self._way(how), fine is coarse
         if same and key.relation.is_symmetric and key.relation.volume == 1:
             # a row meets itself, whatever its coordinates are

@@ -75,7 +75,7 @@ class PaddedMaps:
             tables.append(table)
         if wanted:
             search_into(wanted, tables)
-        counts = torch.tensor([sets[token].shape[0] for token in range(self.plan.n_sets)])
+        counts = torch.tensor([sets[token].shape[0] for token in range(self.plan.n_sets)], device="cpu")
         if self._real.is_cuda:
             # memory that the host may forget at once: its allocator waits for the copy
             counts = counts.pin_memory()

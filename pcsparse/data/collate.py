@@ -116,7 +116,7 @@ class VoxelBatch:
 
     def voxels_only(self) -> "VoxelBatch":
         """The same for training, which asks for no point: less to hand from process to process."""
-        none = torch.zeros(0, dtype=torch.int64)
+        none = torch.zeros(0, dtype=torch.int64, device="cpu")
         n_points = (0,) * len(self.n_points)
         return replace(self, inverse=none, kept=none.bool(), point_targets=None, n_points=n_points)
 
@@ -125,7 +125,7 @@ class VoxelBatch:
 
         A point that was left out gets `IGNORE`.
         """
-        points = torch.full((len(self.kept),), IGNORE, dtype=torch.int64)
+        points = torch.full((len(self.kept),), IGNORE, dtype=torch.int64, device="cpu")
         points[self.kept] = voxel_targets[self.inverse]
         return points.split(self.n_points)
 
@@ -179,7 +179,7 @@ def collate(batches: Sequence[VoxelBatch]) -> VoxelBatch:
     coords, inverses = [], []
     n_sweeps = n_voxels = 0
     for batch in batches:
-        coords.append(batch.coords + torch.tensor([n_sweeps, 0, 0, 0], dtype=torch.int32))
+        coords.append(batch.coords + torch.tensor([n_sweeps, 0, 0, 0], dtype=torch.int32, device="cpu"))
         inverses.append(batch.inverse + n_voxels)
         n_sweeps += len(batch.names)
         n_voxels += len(batch.coords)

@@ -160,7 +160,7 @@ def joined(clouds: Clouds, owners: Sequence[int], sectors: Sequence[Sector | Non
 
 def _of_clouds(rows: Sequence[tuple[float, ...]], clouds: Clouds) -> Tensor:
     """(n, k) float32: for each point what belongs to its cloud."""
-    table = torch.tensor(rows, dtype=torch.float32).to(clouds.points.device, non_blocking=True)
+    table = torch.tensor(rows, dtype=torch.float32, device="cpu").to(clouds.points.device, non_blocking=True)
     return table.index_select(0, clouds.cloud)
 
 

@@ -72,6 +72,6 @@ def _places(kmap: KernelMap, first: dict[int, int], counts: Sequence[int]) -> Te
     begins = [sum(counts[:k]) for k in range(len(counts))]
     # far enough below that no pair of an offset without a place gets one
     steps = [first[k] - begin if k in first else -n_pairs - 1 for k, begin in enumerate(begins)]
-    numbers = torch.tensor([steps, counts], dtype=torch.int64).view(2, -1).to(device)
+    numbers = torch.tensor([steps, counts], dtype=torch.int64, device="cpu").view(2, -1).to(device)
     step = torch.repeat_interleave(numbers[0], numbers[1], output_size=n_pairs)
     return (torch.arange(n_pairs, device=device) + step).clamp(min=-1).int()

@@ -58,7 +58,7 @@ class Operands:
         draw, problem = torch.Generator().manual_seed(_SEED), call.problem
 
         def normal(*shape: int, scale: float = 1.0) -> Tensor:
-            numbers = scale * torch.randn(*shape, generator=draw)
+            numbers = scale * torch.randn(*shape, generator=draw, device="cpu")
             return numbers.to(problem.dtype).to(call.built.device)
 
         return Operands(

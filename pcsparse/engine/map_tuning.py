@@ -117,12 +117,15 @@ def fitted(amounts: Sequence[Sequence[float]], seconds: Sequence[float]) -> tupl
     Returns:
         seconds of one of each; and the largest difference, as a share of the time.
     """
-    rows = torch.tensor(amounts, dtype=torch.float64) / torch.tensor(seconds, dtype=torch.float64)[:, None]
+    rows = (
+        torch.tensor(amounts, dtype=torch.float64, device="cpu")
+        / torch.tensor(seconds, dtype=torch.float64, device="cpu")[:, None]
+    )
     scale = rows.amax(dim=0)
     able = [i for i, largest in enumerate(scale.tolist()) if largest > 0]
     rows = rows / torch.where(scale > 0, scale, 1.0)
-    ones = torch.ones(len(rows), dtype=torch.float64)
-    best: tuple[float, Tensor] = (math.inf, torch.zeros(len(scale), dtype=torch.float64))
+    ones = torch.ones(len(rows), dtype=torch.float64, device="cpu")
+    best: tuple[float, Tensor] = (math.inf, torch.zeros(len(scale), dtype=torch.float64, device="cpu"))
     # few enough for every subset: the best one whose own least squares are not negative is the optimum
     for some in itertools.chain.from_iterable(
         itertools.combinations(able, n) for n in range(1, len(able) + 1)
@@ -130,7 +133,7 @@ def fitted(amounts: Sequence[Sequence[float]], seconds: Sequence[float]) -> tupl
         found = torch.linalg.lstsq(rows[:, some], ones, driver="gelsd").solution
         off = float((rows[:, some] @ found - ones).square().sum())
         if bool((found >= 0).all()) and off < best[0] * (1 - 1e-9):
-            best = off, torch.zeros(len(scale), dtype=torch.float64)
+            best = off, torch.zeros(len(scale), dtype=torch.float64, device="cpu")
             best[1][list(some)] = found
     costs = best[1] / torch.where(scale > 0, scale, 1.0)
     return tuple(costs.tolist()), float((rows @ best[1] - ones).abs().max())

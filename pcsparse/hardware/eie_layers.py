@@ -79,25 +79,25 @@ EIE_LAYERS = (
 
 def stand_in_codebook() -> Tensor:
     """(16,) float32: 0 for code 0, and the integers from -7 to 8 but 0 for the others."""
-    return torch.tensor([0.0, *range(-7, 0), *range(1, 9)])
+    return torch.tensor([0.0, *range(-7, 0), *range(1, 9)], device="cpu")
 
 
 def draw_codes(layer: EIELayer, seed: int) -> Tensor:
     """Weights: independent Bernoulli positions, codes 1 to 15 alike; (n_out, n_in) uint8."""
     rng = torch.Generator().manual_seed(seed)
-    codes = torch.zeros(layer.n_out, layer.n_in, dtype=torch.uint8)
+    codes = torch.zeros(layer.n_out, layer.n_in, dtype=torch.uint8, device="cpu")
     for part in codes.split(_ROWS):
-        kept = torch.rand(part.shape, generator=rng) < layer.weight_density
-        part[kept] = torch.randint(1, 16, (int(kept.sum()),), generator=rng, dtype=torch.uint8)
+        kept = torch.rand(part.shape, generator=rng, device="cpu") < layer.weight_density
+        part[kept] = torch.randint(1, 16, (int(kept.sum()),), generator=rng, dtype=torch.uint8, device="cpu")
     return codes
 
 
 def draw_activations(layer: EIELayer, seed: int) -> Tensor:
     """Activations: exactly `n_active` positions of 1 to 127, zeros elsewhere; (n_in,) float32."""
     rng = torch.Generator().manual_seed(seed)
-    acts = torch.zeros(layer.n_in)
-    where = torch.randperm(layer.n_in, generator=rng)[: layer.n_active]
-    acts[where] = torch.randint(1, 128, (layer.n_active,), generator=rng).float()
+    acts = torch.zeros(layer.n_in, device="cpu")
+    where = torch.randperm(layer.n_in, generator=rng, device="cpu")[: layer.n_active]
+    acts[where] = torch.randint(1, 128, (layer.n_active,), generator=rng, device="cpu").float()
     return acts
 
 
@@ -107,4 +107,4 @@ def exact_product(codes: Tensor, codebook: Tensor, activations: Tensor) -> Tenso
     x = activations[active].double()
     book = codebook.double()
     parts = [book[rows[:, active].int()] @ x for rows in codes.split(_ROWS)]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device="cpu")

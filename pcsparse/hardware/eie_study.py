@@ -142,8 +142,10 @@ def run_layers(
 
 def _compile(chip: EIEChip) -> None:
     """A first run, so that no layer's seconds have the compiler in them."""
-    codes = torch.ones(1, 1, dtype=torch.uint8)
-    simulate(pack_eie(codes, stand_in_codebook(), EIEFormat(n_pe=chip.n_pe)), torch.ones(1), chip)
+    codes = torch.ones(1, 1, dtype=torch.uint8, device="cpu")
+    simulate(
+        pack_eie(codes, stand_in_codebook(), EIEFormat(n_pe=chip.n_pe)), torch.ones(1, device="cpu"), chip
+    )
 
 
 def _result(drawn: _Drawn, matrices: tuple[EIEMatrix, ...], chip: EIEChip) -> LayerResult:

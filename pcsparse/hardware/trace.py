@@ -138,8 +138,8 @@ class LayerTrace:
         if self.map is not None:
             return self.map.pairs.rows_in, self.map.tile_spans(tile)
         n = self.n_rows
-        rows = torch.arange(n, dtype=torch.int32) if self.gather is None else self.gather
-        edges = torch.arange(-(-n // tile) + 1) * tile
+        rows = torch.arange(n, dtype=torch.int32, device="cpu") if self.gather is None else self.gather
+        edges = torch.arange(-(-n // tile) + 1, device="cpu") * tile
         return rows, self.summed * edges.clamp(max=n)[:, None]
 
 

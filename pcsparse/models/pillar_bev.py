@@ -257,8 +257,10 @@ class PillarBEV(nn.Module):
     def example_input(self) -> tuple[Tensor, Tensor, Tensor, int]:
         """A cloud of one point in the first cell: the arguments of `forward`."""
         grid = self.spec.grid
-        point = torch.tensor([[grid.x[0] + grid.size / 2, grid.y[0] + grid.size / 2, sum(grid.z) / 2]])
-        return point, torch.zeros(1), torch.zeros(1, dtype=torch.int64), 1
+        point = torch.tensor(
+            [[grid.x[0] + grid.size / 2, grid.y[0] + grid.size / 2, sum(grid.z) / 2]], device="cpu"
+        )
+        return point, torch.zeros(1, device="cpu"), torch.zeros(1, dtype=torch.int64, device="cpu"), 1
 
     def scatter(self, points: Tensor, intensity: Tensor, batch: Tensor, n_clouds: int) -> Tensor:
         """The map of pillars, (n_clouds, c, nx, ny), 0 where no point stands; arguments as of `forward`."""

@@ -230,7 +230,7 @@ class PlainCNN(nn.Module):
 
     def example_input(self) -> Tensor:
         """An image without content, of the published size."""
-        return torch.zeros(1, self.spec.stem.c_in, 32, 32)
+        return torch.zeros(1, self.spec.stem.c_in, 32, 32, device="cpu")
 
 
 def _check(spec: PlainCNNSpec) -> None:

@@ -285,9 +285,9 @@ class PointNet2(nn.Module):
 
     def example_input(self) -> tuple[Tensor, ...]:
         """A cloud of five points, and their features if there are any: the arguments of `forward`."""
-        points = torch.arange(15.0).view(5, 3) / 15
+        points = torch.arange(15.0, device="cpu").view(5, 3) / 15
         c = self.spec.in_channels
-        return (points, torch.zeros(5, c)) if c else (points,)
+        return (points, torch.zeros(5, c, device="cpu")) if c else (points,)
 
     def _checked(self, points: Tensor, feats: Tensor | None, batch: Tensor | None) -> Tensor:
         check_shape("points", points, (None, 3))

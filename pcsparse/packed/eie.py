@@ -128,7 +128,7 @@ class EIEMatrix:
     @cached_property
     def bases(self) -> Tensor:
         """(n_batches, n_pe) int64: where the entries of a PE begin in each batch."""
-        ends = self.batch_starts[1:] + torch.arange(self.n_batches)
+        ends = self.batch_starts[1:] + torch.arange(self.n_batches, device="cpu")
         counts = self.pointers[:, ends].long().T.reshape(-1)
         return (counts.cumsum(0) - counts).view(self.n_batches, self.format.n_pe)
 
@@ -139,10 +139,10 @@ class EIEMatrix:
         for batch in range(self.n_batches):
             first, last = int(self.batch_starts[batch]), int(self.batch_starts[batch + 1])
             here = counts[:, first:last]
-            pes.append(torch.arange(self.format.n_pe).repeat_interleave(here.sum(dim=1)))
-            column = torch.arange(first, last).expand(self.format.n_pe, -1).reshape(-1)
+            pes.append(torch.arange(self.format.n_pe, device="cpu").repeat_interleave(here.sum(dim=1)))
+            column = torch.arange(first, last, device="cpu").expand(self.format.n_pe, -1).reshape(-1)
             columns.append(column.repeat_interleave(here.reshape(-1)))
-        empty = torch.zeros(0, dtype=torch.int64)
+        empty = torch.zeros(0, dtype=torch.int64, device="cpu")
         return torch.cat([empty, *pes]), torch.cat([empty, *columns])
 
     def entry_rows(self) -> tuple[Tensor, Tensor]:
@@ -154,7 +154,7 @@ class EIEMatrix:
     def unpack(self) -> Tensor:
         """Codes of all weights, (n_out, n_in) uint8; 0 where there is none."""
         row, column = self.entry_rows()
-        codes = torch.zeros(self.n_out, self.n_in, dtype=torch.uint8)
+        codes = torch.zeros(self.n_out, self.n_in, dtype=torch.uint8, device="cpu")
         codes[row, column] = self.codes
         return codes
 
@@ -237,11 +237,11 @@ def pack_eie(codes: Tensor, codebook: Tensor, widths: EIEFormat | None = None) -
     gap = local - before - 1
     pads = gap // (widths.longest_skip + 1)
     size = pads + 1
-    counts = torch.zeros(widths.n_pe * n_in, dtype=torch.int64).index_add_(0, segment, size)
+    counts = torch.zeros(widths.n_pe * n_in, dtype=torch.int64, device="cpu").index_add_(0, segment, size)
     counts = counts.view(widths.n_pe, n_in)
     starts = _batch_starts(counts, widths)
     ends = size.cumsum(0)
-    entries = torch.zeros(int(size.sum()), dtype=torch.uint8)
+    entries = torch.zeros(int(size.sum()), dtype=torch.uint8, device="cpu")
     skips = torch.full_like(entries, widths.longest_skip)
     entries[ends - 1] = codes[row, column]
     skips[ends - 1] = (gap - pads * (widths.longest_skip + 1)).to(torch.uint8)
@@ -258,7 +258,7 @@ def pack_eie(codes: Tensor, codebook: Tensor, widths: EIEFormat | None = None) -
     if len(starts) > 2:
         moved = torch.cat(by_batch)
         entries, skips = entries[moved], skips[moved]
-    joined = torch.cat(pointers, dim=1) if pointers else torch.zeros(widths.n_pe, 0)
+    joined = torch.cat(pointers, dim=1) if pointers else torch.zeros(widths.n_pe, 0, device="cpu")
     return EIEMatrix(
         widths,
         n_out,
@@ -266,7 +266,7 @@ def pack_eie(codes: Tensor, codebook: Tensor, widths: EIEFormat | None = None) -
         codebook.detach().cpu().clone(),
         entries,
         skips,
-        torch.tensor(starts),
+        torch.tensor(starts, device="cpu"),
         joined.int(),
     ).trusted()
 
@@ -304,18 +304,20 @@ def _batch_starts(counts: Tensor, widths: EIEFormat) -> list[int]:
 
 def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     """The numbers from each start on, as many as its length says, one range after the other."""
-    within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    within = torch.arange(int(lengths.sum()), device="cpu") - (lengths.cumsum(0) - lengths).repeat_interleave(
+        lengths
+    )
     return starts.repeat_interleave(lengths) + within
 
 
 def _within(steps: Tensor, segment: Tensor) -> Tensor:
     """Running sums of `steps` that begin anew wherever `segment` changes."""
     sums = steps.cumsum(0)
-    begins = torch.ones(len(segment), dtype=torch.bool)
+    begins = torch.ones(len(segment), dtype=torch.bool, device="cpu")
     begins[1:] = segment[1:] != segment[:-1]
     first = begins.nonzero()[:, 0]
     base = (sums - steps)[first]
-    lengths = torch.diff(first, append=torch.tensor([len(segment)]))
+    lengths = torch.diff(first, append=torch.tensor([len(segment)], device="cpu"))
     return sums - base.repeat_interleave(lengths)
 
 
@@ -326,7 +328,7 @@ def _problems(matrix: EIEMatrix) -> Iterator[str]:
     yield from _misshapen(matrix)
     if int(starts[0]) != 0 or int(starts[-1]) != n_in or bool((starts.diff() <= 0).any()):
         yield f"batches begin at columns {starts.tolist()}, which do not ascend from 0 to {n_in}"
-    firsts = starts[:-1] + torch.arange(matrix.n_batches)
+    firsts = starts[:-1] + torch.arange(matrix.n_batches, device="cpu")
     if bool((pointers[:, firsts] != 0).any()):
         yield "the pointers of a batch do not begin at 0"
     if pointers.numel() and int(pointers.max()) > widths.most_entries:

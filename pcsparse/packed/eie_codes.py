@@ -37,6 +37,6 @@ def codes_of(weight: Tensor, widths: EIEFormat | None = None) -> tuple[Tensor, T
             f"tell {most} apart; let them share values with compress.heads.share_weights"
         )
     codes = torch.searchsorted(values, weight) + 1
-    codebook = torch.zeros(1 << widths.code_bits, dtype=torch.float32)
+    codebook = torch.zeros(1 << widths.code_bits, dtype=torch.float32, device="cpu")
     codebook[1 : 1 + len(values)] = values
     return torch.where(weight == 0, 0, codes).to(torch.uint8), codebook

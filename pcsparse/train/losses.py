@@ -96,7 +96,9 @@ def downwards(errors: Tensor) -> Tensor:
         return errors.sort(dim=1, descending=True, stable=True).indices
     # bits of such numbers are in the order of their values; no two keys are equal, and numpy sorts whole
     # numbers by vectors, ten times as fast as torch sorts numbers and their places
-    keys = (-1 - errors.contiguous().view(torch.int32).long() << 32) | torch.arange(errors.shape[1])
+    keys = (-1 - errors.contiguous().view(torch.int32).long() << 32) | torch.arange(
+        errors.shape[1], device="cpu"
+    )
     keys.numpy().sort(axis=1)
     return keys & 0xFFFFFFFF
 

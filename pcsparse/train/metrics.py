@@ -31,7 +31,7 @@ class ConfusionMatrix:
         if n_classes < 1:
             raise RangeError(f"n_classes must be at least 1, got {n_classes}")
         self.n_classes = n_classes
-        self.counts = torch.zeros(n_classes + 1, n_classes + 1, dtype=torch.int64)
+        self.counts = torch.zeros(n_classes + 1, n_classes + 1, dtype=torch.int64, device="cpu")
 
     def __repr__(self) -> str:
         return f"ConfusionMatrix(n_classes={self.n_classes}, points={int(self.counts.sum())})"
@@ -58,7 +58,7 @@ class ConfusionMatrix:
         self.counts += pairs.reshape(size, size).cpu()
 
     def _index(self, name: str, values: ClassNumbers) -> Tensor:
-        tensor = torch.as_tensor(values)
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
         if tensor.is_floating_point() or tensor.is_complex():
             raise RangeError(f"{name} must hold class numbers, got {tensor.dtype}; take the argmax first")
         tensor = tensor.to(torch.int64)

@@ -33,7 +33,7 @@ def shift_priors(model: nn.Module, trained: Sequence[float], wanted: Sequence[fl
     bias = getattr(getattr(model, "classifier", None), "bias", None)
     if not isinstance(bias, nn.Parameter):
         raise UnsupportedError(f"{type(model).__name__} has no classifier with a bias to shift")
-    shares = torch.tensor([list(trained), list(wanted)], dtype=torch.float64)
+    shares = torch.tensor([list(trained), list(wanted)], dtype=torch.float64, device="cpu")
     if shares.shape[1] != len(bias) or bool((shares < 0).any()) or bool((shares.sum(dim=1) == 0).any()):
         raise RangeError(
             f"{len(bias)} classes need as many shares, none negative and not all 0, got {list(trained)} and "

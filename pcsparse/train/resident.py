@@ -75,7 +75,9 @@ class ResidentSweeps:
     def _clouds(self, chosen: Sequence[int]) -> Clouds:
         parts = [self._sweeps[number] for number in chosen]
         points, intensity, targets = (torch.cat([part[i] for part in parts]) for i in range(3))
-        sizes = torch.tensor([len(part[0]) for part in parts]).to(points.device, non_blocking=True)
+        sizes = torch.tensor([len(part[0]) for part in parts], device="cpu").to(
+            points.device, non_blocking=True
+        )
         numbers = torch.arange(len(parts), device=points.device)
         return Clouds(
             points, intensity, targets, torch.repeat_interleave(numbers, sizes, output_size=len(points))
@@ -84,7 +86,7 @@ class ResidentSweeps:
     def _voxelised(self, clouds: Clouds, names: tuple[str, ...]) -> VoxelBatch:
         clouds = self._kept(clouds)
         voxels = voxelize(clouds.points, self._voxels.voxel_size, batch=clouds.cloud)
-        none = torch.zeros(0, dtype=torch.int64)
+        none = torch.zeros(0, dtype=torch.int64, device="cpu")
         return VoxelBatch(
             coords=voxels.coords,
             feats=torch.cat([clouds.points, clouds.intensity[:, None]], dim=1)[voxels.first],

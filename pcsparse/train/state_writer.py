@@ -84,7 +84,7 @@ class StateWriter:
         room = self._room.get(place)
         if room is None or room.shape != value.shape or room.dtype != value.dtype:
             # pinned memory is what a GPU copies to at its full rate
-            room = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+            room = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda, device="cpu")
             self._room[place] = room
         if value.is_cuda:
             devices.add(value.device)

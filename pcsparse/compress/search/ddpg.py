@@ -167,8 +167,10 @@ class DDPG:
 
     def targets(self, batch: Sequence[Transition]) -> Tensor:
         """What the critic should say, (n, 1): reward - baseline + discount * value of the next state."""
-        rewards = torch.tensor([t.reward - (self.baseline or 0.0) for t in batch], dtype=torch.float32)
-        follows = torch.tensor([0.0 if t.last else 1.0 for t in batch])
+        rewards = torch.tensor(
+            [t.reward - (self.baseline or 0.0) for t in batch], dtype=torch.float32, device="cpu"
+        )
+        follows = torch.tensor([0.0 if t.last else 1.0 for t in batch], device="cpu")
         states = torch.from_numpy(np.stack([t.next_state for t in batch]))
         with torch.no_grad():
             values = self.critic_target(states, self.actor_target(states))
@@ -176,7 +178,7 @@ class DDPG:
 
     def _learn(self, batch: Sequence[Transition]) -> None:
         states = torch.from_numpy(np.stack([t.state for t in batch]))
-        actions = torch.tensor([[t.action] for t in batch], dtype=torch.float32)
+        actions = torch.tensor([[t.action] for t in batch], dtype=torch.float32, device="cpu")
         wanted = self.targets(batch)
         _step(self._critic_steps, nn.functional.mse_loss(self.critic(states, actions), wanted))
         _step(self._actor_steps, -self.critic(states, self.actor(states)).mean())

@@ -21,7 +21,9 @@ def truncated_normal(mean: float, sigma: float, low: float, high: float, rng: np
     """
     if not (low <= mean <= high and low < high and sigma > 0):
         raise RangeError(f"no normal distribution around {mean}, sigma {sigma}, between {low} and {high}")
-    ends = torch.special.ndtr(torch.tensor([low - mean, high - mean], dtype=torch.float64) / sigma)
+    ends = torch.special.ndtr(
+        torch.tensor([low - mean, high - mean], dtype=torch.float64, device="cpu") / sigma
+    )
     share = ends[0] + float(rng.random()) * (ends[1] - ends[0])
     # the inverse of 0 and of 1 is infinite; a mean within the bounds keeps every other value near
     return min(high, max(low, mean + sigma * float(torch.special.ndtri(share))))

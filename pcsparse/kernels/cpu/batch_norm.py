@@ -175,7 +175,11 @@ def scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | 
     n, count = feats.shape
     step = count * feats.element_size()
     factors = _wide_rows((scale.detach(), shift.detach()), feats.dtype)
-    extra = torch.zeros(count, dtype=feats.dtype) if residual is None else residual.detach().contiguous()
+    extra = (
+        torch.zeros(count, dtype=feats.dtype, device="cpu")
+        if residual is None
+        else residual.detach().contiguous()
+    )
     out = aligned((n, count), feats.dtype)
     least = factors.numpy().dtype.type(0 if relu else -float("inf"))
     _scale(
@@ -189,7 +193,7 @@ def scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | 
 def _gate(out: Tensor | None, count: int, dtype: torch.dtype) -> tuple[Tensor, int]:
     """Rows that say where the gradient passes, and how far apart they are."""
     if out is None:
-        return torch.ones(count, dtype=dtype), 0
+        return torch.ones(count, dtype=dtype, device="cpu"), 0
     return out.detach().to(dtype).contiguous(), count * dtype.itemsize
 
 

@@ -135,7 +135,7 @@ def _ends(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 def farthest_points(points: Tensor, starts: Tensor, first: Tensor, counts: Tensor) -> Tensor:
     places, begins, n = points.detach().contiguous().numpy(), starts.numpy(), len(points)
-    keys = torch.empty(n, dtype=torch.int64)
+    keys = torch.empty(n, dtype=torch.int64, device="cpu")
     _along_a_curve(places, begins, np.empty(3), keys.numpy())
     _, rows = sort_keys(keys)
     ends, blocks = _ends(counts.numpy()), _ends(-(-np.diff(begins) // _BLOCK))

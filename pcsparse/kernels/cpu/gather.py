@@ -17,7 +17,7 @@ def wide_matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def gather_layout(rows_in: Tensor, places: Tensor, n_in: int, n_places: int) -> list[Tensor]:
     # padding gathers row 0; the place behind the last one takes the pairs that have none
-    source = torch.zeros(n_places + 1, dtype=torch.int64)
+    source = torch.zeros(n_places + 1, dtype=torch.int64, device="cpu")
     source[torch.where(places >= 0, places, n_places).long()] = rows_in.long()
     return [source[:n_places]]
 

@@ -32,7 +32,7 @@ def mean_magnitude(feats: Tensor) -> Tensor:
     feats = feats.detach().contiguous()
     n, count = feats.shape
     wide = torch.float64 if feats.dtype == torch.float64 else torch.float32
-    scores = torch.empty(n, dtype=wide)
+    scores = torch.empty(n, dtype=wide, device="cpu")
     step = count * feats.element_size()
     _mean_magnitude(KINDS[kind_of(feats.dtype)], feats.data_ptr(), step, n, count, _BLOCK, scores.numpy())
     return scores

@@ -122,7 +122,7 @@ def scale_keys(keys: Tensor, stride: Triple) -> Tensor:
     # a longer one would leave the range, unless all coordinates are 0 there
     steps = [min(step, 1 << max(FIELD_BITS)) for step in stride]
     factors = [1 << BATCH_SHIFT, *(step << shift for step, shift in zip(steps, SHIFTS, strict=True))]
-    return (unpack_keys(keys) * torch.tensor(factors)).sum(dim=1) + _ALL_BIAS
+    return (unpack_keys(keys) * torch.tensor(factors, device="cpu")).sum(dim=1) + _ALL_BIAS
 
 
 @jit_serial

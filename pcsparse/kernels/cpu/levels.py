@@ -110,8 +110,8 @@ class _Chunks:
         # no more than that where one chunk has nearly all; no result depends on it
         workers = max(1, min(candidates.size, torch.get_num_threads(), total // most))
         # torch, as the part that stays empty shall not be cleared
-        cells, pairs = (torch.empty(total, dtype=torch.int64).numpy() for _ in range(2))
-        room = torch.empty(workers, 4, most, dtype=torch.int64).numpy()
+        cells, pairs = (torch.empty(total, dtype=torch.int64, device="cpu").numpy() for _ in range(2))
+        room = torch.empty(workers, 4, most, dtype=torch.int64, device="cpu").numpy()
         counts, sizes = np.zeros((ends.size, k), np.int64), np.zeros(ends.size, np.int64)
         heads = np.empty((workers, 1 << DIGIT), np.int64)
         return _Chunks(ends - candidates, ends, cells, pairs, counts, sizes, room, heads)

@@ -150,7 +150,7 @@ def match_keys(
     counts, totals = np.zeros((blocks, k), np.int64), np.zeros(blocks, np.int64)
     while True:
         # torch and not numpy: most of it stays untouched, and huge pages would be cleared in whole
-        hits = torch.empty(blocks * room, dtype=torch.int64).numpy()
+        hits = torch.empty(blocks * room, dtype=torch.int64, device="cpu").numpy()
         _search(padded, queries.numpy(), *geometry, counts, totals, hits, room)
         needed = int(totals.max(initial=0))
         if needed <= room:

@@ -182,7 +182,7 @@ def _passing(
     c_out = out.shape[1]
     wide = torch.float64 if out.dtype == torch.float64 else torch.float32
     # padding for the last vector of any panel
-    factors = torch.zeros(2, c_out + 16, dtype=wide)
+    factors = torch.zeros(2, c_out + 16, dtype=wide, device="cpu")
     factors[0, :c_out] = 1 if scale is None else scale.detach()
     factors[1, :c_out] = 0 if shift is None else shift.detach()
     return _Passing(mask.contiguous(), through.detach().contiguous(), factors)

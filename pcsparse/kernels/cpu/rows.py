@@ -93,7 +93,7 @@ def renumber_pairs(
     orders = [np.empty(0, np.int32) if order is None else order.numpy() for order in (order_in, order_out)]
     values, bits = np.empty((workers, n_out), np.int32), np.zeros((workers, -(-n_out // 64)), np.int64)
     # torch, as most often none of it is touched
-    heads = torch.empty(workers, n_out + 1, dtype=torch.int64).numpy()
+    heads = torch.empty(workers, n_out + 1, dtype=torch.int64, device="cpu").numpy()
     new_in, new_out = np.empty(rows_in.numel(), np.int32), np.empty(rows_in.numel(), np.int32)
     lists, taken = (rows_in.numpy(), rows_out.numpy(), starts.numpy()), np.zeros(1, np.int64)
     _renumber(*lists, *orders, taken, values, bits, heads, new_in, new_out)

@@ -25,7 +25,7 @@ def _segment_sum(values, order, starts, out):
 
 def segment_sum(values: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     wide = _widened(values)
-    out = torch.empty(starts.numel() - 1, values.shape[1], dtype=wide.dtype)
+    out = torch.empty(starts.numel() - 1, values.shape[1], dtype=wide.dtype, device="cpu")
     _segment_sum(wide.numpy(), order.numpy(), starts.numpy(), out.numpy())
     return out.to(values.dtype)
 
@@ -42,7 +42,7 @@ def _segment_weighted_sum(values, order, weights, starts, out):
 
 def segment_weighted_sum(values: Tensor, order: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
     wide = _widened(values)
-    out = torch.empty(starts.numel() - 1, values.shape[1], dtype=wide.dtype)
+    out = torch.empty(starts.numel() - 1, values.shape[1], dtype=wide.dtype, device="cpu")
     scales = weights.detach().to(wide.dtype).contiguous()
     _segment_weighted_sum(wide.numpy(), order.numpy(), scales.numpy(), starts.numpy(), out.numpy())
     return out.to(values.dtype)
@@ -65,8 +65,8 @@ def _segment_max(values, order, starts, out, arg):
 
 def segment_max(values: Tensor, order: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     wide = _widened(values)
-    out = torch.empty(starts.numel() - 1, values.shape[1], dtype=wide.dtype)
-    arg = torch.empty(out.shape, dtype=torch.int32)
+    out = torch.empty(starts.numel() - 1, values.shape[1], dtype=wide.dtype, device="cpu")
+    arg = torch.empty(out.shape, dtype=torch.int32, device="cpu")
     _segment_max(wide.numpy(), order.numpy(), starts.numpy(), out.numpy(), arg.numpy())
     return out.to(values.dtype), arg
 
@@ -84,6 +84,6 @@ def _segment_max_grad(grad_out, arg, order, starts, grad):
 
 def segment_max_grad(grad_out: Tensor, arg: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     wide = _widened(grad_out)
-    grad = torch.empty(starts.numel() - 1, grad_out.shape[1], dtype=wide.dtype)
+    grad = torch.empty(starts.numel() - 1, grad_out.shape[1], dtype=wide.dtype, device="cpu")
     _segment_max_grad(wide.numpy(), arg.numpy(), order.numpy(), starts.numpy(), grad.numpy())
     return grad.to(grad_out.dtype)

@@ -22,7 +22,7 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
     tables = []
     for search in searches:
         half = len(search.deltas) // 2 if search.symmetric else len(search.deltas)
-        deltas = torch.tensor(search.deltas[:half], dtype=torch.int64)
+        deltas = torch.tensor(search.deltas[:half], dtype=torch.int64, device="cpu")
         queries = search.queries if search.stride == (1, 1, 1) else scale_keys(search.queries, search.stride)
         table = match_table(search.keys, queries, deltas, search.symmetric)
         if search.order_in is not None or search.order_out is not None:
@@ -38,7 +38,7 @@ def pack_and_match(
     coords: Tensor, deltas: tuple[int, ...]
 ) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], Tensor | None]:
     keys, low, high, ascending = pack_rows(coords)
-    steps = torch.tensor(deltas, dtype=torch.int64)
+    steps = torch.tensor(deltas, dtype=torch.int64, device="cpu")
     return keys, low, high, match_table(keys, keys, steps) if ascending else None
 
 
@@ -66,7 +66,7 @@ def reached_levels(keys: Tensor, steps: Sequence[LevelStep]) -> list[tuple[Tenso
     for step in steps:
         keys = reached_level(keys, step.size, step.stride, step.dilation, step.first)
         coords = unpack_keys(keys)
-        low, high = (torch.tensor(end) for end in step.bounds)
+        low, high = (torch.tensor(end, device="cpu") for end in step.bounds)
         inside = ((coords >= low) & (coords <= high)).all(dim=1)
         if not bool(inside.all()):
             keys, coords = keys[inside], coords[inside]
@@ -99,7 +99,7 @@ def transpose_table(table: Tensor, n_in: int) -> Tensor:
     # a column more takes what is not there
     out = table.new_full((table.shape[0], n_in + 1), -1)
     places = torch.where(table < 0, n_in, table).long()
-    out.scatter_(1, places, torch.arange(table.shape[1], dtype=torch.int32).expand_as(table))
+    out.scatter_(1, places, torch.arange(table.shape[1], dtype=torch.int32, device="cpu").expand_as(table))
     return out[:, :n_in].contiguous()
 
 

@@ -233,7 +233,7 @@ def output_stationary_grad_weight(
         feats = _padded(feats, max(c_in, *(_ROWS_IN_PLACE[part.nv] for part in split)))
     itemsize = feats.element_size()
     # what an odd pair is completed with
-    nothing = torch.zeros(max(c_in, c_out), dtype=feats.dtype)
+    nothing = torch.zeros(max(c_in, c_out), dtype=feats.dtype, device="cpu")
     threads = min(torch.get_num_threads(), groups * parts)
     for columns in split:
         mr = columns.mr if is_pair else _ROWS_IN_PLACE[columns.nv]

@@ -32,9 +32,11 @@ class Mailbox:
 
     def __init__(self, device: torch.device) -> None:
         with torch.inference_mode(False):
-            self._memory = torch.zeros(WORDS, dtype=torch.int64, pin_memory=device.type == "cuda")
+            self._memory = torch.zeros(
+                WORDS, dtype=torch.int64, pin_memory=device.type == "cuda", device="cpu"
+            )
             # this copy waits, so that work on any stream finds the zeros
-            self.counters = torch.zeros(COUNTERS, dtype=torch.int32).to(device)
+            self.counters = torch.zeros(COUNTERS, dtype=torch.int32, device="cpu").to(device)
         self._device = device
         self._stamp = 0
         self.address: int = self._memory.data_ptr()

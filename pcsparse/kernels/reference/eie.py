@@ -53,7 +53,9 @@ def eie_chip_linear(
                 columns += [column] * count
                 at += count
     kept = codes != 0
-    row, of_column = (torch.tensor(numbers, dtype=torch.int64)[kept] for numbers in (rows, columns))
+    row, of_column = (
+        torch.tensor(numbers, dtype=torch.int64, device="cpu")[kept] for numbers in (rows, columns)
+    )
     return _sums(x, row, of_column, codebook[codes[kept].long()], bias, n_out, relu)
 
 
@@ -67,7 +69,7 @@ def _sums(
     relu: bool,
 ) -> Tensor:
     """One product a weight, added up in float64."""
-    out = torch.zeros(len(x), n_out, dtype=torch.float64)
+    out = torch.zeros(len(x), n_out, dtype=torch.float64, device="cpu")
     for sample, result in zip(x.double(), out, strict=True):
         active = (sample != 0)[columns]
         result.index_add_(0, rows[active], weights.double()[active] * sample[columns][active])

@@ -33,7 +33,9 @@ def match_tables(searches: Sequence[Search]) -> list[Tensor]:
     tables = []
     for search in searches:
         queries = scale_keys(search.queries, search.stride)
-        table = match_table(search.keys, queries, torch.tensor(search.deltas, dtype=torch.int64))
+        table = match_table(
+            search.keys, queries, torch.tensor(search.deltas, dtype=torch.int64, device="cpu")
+        )
         table = renumber_table(table, search.order_in, search.order_out)
         if search.out is not None:
             search.out.fill_(-1)
@@ -46,7 +48,7 @@ def pack_and_match(
     coords: Tensor, deltas: tuple[int, ...]
 ) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], Tensor | None]:
     keys, low, high, ascending = pack_rows(coords)
-    steps = torch.tensor(deltas, dtype=torch.int64)
+    steps = torch.tensor(deltas, dtype=torch.int64, device="cpu")
     return keys, low, high, match_table(keys, keys, steps) if ascending else None
 
 
