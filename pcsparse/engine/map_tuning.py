@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pcsparse.coords.build import makes_tables, map_deltas, strided_level
 from pcsparse.coords.build_tables import Wanted, search_into
+from pcsparse.coords.keys import WHOLE
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys
 from pcsparse.errors import RangeError, UnsupportedError
@@ -80,7 +81,8 @@ def tune_maps(
     Args:
         coords: (n, 4) int32, unique, on a device whose maps are tables.
         kernels: edges of submanifold kernels; strided ones of edge 2 are timed, too.
-        levels: the cloud and coarser ones made of it, at least 1; the first one is timed twice as large, too.
+        levels: the cloud and coarser ones made of it, at least 1; the first one is timed twice as large, too,
+            if a key has room for twice as many clouds.
         runs: of each way.
 
     Raises:
@@ -142,8 +144,10 @@ def fitted(amounts: Sequence[Sequence[float]], seconds: Sequence[float]) -> tupl
 def _maps(coords: Tensor, kernels: Sequence[int], levels: int) -> Iterator[tuple[str, Wanted]]:
     """The maps that are timed, and their names."""
     fine = SortedKeys.of(coords.int())
-    if coords.shape[0]:
-        beside = coords + coords.new_tensor([fine.extent.high[0] - fine.extent.low[0] + 1, 0, 0, 0])
+    clouds = fine.extent.high[0] - fine.extent.low[0] + 1
+    # of very many clouds a key has no room for as many more
+    if coords.shape[0] and fine.extent.high[0] + clouds <= WHOLE.high[0]:
+        beside = coords + coords.new_tensor([clouds, 0, 0, 0])
         both = SortedKeys.of(torch.cat([coords, beside]))
         yield f"twice, {kernels[0]}^3", _wanted(both, both, Relation.of(kernels[0]))
     for level in range(levels):

@@ -82,6 +82,13 @@ def test_one_number_of_each_way_is_no_more_than_that():
     assert off < 1e-12
 
 
+@pytest.mark.parametrize(("last", "twice"), [(1022, True), (1023, False), (2046, False)])
+def test_a_batch_that_has_no_room_beside_itself_is_timed_once(gpu_or_emulated, last, twice):
+    coords = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1], [last, 5, 5, 5]], dtype=torch.int32)
+    found = tune_maps(coords.to(gpu_or_emulated), kernels=(3,), levels=1, runs=1)
+    assert [trial.name for trial in found.trials] == ["twice, 3^3"] * twice + ["level 0, 3^3"]
+
+
 @pytest.mark.parametrize("coords", [CLOUD, UNSORTED.coords], ids=["sorted", "unsorted"])
 def test_every_way_is_timed_on_the_cloud_and_coarser_ones(gpu_or_emulated, small, coords):
     found = small(coords.to(gpu_or_emulated))
