@@ -60,8 +60,8 @@ def elsewhere(gpu_or_emulated, monkeypatch) -> Iterator[torch.device]:
 
     # what was made before would not be made again
     monkeypatch.setattr(mailbox, "_HERE", mailbox._Boxes())
-    for cached in (constants._kept, match._kept_offsets):
-        cached.cache_clear()
+    monkeypatch.setattr(constants, "_KEPT", constants.Kept(constants.made))
+    monkeypatch.setattr(match, "_OFFSETS", constants.Kept(match._made))
     with torch.device("meta"):
         yield gpu_or_emulated
 

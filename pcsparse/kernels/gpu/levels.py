@@ -239,7 +239,8 @@ def _within(keys: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
     coords, (low, high) = unpack_keys(keys), key_extent(keys)
     if all(map(operator.le, bounds[0], low)) and all(map(operator.le, high, bounds[1])):
         return keys, coords
-    ends = [on_device(end, keys.device) for end in bounds]
+    # of this cloud alone; the numbers are copied to a place of the driver's own before this returns
+    ends = torch.tensor(bounds, dtype=torch.int64, device="cpu").to(keys.device, non_blocking=True)
     rows = ((coords >= ends[0]) & (coords <= ends[1])).all(dim=1).nonzero().squeeze(1)
     return keys[rows], coords[rows]
 

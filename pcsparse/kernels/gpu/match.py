@@ -6,14 +6,13 @@ of threads takes neighbouring queries of one column, so that they walk the same 
 Source: Spira (MLSys 2026, arXiv 2511.20834), z-delta search; here a block narrows the keys down first.
 """
 
-import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pcsparse.kernels.gpu import cuda_text
-from pcsparse.kernels.gpu.constants import LONGEST_KEPT, on_device
+from pcsparse.kernels.gpu.constants import Kept, made
 from pcsparse.kernels.gpu.keys import FACTS, NOTHING, facts_of, start_packing
 from pcsparse.kernels.gpu.tables import to_pairs
 from pcsparse.kernels.jobs import Search
@@ -24,16 +23,16 @@ from pcsparse.types import Triple
 _THREADS = 256
 
 
-@functools.lru_cache(maxsize=256)
-def _kept_offsets(deltas: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    return on_device(deltas, device), on_device(columns_of(deltas), device)
+def _made(deltas: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    return made(deltas, device), made(columns_of(deltas), device)
+
+
+_OFFSETS = Kept(_made)
 
 
 def offsets_of(deltas: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """The deltas and where their columns begin, (k,) and (columns + 1,) int64 on a device."""
-    if len(deltas) > LONGEST_KEPT:
-        return on_device(deltas, device), on_device(columns_of(deltas), device)
-    return _kept_offsets(deltas, device)
+    return _OFFSETS(deltas, device)
 
 
 def match_table(keys: Tensor, queries: Tensor, deltas: Tensor, mirrored: bool = False) -> Tensor:
