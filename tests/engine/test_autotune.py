@@ -97,6 +97,18 @@ class _Twin(Dataflow[_Behaviour]):
         return out
 
 
+class _Wavering(_Twin):
+    """Right every time, and by a rounding error another number at every second."""
+
+    def _spoil(self, out, config):
+        if config.fault == "other bits" and self.timed.count(config) % 2 == 0:
+            one = out.view(-1)[7:8]
+            one.copy_(torch.nextafter(one, torch.full_like(one, torch.inf)))
+        if config.fault == "second crash" and self.timed.count(config) == 2:
+            raise RuntimeError("no such tile any more")
+        return out
+
+
 @pytest.mark.parametrize("of", PASSES)
 @pytest.mark.parametrize(
     ("fault", "reason"),
@@ -119,6 +131,26 @@ def test_a_wrong_choice_is_never_timed_however_fast(of, fault, reason):
     assert found.best.config == _Behaviour(rounds=2)
     # once for the guard
     assert flow.timed.count(_Behaviour(fault)) == 1
+
+
+@pytest.mark.parametrize("of", PASSES)
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("other bits", "1 of "), ("second crash", "at its second run, RuntimeError: no such")],
+)
+def test_a_choice_whose_bits_do_not_repeat_is_never_timed(of, fault, reason):
+    problem, kmap = _case()
+    slow, wavering = _Behaviour(rounds=2), _Behaviour(fault)
+    flow = _Wavering(slow, wavering)
+    [found] = _tuned(problem, kmap, passes=(of,), runs=2, dataflows={"twin": flow}).passes
+
+    [refused] = [trial for trial in found.trials if trial.rejected is not None]
+    assert refused.choice.config == wavering
+    assert reason in refused.rejected
+    # it agreed with the twin
+    assert refused.error < 1e-5
+    assert found.best.config == slow
+    assert flow.timed.count(wavering) == 2
 
 
 def test_the_fastest_wins_and_is_stored_and_so_is_the_rule():
