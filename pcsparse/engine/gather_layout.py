@@ -8,6 +8,8 @@ from torch import Tensor
 
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.grouping import Group
+from pcsparse.errors import RangeError
+from pcsparse.kernels.key_layout import MOST_PAIRS
 from pcsparse.kernels.select import backend_of
 
 
@@ -29,13 +31,23 @@ class GatherLayout:
 
 
 def layout_of(kmap: KernelMap, groups: tuple[Group, ...]) -> GatherLayout:
-    """The layout of `kmap` under `groups`, made once and kept with the map."""
+    """The layout of `kmap` under `groups`, made once and kept with the map.
+
+    Raises:
+        RangeError: with its padding the buffer has more rows than 32 bits can tell apart.
+    """
     return kmap.kept(("gather_scatter", groups), lambda: _made(kmap, groups))
 
 
 def _made(kmap: KernelMap, groups: Sequence[Group]) -> GatherLayout:
     counts = kmap.offset_counts()
     runs, first, total = _runs(groups, counts)
+    if total > MOST_PAIRS:
+        raise RangeError(
+            f"{sum(counts)} pairs at {len(counts)} offsets, padded to the largest offset of their group, take "
+            f"a buffer of {total} rows, more than 32-bit positions can tell apart ({MOST_PAIRS}); use a "
+            "smaller epsilon of the grouping, or a smaller kernel or batch"
+        )
     places = _places(kmap, first, counts)
     gather = backend_of(places).gather_layout(kmap.pairs.rows_in, places, kmap.n_in, total)
     order, starts = kmap.by_output()

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from pcsparse.coords.kernel_map import KernelMap
+from pcsparse.engine import gather_layout
 from pcsparse.engine.gather_layout import layout_of
 from pcsparse.engine.gather_scatter import GatherScatter, GatherScatterConfig
 from pcsparse.engine.grouping import Group, adaptive_groups
 from pcsparse.engine.problem import ConvProblem
+from pcsparse.errors import RangeError
 from pcsparse.kernels import reference
 from tests.emulation import emulate
 from tests.engine.test_dataflows import maps
@@ -44,6 +46,26 @@ def test_every_pair_has_a_place_of_its_own(name, batch_below):
         places = layout.places[int(layout.starts[j]) : int(layout.starts[j + 1])].tolist()
         assert [(offset_at[place], int(source[place])) for place in places] == expected.get(j, [])
     assert len(set(layout.places.tolist())) == len(layout.places) == kmap.n_pairs - kmap.n_out * (centre >= 0)
+
+
+class _Reached(Exception):
+    """Rows of the buffer would be numbered now."""
+
+
+@pytest.mark.parametrize(("rows", "refused"), [(79_536_431, False), (79_536_432, True)])
+def test_a_buffer_whose_padding_passes_32_bits_is_refused(monkeypatch, rows, refused):
+    """One large offset, to which 26 others are padded: few pairs, and 2^31 - 11 or 2^31 + 16 rows."""
+
+    def places(*_: object) -> None:
+        raise _Reached
+
+    kmap = maps()["strided-overlapping"]
+    counts = [rows] + [1] * (kmap.volume - 1)
+    monkeypatch.setattr(KernelMap, "offset_counts", lambda self: counts)
+    monkeypatch.setattr(gather_layout, "_places", places)
+    text = rf"{rows + 26} pairs at 27 offsets.* buffer of {27 * rows} rows.*epsilon"
+    with pytest.raises(RangeError, match=text) if refused else pytest.raises(_Reached):
+        layout_of(kmap, (Group(tuple(range(27)), rows, batched=True),))
 
 
 def test_a_layout_is_made_once_a_grouping():
