@@ -44,8 +44,8 @@ def _made(kmap: KernelMap, groups: Sequence[Group]) -> GatherLayout:
     runs, first, total = _runs(groups, counts)
     if total > MOST_PAIRS:
         raise RangeError(
-            f"{sum(counts)} pairs at {len(counts)} offsets, padded to the largest offset of their group, take "
-            f"a buffer of {total} rows, more than 32-bit positions can tell apart ({MOST_PAIRS}); use a "
+            f"{sum(counts)} pairs at {len(counts)} offsets, padded to the largest offset of their group, "
+            f"take a buffer of {total} rows, more than 32-bit positions can tell apart ({MOST_PAIRS}); use a "
             "smaller epsilon of the grouping, or a smaller kernel or batch"
         )
     places = _places(kmap, first, counts)
