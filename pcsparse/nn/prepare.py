@@ -80,8 +80,12 @@ def _is_made(part: nn.Module, name: str) -> bool:
     return any(f"{name}_{source}" in parameters for source in ("orig", "g", "v"))
 
 
-def prepare(module: nn.Module, x: SparseTensor) -> SparseTensor:
+def prepare(module: nn.Module, x: SparseTensor, *, like: SparseTensor | None = None) -> SparseTensor:
     """Fill the cache of `x` with every level and map that `module(x)` will ask for.
+
+    They are made one by one as the module asks, and on a GPU the host waits once a level, as it must know how
+    long each is. What another cloud was asked for is known: with `like` the same is made at once, with one
+    wait for all levels (`CachePlan.fill`), before the module runs and asks for what is missing still.
 
     The module runs once with features and parameters on the "meta" device: coordinates and maps are real,
     arithmetic is not done. So map time can be measured apart, and `torch.compile` finds the maps ready: a
@@ -92,13 +96,28 @@ def prepare(module: nn.Module, x: SparseTensor) -> SparseTensor:
     Args:
         module: any module that takes a SparseTensor.
         x: its input; only the cache changes.
+        like: an input that the module was run or prepared on before; only its cache is read. What other
+            modules have asked that cache for is made, too.
 
     Returns:
         `x`.
 
     Raises:
-        UnsupportedError: the module does not run on features without values.
+        UnsupportedError: the module does not run on features without values, or the cache of `like` has
+            several coordinate sets that no layer has made.
     """
+    if like is not None:
+        _make_all_of(like, x)
     with without_values(module), _ShapesOnly():
         meta_copy(module)(x.replace(x.feats.to("meta")))
     return x
+
+
+def _make_all_of(like: SparseTensor, x: SparseTensor) -> None:
+    plan = like.cache.plan()
+    if len(plan.given) > 1:
+        raise UnsupportedError(
+            f"the cache of `like` has {len(plan.given)} coordinate sets that no layer has made, and `x` "
+            "stands for one; leave `like` out, or give an input whose network reads one"
+        )
+    plan.fill(x.cache, dict.fromkeys(plan.given, x.coords))

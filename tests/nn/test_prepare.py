@@ -17,7 +17,8 @@ from pcsparse.errors import UnsupportedError
 from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn.copies import own_copy
 from pcsparse.nn.tuning import conv_calls
-from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED, Cloud
+from tests.clouds import CLOUDS, TWO_BATCHES, UNSORTED, Cloud, lidar_like
+from tests.host_waits import host_waits
 
 
 def _tensor(cloud: Cloud, channels: int = 4) -> SparseTensor:
@@ -88,6 +89,51 @@ def test_forward_finds_every_map_and_every_level(monkeypatch, make, cloud, train
     if not training:
         assert torch.equal(actual.feats, expected.feats)
     actual.feats.sum().backward()
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS.keys())
+@pytest.mark.parametrize("cloud", CLOUDS_HERE.values(), ids=CLOUDS_HERE.keys())
+def test_what_another_cloud_was_asked_for_is_made_with_the_same_numbers(make, cloud):
+    network, before, x, plain = make().eval(), _tensor(CLOUDS["clumped"]), _tensor(cloud), _tensor(cloud)
+    nn.prepare(network, before)
+    nn.prepare(network, plain)
+
+    assert nn.prepare(network, x, like=before) is x
+    assert x.cache.plan() == plain.cache.plan() == before.cache.plan()
+    assert torch.equal(network(x).feats, network(plain).feats)
+    # of which less is known, the rest is asked for
+    less, other = nn.prepare(nn.SubmanifoldConv3d(4, 4), _tensor(CLOUDS["clumped"])), _tensor(cloud)
+    nn.prepare(network, other, like=less)
+    assert set(plain.cache.maps()) <= set(other.cache.maps())
+
+
+def test_all_levels_that_another_cloud_had_are_waited_for_together(gpu_or_emulated):
+    network = MinkUNet(MinkUNetSpec.minkunet14(width=1 / 16)).to(gpu_or_emulated)
+    coords = lidar_like(300, batch_size=2).to(gpu_or_emulated)
+
+    def cloud() -> SparseTensor:
+        return SparseTensor(torch.zeros(len(coords), 4, device=gpu_or_emulated), coords, batch_size=2)
+
+    before = nn.prepare(network, cloud())
+    # small constants lie on the device from the first time on
+    nn.prepare(network, cloud(), like=before)
+    counts = []
+    for like in (None, before):
+        x = cloud()
+        with host_waits(gpu_or_emulated) as seen:
+            nn.prepare(network, x, like=like)
+        assert not seen.mixed
+        counts.append(len(seen.places))
+    # for the cloud and for each of four levels; for all of them together
+    assert counts == [5, 1]
+
+
+def test_a_cache_that_reads_several_coordinate_sets_is_no_example():
+    network, x = torch_nn.Sequential(nn.SubmanifoldConv3d(4, 4)), _tensor(TWO_BATCHES)
+    other = _tensor(UNSORTED)
+    x.cache.kernel_map(x.coords, other.coords, network[0].relation)
+    with pytest.raises(UnsupportedError, match="2 coordinate sets that no layer has made"):
+        nn.prepare(network, _tensor(UNSORTED), like=x)
 
 
 def test_nothing_but_the_cache_changes():
