@@ -24,6 +24,8 @@ _STAMPS = (1 << 31) - 1
 class Mailbox:
     """Of one thread and device: there is one letter at a time, and who sends one waits for it.
 
+    Where an error keeps him from that, the box is left alone, and the thread gets another.
+
     Attributes:
         counters: (COUNTERS,) int32 on the device. A kernel finds zeros and leaves zeros.
         address: where the kernel writes, for its letter's word i: the stamp in the upper 32 bits, the value
@@ -43,7 +45,8 @@ class Mailbox:
         self._words = (ctypes.c_longlong * WORDS).from_address(self.address)
 
     def stamp(self) -> int:
-        """The number of the next letter."""
+        """The number of the next letter, which is awaited until it is read."""
+        _AWAITED.add(self)
         self._stamp = self._stamp % _STAMPS + 1
         return self._stamp
 
@@ -64,15 +67,19 @@ class Mailbox:
                 if looks == 0:
                     self._wait(word)
             values.append(value & 0xFFFFFFFF)
+        _AWAITED.discard(self)
         return values
 
     def _wait(self, word: int) -> None:
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
         if self._words[word] >> 32 != self._stamp:
-            # its counters may not be 0
-            _HERE.boxes.clear()
             raise RuntimeError("a kernel of maps ended without telling the host its result")
+
+
+# their kernels may still write: torch's allocator of pinned memory, which knows of copies only, would give
+# the words of a box to others once its thread has ended
+_AWAITED: set[Mailbox] = set()
 
 
 class _Boxes(threading.local):
@@ -86,6 +93,7 @@ _HERE = _Boxes()
 def mailbox(device: torch.device) -> Mailbox:
     """That of this thread for a device."""
     box = _HERE.boxes.get(device)
-    if box is None:
+    # an error fell between a launch and its letter: the letter may come yet, and the counters may not be 0
+    if box is None or box in _AWAITED:
         box = _HERE.boxes[device] = Mailbox(device)
     return box
