@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+import torch
+
 from pcsparse.engine.tune_cache import device_key, versions
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.whole_file import write_whole
@@ -243,11 +245,12 @@ class CostTable:
         write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
     @classmethod
-    def load(cls, path: Path, *, any_machine: bool = False) -> Self:
+    def load(cls, path: Path, *, device: torch.device | str = "cpu", any_machine: bool = False) -> Self:
         """Read what `save` wrote.
 
         Args:
             path: of the file.
+            device: of this machine that the times are for.
             any_machine: take the times of another machine, or of other versions, too.
 
         Raises:
@@ -268,7 +271,7 @@ class CostTable:
             if isinstance(error, FormatError):
                 raise
             raise FormatError(f"{path} is no cost table ({type(error).__name__}: {error})") from error
-        here = device_key(), versions()
+        here = device_key(device), versions()
         if not any_machine and (table.machine, dict(table.versions)) != here:
             raise FormatError(
                 f"{path} was measured on [{table.machine}] {dict(table.versions)}, this is [{here[0]}] "

@@ -79,7 +79,7 @@ def measure_dense_cost(
         itemsize=like.element_size(),
         fused=False,
         sweeps=1,
-        machine=device_key(),
+        machine=device_key(like.device),
         versions=tuple(versions().items()),
         others=max((o for o in (before.others, after.others) if o is not None), default=None),
         busy=before.busy or after.busy,

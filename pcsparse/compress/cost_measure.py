@@ -106,7 +106,7 @@ def measure_cost(
         itemsize=inputs[0].feats.element_size(),
         fused=fused,
         sweeps=len(inputs),
-        machine=device_key(),
+        machine=device_key(inputs[0].feats.device),
         versions=tuple(versions().items()),
         others=max((o for o in (here.others, after.others) if o is not None), default=None),
         busy=here.busy or after.busy,

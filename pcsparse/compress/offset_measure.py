@@ -83,7 +83,7 @@ def measure_offset_cost(
         building=building,
         bytes=sum(weight.nbytes for weight in weights),
         itemsize=weights[0].element_size(),
-        machine=device_key(),
+        machine=device_key(x.feats.device),
         busy=here.busy or after.busy,
     )
 

@@ -82,7 +82,7 @@ def measure_voxel_cost(
         # of means, so that rounding could bring it below 0
         rest_macs=max(0.0, total - sum(layer.macs(PARTS) for layer in layers)),
         bytes=sum(weight.nbytes for weight in model.parameters()),
-        machine=device_key(),
+        machine=device_key(x.feats.device),
         busy=here.busy or after.busy,
     )
 

@@ -15,6 +15,8 @@ requirements of its tuner and of WarpConvNet's.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.watched_map import remade
 from pcsparse.engine.assign import Option, cheapest
@@ -80,10 +82,19 @@ def tune(
     return GroupTuning(tuple(calls), tunings, {part: derived[part] for part in derived if part in needed})
 
 
-def table_of(groups: Iterable[GroupTuning], which: Which = "best") -> TuneTable:
-    """What `plan_for` reads. Choices of a group belong together, so that the rule's are among them."""
+def table_of(groups: Iterable[GroupTuning], device: torch.device | str, which: Which = "best") -> TuneTable:
+    """What `plan_for` reads. Choices of a group belong together, so that the rule's are among them.
+
+    Args:
+        groups: tuned on `device`.
+        device: of this machine.
+        which: of the choices that were measured.
+
+    Raises:
+        DeviceError: torch sees no such device here.
+    """
     entries = {(t.bucket, t.of): getattr(t, which) for group in groups for t in group.passes}
-    return TuneTable.here(entries)
+    return TuneTable.here(device, entries)
 
 
 def _by_bucket(calls: Sequence[ConvCall]) -> dict[Bucket, list[ConvCall]]:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import torch
 
+from pcsparse.checks import usable_device
 from pcsparse.engine.choice import PASSES, Choice, Pass
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.sorted_implicit_gemm import product_precision
@@ -92,14 +93,22 @@ def _doublings(value: int, unit: int) -> int:
     return bits
 
 
-def device_key() -> str:
-    """This machine as far as a tuning depends on it: CPU, threads, what the kernels are compiled for, GPU."""
+def device_key(device: torch.device | str) -> str:
+    """A device as far as a tuning depends on it: CPU, threads, what the kernels are compiled for, the GPU.
+
+    Args:
+        device: cpu, cuda for the current GPU, or cuda:N. That of a CPU names no GPU.
+
+    Raises:
+        DeviceError: torch sees no such device here.
+    """
+    place = usable_device(device)
     info = _cpu_info()
     model = info.get("model name") or platform.processor() or platform.machine()
     flags = info.get("flags", info.get("Features", "")).split()
     features = " ".join(name for name in _FEATURES if name in flags) or "no known features"
     targets = (f"{name}={os.environ[name]}" for name in _TARGETS if name in os.environ)
-    gpus = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    gpus = [torch.cuda.get_device_name(place)] if place.type == "cuda" else []
     return "; ".join([model, features, f"{torch.get_num_threads()} threads", *targets, *gpus])
 
 
@@ -140,10 +149,17 @@ class TuneTable:
 
     @classmethod
     def here(
-        cls, entries: Mapping[tuple[Bucket, Pass], Choice] | None = None, maps: MapRule | None = None
+        cls,
+        device: torch.device | str,
+        entries: Mapping[tuple[Bucket, Pass], Choice] | None = None,
+        maps: MapRule | None = None,
     ) -> Self:
-        """A table for this machine and these versions."""
-        return cls(device_key(), versions(), dict(entries or {}), maps)
+        """A table for a device of this machine and these versions.
+
+        Raises:
+            DeviceError: torch sees no such device here.
+        """
+        return cls(device_key(device), versions(), dict(entries or {}), maps)
 
     def choice(self, problem: ConvProblem, of: Pass) -> Choice | None:
         """The tuned choice for one pass of a problem, None if its bucket is unknown."""
@@ -155,14 +171,16 @@ class TuneTable:
         return replace(self, entries={**self.entries, **newer.entries}, maps=maps)
 
 
-def load_table(path: Path | str, *, device: str | None = None) -> TuneTable:
-    """Read the section for this machine and these versions.
+def load_table(path: Path | str, device: torch.device | str, *, key: str | None = None) -> TuneTable:
+    """Read the section for a device of this machine and these versions.
 
     Args:
         path: file written by `store_table`.
-        device: key of another machine's section, to run with its choices and so its bits.
+        device: where the convolutions will run.
+        key: of another machine's section, to run with its choices and so its bits.
 
     Raises:
+        DeviceError: torch sees no such device here.
         FormatError: no such file, another schema, a broken file, or no section for this device and these
             versions; the text lists those there are.
     """
@@ -170,14 +188,14 @@ def load_table(path: Path | str, *, device: str | None = None) -> TuneTable:
     if not path.is_file():
         raise FormatError(f"no tuning at {path}; make one with `pcsparse tune --out {path}`")
     tables = _read(path)
-    wanted, current = device or device_key(), versions()
+    wanted, current = key or device_key(device), versions()
     for table in tables:
         if table.device == wanted and table.versions == current:
             return table
     listed = "; ".join(f"[{table.device}] {_text(table.versions)}" for table in tables) or "nothing"
     raise FormatError(
         f"{path} has no tuning for [{wanted}] {_text(current)}, but for {listed}; run `pcsparse tune --out "
-        f"{path}` to add this machine's"
+        f"{path}` --device {device}` to add it"
     )
 
 

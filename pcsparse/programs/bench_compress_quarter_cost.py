@@ -161,7 +161,8 @@ def times_in_turns(nets: Mapping[str, nn.Module], sweeps: Sweeps, *, tuned: bool
 def fastest(net: nn.Module, sweeps: Sequence[SparseTensor]) -> TuneTable:
     """The fastest plan of each convolution in inference, on each of some sweeps."""
     groups = (group for x in sweeps for group in groups_of(conv_calls(net, x)))
-    return table_of([tune(group, passes=("forward",)) for group in groups])
+    tuned = [tune(group, passes=("forward",)) for group in groups]
+    return table_of(tuned, sweeps[0].coords.device)
 
 
 def mean_share(times: Milliseconds, name: str) -> float:

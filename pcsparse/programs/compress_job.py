@@ -108,7 +108,7 @@ class Job:
                 f"{weights} was trained on {card.voxels}; a compression cannot change it to "
                 f"{settings.voxels}: leave voxels out"
             )
-        table = None if settings.tuned is None else load_table(settings.tuned)
+        table = None if settings.tuned is None else load_table(settings.tuned, settings.device)
         sources: dict[str, Any] = {}
         for split, node in _needed(settings).items():
             if node is None:
@@ -213,7 +213,8 @@ class Job:
         if settings.budget.unit == "ms":
             # the widths that are chosen hang on the times of this machine
             here = {
-                "threads": torch.get_num_threads(), "machine": device_key(), "versions": dict(versions())
+                "threads": torch.get_num_threads(), "machine": device_key(settings.device),
+                "versions": dict(versions()),
             }  # fmt: skip
         pruning, costed = self.pruning, digest_of(self.cost_batches)
         # offsets are scored by the pairs that the sweeps of the cost have

@@ -41,7 +41,7 @@ def run(settings: EvaluateSettings) -> int:
     checkpoint = checkpoint_or_default(settings.checkpoint)
     model, card = load_model(checkpoint)
     if settings.tuned is not None:
-        use_tuning(model, load_table(settings.tuned))
+        use_tuning(model, load_table(settings.tuned, settings.device))
     source = build(node)
     labels: LabelMap = source.label_map
     if labels.names != card.classes or (settings.data.labels is None and card.means_other_ids_than(labels)):

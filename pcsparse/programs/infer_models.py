@@ -79,7 +79,7 @@ class InferModels:
                 )
                 voxels = replace(voxels, voxel_size=settings.voxel_size)
             if settings.tuned is not None:
-                use_tuning(model, load_table(settings.tuned))
+                use_tuning(model, load_table(settings.tuned, settings.device))
             predictor = Predictor(model, voxels, settings.device)
             if told:
                 print(f"model {weights}, {voxels.voxel_size:g} m voxels, {card.labels.n_classes} classes")

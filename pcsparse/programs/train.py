@@ -52,7 +52,7 @@ def train(settings: TrainSettings) -> FitResult:
     torch.manual_seed(settings.seed)
     model = build(settings.model)
     if settings.tuned is not None:
-        use_tuning(model, load_table(settings.tuned))
+        use_tuning(model, load_table(settings.tuned, settings.device))
     return fit(
         model,
         train_set,

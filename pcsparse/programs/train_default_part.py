@@ -155,7 +155,7 @@ def _provenance(job: TrainingJob, seconds: float) -> dict[str, str]:
         f"apart, sensors {sensors}, BVH caster, rendered during the training; no recorded data",
         "sensor": job.recipe.sensor,
         "seconds": f"{seconds:.0f}",
-        "device": torch.cuda.get_device_name() if job.device != "cpu" else "CPU",
+        "device": torch.cuda.get_device_name(job.device) if job.device != "cpu" else "CPU",
         "batch_size": str(job.recipe.batch_size),
         "licence": "Apache-2.0",
     }

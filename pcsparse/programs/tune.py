@@ -127,21 +127,21 @@ def _tune(settings: TuneSettings, device: torch.device) -> None:
     print(header())
     found: list[GroupTuning] = []
     # an unreadable table must not cost an hour; and what is stored after each group is not lost
-    store_table(settings.out, table_of([]))
+    store_table(settings.out, TuneTable.here(device))
     for number, group in enumerate(groups, 1):
         found.append(tune(group, passes=settings.passes, runs=settings.runs))
-        store_table(settings.out, table_of(found[-1:]))
+        store_table(settings.out, table_of(found[-1:], device))
         print(report(number, found[-1]), flush=True)
     print(summary(found))
     # a CPU makes its maps in one way
     if makes_tables(x.coords):
         _tune_maps(settings, x)
-    print(f"stored for [{device_key()}] in {settings.out}; use it with tuned={settings.out} or --tuned")
+    print(f"stored for [{device_key(device)}] in {settings.out}; use it with tuned={settings.out} or --tuned")
 
 
 def _tune_maps(settings: TuneSettings, x: SparseTensor) -> None:
     tuning = tune_maps(x.coords, runs=settings.runs)
-    store_table(settings.out, TuneTable.here(maps=tuning.rule))
+    store_table(settings.out, TuneTable.here(x.coords.device, maps=tuning.rule))
     print(f"\n{maps_report(tuning)}")
 
 

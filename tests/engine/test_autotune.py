@@ -161,13 +161,13 @@ def test_the_fastest_wins_and_is_stored_and_so_is_the_rule():
     assert [t.of for t in won.passes] == list(PASSES)
     assert all(t.best.config == t.alone.config == fast and t.rule.config == slow for t in won.passes)
     assert won.gain > 2
-    assert table_of([won]).entries == {(Bucket.of(problem), of): Choice("twin", fast) for of in PASSES}
+    assert table_of([won], "cpu").entries == {(Bucket.of(problem), of): Choice("twin", fast) for of in PASSES}
 
     stayed = _tuned(problem, kmap, runs=3, dataflows={"twin": _Twin(fast, slow)})
     assert all(t.best == t.alone == t.rule for t in stayed.passes)
     assert stayed.gain == 1
     # choices of a group belong together: what an older tuning has stored for one of them must go
-    assert table_of([stayed]).entries == table_of([won]).entries
+    assert table_of([stayed], "cpu").entries == table_of([won], "cpu").entries
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_wrong_rule_is_replaced():
     assert found.rule not in found.times
     assert group.cost("rule") is None
     assert group.gain == 1
-    assert len(table_of([group]).entries) == 1
+    assert len(table_of([group], "cpu").entries) == 1
 
 
 def test_where_nothing_is_right_all_reasons_are_given():
@@ -275,7 +275,7 @@ def _odd_table(problem):
         "grad_weight": OutputStationaryConfig(tile=112),
     }
     bucket = Bucket.of(problem)
-    return TuneTable.here({(bucket, of): Choice("output_stationary", tiles[of]) for of in PASSES})
+    return TuneTable.here("cpu", {(bucket, of): Choice("output_stationary", tiles[of]) for of in PASSES})
 
 
 def test_a_table_replaces_the_rule_pass_by_pass():

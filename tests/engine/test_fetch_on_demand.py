@@ -170,7 +170,7 @@ def test_a_tuner_takes_it_where_it_is_quick(gpu, rng, mine_is_quick):
     assert [(t.rule.dataflow, t.best.dataflow) for t in group.passes] == [_SOME, _SOME]
     assert [trial.rejected for t in group.passes for trial in t.trials if trial.rejected] == []
 
-    table = table_of([group])
+    table = table_of([group], "cpu")
     plan = plan_for(call.problem, tuned=table)
     assert [plan.forward.dataflow, plan.grad_feats.dataflow] == ["fetch_on_demand"] * 2
     # nobody has tuned it

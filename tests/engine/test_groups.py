@@ -179,7 +179,7 @@ def test_the_table_has_what_was_found_for_each_layer_and_pass(clock):
     found = tune(calls, passes=("forward",), dataflows={"priced": _Priced(clock, FORMS, OWN)})
     assert [t.best.config.form for t in found.passes] == ["c", "c"]
     for which in ("rule", "alone", "best"):
-        table = table_of([found], which)
+        table = table_of([found], "cpu", which)
         for call, tuning in zip(calls, found.passes, strict=True):
             assert table.choice(call.problem, "forward") == getattr(tuning, which)
             assert table.choice(call.problem, "grad_weight") is None

@@ -215,15 +215,15 @@ def test_a_cpu_has_nothing_to_choose():
 def test_the_program_stores_a_rule_beside_the_plans(gpu_or_emulated, small, tmp_path, capsys):
     x = SparseTensor(torch.zeros(len(CLOUD), 1, device=gpu_or_emulated), CLOUD.to(gpu_or_emulated))
     tune._tune_maps(TuneSettings(out=tmp_path / "tuned.json", runs=1), x)
-    rule = load_table(tmp_path / "tuned.json").maps
+    rule = load_table(tmp_path / "tuned.json", "cpu").maps
     assert rule is not None
     assert tuple(rule.seconds) == WAYS
     said = capsys.readouterr().out
     assert "level 0, 2^3 stride 2" in said
     assert "the rule is off by at most: search " in said
     # a table of plans leaves it there
-    store_table(tmp_path / "tuned.json", TuneTable.here())
-    assert load_table(tmp_path / "tuned.json").maps == rule
+    store_table(tmp_path / "tuned.json", TuneTable.here("cpu"))
+    assert load_table(tmp_path / "tuned.json", "cpu").maps == rule
 
 
 def test_a_tuned_network_makes_its_maps_by_the_rule(gpu_or_emulated, monkeypatch):
@@ -235,7 +235,7 @@ def test_a_tuned_network_makes_its_maps_by_the_rule(gpu_or_emulated, monkeypatch
     rule = MapRule({"search": (1.0, 0, 0, 0, 0), "runs": (0,) * 5}, (1 << 30,) * 4)
     model = MinkUNet(MinkUNetSpec.minkunet14(in_channels=1, n_classes=2, width=0.125)).to(gpu_or_emulated)
     maps = []
-    for table in (TuneTable.here(), TuneTable.here(maps=rule)):
+    for table in (TuneTable.here("cpu"), TuneTable.here("cpu", maps=rule)):
         use_tuning(model, table)
         x = SparseTensor(torch.zeros(len(CLOUD), 1, device=gpu_or_emulated), CLOUD.to(gpu_or_emulated))
         prepare(model, x)

@@ -15,7 +15,7 @@ from pcsparse.engine.gather_scatter import GatherScatterConfig
 from pcsparse.engine.output_stationary import OutputStationaryConfig
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import Bucket, TuneTable, device_key, load_table, store_table, versions
-from pcsparse.errors import FormatError
+from pcsparse.errors import DeviceError, FormatError
 from pcsparse.kernels.map_ways import MapRule
 
 PROBLEM = ConvProblem("cpu", torch.float32, 27, 16, 32, 1000, 1000, 5000, symmetric=True)
@@ -24,7 +24,7 @@ GATHER = Choice("gather_scatter", GatherScatterConfig(0.3, 0))
 
 
 def _table(choice: Choice = ODD, problem: ConvProblem = PROBLEM) -> TuneTable:
-    return TuneTable.here({(Bucket.of(problem), "forward"): choice})
+    return TuneTable.here("cpu", {(Bucket.of(problem), "forward"): choice})
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_table_survives_its_file(tmp_path):
     path = tmp_path / "new" / "tuned.json"
     store_table(path, _table())
 
-    assert load_table(path) == _table()
+    assert load_table(path, "cpu") == _table()
     leftovers = [found.name for found in path.parent.iterdir() if found.name.endswith(".tmp")]
     assert not leftovers
 
@@ -79,7 +79,7 @@ def test_storing_keeps_what_is_there_and_the_newer_entry_wins(tmp_path):
     store_table(path, _table(GATHER, other))
     store_table(path, _table(Choice("output_stationary", OutputStationaryConfig(tile=300))))
 
-    loaded = load_table(path)
+    loaded = load_table(path, "cpu")
     assert loaded.choice(other, "forward") == GATHER
     assert loaded.choice(PROBLEM, "forward").config.tile == 300
     assert len(loaded.entries) == 2
@@ -92,13 +92,13 @@ def test_sections_of_other_machines_and_versions_are_kept_and_not_used(tmp_path,
     with pytest.raises(
         FormatError, match=r"no tuning for .* but for \[another CPU; 64 threads\].*run"
     ) as error:
-        load_table(path)
-    assert device_key() in str(error.value)
+        load_table(path, "cpu")
+    assert device_key("cpu") in str(error.value)
     store_table(path, _table())
 
-    assert load_table(path) == _table()
+    assert load_table(path, "cpu") == _table()
     # the bits of that machine, on request
-    assert load_table(path, device="another CPU; 64 threads") == elsewhere
+    assert load_table(path, "cpu", key="another CPU; 64 threads") == elsewhere
 
     # another version may know other configs: its choices stay as they are
     content = json.loads(path.read_text())
@@ -109,15 +109,15 @@ def test_sections_of_other_machines_and_versions_are_kept_and_not_used(tmp_path,
     again = json.loads(path.read_text())
     assert again["sections"][0] == content["sections"][0]
     with pytest.raises(FormatError, match=r"torch 99\.0"):
-        load_table(path, device="another CPU; 64 threads")
+        load_table(path, "cpu", key="another CPU; 64 threads")
 
 
 def test_threads_are_part_of_the_device():
     threads = torch.get_num_threads()
-    here = device_key()
+    here = device_key("cpu")
     try:
         torch.set_num_threads(threads + 1)
-        assert device_key() != here
+        assert device_key("cpu") != here
     finally:
         torch.set_num_threads(threads)
 
@@ -126,19 +126,19 @@ def test_threads_are_part_of_the_device():
 def test_what_the_kernels_are_compiled_for_is_part_of_the_device(monkeypatch, tmp_path, name):
     for other in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"):
         monkeypatch.delenv(other, raising=False)
-    here, path = device_key(), tmp_path / "tuned.json"
+    here, path = device_key("cpu"), tmp_path / "tuned.json"
     assert "NUMBA" not in here
     store_table(path, _table())
     # set to nothing is not unset: it takes the features away
     monkeypatch.setenv(name, "")
-    assert device_key() == f"{here}; {name}="
+    assert device_key("cpu") == f"{here}; {name}="
 
     monkeypatch.setenv(name, "haswell")
-    assert device_key() == f"{here}; {name}=haswell"
+    assert device_key("cpu") == f"{here}; {name}=haswell"
     with pytest.raises(FormatError, match=f"no tuning for .*{name}=haswell"):
-        load_table(path)
+        load_table(path, "cpu")
     monkeypatch.setenv(name, "x86-64")
-    assert device_key() == f"{here}; {name}=x86-64"
+    assert device_key("cpu") == f"{here}; {name}=x86-64"
 
 
 def test_products_that_round_otherwise_have_a_bucket_of_their_own():
@@ -169,7 +169,7 @@ def test_products_that_round_otherwise_have_a_bucket_of_their_own():
 def test_a_foreign_file_is_named_and_left_alone(tmp_path, text, said):
     path = tmp_path / "tuned.json"
     path.write_text(text)
-    for use in (load_table, lambda p: store_table(p, _table())):
+    for use in (lambda p: load_table(p, "cpu"), lambda p: store_table(p, _table())):
         with pytest.raises(FormatError, match=said) as error:
             use(path)
         assert str(path) in str(error.value)
@@ -188,12 +188,12 @@ def test_a_broken_entry_is_named(tmp_path, key, value):
         entry[key] = value
     path.write_text(json.dumps(content))
     with pytest.raises(FormatError, match="is not a table of tunings"):
-        load_table(path)
+        load_table(path, "cpu")
 
 
 def test_a_missing_file_says_how_to_make_it(tmp_path):
     with pytest.raises(FormatError, match="make one with `pcsparse tune"):
-        load_table(tmp_path / "none.json")
+        load_table(tmp_path / "none.json", "cpu")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -232,12 +232,48 @@ def test_writers_at_once_lose_nothing(tmp_path):
     assert sum(len(section["entries"]) for section in content["sections"]) == 24
 
 
-def test_a_gpu_is_part_of_the_machine_and_its_compiler_of_the_versions(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    key, found = device_key(), versions()
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """Two GPUs of different make, the first of which is the current one."""
+    names = ("NVIDIA Some", "NVIDIA Other")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA Some")
-    assert device_key() == f"{key}; NVIDIA Some"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_name", lambda device=None: names[torch.device(device or "cuda").index or 0]
+    )
+
+
+def test_a_key_names_the_gpu_that_is_tuned(two_gpus):
+    cpu = device_key("cpu")
+    assert "NVIDIA" not in cpu
+    for device, name in (("cuda", "Some"), ("cuda:0", "Some"), (torch.device("cuda", 1), "Other")):
+        assert device_key(device) == f"{cpu}; NVIDIA {name}"
+    with pytest.raises(DeviceError, match="torch sees 2, cuda:0 to cuda:1"):
+        device_key("cuda:2")
+
+
+def test_each_gpu_has_a_section_of_its_own(two_gpus, tmp_path):
+    path, on_gpu = tmp_path / "tuned.json", replace(PROBLEM, device="cuda")
+    tables = {
+        "cuda:1": TuneTable.here("cuda:1", {(Bucket.of(on_gpu), "forward"): GATHER}),
+        "cuda:0": TuneTable.here("cuda:0", {(Bucket.of(on_gpu), "forward"): ODD}),
+    }
+    store_table(path, tables["cuda:1"])
+    # what another GPU was tuned for is none of this one's
+    with pytest.raises(FormatError, match=r"no tuning for \[.*NVIDIA Some\].*--device cuda:0` to add it"):
+        load_table(path, "cuda:0")
+    store_table(path, tables["cuda:0"])
+    for device, table in tables.items():
+        assert load_table(path, device) == table
+    with pytest.raises(FormatError, match=r"but for .*NVIDIA Other\].*NVIDIA Some\]"):
+        load_table(path, "cpu")
+    assert load_table(path, "cpu", key=device_key("cuda:1")) == tables["cuda:1"]
+
+
+def test_the_compiler_of_a_gpu_is_part_of_the_versions(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = versions()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert versions() == {**found, "triton": versions()["triton"]}
     assert found.keys() == {"pcsparse", "torch", "numba"}
 
@@ -249,18 +285,18 @@ RULE = MapRule(
 
 def test_a_rule_of_maps_is_kept_beside_the_choices(tmp_path):
     path = tmp_path / "tuned.json"
-    store_table(path, TuneTable.here(maps=RULE))
-    assert load_table(path) == TuneTable.here(maps=RULE)
+    store_table(path, TuneTable.here("cpu", maps=RULE))
+    assert load_table(path, "cpu") == TuneTable.here("cpu", maps=RULE)
     store_table(path, _table())
-    assert load_table(path) == replace(_table(), maps=RULE)
+    assert load_table(path, "cpu") == replace(_table(), maps=RULE)
     other = replace(RULE, margin=2.0)
-    store_table(path, TuneTable.here(maps=other))
-    assert load_table(path) == replace(_table(), maps=other)
+    store_table(path, TuneTable.here("cpu", maps=other))
+    assert load_table(path, "cpu") == replace(_table(), maps=other)
 
 
 def test_a_rule_of_another_version_stays_as_it_is(tmp_path):
     path = tmp_path / "tuned.json"
-    store_table(path, replace(TuneTable.here(maps=RULE), device="another GPU"))
+    store_table(path, replace(TuneTable.here("cpu", maps=RULE), device="another GPU"))
     content = json.loads(path.read_text())
     content["sections"][0]["versions"]["torch"] = "99.0"
     content["sections"][0]["maps"] = {"unheard of": 1}
@@ -271,4 +307,4 @@ def test_a_rule_of_another_version_stays_as_it_is(tmp_path):
     content["sections"][0]["versions"] = versions()
     path.write_text(json.dumps(content))
     with pytest.raises(FormatError, match="no rule of ways to a map"):
-        load_table(path)
+        load_table(path, "cpu")

@@ -85,7 +85,7 @@ def test_a_transposed_convolution_gets_its_own_map(x):
 def test_a_table_reaches_every_convolution_and_leaves_again(net, x, monkeypatch):
     calls = conv_calls(net, x)
     odd = Choice("output_stationary", OutputStationaryConfig(tile=96))
-    table = TuneTable.here({(Bucket.of(call.problem), "forward"): odd for call in calls})
+    table = TuneTable.here("cpu", {(Bucket.of(call.problem), "forward"): odd for call in calls})
     keys = set(net.state_dict())
     with torch.no_grad():
         before = net(x).feats
@@ -108,9 +108,9 @@ def test_a_table_reaches_every_convolution_and_leaves_again(net, x, monkeypatch)
 def test_a_stored_tuning_gives_stored_bits(x, rng):
     layer = SubmanifoldConv3d(4, 40)
     [call] = conv_calls(layer, x)
-    table = table_of([tune([call], runs=1)])
+    table = table_of([tune([call], runs=1)], "cpu")
     odd = Choice("gather_scatter", tuple(DATAFLOWS["gather_scatter"].configs(call.problem))[3])
-    table = table.merged(TuneTable.here({(Bucket.of(call.problem), "forward"): odd}))
+    table = table.merged(TuneTable.here("cpu", {(Bucket.of(call.problem), "forward"): odd}))
     use_tuning(layer, table)
     out = layer(x).feats.detach()
     by_hand = DATAFLOWS["gather_scatter"].forward(x.feats, layer.weight.detach(), call.kmap, odd.config)
@@ -136,7 +136,7 @@ def test_a_grouped_layer_is_the_convolutions_of_its_bundles(rng, monkeypatch, gr
         assert call.names == ("0",) * channels.count((call.problem.c_in, call.problem.c_out))
 
     odd = Choice("output_stationary", OutputStationaryConfig(tile=96))
-    use_tuning(layer, TuneTable.here({(Bucket.of(call.problem), "forward"): odd for call in calls}))
+    use_tuning(layer, TuneTable.here("cpu", {(Bucket.of(call.problem), "forward"): odd for call in calls}))
     seen = _seen(monkeypatch)
     layer(x)
     assert [(problem.c_in, problem.c_out) for problem, _ in seen] == channels
@@ -192,7 +192,7 @@ def test_a_step_derives_of_its_maps_what_the_tuning_has_counted(x):
         SparseInverseConv3d(8, 4, 2, 2),
     )
     groups = [tune(group, runs=1) for group in groups_of(conv_calls(net, x))]
-    use_tuning(net, table_of(groups))
+    use_tuning(net, table_of(groups, "cpu"))
     # a new cloud
     y = SparseTensor(x.feats, x.coords)
     net(y).feats.square().sum().backward()

@@ -127,7 +127,7 @@ def test_a_study_goes_on_in_another_folder_and_without_weights_that_are_judged(t
     streets = replace(here.streets, root=tmp_path / "there" / "streets")
     there = replace(here, out=tmp_path / "there" / "out", streets=streets)
     load = cost_module.device_key
-    monkeypatch.setattr(cost_module, "device_key", lambda: "another processor")
+    monkeypatch.setattr(cost_module, "device_key", lambda device: "another processor")
     with pytest.raises(FormatError, match="no counts of the dense network and a pruned one, but of none"):
         run(there, ("table",))
     assert run(there, ("train",)) == 0

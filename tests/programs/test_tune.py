@@ -61,7 +61,7 @@ def seen(monkeypatch):
 
 def _odd(problems, tile=96):
     choice = Choice("output_stationary", OutputStationaryConfig(tile=tile))
-    return TuneTable.here({(Bucket.of(problem), of): choice for problem in problems for of in PASSES})
+    return TuneTable.here("cpu", {(Bucket.of(problem), of): choice for problem in problems for of in PASSES})
 
 
 def test_tune_prints_a_table_and_stores_one(model_file, cloud, tmp_path, capsys):
@@ -87,7 +87,7 @@ def test_tune_prints_a_table_and_stores_one(model_file, cloud, tmp_path, capsys)
     # it is for one thread
     torch.set_num_threads(1)
     try:
-        table = load_table(out)
+        table = load_table(out, "cpu")
     finally:
         torch.set_num_threads(threads)
     assert {of for _, of in table.entries} == {"forward"}
