@@ -41,6 +41,7 @@ def tune(
     passes: Sequence[Pass] = PASSES,
     runs: int = 10,
     dataflows: Mapping[str, Dataflow] = DATAFLOWS,
+    most: int | None = None,
 ) -> GroupTuning:
     """Find the choices of a group of layers, on random features and weights.
 
@@ -52,18 +53,21 @@ def tune(
         passes: a step of training, or "forward" alone.
         runs: of each choice that is not hopeless.
         dataflows: where the choices come from; in the order of preference.
+        most: choices of each dataflow for a pass, the rule's and some evenly among the others; all if None.
 
     Raises:
-        RangeError: `passes` is empty or `runs` below 1.
+        RangeError: `passes` is empty, or `runs` or `most` below 1.
         UnsupportedError: every choice for a pass refuses, fails or disagrees with the twin; the text gives
             each reason.
     """
-    if not passes or runs < 1:
-        raise RangeError(f"need a pass and runs >= 1, got passes={tuple(passes)} and runs={runs}")
+    if not passes or runs < 1 or (most is not None and most < 1):
+        raise RangeError(
+            f"need a pass, runs >= 1 and most >= 1, got passes={tuple(passes)}, runs={runs} and most={most}"
+        )
     built = list({id(call.built): call.built for call in calls}.values())
     makers: dict[Part, Callable[[], object]] = {}
     members = [
-        _Member.tried(bucket, of, of_bucket, [id(kmap) for kmap in built], dataflows, makers)
+        _Member.tried(bucket, of, of_bucket, [id(kmap) for kmap in built], dataflows, makers, most)
         for bucket, of_bucket in _by_bucket(calls).items()
         for of in passes
         if any(call.times(of) for call in of_bucket)
@@ -95,6 +99,14 @@ def table_of(groups: Iterable[GroupTuning], device: torch.device | str, which: W
     """
     entries = {(t.bucket, t.of): getattr(t, which) for group in groups for t in group.passes}
     return TuneTable.here(device, entries)
+
+
+def _few(found: Sequence[Choice], most: int | None) -> Sequence[Choice]:
+    """The first, and evenly some of the others."""
+    if most is None or len(found) <= most:
+        return found
+    step = (len(found) - 1) / max(most - 1, 1)
+    return [found[round(i * step)] for i in range(most)]
 
 
 def _by_bucket(calls: Sequence[ConvCall]) -> dict[Bucket, list[ConvCall]]:
@@ -146,6 +158,7 @@ class _Member:
         maps: Sequence[int],
         dataflows: Mapping[str, Dataflow],
         makers: dict[Part, Callable[[], object]],
+        most: int | None,
     ) -> "_Member":
         """All choices of the dataflows, less those that are refused or wrong for one of the calls."""
         calls = [call for call in calls if call.times(of)]
@@ -154,7 +167,7 @@ class _Member:
             for name, flow in dataflows.items()
         }
         able = [flow for name, flow in dataflows.items() if not reasons[name]]
-        tried = [choice for flow in able for choice in choices(flow, calls[0].problem, of)]
+        tried = [choice for flow in able for choice in _few(choices(flow, calls[0].problem, of), most)]
         trials: list[Trial] = []
         parts = {choice: frozenset[Part]() for choice in tried}
         for call in calls:

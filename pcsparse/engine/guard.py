@@ -24,6 +24,8 @@ _FACTOR = 8.0
 # of a factor with 10 bits behind the point
 _TF32_EPS = 2.0**-10
 _SEED = 20231
+NO_MEMORY = "more memory than the device had left"
+"""Stands in the reason why a choice is rejected that is neither wrong nor crashes."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,6 @@ def _result(run: Callable[[KernelMap], Tensor], built: KernelMap) -> Tensor | st
     except Exception as failure:
         if lacks_memory(failure):
             # another choice may need less; but this one is not wrong, and on an emptier device it may win
-            return f"more memory than the device had left: {failure}"
+            return f"{NO_MEMORY}: {failure}"
         # a choice that fails is one that loses; the others must still be tried
         return f"{type(failure).__name__}: {failure}"

@@ -66,12 +66,14 @@ class CheckPart:
         share: of all seconds, that it may take at most.
         command: what runs, in the root of the checkout.
         budgeted: whether `command` is to be told its seconds, as what takes all the time that there is.
+        kept: of all seconds, that the parts before it must leave for it.
     """
 
     name: str
     share: float
     command: tuple[str, ...]
     budgeted: bool = False
+    kept: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,10 @@ class PartResult:
 
 
 def parts_of(settings: CheckSettings) -> tuple[CheckPart, ...]:
-    """Checks, then times. A rehearsal leaves out what only a GPU has several ways for: maps and launches."""
+    """Checks of what networks run, then times, those with a goal first; then what nothing runs by itself.
+
+    A rehearsal leaves out what only a GPU has several ways for, and of training all but the twins.
+    """
     python, rehearsal = sys.executable, settings.device == "cpu"
     given = () if settings.cloud is None else ("--cloud", str(settings.cloud))
     sweeps = () if settings.sweeps is None else ("--sweeps", str(settings.sweeps))
@@ -112,45 +117,45 @@ def parts_of(settings: CheckSettings) -> tuple[CheckPart, ...]:
     def pytest(*files: str) -> tuple[str, ...]:
         return *tests, *several, *(f"tests/{file}" for file in files)
 
-    def timed(script: str, *more: str) -> tuple[str, ...]:
-        out = settings.out.resolve() / f"{script}.json"
-        return python, f"scripts/{script}.py", *bench, *more, "--out", str(out)
+    def timed(name: str, share: float, kept: float, script: str, *sections: str) -> CheckPart:
+        out = settings.out.resolve() / f"{name.replace(' ', '-')}.json"
+        line = (*bench, *(sweeps if script == "bench_models" else ()), "--sections", *sections)
+        command = python, f"scripts/{script}.py", *line, "--out", str(out)
+        return CheckPart(name, share, command, budgeted=True, kept=kept)
 
-    # training steps in 16 bits take minutes on a CPU
-    short = ("--sections", "nets") if rehearsal else ()
-    on_gpu = () if rehearsal else (
-        CheckPart("rule of maps", 0.15, (*own, "maps")),
-        CheckPart("host", 0.25, (*own, "host")),
-    )  # fmt: skip
     launches = "kernels/gpu/test_direct_launch.py"
     # a process for each dtype, as compiling the kernels of one takes a minute; the next part finds them
-    compiled = () if rehearsal else (
-        CheckPart("launches of a step", 0.25, (*pytest(launches), "-k", "training_step")),
-    )  # fmt: skip
-    return (
+    compiled = CheckPart("launches of a step", 0.25, (*pytest(launches), "-k", "training_step"))
+    # a CPU refuses to record, and steps in 16 bits that are not recorded take minutes there
+    recorded = ("--only", "recorded") if rehearsal else ()
+    keys = (
+        "kernels/test_keys.py",
+        "kernels/test_tables.py",
+        "kernels/test_rows.py",
+        "kernels/test_importance.py",
+        "ops/test_partial_conv.py",
+    )
+    every = (
         CheckPart("peaks", 0.08, (*own, "peaks")),
-        *compiled,
+        compiled,
         # one process, as it looks for kernels that no launch reached
         CheckPart("launches", 0.25, (*tests, "-rP", f"tests/{launches}")),
         CheckPart("cuda text", 0.1, pytest("kernels/test_cuda_text.py", "kernels/gpu/test_launch.py")),
-        CheckPart("ways to a map", 0.15, pytest("kernels/test_map_ways.py")),
-        CheckPart(
-            "keys, tables, rows",
-            0.15,
-            pytest(
-                "kernels/test_keys.py",
-                "kernels/test_tables.py",
-                "kernels/test_rows.py",
-                "kernels/test_importance.py",
-                "ops/test_partial_conv.py",
-            ),
-        ),
-        CheckPart("fetch-on-demand", 0.15, pytest("kernels/test_fetch_on_demand.py")),
+        CheckPart("keys, tables, rows", 0.15, pytest(*keys)),
         CheckPart("recorded", 0.2, pytest("nn/test_recorded.py", "nn/test_recorded_training.py")),
-        *on_gpu,
-        CheckPart("kernels", 0.35, timed("bench_kernels", "--sections", "maps", "layers"), budgeted=True),
-        CheckPart("models", 1.0, timed("bench_models", *short, *sweeps), budgeted=True),
+        CheckPart("host", 0.15, (*own, "host")),
+        timed("kernels", 0.3, 0.12, "bench_kernels", "maps", "dense", "launch"),
+        timed("models", 0.4, 0.2, "bench_models", "nets"),
+        timed("training", 0.4, 0.2, "bench_models", "steps", *recorded),
+        CheckPart("tuner", 0.15, (*own, "tuner"), budgeted=True, kept=0.08),
+        timed("layers", 0.4, 0.0, "bench_kernels", "layers"),
+        CheckPart("ways to a map", 0.15, pytest("kernels/test_map_ways.py")),
+        CheckPart("rule of maps", 0.15, (*own, "maps")),
+        CheckPart("fetch-on-demand", 0.15, pytest("kernels/test_fetch_on_demand.py")),
+        timed("heads", 1.0, 0.0, "bench_kernels", "heads", "neighbours"),
     )
+    left_out = {"launches of a step", "host", "rule of maps"} if rehearsal else set()
+    return tuple(part for part in every if part.name not in left_out)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -200,10 +205,10 @@ def run(settings: CheckSettings, parts: Sequence[CheckPart] | None = None) -> in
     settings.out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     found: list[PartResult] = []
-    for part in every:
-        if settings.only and part.name not in settings.only:
-            continue
-        left = settings.seconds - (time.perf_counter() - begin)
+    chosen = [part for part in every if not settings.only or part.name in settings.only]
+    for number, part in enumerate(chosen, 1):
+        kept = sum(later.kept for later in chosen[number:])
+        left = (1 - kept) * settings.seconds - (time.perf_counter() - begin)
         result = run_part(part, min(left, part.share * settings.seconds), settings.out)
         found.append(result)
         print("\n".join(_said(result)), flush=True)

@@ -1,8 +1,9 @@
-"""Parts of `scripts/check_gpu.py` that no test or benchmark does: peaks, the rule of maps, host time."""
+"""Parts of `scripts/check_gpu.py` that no test or benchmark does: peaks, the rule of maps, host, tuner."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from pcsparse.bench.device.peers import PEERS, device_peers
 from pcsparse.bench.device.scene import DeviceScene, cloud_of
 from pcsparse.engine.map_tuning import WRONG, tune_maps
 from pcsparse.errors import PcsparseError, UnsupportedError
+from pcsparse.programs.check_gpu_tuner import tuner
 from pcsparse.programs.tune_report import maps_report
 from pcsparse.timing import environment
 
@@ -21,11 +23,12 @@ _REHEARSED_WIDTH = 0.125
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one part: 0, or 1 if something is wrong."""
+    """Run one part: 0, or 1 if something is wrong; of the tuner see there."""
     parser = argparse.ArgumentParser(description="One part of check_gpu.py.")
-    parser.add_argument("part", choices=("peaks", "maps", "host"))
+    parser.add_argument("part", choices=("peaks", "maps", "host", "tuner"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--cloud", type=Path)
+    parser.add_argument("--budget", type=float, default=inf, help="seconds of the tuner")
     given = parser.parse_args(arguments)
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -34,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
         return peaks(device)
     scene = DeviceScene.of(cloud_of(given.cloud, quick=device.type == "cpu"), device)
     print(f"cloud: {scene}", flush=True)
+    if given.part == "tuner":
+        return tuner(scene, device, given.budget)
     return maps(scene) if given.part == "maps" else host(scene, device)
 
 

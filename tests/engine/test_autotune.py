@@ -19,7 +19,7 @@ from pcsparse.engine.output_stationary import OutputStationaryConfig
 from pcsparse.engine.plan import explain, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import Bucket, TuneTable
-from pcsparse.errors import UnsupportedError
+from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.kernels import reference
 from pcsparse.ops.conv import sparse_conv
 from tests.clouds import lidar_like
@@ -151,6 +151,24 @@ def test_a_choice_whose_bits_do_not_repeat_is_never_timed(of, fault, reason):
     assert refused.error < 1e-5
     assert found.best.config == slow
     assert flow.timed.count(wavering) == 2
+
+
+def test_few_choices_are_the_rules_and_some_evenly_among_the_others():
+    problem, kmap = _case()
+    flow = _Twin(*(_Behaviour(rounds=n) for n in range(1, 10)))
+    for most, expected in (
+        (1, [1]),
+        (2, [1, 9]),
+        (3, [1, 5, 9]),
+        (9, list(range(1, 10))),
+        (20, list(range(1, 10))),
+    ):
+        [found] = _tuned(
+            problem, kmap, passes=("forward",), runs=1, dataflows={"twin": flow}, most=most
+        ).passes
+        assert [trial.choice.config.rounds for trial in found.trials] == expected
+    with pytest.raises(RangeError, match="most=0"):
+        _tuned(problem, kmap, dataflows={"twin": flow}, most=0)
 
 
 def test_the_fastest_wins_and_is_stored_and_so_is_the_rule():

@@ -17,7 +17,7 @@ from pcsparse.bench.device.scene import DeviceScene
 from pcsparse.engine import map_tuning
 from pcsparse.errors import DeviceError, FormatError, RangeError, UnsupportedError
 from pcsparse.kernels import gpu_libraries
-from pcsparse.programs import check_gpu, check_gpu_parts
+from pcsparse.programs import bench_device, check_gpu, check_gpu_parts
 from pcsparse.programs.bench_device import UNFINISHED
 from pcsparse.programs.check_gpu import CheckPart, CheckSettings, parts_of, run, run_part
 
@@ -168,6 +168,40 @@ def test_every_part_names_what_is_there(settings, tmp_path):
     # checks before times
     assert names.index("launches of a step") < names.index("launches")
     assert names.index("recorded") < names.index("host") < names.index("kernels") < names.index("models")
+    # all sections, those with a goal before the others
+    commands = [one.command for one in parts_of(replace(settings, device="cuda"))]
+    given = [command[command.index("--sections") + 1 : -2] for command in commands if "--sections" in command]
+    sections = [section for some in given for section in some]
+    assert sections == list(bench_device.SECTIONS)
+    goals = ("kernels", "models", "training", "tuner")
+    places = [names.index(name) for name in goals]
+    assert places == sorted(places)
+    assert places[-1] < min(map(names.index, ("layers", "ways to a map", "rule of maps", "heads")))
+    # two benchmarks do not write into one file
+    outs = [command[command.index("--out") + 1] for command in commands if "--out" in command]
+    assert len(set(outs)) == len(outs) == 5
+    # and what comes before leaves time for each of them
+    kept = {one.name: one.kept for one in parts_of(replace(settings, device="cuda"))}
+    assert all(kept[name] > 0 for name in goals)
+    assert sum(kept.values()) < 0.7
+
+
+def test_parts_leave_the_time_that_later_ones_keep(settings, monkeypatch):
+    given = []
+
+    def note(one, seconds, out):
+        given.append((one.name, seconds))
+        return check_gpu.PartResult(one.name, "passed", 0.0, 0, "", ())
+
+    monkeypatch.setattr(check_gpu, "run_part", note)
+    now = iter([0.0, 1.0, 50.0, 58.0, 59.0, 0.0, 1.0, 2.0])
+    monkeypatch.setattr(check_gpu.time, "perf_counter", lambda: next(now))
+    parts = [part("a", ""), replace(part("b", ""), kept=0.25), replace(part("c", "", 0.5), kept=0.125)]
+    assert run(settings, parts) == 0
+    assert given == [("a", 60 * 0.625 - 1), ("b", 60 * 0.875 - 50), ("c", 2.0)]
+    # nobody keeps time for a part that is not asked for
+    assert run(replace(settings, only=("a",)), parts) == 0
+    assert given[-1] == ("a", 59.0)
 
 
 def test_the_script_hands_its_line_on(tmp_path, monkeypatch):
