@@ -4,6 +4,7 @@ python scripts/make_synthetic.py OUT --towns 4 --sweeps 8 --seed 0 --caster auto
 python scripts/make_synthetic.py OUT --layout kitti   (boxes; or nuscenes)
 python scripts/make_synthetic.py stats ROOT_OR_SWEEP...
 python scripts/make_synthetic.py compare REAL... --sweeps 50 --jobs 2 --out report
+python scripts/make_synthetic.py merged SWEEPS.npy    (ten sweeps of a drive as one cloud, for benchmarks)
 """
 
 import sys

@@ -13,7 +13,7 @@ from pcsparse.data.synthetic.sensor import SENSORS, sensor_named
 from pcsparse.data.synthetic.stats import PERCENTILES, VOXEL_SIZES, SweepStats, read_sweep, sweep_stats
 from pcsparse.data.synthetic.writer import LAYOUTS, write_towns
 from pcsparse.errors import FormatError, RangeError
-from pcsparse.programs import synth_compare
+from pcsparse.programs import synth_compare, synth_merged
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,11 @@ def _line(name: str, stats: SweepStats, pulses: int) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse a command line and run it: `OUT [options]`, `stats SOURCE...` or `compare REAL...`."""
+    """Parse a command line and run it: `OUT [options]`, or `stats`, `compare` or `merged` with their own."""
     if arguments and arguments[0] == "compare":
         return synth_compare.main(arguments[1:])
+    if arguments and arguments[0] == "merged":
+        return synth_merged.main(arguments[1:])
     if arguments and arguments[0] == "stats":
         parser = argparse.ArgumentParser(prog="pcsparse synth stats", description="Print figures of sweeps.")
         parser.add_argument(
@@ -169,7 +171,9 @@ def main(arguments: Sequence[str]) -> int:
         return run_stats(StatsSettings(tuple(given.sources), given.sensor))
     parser = argparse.ArgumentParser(prog="pcsparse synth", description="Make synthetic LiDAR sweeps.")
     parser.add_argument(
-        "out", type=Path, help="folder to write to ('stats' and 'compare' tell figures instead)"
+        "out",
+        type=Path,
+        help="folder to write to ('stats' and 'compare' tell figures instead, 'merged' writes one cloud)",
     )
     parser.add_argument(
         "--towns", type=int, help="number of sequences (default: as many as --sequences, or 4)"

@@ -19,7 +19,7 @@ from pcsparse.bench.scaling import MAP, ScalingPoint
 from pcsparse.bench.verify import Check
 from pcsparse.errors import FormatError, RangeError
 from pcsparse.kernels import cpu
-from pcsparse.programs import bench_run, bench_settings, bench_studies
+from pcsparse.programs import bench_device, bench_run, bench_settings, bench_studies
 from pcsparse.programs.bench import main
 from pcsparse.programs.bench_run import run
 from pcsparse.programs.bench_settings import BenchSettings
@@ -132,6 +132,18 @@ def test_threads_are_set_and_given_back(tmp_path):
     assert main([*QUICK, "--sections", "redundancy", "--threads", "1", "--out", str(out)]) == 0
     assert json.loads(out.read_text())["environment"]["threads"] == 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("script", ["bench_kernels", "bench_models"])
+def test_the_document_names_what_runs_on_a_gpu_leave(monkeypatch, script):
+    seen = []
+    monkeypatch.setattr(bench_device, "run", lambda settings: seen.append(settings.out) or 0)
+    monkeypatch.setattr(sys, "argv", [script, "--device", "cuda"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
+    table = (ROOT / "docs/benchmarks.md").read_text().partition("## On a GPU")[0]
+    (row,) = [line for line in table.splitlines() if line.startswith("|") and f"{script}.py --device" in line]
+    assert f"`{seen[0].name}`" in row.split("|")[3]
 
 
 def test_only_the_named_cases_run(tmp_path):

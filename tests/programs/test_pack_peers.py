@@ -1,6 +1,7 @@
 """`scripts/pack_peers.py` with wheels that are made up here: no network, no GPU."""
 
 import runpy
+import shlex
 import sys
 import tarfile
 import zipfile
@@ -44,6 +45,13 @@ def download() -> Callable[[str, str, Path], Path]:
 
     make.asked = asked
     return make
+
+
+def test_the_document_installs_the_same_wheels():
+    text = (ROOT / "docs/benchmarks.md").read_text()
+    lines = [shlex.split(line) for line in text.splitlines() if line.strip().startswith("pip install ")]
+    assert all(line[:5] == ["pip", "install", "--no-deps", "--target", "PEERS"] for line in lines)
+    assert sorted(sorted(line[5:]) for line in lines) == sorted(sorted(need) for need in PEERS.values())
 
 
 def contents(archive: Path) -> dict[str, bytes]:
