@@ -62,7 +62,7 @@ def tuner(scene: DeviceScene, device: torch.device, seconds: float = inf) -> int
     wrong = [line for group in found for line in _rejected(group)]
     wrong += [
         f"{check.what} of the tuned network is off by {check.error:.3g}, allowed is {check.limit:.3g}"
-        for check in _checks(net, x, _stored(found), dtype)
+        for check in _checks(net, x, _stored(found, device), dtype)
         if not check.passed
     ]
     for line in wrong:
@@ -96,11 +96,11 @@ def _rejected(group: GroupTuning) -> list[str]:
     ]
 
 
-def _stored(found: Sequence[GroupTuning]) -> TuneTable:
+def _stored(found: Sequence[GroupTuning], device: torch.device) -> TuneTable:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tuned.json"
-        store_table(path, table_of(found))
-        return load_table(path)
+        store_table(path, table_of(found, device))
+        return load_table(path, device)
 
 
 def _checks(net: nn.Module, x: SparseTensor, table: TuneTable, dtype: torch.dtype) -> list[Check]:
