@@ -2,14 +2,12 @@
 
 import importlib
 import operator
-from collections.abc import Callable
-from types import ModuleType, TracebackType
-from typing import NoReturn
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from pcsparse.errors import DeviceError, DtypeError, OutOfMemoryError, ShapeError, UnsupportedError
+from pcsparse.errors import DeviceError, DtypeError, ShapeError, UnsupportedError
 
 
 def require_extra(module: str, extra: str) -> ModuleType:
@@ -88,57 +86,6 @@ def check_same_device(**tensors: Tensor) -> None:
     if any(device != devices[0] for device in devices[1:]):
         listed = ", ".join(f"{name} on {device}" for name, device in zip(tensors, devices, strict=True))
         raise DeviceError(f"tensors must share one device, got {listed}; move them with .to()")
-
-
-class NamesSizes:
-    """A context in which a lack of memory says what the memory was for.
-
-    Args:
-        of: what is done, with its sizes; asked only where memory lacks.
-    """
-
-    __slots__ = ("_of",)
-
-    def __init__(self, of: Callable[[], str]) -> None:
-        self._of = of
-
-    def __enter__(self) -> None:
-        """Nothing to do."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Raise OutOfMemoryError in place of an error that knows no sizes."""
-        if isinstance(error, Exception) and lacks_memory(error):
-            # the frames of the first error hold the buffers that were made so far
-            del trace
-            raise_with_sizes(error, self._of)
-
-
-def lacks_memory(error: Exception) -> bool:
-    """Whether an allocation failed: a GPU's, NumPy's, or one of torch on a CPU, whose error has no class."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
-    )
-
-
-def raise_with_sizes(error: Exception, of: Callable[[], str]) -> NoReturn:
-    """What `NamesSizes` does, for those who would rather not enter a context at every call.
-
-    Args:
-        error: that was caught.
-        of: what was done, with its sizes.
-
-    Raises:
-        OutOfMemoryError: memory lacked, see `lacks_memory`; `error` itself if it has sizes, or is another.
-    """
-    if isinstance(error, OutOfMemoryError) or not lacks_memory(error):
-        raise error
-    said = str(error).strip().partition("\n")[0] or type(error).__name__
-    raise OutOfMemoryError(
-        f"no memory for {of()}; make the batch smaller, the voxels larger or the layers narrower, "
-        f"or compute in 16 bits ({said})"
-    ) from error.with_traceback(None)
 
 
 def as_triple(name: str, value: int | tuple[int, ...] | list[int], minimum: int) -> tuple[int, int, int]:

@@ -32,4 +32,10 @@ class FormatError(PcsparseError, ValueError):
 
 
 class OutOfMemoryError(PcsparseError, torch.OutOfMemoryError):
-    """The device's memory does not suffice; nothing was kept of what was begun."""
+    """The device's memory does not suffice; nothing was kept of what was begun.
+
+    Attributes:
+        layer: of the network that wanted the memory, as the text names it; empty where that is not known.
+    """
+
+    layer: str = ""

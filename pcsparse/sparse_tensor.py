@@ -13,6 +13,7 @@ from pcsparse.coords.clouds import ask_clouds, checked_clouds
 from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.voxelize import Voxels, voxelize
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
+from pcsparse.lack_of_memory import NamesSizes
 from pcsparse.types import Triple, Vec3
 
 _DENSE_BYTES = 4 << 30
@@ -101,15 +102,18 @@ class SparseTensor:
 
         Raises:
             ShapeError: `feats` has another number of rows.
-            ShapeError, DtypeError, RangeError: see `coords.voxelize`.
+            ShapeError, DtypeError, RangeError, OutOfMemoryError: see `coords.voxelize`.
         """
         check_shape("feats", feats, (points.shape[0], None))
         voxels = voxelize(points, voxel_size, batch=batch, origin=origin)
-        if batch is None:
-            # all in cloud 0: nothing to ask the device for
-            n_clouds = 1 if batch_size is None else checked_clouds(batch_size, 0, 0 if len(points) else -1)
-            return _known(feats[voxels.first], voxels.coords, (1, 1, 1), n_clouds, CoordCache()), voxels
-        return SparseTensor(feats[voxels.first], voxels.coords, batch_size=batch_size), voxels
+        with NamesSizes(lambda: f"a cloud of {len(voxels.coords)} voxels with {feats.shape[1]} channels"):
+            if batch is None:
+                # all in cloud 0: nothing to ask the device for
+                n_clouds = (
+                    1 if batch_size is None else checked_clouds(batch_size, 0, 0 if len(points) else -1)
+                )
+                return _known(feats[voxels.first], voxels.coords, (1, 1, 1), n_clouds, CoordCache()), voxels
+            return SparseTensor(feats[voxels.first], voxels.coords, batch_size=batch_size), voxels
 
     @staticmethod
     def from_dense(dense: Tensor, *, lower: Triple = (0, 0, 0), stride: int | Triple = 1) -> "SparseTensor":

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pcsparse.checks import NamesSizes
 from pcsparse.coords.build import (
     Level,
     Strided,
@@ -41,6 +40,7 @@ from pcsparse.coords.relation import Relation
 from pcsparse.coords.sorted_keys import SortedKeys
 from pcsparse.coords.tracing import apart, refuse_tracing
 from pcsparse.kernels.map_ways import MapRule, Way
+from pcsparse.lack_of_memory import NamesSizes
 from pcsparse.types import Triple
 
 _EDITED = -1

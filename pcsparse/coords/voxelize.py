@@ -13,6 +13,7 @@ from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.keys import COORD_MAX, COORD_MIN, Extent, pack, unpack
 from pcsparse.errors import RangeError, ShapeError
 from pcsparse.kernels.select import backend_of
+from pcsparse.lack_of_memory import NamesSizes
 from pcsparse.types import Vec3
 
 
@@ -67,6 +68,7 @@ def voxelize(
         DtypeError: `points` is not float32 or float64, or `batch` not an integer.
         RangeError: `voxel_size` is not positive, `origin` or a point is not finite, or an index leaves the
             range of a key.
+        OutOfMemoryError: the device's memory does not suffice; the text names the points.
     """
     check_shape("points", points, (None, 3))
     check_dtype("points", points, torch.float32, torch.float64)
@@ -79,16 +81,17 @@ def voxelize(
     if batch is not None:
         check_shape("batch", batch, (points.shape[0],))
         check_dtype("batch", batch, torch.int32, torch.int64)
-    corner = device_constant(from_corner, points, torch.float64)
-    one = sizes[0] == sizes[1] == sizes[2]
-    # a tensor, also of one: a GPU takes a number's inverse and multiplies, which loses a bit
-    edges = device_constant(sizes[:1] if one else sizes, points, torch.float64)
-    cells = torch.floor((points.double() - corner) / edges)
-    clouds = cells.new_zeros(len(cells), 1, dtype=torch.int64) if batch is None else batch[:, None].long()
-    _check_cells(points, cells, clouds, sizes[0] if one else sizes)
-    keys = pack(torch.cat([clouds, cells], dim=1).int())
-    unique, inverse, first = backend_of(keys).unique_keys(keys)
-    return Voxels(unpack(unique), inverse, first)
+    with NamesSizes(lambda: f"the voxels of {len(points)} points"):
+        corner = device_constant(from_corner, points, torch.float64)
+        one = sizes[0] == sizes[1] == sizes[2]
+        # a tensor, also of one: a GPU takes a number's inverse and multiplies, which loses a bit
+        edges = device_constant(sizes[:1] if one else sizes, points, torch.float64)
+        cells = torch.floor((points.double() - corner) / edges)
+        clouds = cells.new_zeros(len(cells), 1, dtype=torch.int64) if batch is None else batch[:, None].long()
+        _check_cells(points, cells, clouds, sizes[0] if one else sizes)
+        keys = pack(torch.cat([clouds, cells], dim=1).int())
+        unique, inverse, first = backend_of(keys).unique_keys(keys)
+        return Voxels(unpack(unique), inverse, first)
 
 
 def _three(name: str, given: object, wanted: str) -> Vec3:

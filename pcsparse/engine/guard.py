@@ -11,13 +11,13 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from pcsparse.checks import lacks_memory
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.watched_map import Derived, WatchedMap
 from pcsparse.engine.choice import Choice, Pass
 from pcsparse.engine.conv_call import ConvCall
 from pcsparse.engine.dataflow import Dataflow
 from pcsparse.kernels import reference
+from pcsparse.lack_of_memory import lacks_memory
 
 # room above the random walk of rounding errors, as in benchmarks and tests
 _FACTOR = 8.0

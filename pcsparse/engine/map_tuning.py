@@ -23,6 +23,7 @@ from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.kernels import reference
 from pcsparse.kernels.jobs import Search
 from pcsparse.kernels.map_ways import WAYS, MapRule, MapSize, Way
+from pcsparse.lack_of_memory import lacks_memory
 from pcsparse.timing import Timing, time_in_turns
 
 KERNELS = (3, 5, 7)
@@ -194,7 +195,9 @@ def _tried(wanted: Wanted, way: Way, twin: Tensor) -> str | None:
     """Why a way is not timed, None if it is."""
     try:
         return None if torch.equal(_made(wanted, way), twin) else WRONG
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
         return f"out of memory: {error}".partition("\n")[0]
 
 

@@ -21,6 +21,7 @@ from pcsparse.errors import (
     ShapeError,
     UnsupportedError,
 )
+from pcsparse.lack_of_memory import lacks_memory
 from pcsparse.sparse_tensor import SparseTensor
 
 # rows of the largest tile of a kernel
@@ -185,7 +186,7 @@ def explaining_waits() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, PcsparseError | torch.OutOfMemoryError):
+        if isinstance(error, PcsparseError) or lacks_memory(error):
             raise
         raise UnsupportedError(
             f"the launches of the network could not be recorded ({error}); a layer must not make the "

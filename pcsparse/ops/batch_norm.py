@@ -15,6 +15,7 @@ from pcsparse.checks import check_same_device
 from pcsparse.errors import RangeError
 from pcsparse.kernels.running import Running
 from pcsparse.kernels.select import backend_of
+from pcsparse.lack_of_memory import raise_of_owner, raise_with_sizes, rows_of
 from pcsparse.ops.operator import bare_function, operator, runs_plainly, wants_gradients
 from pcsparse.ops.scale_shift import FLOATS, cast, check_rows, wide_of
 
@@ -28,7 +29,7 @@ def _batch_norm(
     relu: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    return backend_of(feats).batch_norm(feats, weight, bias, residual, relu, eps, None)
+    return _and_follow(feats, weight, bias, residual, relu, eps, None, None)
 
 
 @_batch_norm.register_fake
@@ -54,9 +55,12 @@ def _batch_norm_grad(
     eps: float,
     with_gated: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad, gated, grad_weight, grad_bias = backend_of(grad_out, feats).batch_norm_grad(
-        grad_out, feats, weight, out, moments, eps, with_gated
-    )
+    try:
+        grad, gated, grad_weight, grad_bias = backend_of(grad_out, feats).batch_norm_grad(
+            grad_out, feats, weight, out, moments, eps, with_gated
+        )
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: _gradient_text(feats))
     gated = feats.new_empty(0, feats.shape[1]) if gated is None else gated
     return grad, gated, grad_weight, grad_bias
 
@@ -101,11 +105,14 @@ def _batch_norm_backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[An
     has_weight, has_bias, has_residual = ctx.has
     with_gated = has_residual and out is not None
     given = (grad_out, feats, weight, out, moments, ctx.eps, with_gated)
-    # past the operator, which returns rows even where none are wanted
-    if ctx.real is not None or (runs_plainly(*given) and not wants_gradients(*given)):
-        grads = backend_of(feats).batch_norm_grad(*given, ctx.real)
-    else:
-        grads = _batch_norm_grad(*given)
+    try:
+        # past the operator, which returns rows even where none are wanted
+        if ctx.real is not None or (runs_plainly(*given) and not wants_gradients(*given)):
+            grads = backend_of(feats).batch_norm_grad(*given, ctx.real)
+        else:
+            grads = _batch_norm_grad(*given)
+    except (RuntimeError, MemoryError) as error:
+        raise_of_owner(error, lambda: _gradient_text(feats), ctx, 1 if has_weight or has_bias else None)
     grad_feats, gated, grad_weight, grad_bias = grads
     return (
         grad_feats,
@@ -115,6 +122,10 @@ def _batch_norm_backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[An
         None,
         None,
     )
+
+
+def _gradient_text(feats: Tensor) -> str:
+    return f"the gradients of a batch norm of {rows_of(feats)}"
 
 
 _batch_norm.register_autograd(_batch_norm_backward, setup_context=_batch_norm_setup)
@@ -130,7 +141,10 @@ def _and_follow(
     running: Running | None,
     real: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    return backend_of(feats).batch_norm(feats, weight, bias, residual, relu, eps, running, real)
+    try:
+        return backend_of(feats).batch_norm(feats, weight, bias, residual, relu, eps, running, real)
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"the batch norm of {rows_of(feats)}")
 
 
 def _following_forward(ctx: Any, *given: Any) -> Tensor:

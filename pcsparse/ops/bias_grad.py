@@ -14,14 +14,12 @@ def bias_grad(grad_out: Tensor, dtype: torch.dtype) -> Tensor:
     Returns:
         (c,), of `dtype`.
     """
+    wide = None
     if dtype != grad_out.dtype:
         wide = torch.float64 if grad_out.dtype == torch.float64 else torch.float32
-        return _sums(grad_out, wide).to(dtype)
-    return _sums(grad_out, None)
-
-
-def _sums(rows: Tensor, dtype: torch.dtype | None) -> Tensor:
-    if rows.shape[1] == 1 and rows.device.type == "cpu":
+    if grad_out.shape[1] == 1 and grad_out.device.type == "cpu":
         # a single number torch adds in parts, one a thread; columns it gives out whole
-        return rows.expand(-1, 2).sum(dim=0, dtype=dtype)[:1]
-    return rows.sum(dim=0, dtype=dtype)
+        sums = grad_out.expand(-1, 2).sum(dim=0, dtype=wide)[:1]
+    else:
+        sums = grad_out.sum(dim=0, dtype=wide)
+    return sums if sums.dtype == dtype else sums.to(dtype)

@@ -18,6 +18,7 @@ from pcsparse.engine.plan import Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, ShapeError
+from pcsparse.lack_of_memory import raise_of_owner, rows_of
 from pcsparse.ops.bias_grad import bias_grad
 from pcsparse.ops.conv_passes import check_choice, run_forward, run_grad_feats, run_grad_weight
 from pcsparse.ops.narrow import is_narrow, narrowed
@@ -134,9 +135,16 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     needs_feats, needs_weight, needs_bias, *_, needs_residual, _ = ctx.needs_input_grad
     needs_bias, needs_residual = ctx.of_bias is not None and needs_bias, ctx.has_residual and needs_residual
     needs = needs_feats, needs_weight, needs_bias, needs_residual
-    grad_feats, grad_weight, grad_bias, grad_residual = _all_gradients(ctx, grad_out, needs)
+    try:
+        grad_feats, grad_weight, grad_bias, grad_residual = _all_gradients(ctx, grad_out, needs)
+    except (RuntimeError, MemoryError) as error:
+        raise_of_owner(error, lambda: _gradients_text(grad_out), ctx, 1)
     nothing = [None] * ctx.n_map
     return grad_feats, grad_weight, grad_bias, nothing, None, None, grad_residual, None
+
+
+def _gradients_text(grad_out: Tensor) -> str:
+    return f"the gradients of a convolution to {rows_of(grad_out)}"
 
 
 def _all_gradients(
@@ -240,7 +248,10 @@ def _known_forward(
 def _known_backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     needs_weight, needs_feats, needs_bias, needs_residual, *_ = ctx.needs_input_grad
     needs = needs_feats, needs_weight, needs_bias, needs_residual
-    grad_feats, grad_weight, grad_bias, grad_residual = _all_gradients(ctx, grad_out, needs)
+    try:
+        grad_feats, grad_weight, grad_bias, grad_residual = _all_gradients(ctx, grad_out, needs)
+    except (RuntimeError, MemoryError) as error:
+        raise_of_owner(error, lambda: _gradients_text(grad_out), ctx, 0)
     return grad_weight, grad_feats, grad_bias, grad_residual, None, None, None, None, None
 
 
@@ -283,7 +294,8 @@ def sparse_conv(
         DeviceError: devices differ.
         RangeError: the map was changed in place, and names rows that are not there.
         UnsupportedError: the named `dataflow` refuses the problem, or all do; the text lists each reason.
-        OutOfMemoryError: the device's memory does not suffice; the text names the sizes.
+        OutOfMemoryError: the device's memory does not suffice; the text names the sizes, and the layer if a
+            module calls this.
     """
     kind, own_weight, own_bias = feats.device.type, weight, bias
     plainly = runs_plainly(feats, weight, bias, residual)

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pcsparse.checks import raise_with_sizes
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.engine.dataflow import Epilogue
 from pcsparse.engine.plan import DATAFLOWS, Choice
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.errors import UnsupportedError
+from pcsparse.lack_of_memory import raise_with_sizes
 
 
 def check_choice(choice: Choice, problem: ConvProblem) -> None:

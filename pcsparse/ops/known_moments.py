@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pcsparse.kernels.select import backend_of
+from pcsparse.lack_of_memory import raise_of_owner, raise_with_sizes, rows_of
 from pcsparse.ops.operator import operator
 from pcsparse.ops.scale_shift import cast, check_rows, scale_shift_grad, scale_shift_sums, wide_of
 
@@ -21,7 +22,10 @@ def _norm_by_moments(
     relu: bool,
     eps: float,
 ) -> Tensor:
-    return backend_of(feats).norm_by_moments(feats, mean, var, weight, bias, residual, relu, eps)
+    try:
+        return backend_of(feats).norm_by_moments(feats, mean, var, weight, bias, residual, relu, eps)
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"the norm by known moments of {rows_of(feats)}")
 
 
 @_norm_by_moments.register_fake
@@ -51,14 +55,18 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     needs_feats, _, _, needs_weight, needs_bias, needs_residual, *_ = ctx.needs_input_grad
     inverse = torch.rsqrt(var + ctx.eps)
     grad_feats = grad_weight = grad_bias = grad_residual = None
-    if needs_feats or needs_residual:
-        nothing, with_gated = torch.zeros_like(inverse), out is not None and needs_residual
-        scale = inverse if weight is None else inverse * weight
-        grad_feats, gated = scale_shift_grad(grad_out, feats, out, scale, nothing, nothing, with_gated)
-        grad_residual = gated if with_gated else grad_out
-    if needs_weight or needs_bias:
-        grad_bias, product = scale_shift_sums(grad_out, feats, out, mean)
-        grad_weight = product * inverse
+    try:
+        if needs_feats or needs_residual:
+            nothing, with_gated = torch.zeros_like(inverse), out is not None and needs_residual
+            scale = inverse if weight is None else inverse * weight
+            grad_feats, gated = scale_shift_grad(grad_out, feats, out, scale, nothing, nothing, with_gated)
+            grad_residual = gated if with_gated else grad_out
+        if needs_weight or needs_bias:
+            grad_bias, product = scale_shift_sums(grad_out, feats, out, mean)
+            grad_weight = product * inverse
+    except (RuntimeError, MemoryError) as error:
+        place = 3 if has_weight or has_bias else None
+        raise_of_owner(error, lambda: f"the gradients of a norm of {rows_of(feats)}", ctx, place)
     return (
         grad_feats,
         None,

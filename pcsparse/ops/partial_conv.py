@@ -21,6 +21,7 @@ from pcsparse.engine.plan import Plan, plan_for
 from pcsparse.engine.problem import ConvProblem
 from pcsparse.engine.tune_cache import TuneTable
 from pcsparse.errors import DtypeError, RangeError, ShapeError, UnsupportedError
+from pcsparse.lack_of_memory import raise_of_owner, rows_of
 from pcsparse.ops.bias_grad import bias_grad
 from pcsparse.ops.conv_passes import check_choice, run_forward, run_grad_feats, run_grad_weight
 from pcsparse.ops.narrow import is_narrow, narrowed
@@ -162,11 +163,14 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     if rectified is not None:
         # not a product: infinity times zero is NaN
         grad_out = torch.where(rectified > 0, grad_out, 0)
-    if needs_feats:
-        narrow = narrowed(weight, feats)
-        grad_feats = _grad_feats(grad_out, narrow, kernel_map, mask, scale, ctx.plan, ctx.centre)
-    if needs_weight:
-        grad_weight = _grad_weight(feats, grad_out, kernel_map, mask, ctx.plan, ctx.centre, weight.dtype)
+    try:
+        if needs_feats:
+            narrow = narrowed(weight, feats)
+            grad_feats = _grad_feats(grad_out, narrow, kernel_map, mask, scale, ctx.plan, ctx.centre)
+        if needs_weight:
+            grad_weight = _grad_weight(feats, grad_out, kernel_map, mask, ctx.plan, ctx.centre, weight.dtype)
+    except (RuntimeError, MemoryError) as error:
+        raise_of_owner(error, lambda: f"the gradients of a convolution to {rows_of(grad_out)}", ctx, 1)
     if ctx.of_bias is not None and needs_bias:
         biased = grad_out if ctx.centre is not None else grad_out.masked_fill(~mask[:, None], 0)
         grad_bias = bias_grad(biased, ctx.of_bias)

@@ -10,6 +10,7 @@ from pcsparse.checks import check_dtype, check_same_device, check_shape
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.errors import ShapeError
 from pcsparse.kernels.select import backend_of
+from pcsparse.lack_of_memory import raise_with_sizes, rows_of
 from pcsparse.ops.operator import operator
 
 
@@ -40,7 +41,10 @@ def _check(name: str, values: Tensor, rows: int) -> None:
 
 @operator("pcsparse::sum_pool")
 def _sum_pool(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> Tensor:
-    return backend_of(feats).segment_sum(feats, *_by_output(feats, kernel_map, n_out))
+    try:
+        return backend_of(feats).segment_sum(feats, *_by_output(feats, kernel_map, n_out))
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"the sums of {rows_of(feats)} at {n_out} voxels")
 
 
 @_sum_pool.register_fake
@@ -50,7 +54,10 @@ def _sum_pool_fake(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> T
 
 @operator("pcsparse::sum_pool_grad")
 def _sum_pool_grad(grad_out: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> Tensor:
-    return backend_of(grad_out).segment_sum(grad_out, *_by_input(grad_out, kernel_map, n_in))
+    try:
+        return backend_of(grad_out).segment_sum(grad_out, *_by_input(grad_out, kernel_map, n_in))
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"the gradient of sums, {rows_of(grad_out)}, at {n_in} voxels")
 
 
 @_sum_pool_grad.register_fake
@@ -77,7 +84,10 @@ _sum_pool.register_autograd(_sum_backward, setup_context=_sum_setup)
 
 @operator("pcsparse::max_pool")
 def _max_pool(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> tuple[Tensor, Tensor]:
-    return backend_of(feats).segment_max(feats, *_by_output(feats, kernel_map, n_out))
+    try:
+        return backend_of(feats).segment_max(feats, *_by_output(feats, kernel_map, n_out))
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"the maxima of {rows_of(feats)} at {n_out} voxels")
 
 
 @_max_pool.register_fake
@@ -90,8 +100,11 @@ def _max_pool_fake(feats: Tensor, kernel_map: Sequence[Tensor], n_out: int) -> t
 def _max_pool_grad(grad_out: Tensor, arg: Tensor, kernel_map: Sequence[Tensor], n_in: int) -> Tensor:
     check_shape("arg", arg, tuple(grad_out.shape))
     check_dtype("arg", arg, torch.int32)
-    groups = _by_input(grad_out, kernel_map, n_in)
-    return backend_of(grad_out, arg).segment_max_grad(grad_out, arg.contiguous(), *groups)
+    try:
+        groups = _by_input(grad_out, kernel_map, n_in)
+        return backend_of(grad_out, arg).segment_max_grad(grad_out, arg.contiguous(), *groups)
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"the gradient of maxima, {rows_of(grad_out)}, at {n_in} voxels")
 
 
 @_max_pool_grad.register_fake
@@ -152,9 +165,12 @@ def mean_pool(feats: Tensor, kmap: KernelMap) -> Tensor:
         DeviceError: `feats` and `kmap` live on different devices.
     """
     wide = feats.dtype if feats.dtype == torch.float64 else torch.float32
-    counts = kmap.pairs_per_output().clamp(min=1)
-    # features may be on the meta device, where no map lives
-    return (sum_pool(feats.to(wide), kmap) / counts.to(feats.device)[:, None]).to(feats.dtype)
+    try:
+        counts = kmap.pairs_per_output().clamp(min=1)
+        # features may be on the meta device, where no map lives
+        return (sum_pool(feats.to(wide), kmap) / counts.to(feats.device)[:, None]).to(feats.dtype)
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"the means of {rows_of(feats)} at {kmap.n_out} voxels")
 
 
 def max_pool(feats: Tensor, kmap: KernelMap) -> Tensor:

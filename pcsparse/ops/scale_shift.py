@@ -8,6 +8,7 @@ from torch import Tensor
 from pcsparse.checks import check_dtype, check_same_device, check_shape
 from pcsparse.errors import ShapeError
 from pcsparse.kernels.select import backend_of
+from pcsparse.lack_of_memory import raise_with_sizes, rows_of
 from pcsparse.ops.operator import operator
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -28,7 +29,10 @@ def scale_shift_sums(
     grad_out: Tensor, feats: Tensor, out: Tensor | None, mean: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `kernels.protocol`."""
-    return backend_of(grad_out, feats).scale_shift_sums(grad_out, feats, out, mean)
+    try:
+        return backend_of(grad_out, feats).scale_shift_sums(grad_out, feats, out, mean)
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"the gradients of scale and shift of {rows_of(feats)}")
 
 
 @scale_shift_sums.register_fake
@@ -51,9 +55,12 @@ def scale_shift_grad(
     with_gated: bool,
 ) -> tuple[Tensor, Tensor]:
     """See `kernels.protocol`; the second result has no rows where it is not wanted."""
-    grad, gated = backend_of(grad_out, feats).scale_shift_grad(
-        grad_out, feats, out, scale_grad, scale_feats, shift, with_gated
-    )
+    try:
+        grad, gated = backend_of(grad_out, feats).scale_shift_grad(
+            grad_out, feats, out, scale_grad, scale_feats, shift, with_gated
+        )
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"the gradient of {rows_of(feats)} by scale and shift")
     return grad, feats.new_empty(0, feats.shape[1]) if gated is None else gated
 
 
@@ -75,7 +82,10 @@ scale_shift_grad.refuse_autograd()
 
 @operator("pcsparse::scale_shift")
 def _scale_shift(feats: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-    return backend_of(feats).scale_shift(feats, scale, shift, residual, relu)
+    try:
+        return backend_of(feats).scale_shift(feats, scale, shift, residual, relu)
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"scale and shift of {rows_of(feats)}")
 
 
 @_scale_shift.register_fake

@@ -175,12 +175,17 @@ def test_a_way_that_is_wrong_is_never_timed_and_in_no_rule(gpu_or_emulated, smal
     assert "  hash: not the twin's table" in maps_report(found).splitlines()
 
 
-def test_a_way_without_memory_is_left_out_of_a_map(gpu_or_emulated, small, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(torch.OutOfMemoryError, "no room for a grid"), (RuntimeError, "Triton Error [CUDA]: out of memory")],
+    ids=["pool", "kernel"],
+)
+def test_a_way_without_memory_is_left_out_of_a_map(gpu_or_emulated, small, monkeypatch, kind, said):
     real = map_tuning._made
 
     def made(wanted, way):
         if way == "grid" and wanted.relation.volume == 8:
-            raise torch.OutOfMemoryError("no room for a grid\nat all")
+            raise kind(f"{said}\nat all")
         return real(wanted, way)
 
     monkeypatch.setattr(map_tuning, "_made", made)
@@ -188,7 +193,7 @@ def test_a_way_without_memory_is_left_out_of_a_map(gpu_or_emulated, small, monke
     with monkeypatch.context() as patch:
         _clocked(patch, costs)
         found = small(CLOUD.to(gpu_or_emulated))
-    assert [trial.rejected for trial in found.trials][2] == {"grid": "out of memory: no room for a grid"}
+    assert [trial.rejected for trial in found.trials][2] == {"grid": f"out of memory: {said}"}
     assert found.rule.seconds["grid"] == pytest.approx(costs["grid"])
     # it would be picked there by the sum alone
     assert found.rule.pick(found.trials[2].size) == "search"

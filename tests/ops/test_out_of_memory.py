@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from pcsparse import SparseTensor, nn
-from pcsparse.checks import lacks_memory
 from pcsparse.coords import cache as cache_module
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.plan import DATAFLOWS
 from pcsparse.errors import OutOfMemoryError, PcsparseError
+from pcsparse.lack_of_memory import lacks_memory
 from pcsparse.ops import partial_sparse_conv, sparse_conv
 from tests.clouds import UNSORTED
 
@@ -157,10 +157,21 @@ def test_a_device_that_is_full_can_be_used_again(rng, device):
     assert torch.equal(layer(x).feats, wanted)
 
 
-LACKS = {
+FULL_DEVICE = {
+    "torch": lambda: torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be"),
+    "triton": lambda: RuntimeError("Triton Error [CUDA]: out of memory"),
+    "driver": lambda: RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
+    "runtime": lambda: RuntimeError("cudaErrorMemoryAllocation: out of memory"),
+    "compiler": lambda: RuntimeError("NVRTC_ERROR_OUT_OF_MEMORY (1)"),
+    "cublas": lambda: RuntimeError(
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    ),
+    "cudnn": lambda: RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+}
+LACKS = FULL_DEVICE | {
     "numpy": lambda: MemoryError("Unable to allocate 74.5 GiB for an array\nmore of it"),
     "numba": MemoryError,
-    "torch": lambda: RuntimeError(
+    "torch-cpu": lambda: RuntimeError(
         "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
     ),
 }
@@ -168,7 +179,7 @@ LACKS = {
 
 @pytest.mark.parametrize("error", LACKS.values(), ids=LACKS.keys())
 @pytest.mark.parametrize("name", ["forward", "grad_feats", "grad_weight"])
-def test_a_cpu_without_memory_names_the_sizes_too(rng, monkeypatch, name, error):
+def test_a_pass_without_memory_names_its_sizes_whoever_says_so(rng, monkeypatch, name, error):
     def fail(*_):
         raise error()
 
@@ -190,8 +201,32 @@ def test_torch_says_what_is_looked_for():
     assert lacks_memory(error.value)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"),
+        RuntimeError("Triton Error [CUDA]: invalid argument"),
+        RuntimeError("out of resource: shared memory, Required: 262144, Hardware limit: 232448."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+        ValueError("CUDA error: out of memory"),
+    ],
+    ids=lambda error: str(error)[:40],
+)
+def test_what_only_sounds_like_it_is_another_error(rng, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    assert not lacks_memory(error)
+    feats, weight, kmap = _operands(rng)
+    monkeypatch.setattr(type(DATAFLOWS["output_stationary"]), "forward", fail)
+    with pytest.raises(type(error)) as raised:
+        sparse_conv(feats, weight, kmap)
+    assert raised.value is error
+
+
 @pytest.mark.parametrize("error", LACKS.values(), ids=LACKS.keys())
-def test_a_map_that_a_cpu_cannot_hold_names_its_voxels(monkeypatch, error):
+def test_a_map_without_memory_names_its_voxels_whoever_says_so(monkeypatch, error):
     def fail(*_, **__):
         raise error()
 

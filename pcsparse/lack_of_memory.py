@@ -1,0 +1,155 @@
+"""A lack of memory: how it is told from other errors, and what is said of it: layer, sizes, what to lower.
+
+All of it happens where memory has lacked. Layers are found then, on the stack or by their parameters, so that
+no call has to carry its name.
+"""
+
+import gc
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import graph
+
+from pcsparse.errors import OutOfMemoryError
+
+# what errors say that have no class of their own: torch's allocator on a CPU; torch and cupy, whose own pools
+# have classes, of a device; Triton and NVRTC of a kernel that is loaded or built; libraries of workspaces
+_SIGNS = (
+    "DefaultCPUAllocator: ",
+    "CUDA error: out of memory",
+    "cudaErrorMemoryAllocation",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "Triton Error [CUDA]: out of memory",
+    "NVRTC_ERROR_OUT_OF_MEMORY",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or a CPU: by its class, or by its text where it has no class."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+class NamesSizes:
+    """A context in which a lack of memory says what the memory was for.
+
+    Args:
+        of: what is done, with its sizes; asked only where memory lacks.
+    """
+
+    __slots__ = ("_of",)
+
+    def __init__(self, of: Callable[[], str]) -> None:
+        self._of = of
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raise OutOfMemoryError in place of an error that knows no sizes."""
+        if isinstance(error, Exception) and lacks_memory(error):
+            # the frames of the first error hold the buffers that were made so far
+            del trace
+            raise_with_sizes(error, self._of)
+
+
+def raise_with_sizes(error: Exception, of: Callable[[], str]) -> NoReturn:
+    """What `NamesSizes` does, for those who would rather not enter a context at every call.
+
+    Args:
+        error: that was caught.
+        of: what was done, with its sizes.
+
+    Raises:
+        OutOfMemoryError: memory lacked, see `lacks_memory`; `error` itself if it has sizes, or is another.
+    """
+    if isinstance(error, OutOfMemoryError) or not lacks_memory(error):
+        raise error
+    said = str(error).strip().partition("\n")[0] or type(error).__name__
+    found = OutOfMemoryError(
+        f"no memory for {of()}; make the batch smaller, the voxels larger or the layers narrower, "
+        f"or compute in 16 bits ({said})"
+    )
+    _name(found, _called_layer())
+    raise found from error.with_traceback(None)
+
+
+def raise_of_owner(error: Exception, of: Callable[[], str], node: Any, place: int | None) -> NoReturn:
+    """As `raise_with_sizes` in a backward pass, where no module is called: with the layer of a parameter.
+
+    Args:
+        error: that was caught.
+        of: what was done, with its sizes; for errors that have none yet.
+        node: of autograd, whose backward pass it was.
+        place: which of its inputs is a parameter, among those that are tensors; None if none is.
+
+    Raises:
+        OutOfMemoryError: memory lacked, see `lacks_memory`; `error` itself if it is another.
+    """
+    try:
+        raise_with_sizes(error, of)
+    except OutOfMemoryError as known:
+        # a checkpoint runs other layers again within a backward pass
+        if place is not None and not known.layer:
+            _name(known, _owner(node.next_functions[place][0]))
+        raise
+
+
+def _name(error: OutOfMemoryError, layer: str) -> None:
+    if layer:
+        error.layer, error.args = layer, (f"layer {layer}: {error}",)
+
+
+def rows_of(values: Tensor) -> str:
+    """The sizes of feature rows (n, c), for a message."""
+    (n, c), dtype = values.shape, str(values.dtype).removeprefix("torch.")
+    return f"{n} rows of {c} {dtype} channels ({n * c * values.element_size() / 2**20:.0f} MiB)"
+
+
+def _called_layer() -> str:
+    """The innermost module that is being called, as the outermost one names it."""
+    inner: nn.Module | None = None
+    outer: nn.Module | None = None
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not graph._engine_run_backward.__code__:
+        if frame.f_code is nn.Module._call_impl.__code__:
+            outer = frame.f_locals["self"]
+            inner = outer if inner is None else inner
+        frame = frame.f_back  # type: ignore[assignment]
+    if inner is None or outer is None:
+        return ""
+    return _text(inner, next((name for name, part in outer.named_modules() if part is inner), ""))
+
+
+def _owner(node: Any) -> str:
+    """The module of the parameter that a graph of autograd begins with, as the largest one names it."""
+    while node is not None and not hasattr(node, "variable"):
+        node = node.next_functions[0][0] if node.next_functions else None
+    if node is None:
+        return ""
+    found: list[tuple[str, nn.Module]] = []
+    for module in gc.get_objects():
+        if issubclass(type(module), nn.Module):
+            # one that somebody is about to make has no parameters yet
+            with suppress(AttributeError, RuntimeError):
+                names = [name for name, part in module.named_parameters() if part is node.variable]
+                found += [(name.rpartition(".")[0], module) for name in names]
+    if not found:
+        return ""
+    name, root = max(found, key=lambda one: one[0].count(".") + bool(one[0]))
+    return _text(root.get_submodule(name), name)
+
+
+def _text(layer: nn.Module, name: str) -> str:
+    named = f"{name!r}, " if name else ""
+    return f"{named}{type(layer).__name__}({layer.extra_repr()})"
