@@ -78,6 +78,10 @@ _WIDE_ROWS = 65536
 _PROGRAMS = 264
 _MOST_PARTS, _STEPS_A_PART = 8, 8
 _MOST_BYTES_A_STEP = 256
+# rows of a tile of output channels, as they are stored, that a warp owns: half of its registers for sums in
+# float32 of 16 bits, a quarter for those of float32, beside which a residual row lies as it ends. Twice as
+# much spills 500 to 1,300 bytes a thread on sm_90, and up to 10,000 on sm_80
+_MOST_BYTES_A_WARP = 8192
 
 
 @lru_cache(maxsize=4096)
@@ -96,7 +100,7 @@ def sizes_for(
     programs = max(1, splits * -(-n_out // tile) * -(-c_out // tile_out))
     steps = k * -(-c_in // tile_in) // (2 * splits)
     parts = max(1, min(_MOST_PARTS, _PROGRAMS // programs, steps // _STEPS_A_PART))
-    warps = 8 if tile * tile_out >= 128 * 256 else 4
+    warps = _fewest_warps(tile, tile_out, itemsize)
     return SortedImplicitGemmConfig(order, splits, tile, tile_out, tile_in, warps, 5, parts, precision)
 
 
@@ -124,7 +128,8 @@ def candidates(plain: SortedImplicitGemmConfig, problem: ConvProblem) -> Iterato
     best = sizes_for(*sizes, problem.symmetric, plain.precision)
     tried = {best}
     for config in _around(best, problem):
-        if config not in tried:
+        fewest = _fewest_warps(config.tile, config.tile_out, problem.dtype.itemsize)
+        if config not in tried and config.warps >= fewest:
             tried.add(config)
             yield config
 
@@ -138,10 +143,16 @@ def _around(best: SortedImplicitGemmConfig, problem: ConvProblem) -> Iterator[So
     for tile_out in (32, 64, 128, 256):
         for tile_in in (32, 64, 128):
             if tile_out <= widest and tile_in * problem.dtype.itemsize <= _MOST_BYTES_A_STEP:
-                yield replace(best, tile_out=tile_out, tile_in=tile_in)
+                warps = max(best.warps, min(8, _fewest_warps(best.tile, tile_out, problem.dtype.itemsize)))
+                yield replace(best, tile_out=tile_out, tile_in=tile_in, warps=warps)
     yield from (replace(best, warps=warps) for warps in (4, 8))
     yield from (replace(best, stages=stages) for stages in (3, 5, 7))
     yield from (replace(best, parts=parts) for parts in (1, 2, 4, 8))
+
+
+def _fewest_warps(tile: int, tile_out: int, itemsize: int) -> int:
+    """Warps, 4 or more, whose registers hold the sums of a tile."""
+    return max(4, tile * tile_out * itemsize // _MOST_BYTES_A_WARP)
 
 
 def _power_of_two(channels: int) -> int:

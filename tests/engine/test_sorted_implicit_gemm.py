@@ -9,7 +9,7 @@ from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.watched_map import TRANSPOSED, Derived
 from pcsparse.engine.choice import PASSES, Choice
 from pcsparse.engine.conv_call import ConvCall
-from pcsparse.engine.gemm_sizes import SortedImplicitGemmConfig, completed, sizes_for
+from pcsparse.engine.gemm_sizes import SortedImplicitGemmConfig, candidates, completed, sizes_for
 from pcsparse.engine.guard import Operands
 from pcsparse.engine.plan import DATAFLOWS, explain, plan_for
 from pcsparse.engine.problem import ConvProblem
@@ -106,6 +106,23 @@ def test_products_of_float32_are_exact_until_torch_may_round_them():
         assert next(FLOW.configs(PROBLEM)).precision == "ieee"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("channels", [64, 128, 192, 256])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_a_tile_has_warps_whose_registers_hold_its_sums(dtype, channels):
+    """What has fewer spills 500 bytes a thread and more, as tests/kernels/gpu/test_chosen_forms.py sees."""
+    plain = SortedImplicitGemmConfig(precision="tf32" if dtype == torch.float32 else "ieee")
+    problem = replace(PROBLEM, dtype=dtype, c_in=channels, c_out=channels, n_in=10**5, n_out=10**5)
+    others = list(candidates(plain, problem))
+    rule = completed(plain, 27, channels, channels, 10**5, dtype.itemsize, problem.symmetric)
+    for config in (rule, *others):
+        assert config.tile * config.tile_out * dtype.itemsize <= 8192 * config.warps, config
+    # wide tiles are still tried
+    assert {config.tile_out for config in others} >= {32, 64, min(channels, 128)}
+    assert (
+        channels < 192 or dtype == torch.float32 or any(config.tile_out == 256 for config in (rule, *others))
+    )
 
 
 @pytest.mark.parametrize(

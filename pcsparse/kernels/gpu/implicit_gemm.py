@@ -30,6 +30,9 @@ _LEAST_DEPTH = 16
 _WIDEST_LOAD = 16
 # shared memory for indices; and what two buffers take
 _SPARE_BYTES, _FEWEST_STAGES = 2048, 3
+# GPUs whose tensor cores work for groups of warps: Hopper, and Blackwell in data centres; sums in half of the
+# registers of a warp
+_WITH_GROUPS, _HALF_OF_A_WARP = (9, 10), 32 * 128
 # sums of a block of the second kernel, and channels of them
 _SUMS, _MOST_COLUMNS = 2048, 128
 # beyond it a row times its length no longer fits 32 bits
@@ -85,8 +88,7 @@ def implicit_gemm(
     if mirrored and len(weight):
         weight = weight[-1]
     if feats.is_cuda:
-        depth = constants[2] * constants[3]
-        stages = fitting_stages(stages, depth * (tile + tile_out) * feats.element_size(), feats.get_device())
+        warps, stages = fitting(constants, feats.element_size(), warps, stages, feats.get_device())
     sums = out.new_empty((lots, *out.shape), dtype=torch.float32) if partial else out
     _MULTIPLY(
         (tiles * -(-out.shape[1] // tile_out), lots, 1),
@@ -104,6 +106,35 @@ def implicit_gemm(
 
 # operands of `_finish`
 _FINISHING = 6
+
+
+def fitting(constants: tuple[Any, ...], size: int, warps: int, stages: int, device: int) -> tuple[int, int]:
+    """Warps and stages for which a device has room, of a kernel with the constants of `_form`.
+
+    Args:
+        constants: of the kernel.
+        size: bytes of a feature.
+        warps: as many as are wanted.
+        stages: as many as are wanted.
+        device: its number.
+    """
+    tile, tile_out, offsets, channels, *_, even_out, transposed, _, _, _, _ = constants
+    stages = fitting_stages(stages, offsets * channels * (tile + tile_out) * size, device)
+    if transposed and not even_out:
+        warps = fitting_warps(warps, tile * tile_out, device)
+    return warps, stages
+
+
+@functools.lru_cache(maxsize=4096)
+def fitting_warps(warps: int, sums: int, device: int) -> int:
+    """As many warps as have registers for a tile of a gradient whose last channels are not there.
+
+    Where a warp multiplies by itself, it holds what it multiplies. Weights that are read across their rows,
+    each beside a question whether it is there, leave no room for half of the registers in sums: 72 bytes a
+    thread lay on an A100's stack. Groups of warps read from shared memory. Numbers of warps change no bits.
+    """
+    alone = torch.cuda.get_device_properties(device).major not in _WITH_GROUPS
+    return 2 * warps if alone and sums >= _HALF_OF_A_WARP * warps else warps
 
 
 @functools.lru_cache(maxsize=4096)

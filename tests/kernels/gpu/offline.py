@@ -3,15 +3,27 @@
 In a process of its own: Triton decides when a kernel is decorated whether it is interpreted.
 """
 
+import json
+import os
 import re
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
+
+ROOT = Path(__file__).parents[3]
+GPUS = {
+    80: SimpleNamespace(major=8, shared_memory_per_block_optin=163 * 1024),
+    90: SimpleNamespace(major=9, shared_memory_per_block_optin=227 * 1024),
+}
+"""What torch tells of an A100 and of an H100, as far as kernels ask."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +35,11 @@ class Compiled:
         arch: compute capability times ten.
         registers, spilled: a thread, and bytes of its stack.
         shared: bytes a block.
+        warps, stages: of a program, as the GPU has room for.
         wgmma, mma: products on tensor cores, of a warp group and of a warp.
         copies: bytes of each asynchronous copy to shared memory -> how many there are.
         direct: whether the driver is called for it, without Triton's launcher.
+        constants: that shape its code, by name.
     """
 
     kernel: str
@@ -33,23 +47,52 @@ class Compiled:
     registers: int
     spilled: int
     shared: int
+    warps: int
+    stages: int
     wgmma: int
     mma: int
     copies: dict[str, int]
     direct: bool
+    constants: dict[str, int | bool | str]
 
 
-def compile_launches(run: Callable[[], object], arch: int) -> list[Compiled]:
-    """Run a host function on CPU tensors, and compile every Triton kernel it would launch."""
+def report(*arguments: str) -> list[dict[str, Any]]:
+    """What `compile_report` says, as dicts of `Compiled` with the name of their `case`."""
+    command = [sys.executable, "-m", "tests.kernels.gpu.compile_report", "--json", *arguments]
+    # not the interpreter, whatever this process has
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [kernel for line in done.stdout.splitlines() for kernel in json.loads(line)]
+
+
+def compile_launches(
+    run: Callable[[], object], arch: int, known: set[Hashable] | None = None
+) -> list[Compiled]:
+    """Run a host function on CPU or meta tensors, and compile every Triton kernel it would launch.
+
+    Args:
+        run: the function.
+        arch: compute capability times ten, one of `GPUS`.
+        known: forms that are not compiled again; new ones are added.
+    """
     from triton.runtime.jit import JITFunction
 
     found = []
 
     def record(kernel: JITFunction, *args: Any, grid: object, warmup: bool, **options: Any) -> None:
+        constants = {p.name: arg for p, arg in zip(kernel.params, args, strict=True) if p.is_constexpr}
+        options |= _fitting(kernel.__name__, args, constants, options, arch)
+        dtypes = [getattr(arg, "dtype", arg is None) for arg in args[: -len(constants)]]
+        form = kernel.__name__, arch, *dtypes, *constants.values(), *options.values()
+        if known is not None:
+            if form in known:
+                return
+            known.add(form)
         compiled, _ = compile_call(kernel, args, options, arch)
         kinds = list(compiled.src.signature.values())
         given = sum(kind.startswith("*") for kind in kinds), kinds.count("i32")
-        found.append(_described(kernel.__name__, arch, compiled, given))
+        found.append(_described(kernel.__name__, arch, compiled, given, constants))
 
     launch, JITFunction.run = JITFunction.run, record
     try:
@@ -57,6 +100,21 @@ def compile_launches(run: Callable[[], object], arch: int) -> list[Compiled]:
     finally:
         JITFunction.run = launch
     return found
+
+
+def _fitting(
+    name: str, args: tuple[Any, ...], constants: dict[str, Any], options: dict[str, Any], arch: int
+) -> dict[str, int]:
+    """Warps and stages as the host function asks the GPU for them, which is not there."""
+    if name != "_multiply":
+        return {}
+    from pcsparse.kernels.gpu.implicit_gemm import fitting
+
+    wanted = options["num_warps"], options["num_stages"]
+    with patch("torch.cuda.get_device_properties", lambda device: GPUS[device]):
+        # their memory is by the number of a device
+        warps, stages = fitting(tuple(constants.values()), args[0].element_size(), *wanted, arch)
+    return {"num_warps": warps, "num_stages": stages}
 
 
 def compile_call(
@@ -78,7 +136,9 @@ def compile_call(
     return compile(source, target=target, options=parsed.__dict__), bound
 
 
-def _described(name: str, arch: int, kernel: Any, given: tuple[int, int]) -> Compiled:
+def _described(
+    name: str, arch: int, kernel: Any, given: tuple[int, int], constants: dict[str, Any]
+) -> Compiled:
     from pcsparse.kernels.gpu.launch import is_direct
 
     ptx = kernel.asm["ptx"]
@@ -93,10 +153,13 @@ def _described(name: str, arch: int, kernel: Any, given: tuple[int, int]) -> Com
         registers,
         stack,
         kernel.metadata.shared,
+        kernel.metadata.num_warps,
+        kernel.metadata.num_stages,
         len(re.findall(r"wgmma\.mma_async", ptx)),
         len(re.findall(r"\bmma\.sync", ptx)),
         copies,
         is_direct(kernel, *given),
+        {name: value for name, value in constants.items() if isinstance(value, int | str)},
     )
 
 

@@ -215,6 +215,30 @@ def test_stages_are_as_many_as_shared_memory_has_room_for(kernel, monkeypatch):
     fitting_stages.cache_clear()
 
 
+@pytest.mark.parametrize(("major", "twice"), [(8, True), (9, False), (10, False), (12, True)])
+def test_warps_that_multiply_alone_are_twice_as_many_where_registers_are_short(
+    kernel, monkeypatch, major, twice
+):
+    from pcsparse.kernels.gpu.implicit_gemm import fitting, fitting_stages, fitting_warps
+
+    properties = SimpleNamespace(major=major, shared_memory_per_block_optin=163 * 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+    def warps(tile_out: int, wanted: int, *, even: bool, transposed: bool) -> int:
+        constants = (128, tile_out, 1, 64, 2, 8, 8, 8, True, even, transposed, False, False, False, "ieee")
+        return fitting(constants, 2, wanted, 5, 0)[0]
+
+    fitting_warps.cache_clear()
+    assert warps(256, 8, even=False, transposed=True) == (16 if twice else 8)
+    assert warps(128, 4, even=False, transposed=True) == (8 if twice else 4)
+    # fewer sums, no question whether a channel is there, or rows of weights that are read along
+    assert warps(64, 4, even=False, transposed=True) == 4
+    assert warps(256, 8, even=True, transposed=True) == 8
+    assert warps(256, 8, even=False, transposed=False) == 8
+    fitting_warps.cache_clear()
+    fitting_stages.cache_clear()
+
+
 def test_a_tensor_of_another_device_is_refused(kernel):
     launcher, elsewhere = _launcher(kernel), OnCuda(512)
     launcher((1, 1, 1), (OnCuda(256), elsewhere), (), (64,))

@@ -13,23 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.kernels.gpu.offline import ROOT, report
+
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed here")
-_ROOT = Path(__file__).parents[3]
-_KERNELS = _ROOT / "pcsparse" / "kernels" / "gpu"
+_KERNELS = ROOT / "pcsparse" / "kernels" / "gpu"
 # kernels that others call, and that no one launches
 _PARTS = {
     "_double", "_finish", "_follow", "_places", "_span", "_take_larger", "real_of", "rows_that_count",
     "store_wide", "sum_of_runs",
 }  # fmt: skip
-
-
-def _report(*arguments: str) -> list[dict]:
-    command = [sys.executable, "-m", "tests.kernels.gpu.compile_report", "--json", *arguments]
-    # not the interpreter, whatever this process has
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [kernel for line in done.stdout.splitlines() for kernel in json.loads(line)]
 
 
 def _the_gemm(kernels: list[dict]) -> dict[tuple[str, int], dict]:
@@ -47,7 +39,7 @@ def _check_wide(gemm: dict[tuple[str, int], dict]) -> None:
 
 
 def test_a_wide_convolution_runs_on_tensor_cores():
-    kernels = _report("half 64")
+    kernels = report("half 64")
     gemm = _the_gemm(kernels)
 
     # the layout's, too
@@ -72,7 +64,7 @@ def test_the_driver_is_given_what_triton_gives_it(tmp_path):
     environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "TRITON_LIBCUDA_PATH": str(tmp_path)}
     names = ["half 32, all endings", "half 32, in parts", "batch_norm", "grad_weight, half 33 -> 64"]
     command = [sys.executable, "-m", "tests.kernels.gpu.launch_bytes", *names]
-    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
     launches = json.loads(done.stdout.splitlines()[-1])
@@ -86,7 +78,7 @@ def test_the_driver_is_given_what_triton_gives_it(tmp_path):
 def test_every_kernel_compiles_and_spills_nothing():
     from tests.kernels.gpu.offline import WIDE, WIDE_GRADIENTS
 
-    kernels = _report()
+    kernels = report()
     assert all(kernel["direct"] for kernel in kernels)
     gemm = _the_gemm(kernels)
 
