@@ -124,7 +124,8 @@ _grad_weight.refuse_autograd()
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     feats, weight, bias, kernel_map, _, plan, residual, relu = inputs
-    ctx.save_for_backward(feats, weight, output if relu else None, *kernel_map)
+    # the weight as it is multiplied, as past the dispatcher: a checkpoint may be computed again there
+    ctx.save_for_backward(feats, narrowed(weight, feats), output if relu else None, *kernel_map)
     ctx.plan, ctx.problem = Plan.decode(plan), None
     ctx.of_weight, ctx.of_bias = weight.dtype, None if bias is None else bias.dtype
     # the map counted here: what is saved may be unpacked once only within a checkpoint
@@ -156,8 +157,6 @@ def _all_gradients(
     if rectified is not None:
         # not a product: infinity times zero is NaN
         grad_out = torch.where(rectified > 0, grad_out, 0)
-    if weight.dtype != feats.dtype:
-        weight = narrowed(weight, feats)
     given = grad_out, feats, weight
     if runs_plainly(*given) and not wants_gradients(*given):
         grad_feats, grad_weight = _gradients(ctx.plan, ctx.problem, *given, kernel_map, needs, ctx.of_weight)

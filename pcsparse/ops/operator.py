@@ -15,6 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from pcsparse.errors import UnsupportedError
 
@@ -42,13 +43,18 @@ class Operator(Generic[Inputs, Result]):
         self._plain: Callable[..., Any] | None = None
 
     def __call__(self, *args: Inputs.args, **kwargs: Inputs.kwargs) -> Result:
-        """Run it, through torch's dispatcher where somebody there wants to know."""
+        """Run it, through torch's dispatcher where somebody there wants to know.
+
+        Raises:
+            UnsupportedError: a tensor has a tangent, as in `torch.func.jvp`.
+        """
         if not kwargs and runs_plainly(*args):
             if not wants_gradients(*args):
                 return self._function(*args, **kwargs)
             if self._plain is not None:
                 plain: Result = self._plain(*args)
                 return plain
+        _refuse_tangents(self._name, *args, *kwargs.values())
         result: Result = self._overload(*args, **kwargs)
         return result
 
@@ -132,6 +138,18 @@ def _nothing_to_keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     pass
 
 
+def _refuse_tangents(name: str, *args: Any) -> None:
+    """Raise where somebody differentiates in forward mode: torch itself would leave such an operand out."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    for arg in args:
+        if isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None:
+            raise UnsupportedError(
+                f"{name} has no derivative in forward mode (torch.func.jvp, torch.autograd.forward_ad); go "
+                "backward instead"
+            )
+
+
 _TENSORS = frozenset((Tensor, nn.Parameter))
 _VALUES = frozenset((NoneType, bool, int, float, str, torch.dtype))
 
@@ -148,7 +166,7 @@ def runs_plainly(*args: Any) -> bool:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
+        or forward_ad._current_level >= 0
         or torch.autograd.profiler._is_profiler_enabled
     ):
         return False

@@ -144,6 +144,22 @@ def test_hooks_on_saved_tensors_and_checkpoints_give_the_same_bits(case, op, way
             assert _same(again, plain)
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["wide", "autocast"])
+@pytest.mark.parametrize("ways", [(_Torch, contextlib.nullcontext), (contextlib.nullcontext, _Torch)])
+@pytest.mark.parametrize("op", OPS)
+def test_a_checkpoint_is_computed_again_the_other_way(case, op, ways, autocast):
+    """A default device is not there in the threads of a GPU's backward pass; a profiler may begin with it."""
+    run, (forth, back) = getattr(case, op), ways
+    leaves = [part.detach().clone().requires_grad_() for part in case.parts.values()]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        plain = case.results(run)
+        with forth():
+            out = checkpoint(run, *leaves, use_reentrant=False)
+    with back():
+        out.backward(case.grad_out)
+    assert _same((out, [leaf.grad for leaf in leaves]), plain)
+
+
 @pytest.mark.parametrize("kept", [CheckpointPolicy.MUST_SAVE, CheckpointPolicy.MUST_RECOMPUTE])
 @pytest.mark.parametrize("op", OPS)
 def test_a_checkpoint_that_keeps_chosen_results_gives_the_same_bits(case, op, kept):
@@ -198,6 +214,23 @@ def test_a_transform_meets_the_operator(case):
     # torch has no transforms of such operators, and says so; the plain way would lose the gradient
     with pytest.raises(RuntimeError, match="functorch transforms"):
         torch.func.grad(lambda feats: case.sparse_conv(feats, *others).sum())(feats)
+
+
+# torch makes its formulas of that mode by it
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("op", OPS)
+def test_forward_mode_is_refused_not_zero(case, op, wanted):
+    run, parts = getattr(case, op), [part.detach() for part in case.parts.values()]
+    tangents = tuple(torch.ones_like(part) for part in parts)
+    with pytest.raises(UnsupportedError, match=r"pcsparse::.* has no derivative in forward mode"):
+        torch.func.jvp(run, tuple(parts), tangents)
+    with torch.autograd.forward_ad.dual_level():
+        # nobody asks for one here
+        assert torch.equal(run(*parts), run(*case.parts.values()))
+        dual = torch.autograd.forward_ad.make_dual(parts[0].requires_grad_(wanted), tangents[0])
+        with pytest.raises(UnsupportedError, match="go backward instead"):
+            run(dual, *parts[1:])
 
 
 def test_what_runs_plainly(case):
