@@ -110,8 +110,10 @@ def _spread(
         mask=(row < n_in)[:, None] & inside,
         other=0.0,
     )
-    for i in range(0, tl.max(stop - first, axis=0)):
-        place = tl.load(places + first + i, mask=first + i < stop, other=-1)
+    count = stop - first
+    for i in range(0, tl.max(count, axis=0)):
+        # not first + i < stop: that sum may not fit 32 bits
+        place = tl.load(places + first + i, mask=i < count, other=-1)
         at = place.to(tl.int64)[:, None] * c_in + column[None, :]
         tl.store(out + at, values, mask=(place >= 0)[:, None] & inside)
 

@@ -1,4 +1,4 @@
-"""Implicit GEMM where the place of a row does not fit 32 bits."""
+"""Kernels of a GPU where places come near 2^31, and beyond."""
 
 import sys
 
@@ -75,11 +75,11 @@ def test_a_place_of_the_gemm_is_long_from_2_to_the_31(
     assert constants[names.index("LONG")] is long
 
 
-def _untouched(n: int, c: int, device: torch.device) -> torch.Tensor:
-    """(n, c) float16 zeros, of whose gigabytes a CPU holds only the pages that are written to."""
+def _untouched(device: torch.device, *shape: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
+    """Zeros, of whose gigabytes a CPU holds only the pages that are written to."""
     if device.type == "cpu":
-        return torch.from_numpy(np.zeros((n, c), dtype=np.float16))
-    return torch.zeros(n, c, dtype=torch.float16, device=device)
+        return torch.from_numpy(np.zeros(shape, dtype=str(dtype).removeprefix("torch.")))
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 @pytest.mark.parametrize("n", [1 << 27, (1 << 27) + 2], ids=["up to 2^31 - 1", "beyond"])
@@ -87,7 +87,7 @@ def test_the_last_rows_are_read_and_written(gpu_or_emulated, monkeypatch, rng, n
     """Of `n` rows of 16 channels, in and out, each pass meets the first ones and the last ones."""
     device, c, fresh = gpu_or_emulated, 16, torch.Tensor.new_empty
     rows = torch.tensor([0, 1, n - 2, n - 1])
-    feats, grad_out, out = (_untouched(n, c, device) for _ in range(3))
+    feats, grad_out, out = (_untouched(device, n, c) for _ in range(3))
     some, some_grad = (torch.randn(4, c, generator=rng).half() for _ in range(2))
     weight = torch.randn(2, c, c, generator=rng).half()
     feats[rows.to(device)], grad_out[rows.to(device)] = some.to(device), some_grad.to(device)
@@ -117,3 +117,20 @@ def test_the_last_rows_are_read_and_written(gpu_or_emulated, monkeypatch, rng, n
     back = torch.tensor([[0, 1, 2, 3], [3, 0, 1, 2]], dtype=torch.int32)
     expected = reference.implicit_gemm_grad_weight(some.double(), some_grad.double(), back, [back])
     torch.testing.assert_close(actual, expected.half(), **tolerance(torch.float16, terms=4))
+
+
+def test_the_last_places_of_a_buffer_are_no_others(gpu_or_emulated, rng):
+    """Rows of nine and two places, the last ones that 32 bits can number; the second row has no third one."""
+    gpu_kernels()
+    module, end = sys.modules["pcsparse.kernels.gpu.gather"], 2**31 - 1
+    feats = torch.randn(2, 4, generator=rng).to(gpu_or_emulated)
+    # what lies behind them leads to row 0
+    places = _untouched(gpu_or_emulated, end + 16, dtype=torch.int32)
+    places[end - 11 : end] = torch.arange(1, 12, dtype=torch.int32)
+    starts = torch.tensor([end - 11, end - 2, end], dtype=torch.int32, device=gpu_or_emulated)
+    out = torch.full((12, 4), 7.0, device=gpu_or_emulated)
+    module._spread_all(feats, places, starts, out)
+
+    assert torch.equal(out[1:10], feats[:1].expand(9, 4))
+    assert torch.equal(out[10:], feats[1:].expand(2, 4))
+    assert torch.equal(out[0], torch.full_like(out[0], 7.0))
