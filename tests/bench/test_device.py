@@ -21,7 +21,7 @@ from pcsparse.bench.device.maps import run_map, twin_table
 from pcsparse.bench.device.outcome import DeviceOutcome, DeviceResult, attempt, verified_then_timed
 from pcsparse.bench.device.peer_flex_gemm import _Neighbours
 from pcsparse.bench.device.peers import device_peers
-from pcsparse.bench.device.precision import FP16, FP32
+from pcsparse.bench.device.precision import BF16, FP16, FP32, TF32
 from pcsparse.bench.device.report import DeviceReport, result_lines, short_line
 from pcsparse.bench.device.scene import DeviceScene, cloud_of, cube, neighbours
 from pcsparse.bench.ours import Ours
@@ -136,8 +136,10 @@ def test_a_recorded_network_is_checked_and_timed(device, monkeypatch):
         assert [check.what for check in ours.checks] == ["output"]
 
 
-@pytest.mark.parametrize("kind", ["unet", "second"])
-def test_a_recorded_training_step_is_checked_and_timed(device, monkeypatch, kind):
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("unet", FP32), ("second", FP32), ("unet", BF16), ("second", TF32)]
+)
+def test_a_recorded_training_step_is_checked_and_timed(device, monkeypatch, kind, precision):
     if device.type == "cpu":
 
         def record(run):
@@ -155,13 +157,13 @@ def test_a_recorded_training_step_is_checked_and_timed(device, monkeypatch, kind
         monkeypatch.setattr(recorded_training, "check_device", lambda x: None)
         monkeypatch.setattr(recorded_training, "record", record)
     spec, scene = (UNET, unet_scene(device, 2, 400)) if kind == "unet" else (SECOND, second_scene(device))
-    ours = nets.run_net(DeviceNet("n", spec, "recorded training", FP32), scene, [], **ONCE).ours
+    ours = nets.run_net(DeviceNet("n", spec, "recorded training", precision), scene, [], **ONCE).ours
     assert ours.times is not None, ours
     names = [check.what for check in ours.checks]
     assert names[0] == "loss"
     assert len(names) > 10
     monkeypatch.setattr(steps, "LOSS_SCALE", 512.0)
-    ours = nets.run_net(DeviceNet("n", spec, "recorded training", FP32), scene, [], **ONCE).ours
+    ours = nets.run_net(DeviceNet("n", spec, "recorded training", precision), scene, [], **ONCE).ours
     assert ours.times is None, "gradients of half the size got a time"
 
 
