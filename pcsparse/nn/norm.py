@@ -76,6 +76,9 @@ class BatchNorm(nn.BatchNorm1d):
                 *given, running, eps=self.eps, residual=residual, relu=relu, real=real
             )
         if mean is not None and var is not None:
+            if self.training:
+                # the next cloud moves them, perhaps before this one goes backward
+                mean, var = mean.clone(), var.clone()
             weight, bias = own_tensor(self, "weight"), own_tensor(self, "bias")
             return norm_by_moments(feats, mean, var, weight, bias, eps=self.eps, residual=residual, relu=relu)
         scale, shift = self.scale_and_shift(feats)

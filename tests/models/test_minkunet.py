@@ -1,11 +1,13 @@
 """MinkUNet: against a dense network, its published size, its Spec, and that it learns."""
 
+import contextlib
 import copy
 import io
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from pcsparse import SparseTensor, collate
 from pcsparse.models import MinkUNet, MinkUNetSpec
@@ -180,6 +182,27 @@ def test_autocast_trains_in_bfloat16(rng):
     assert all(bool(p.grad.isfinite().all()) for p in network.parameters())
     # far too deep for a tight bound, but the same network
     assert functional.cosine_similarity(out.feats.float().flatten(), exact.flatten(), dim=0) > 0.9
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["wide", "autocast"])
+@pytest.mark.parametrize("way", [contextlib.nullcontext, lambda: torch.device("cpu")], ids=["plain", "torch"])
+def test_a_checkpoint_of_the_whole_network_changes_no_gradient(rng, way, autocast):
+    feats = _tensor(TWO_BATCHES, rng, dtype=torch.float32).feats
+    whole = _network(MinkUNetSpec.minkunet18(3, 5, 0.25)).float().train()
+    twice = copy.deepcopy(whole)
+    runs = ((whole, whole), (twice, lambda x: checkpoint(twice, x, use_reentrant=False)))
+    for net, run in runs:
+        # of its own cache: maps are made within the checkpoint, and are there when it is computed again
+        x = SparseTensor(feats, TWO_BATCHES.coords, batch_size=TWO_BATCHES.batch_size)
+        with way():
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                out = run(x).feats
+            out.float().square().mean().backward()
+        # as torch's norms: they see the cloud again when it is computed again
+        norms = [buffer for name, buffer in net.named_buffers() if name.endswith("num_batches_tracked")]
+        assert {int(count) for count in norms} == {1 if net is whole else 2}
+    for wanted, found in zip(whole.parameters(), twice.parameters(), strict=True):
+        assert torch.equal(wanted.grad, found.grad)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,5 +1,7 @@
 """BatchNorm is torch.nn.BatchNorm1d on the features, with a residual and a ReLU inside."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn as torch_nn
@@ -60,6 +62,19 @@ def test_three_batches_and_an_evaluation(device, rng, settings, with_residual, r
             torch.testing.assert_close(a.cpu(), b, **bound)
         for a, b in zip(mine.buffers(), other.buffers(), strict=True):
             torch.testing.assert_close(a.cpu(), b, **bound)
+
+
+@pytest.mark.parametrize("way", [contextlib.nullcontext, lambda: torch.device("cpu")], ids=["plain", "torch"])
+def test_one_voxel_goes_backward_after_a_cloud_that_moved_the_statistics(rng, way):
+    norm = nn.BatchNorm(3).double().train()
+    norm.running_mean.fill_(0.5)
+    one, many = _leaf(1, 3, rng), _leaf(9, 3, rng)
+    with way():
+        alone = torch.autograd.grad(norm.of_rows(one).square().sum(), one)[0]
+        both = norm.of_rows(one).square().sum() + norm.of_rows(many).square().sum()
+        both.backward()
+    assert not torch.equal(norm.running_mean, torch.full((3,), 0.5, dtype=torch.float64))
+    assert torch.equal(one.grad, alone)
 
 
 def test_norm_and_relu_in_one_module(rng):
