@@ -58,38 +58,39 @@ def grad_weight_layout(table: Tensor) -> list[Tensor]:
         return [rows_in, rows_out, table.new_zeros(k + 1)]
     table, blocks = table.contiguous(), -(-n_out // _PLACES)
     counts = table.new_empty(k * blocks)
-    _COUNT((blocks, k, 1), (table, counts), (n_out,), (_PLACES,))
+    # offset after offset: only the first axis of a grid is long enough for all kernels and all clouds
+    _COUNT((k * blocks, 1, 1), (table, counts), (n_out,), (_PLACES,))
     ends, starts = counts.cumsum(0, dtype=kind), table.new_empty(k + 1, dtype=kind)
-    _PACK((blocks, k, 1), (table, counts, ends, rows_in, rows_out, starts), (n_out,), (_PLACES,))
+    _PACK((k * blocks, 1, 1), (table, counts, ends, rows_in, rows_out, starts), (n_out,), (_PLACES,))
     return [rows_in, rows_out, starts]
 
 
 @triton.jit
 def _places(table, n_out, PLACES: tl.constexpr):
-    """Output rows of a block of places of one offset, and what stands there."""
-    j = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
-    row = tl.load(table + tl.program_id(1).to(tl.int64) * n_out + j, mask=j < n_out, other=-1)
-    return j, row
+    """The offset of a block of places, its number among those of it, output rows, and what stands there."""
+    blocks = tl.cdiv(n_out, PLACES)
+    offset, within = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    j = within * PLACES + tl.arange(0, PLACES)
+    row = tl.load(table + offset.to(tl.int64) * n_out + j, mask=j < n_out, other=-1)
+    return offset, within, j, row
 
 
 @triton.jit(do_not_specialize=["n_out"])
 def _count_by_block(table, counts, n_out, PLACES: tl.constexpr):
-    _, row = _places(table, n_out, PLACES)
-    block = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-    tl.store(counts + block, tl.sum((row >= 0).to(tl.int32), axis=0))
+    _, _, _, row = _places(table, n_out, PLACES)
+    tl.store(counts + tl.program_id(0), tl.sum((row >= 0).to(tl.int32), axis=0))
 
 
 @triton.jit(do_not_specialize=["n_out"])
 def _pack_pairs(table, counts, ends, rows_in, rows_out, starts, n_out, PLACES: tl.constexpr):
-    j, row = _places(table, n_out, PLACES)
-    block = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    offset, within, j, row = _places(table, n_out, PLACES)
+    block = tl.program_id(0)
     end = tl.load(ends + block)
     slot = end - tl.load(counts + block) + tl.cumsum((row >= 0).to(tl.int32), axis=0) - 1
     tl.store(rows_in + slot, row, mask=row >= 0)
     tl.store(rows_out + slot, j, mask=row >= 0)
     # the last block of an offset ends where the next offset starts
-    last = tl.program_id(0) == tl.num_programs(0) - 1
-    tl.store(starts + 1 + tl.program_id(1), end, mask=last)
+    tl.store(starts + 1 + offset, end, mask=within == tl.cdiv(n_out, PLACES) - 1)
     tl.store(starts, 0, mask=block == 0)
 
 

@@ -52,3 +52,27 @@ def test_long_lists_are_those_of_short_ones(device, monkeypatch, rng, partials):
 
     expected = reference.implicit_gemm_grad_weight(feats.double(), grad_out.double(), table, [table]).float()
     torch.testing.assert_close(actual, expected, **tolerance(torch.float32, terms=1100, factor=64))
+
+
+@pytest.mark.parametrize(("k", "n_out"), [(27, 1 << 27), (70_000, 3)], ids=["rows", "offsets"])
+def test_only_the_first_axis_of_a_grid_is_long(monkeypatch, k, n_out):
+    """The others end at 65,535, and a driver says no more than that an argument is wrong."""
+    module, grids = _module(), []
+    for name in ("_COUNT", "_PACK"):
+        monkeypatch.setattr(module, name, lambda grid, *rest: grids.append(grid))
+    module.grad_weight_layout(torch.empty(k, n_out, dtype=torch.int32, device="meta"))
+
+    assert len(grids) == 2
+    assert all(0 < grid[0] < 2**31 and max(grid[1:]) <= 65_535 for grid in grids)
+
+
+def test_the_lists_of_many_offsets_are_those_of_the_table(gpu_or_emulated, rng):
+    table = torch.randint(-9, 4, (37, 1030), generator=rng, dtype=torch.int32).clamp(min=-1)
+    backend = backend_of(torch.zeros(1, device=gpu_or_emulated))
+    rows_in, rows_out, starts = (part.cpu() for part in backend.grad_weight_layout(table.to(gpu_or_emulated)))
+
+    offset, row = (table >= 0).nonzero(as_tuple=True)
+    total = int(starts[-1])
+    assert torch.equal(starts.diff().long(), (table >= 0).sum(dim=1))
+    assert torch.equal(rows_out[:total].long(), row)
+    assert torch.equal(rows_in[:total], table[offset, row])
