@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from zlib import crc32
 
@@ -15,12 +16,18 @@ from pcsparse.kernels.gpu_libraries import check_libraries
 
 # most of a GPU's tests wait for its compiler, which works on as many cores as there are processes
 _FEW = 8
+# a device that is none, see tests/mock_cuda
+_MOCKS = ("mock", "mock-emulated")
 _NAMES = re.compile(r"\bdevice\b|\bgpu_or_emulated\b|mark\.gpu\b")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where the `device` fixture puts tensors"
+        "--device",
+        choices=("cpu", "cuda", *_MOCKS),
+        default="cpu",
+        help="where the `device` fixture puts tensors; a mock is no GPU, but refuses what one refuses, by "
+        "the kernels' twins or by emulated kernels",
     )
     parser.addoption(
         "--cases",
@@ -34,6 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--device") == "cpu":
         # triton reads it when a kernel is decorated, so before any test module is imported
         os.environ.setdefault("TRITON_INTERPRET", "1")
+    elif config.getoption("--device") in _MOCKS:
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+        from tests.mock_cuda import mock_cuda
+
+        stack = ExitStack()
+        stack.enter_context(mock_cuda(twins=config.getoption("--device") == "mock"))
+        config.add_cleanup(stack.close)
     elif not torch.cuda.is_available():
         raise pytest.UsageError(f"--device cuda: torch {torch.__version__} sees no CUDA device here")
     else:
@@ -53,6 +67,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def _touches_device(item: pytest.Item) -> bool:
     asked = getattr(item, "fixturenames", ())
     return "device" in asked or "gpu_or_emulated" in asked or item.get_closest_marker("gpu") is not None
+
+
+def _meets_mock(item: pytest.Item, place: str) -> bool:
+    # no mock has a compiler, a driver and memory of its own
+    if item.get_closest_marker("gpu") is not None or item.get_closest_marker("not_mocked") is not None:
+        return False
+    # of the kernels themselves, which the twins are not
+    return place != "mock" or "gpu_or_emulated" not in getattr(item, "fixturenames", ())
 
 
 def _most_cases(config: pytest.Config) -> int:
@@ -76,8 +98,11 @@ def _spread(items: list[pytest.Item], most: int) -> set[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    place = config.getoption("--device")
     # with a GPU the others would say again what they say without one
-    chosen = items if config.getoption("--device") == "cpu" else list(filter(_touches_device, items))
+    chosen = items if place == "cpu" else list(filter(_touches_device, items))
+    if place in _MOCKS:
+        chosen = [item for item in chosen if _meets_mock(item, place)]
     if most := _most_cases(config):
         spread = _spread(chosen, most)
         chosen = [item for item in chosen if item.nodeid in spread]
@@ -102,7 +127,8 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 @pytest.fixture(scope="session")
 def device(pytestconfig: pytest.Config) -> torch.device:
     """The device under test: `--device cpu` (the default) or `--device cuda`."""
-    return torch.device(pytestconfig.getoption("--device"))
+    name = pytestconfig.getoption("--device")
+    return torch.device("cuda" if name in _MOCKS else name)
 
 
 @pytest.fixture
@@ -110,7 +136,8 @@ def gpu_or_emulated(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
     """A GPU with `--device cuda`; else the CPU, whose tensors meet the GPU's kernels in this test."""
     from tests.emulation import emulate
 
-    place = torch.device(pytestconfig.getoption("--device"))
+    name = pytestconfig.getoption("--device")
+    place = torch.device("cuda" if name in _MOCKS else name)
     if place.type == "cpu":
         emulate(monkeypatch)
     return place

@@ -74,7 +74,7 @@ class HostWaits(TorchDispatchMode):
             # a map's header stays on the host; what our operators do is looked at one by one
             with self:
                 return func._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *args, **kwargs)
-        if not on_host and (packet in _WAITING or _by_mask(packet, args) or _sums_up(packet, kwargs)):
+        if not on_host and waits_for(packet, args, kwargs):
             self.note(packet.__name__, self.places)
         # one number may travel with a launch
         strangers = [t for t, host in zip(given, known, strict=True) if host and t.dim()]
@@ -105,6 +105,11 @@ class HostWaits(TorchDispatchMode):
                 place = f"{file.rpartition('/pcsparse/')[2]}:{frame.f_lineno} {what}"
             frame = frame.f_back  # type: ignore[assignment]
         where.append(place or f"elsewhere {what}")
+
+
+def waits_for(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the host needs values or a size that an operation finds."""
+    return packet in _WAITING or _by_mask(packet, args) or _sums_up(packet, kwargs)
 
 
 def _by_mask(packet: Any, args: tuple[Any, ...]) -> bool:

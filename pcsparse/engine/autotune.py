@@ -60,10 +60,10 @@ def tune(
         UnsupportedError: every choice for a pass refuses, fails or disagrees with the twin; the text gives
             each reason.
     """
-    if not passes or runs < 1 or (most is not None and most < 1):
-        raise RangeError(
-            f"need a pass, runs >= 1 and most >= 1, got passes={tuple(passes)}, runs={runs} and most={most}"
-        )
+    if not passes or runs < 1:
+        raise RangeError(f"need a pass and runs >= 1, got passes={tuple(passes)} and runs={runs}")
+    if most is not None and most < 1:
+        raise RangeError(f"at least one choice is to be tried, got most={most}")
     built = list({id(call.built): call.built for call in calls}.values())
     makers: dict[Part, Callable[[], object]] = {}
     members = [

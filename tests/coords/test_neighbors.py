@@ -269,6 +269,7 @@ def test_neighbours_are_the_same_at_one_two_and_four_threads():
     assert len(set(answers)) == 1
 
 
+@pytest.mark.not_mocked("the twins ask, too")
 @pytest.mark.parametrize("ascends", [False, True])
 def test_a_gpu_gives_the_same_and_asks_once(device, ascends, rng, monkeypatch):
     points, queries = torch.randn(90, 3, generator=rng), torch.randn(20, 3, generator=rng)

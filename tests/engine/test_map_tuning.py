@@ -220,15 +220,15 @@ def test_a_cpu_has_nothing_to_choose():
 def test_the_program_stores_a_rule_beside_the_plans(gpu_or_emulated, small, tmp_path, capsys):
     x = SparseTensor(torch.zeros(len(CLOUD), 1, device=gpu_or_emulated), CLOUD.to(gpu_or_emulated))
     tune._tune_maps(TuneSettings(out=tmp_path / "tuned.json", runs=1), x)
-    rule = load_table(tmp_path / "tuned.json", "cpu").maps
+    rule = load_table(tmp_path / "tuned.json", gpu_or_emulated).maps
     assert rule is not None
     assert tuple(rule.seconds) == WAYS
     said = capsys.readouterr().out
     assert "level 0, 2^3 stride 2" in said
     assert "the rule is off by at most: search " in said
     # a table of plans leaves it there
-    store_table(tmp_path / "tuned.json", TuneTable.here("cpu"))
-    assert load_table(tmp_path / "tuned.json", "cpu").maps == rule
+    store_table(tmp_path / "tuned.json", TuneTable.here(gpu_or_emulated))
+    assert load_table(tmp_path / "tuned.json", gpu_or_emulated).maps == rule
 
 
 def test_a_tuned_network_makes_its_maps_by_the_rule(gpu_or_emulated, monkeypatch):

@@ -14,7 +14,7 @@ EMULATED = "gpu-emulated"
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "device" in metafunc.fixturenames:
-        on_cuda = metafunc.config.getoption("--device") == "cuda"
+        on_cuda = metafunc.config.getoption("--device") != "cpu"
         metafunc.parametrize("device", ["cuda"] if on_cuda else ["cpu", EMULATED], indirect=True)
 
 

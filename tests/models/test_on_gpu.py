@@ -192,6 +192,7 @@ def _step(model: nn.Module, x: SparseTensor) -> None:
     out.backward(torch.ones_like(out))
 
 
+@pytest.mark.not_mocked("letters of the kernels")
 def test_maps_of_a_cloud_wait_once_for_its_extent_and_once_a_level(start):
     device = start()
     model = fuse(_unet()).to(device)
@@ -204,6 +205,7 @@ def test_maps_of_a_cloud_wait_once_for_its_extent_and_once_a_level(start):
     assert waits.mixed == []
 
 
+@pytest.mark.not_mocked("letters of the kernels")
 def test_points_become_a_tensor_with_few_waits(start, rng):
     device = start()
     points, feats = (
@@ -218,6 +220,7 @@ def test_points_become_a_tensor_with_few_waits(start, rng):
     assert waits.mixed == []
 
 
+@pytest.mark.not_mocked("letters of the kernels")
 @torch.no_grad()
 def test_pillars_ask_six_questions(start, rng):
     device = start()

@@ -352,6 +352,7 @@ def test_a_gpu_has_products_in_float32(rng, monkeypatch, gpu_or_emulated, mode):
     assert len(layer.choices) == (mode == "auto")
 
 
+@pytest.mark.not_mocked("torch's products of 2:4 weights")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @torch.no_grad()
 def test_a_gpu_multiplies_narrow_types_on_its_tensor_cores(rng, device, dtype):

@@ -136,6 +136,7 @@ def test_other_errors_pass_as_they_are(rng, monkeypatch):
         sparse_conv(feats, weight, kmap)
 
 
+@pytest.mark.not_mocked("memory of its own")
 @torch.no_grad()
 def test_a_device_that_is_full_can_be_used_again(rng, device):
     if device.type != "cuda":
