@@ -251,6 +251,6 @@ def test_cupy_has_a_call_that_makes_a_context_current(monkeypatch):
 def test_counters_are_0_for_everybody_before_a_letter_wakes_the_host(file):
     text = cuda_text.source(file)
     (letter,) = re.finditer(r"\*\(volatile u64 \*\)\(?letter", text)
-    reset = [found.end() for found in re.finditer(r"counters(\[SLOTS\])? = 0;", text)]
+    reset = [found.end() for found in re.finditer(r"atomicExch\(counters( \+ SLOTS)?, 0u\);", text)]
     assert len(reset) == 1
     assert reset[0] < text.rindex("__threadfence_system();", 0, letter.start()) < letter.start()

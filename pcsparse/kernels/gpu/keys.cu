@@ -56,7 +56,7 @@ __device__ static bool send_facts(
         __threadfence();
         value = atomicExch(counters + threadIdx.x, 0u);
         if (told) told[threadIdx.x] = (i64)value;
-    } else if (threadIdx.x == SLOTS) counters[SLOTS] = 0;
+    } else if (threadIdx.x == SLOTS) atomicExch(counters + SLOTS, 0u);
     __syncthreads();
     if (threadIdx.x < SLOTS) {
         // woken by the letter, the host may launch on another stream: all counters are 0 before

@@ -211,7 +211,7 @@ __device__ static void mark_next(
 
 // by one thread of the last block
 __device__ static void send_count(unsigned *counters, u64 *letter, i64 stamp, unsigned count) {
-    *counters = 0;
+    atomicExch(counters, 0u);
     // woken by the letter, the host may launch on another stream: the counter is 0 before
     __threadfence_system();
     *(volatile u64 *)letter = (u64)stamp << 32 | count;

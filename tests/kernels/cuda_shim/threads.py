@@ -1,10 +1,11 @@
 """Kernels of `.cu` files on a host, a thread for each of theirs: g++'s thread sanitizer finds races.
 
-Few threads and no static shared memory; `cuda_shim.launch` runs everything, one thread at a time.
+Few threads; `cuda_shim.launch` runs everything, one thread at a time.
 """
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -20,10 +21,15 @@ MOST_THREADS = 4096
 """Of a launch: a sanitizer follows about twice as many."""
 _FLAGS = (
     *("-x", "c++", "-std=c++17", "-O1", "-g", "-fPIE", "-pie", "-rdynamic", "-ffp-contract=off", "-fwrapv"),
-    *("-fsanitize=thread", "-pthread", "-Wno-unknown-pragmas"),
+    *("-fsanitize=thread", "--param=tsan-distinguish-volatile=1", "-pthread", "-Wno-unknown-pragmas"),
 )
 _RACES = 66
 _NO_PLACE = "unexpected memory mapping"
+# a declaration of static shared memory, and one variable of it
+_SHARED = re.compile(r"(?<!extern )__shared__\s+((?:unsigned\s+)?\w+)\s+([^;]+);")
+_VARIABLE = re.compile(r"(\w+)((?:\[[^\]]*\])*)")
+# as in threads.h
+_MOST_VARIABLES = 8
 
 
 def launch(file: str, name: str, blocks: int, threads: int, *args: Tensor | int, shared: int = 0) -> None:
@@ -52,7 +58,7 @@ def run_text(text: str, name: str, blocks: int, threads: int, *args: Tensor | in
         given = [scratch.name, name, str(blocks), str(threads), str(shared), *words]
         told = {"TSAN_OPTIONS": f"exitcode={_RACES}"}
         done = subprocess.run(
-            [program, *given], capture_output=True, text=True, timeout=600, env=os.environ | told, check=False
+            [program, *given], capture_output=True, text=True, timeout=120, env=os.environ | told, check=False
         )
         if _NO_PLACE in done.stderr:
             pytest.skip(f"this machine's address space is not the sanitizer's: {done.stderr[:200]}")
@@ -72,7 +78,25 @@ def _program(text: str) -> Path:
         )
         if not Path(found.stdout.strip()).is_absolute():
             pytest.skip("g++ has no thread sanitizer here (libtsan)")
-    return cuda_shim.built(text, "threads.h", _FLAGS)
+    return cuda_shim.built(_in_blocks(text), "threads.h", _FLAGS)
+
+
+def _in_blocks(text: str) -> str:
+    """Static shared memory as a part of the memory of a block: what is static here is all blocks'."""
+    count = 0
+
+    def placed(found: re.Match[str]) -> str:
+        nonlocal count
+        parts = []
+        for name, sizes in _VARIABLE.findall(found[2]):
+            kind, place = f"shim_shared_{count}", f"shim_here->statics + {count} * SHIM_STATIC"
+            parts.append(f"typedef {found[1]} {kind}{sizes}; {kind} &{name} = *({kind} *)({place});")
+            count += 1
+        return " ".join(parts)
+
+    text = _SHARED.sub(placed, text)
+    assert count <= _MOST_VARIABLES, f"{count} variables of shared memory are too many for threads.h"
+    return text
 
 
 def _place(tensor: Tensor, places: dict[int, int]) -> int:
