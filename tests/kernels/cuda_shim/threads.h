@@ -198,6 +198,8 @@ static void *shim_run_thread(void *given) {
 // the memory of a launch is one file, which is read before and written after; a word is "i" and a number, or "p"
 // and a place in that memory
 int main(int argc, char **argv) {
+    // seconds, after which it is a dead-lock; also where nobody is left to wait for it
+    alarm(120);
     const char *path = argv[1];
     shim_what = (shim_kernel)dlsym(nullptr, argv[2]);
     int blocks = atoi(argv[3]), threads = atoi(argv[4]);
