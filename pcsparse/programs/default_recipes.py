@@ -28,7 +28,7 @@ from pcsparse.data.transforms_sensor import (
     RangeDrop,
     Undulation,
 )
-from pcsparse.errors import UnsupportedError
+from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.train.settings import FitSettings, LossSettings, OptimSettings
 
 # targets of SemanticKITTI: things but cars, which are everywhere; and what they stand on
@@ -74,6 +74,13 @@ class Recipe:
     voxels: VoxelSettings = field(default_factory=VoxelSettings)
     width: float = 0.5
     lr: float = 4e-3
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or not self.width > 0:
+            raise RangeError(
+                f"{self.name} needs a batch size of 1 or more and a width above 0, got {self.batch_size} and "
+                f"{self.width:g}"
+            )
 
     def augmentation(self) -> Augmentation:
         """From simulated to real sweeps; `configs/augment/sim_to_real.yaml` has the same for 64 beams."""

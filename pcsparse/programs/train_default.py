@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pcsparse.data.synthetic.pool import RenderedSweeps, check_pool, render, render_sample
 from pcsparse.errors import PcsparseError, RangeError
@@ -223,18 +224,14 @@ def _parser() -> argparse.ArgumentParser:
 def _recipes(given: argparse.Namespace) -> tuple[Recipe, ...]:
     recipes = []
     for recipe in map(recipe_named, given.models):
-        plan = replace(
-            recipe.pool, towns=given.towns or recipe.pool.towns, sweeps=given.sweeps or recipe.pool.sweeps
-        )
-        recipes.append(
-            replace(
-                recipe,
-                pool=plan,
-                batch_size=given.batch_size or recipe.batch_size,
-                width=given.width or recipe.width,
-            )
-        )
+        plan = replace(recipe.pool, **_asked(given, "towns", "sweeps"))
+        recipes.append(replace(recipe, pool=plan, **_asked(given, "batch_size", "width")))
     return tuple(recipes)
+
+
+def _asked(given: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options that stand on the command line."""
+    return {name: getattr(given, name) for name in names if getattr(given, name) is not None}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -88,7 +88,9 @@ def test_the_command_line_reaches_the_study(monkeypatch):
     assert bench_compress.main(["voxels", "--quick", "--shares", "0.5", "--layers", "conv2"]) == 0
     other = ["voxels", "--points", "a.bin", "--width", "0.5", "--threads", "2", "--rest", "pass"]
     assert bench_compress.main(other) == 0
-    quick, other = seen
+    assert bench_compress.main(["voxels", "--quick", "--runs", "7", "--width", "0.5"]) == 0
+    quick, other, asked = seen
+    assert (asked.scene.quick, asked.width, asked.runs) == (True, 0.5, 7)
     assert (quick.scene.quick, quick.width, quick.runs) == (True, 0.25, 3)
     assert (quick.shares, quick.layers, quick.rest) == ((0.5,), "conv2", "centre")
     assert other.rest == "pass"

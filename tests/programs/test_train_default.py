@@ -324,6 +324,13 @@ def test_senseless_settings_are_refused(tmp_path):
         main([str(tmp_path), "--work", str(tmp_path), "--seconds", "60", "--models", "none"])
 
 
+@pytest.mark.parametrize("option", ["--towns", "--sweeps", "--batch-size", "--width"])
+def test_a_zero_is_no_default(tmp_path, monkeypatch, option):
+    monkeypatch.setattr(train_default, "run", lambda settings, arguments: 0)
+    with pytest.raises(RangeError):
+        main([str(tmp_path), "--work", str(tmp_path), "--seconds", "60", option, "0"])
+
+
 @pytest.mark.slow
 def test_models_are_rendered_trained_and_written_in_the_time_given(tmp_path):
     arguments = [
