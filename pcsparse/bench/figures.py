@@ -9,6 +9,7 @@ from pcsparse.bench.outcome import Result
 from pcsparse.bench.report import Report
 from pcsparse.bench.scaling import MAP, ScalingPoint
 from pcsparse.checks import require_extra
+from pcsparse.whole_file import whole_file
 
 _OURS, _NARROW, _PEERS = "#0b5cad", "#c2410c", ("#7a7a7a", "#3f8f4f", "#8a5fb0", "#b08d2e")
 _WIDTHS = ("#93c5fd", "#3b82f6", "#1e3a8a", "#f59e0b", "#c2410c", "#7a7a7a")
@@ -155,6 +156,5 @@ def new_figure(columns: int = 1) -> tuple[Any, Any]:
 def save_figure(figure: Any, path: Path) -> None:
     """Write a PNG, whole or not at all; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -14,6 +14,7 @@ from pcsparse.bench.outcome import Result
 from pcsparse.bench.redundancy import RedundancyResult
 from pcsparse.bench.verify import Check
 from pcsparse.timing import Environment
+from pcsparse.whole_file import write_whole
 
 FORMAT = 3
 _RESULTS = ("maps", "layers", "nets", "steps", "dataflows")
@@ -91,9 +92,7 @@ class Report:
 def write_json(path: Path, content: dict[str, object]) -> None:
     """Write strict JSON (nan and inf as text), whole or not at all; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
-    unfinished.replace(path)
+    write_whole(path, f"{json.dumps(_plain(content), indent=1, allow_nan=False)}\n".encode())
 
 
 def _plain(value: object) -> object:

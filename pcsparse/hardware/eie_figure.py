@@ -7,6 +7,7 @@ from typing import Any
 from pcsparse.checks import require_extra
 from pcsparse.hardware.eie_report import PUBLISHED_DEPTH, PUBLISHED_PES, PUBLISHED_WIDTH, width_energies
 from pcsparse.hardware.eie_study import DEPTHS, PES, WIDTHS, LayerCurves, LayerResult
+from pcsparse.whole_file import whole_file
 
 # Alex in blues, VGG in oranges, NeuralTalk in greens, the one apart in black
 _COLOURS = ("#1e3a8a", "#3b82f6", "#93c5fd", "#7c2d12", "#ea580c", "#fdba74", "#111111", "#15803d", "#86efac")
@@ -50,9 +51,8 @@ def eie_figure(results: Sequence[LayerResult], curves: Sequence[LayerCurves], pa
     handles, names = speed.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _lines(

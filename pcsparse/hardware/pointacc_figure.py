@@ -14,6 +14,7 @@ from pcsparse.hardware.pointacc_study import (
     MapComparison,
     WidthCurve,
 )
+from pcsparse.whole_file import whole_file
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#3b82f6", "#ea580c", "#15803d", "#9ca3af"
 _PALE = "#bcd3f5"
@@ -55,9 +56,8 @@ def pointacc_figure(
     _widths(width, widths)
     _sizes(size, cache)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _stages(axes: Any, run: PointAccRun) -> None:

@@ -9,6 +9,7 @@ from pcsparse.programs import bench_device
 from pcsparse.programs.bench_run import run
 from pcsparse.programs.bench_settings import REAL_DATA, SECTIONS, BenchSettings
 from pcsparse.programs.bench_studies import run_profile_study, run_scaling_study
+from pcsparse.programs.output_file import output_file
 
 _OUT = Path("bench-out")
 _ON_DEVICE = {"kernels": ("maps", "layers", "dense", "launch"), "models": ("nets", "steps")}
@@ -65,7 +66,7 @@ def main(
         f"{SETTLE}; 0: caches as the others left them)",
     )
     parser.add_argument("--threads", type=int, help="default: torch's choice")
-    parser.add_argument("--out", type=Path, help=f"JSON file (default: in {_OUT})")
+    parser.add_argument("--out", type=output_file, help=f"JSON file (default: in {_OUT})")
     parser.add_argument("--no-figure", dest="figure", action="store_false", help="no PNG beside it")
     given = parser.parse_args(arguments)
     study_name = "scaling" if given.scaling else "profile" if given.profile else name

@@ -29,6 +29,7 @@ from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn import fuse
 from pcsparse.programs.bench_compress_offsets_table import OffsetRow, offsets_figure, offsets_table
 from pcsparse.programs.bench_settings import BenchSettings, at_threads, scene_of
+from pcsparse.programs.output_file import output_file
 from pcsparse.timing import Timing, environment, time_in_turns
 from pcsparse.train.model_file import load_model
 
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--runs", type=int, default=20, help="of each network, in turns")
     parser.add_argument("--threads", type=int, help="default: torch's choice")
     parser.add_argument("--quick", action="store_true", help="a miniature street, width 0.25, 3 runs")
-    parser.add_argument("--out", type=Path, default=Path("bench-out/offsets.json"), help="JSON file")
+    parser.add_argument("--out", type=output_file, default=Path("bench-out/offsets.json"), help="JSON file")
     given = parser.parse_args(arguments)
     if given.quick:
         # what is asked for by name stays

@@ -25,6 +25,7 @@ from pcsparse.models import MinkUNet, MinkUNetSpec
 from pcsparse.nn.conv import Rest
 from pcsparse.programs.bench_compress_voxels_measure import LayerTimes, Pruned, time_layers, verify
 from pcsparse.programs.bench_settings import BenchSettings, at_threads, scene_of
+from pcsparse.programs.output_file import output_file
 from pcsparse.timing import Timing, environment, time_in_turns
 from pcsparse.whole_file import write_whole
 
@@ -271,7 +272,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--runs", type=int, default=default.runs, help="of each candidate")
     parser.add_argument("--threads", type=int, help="torch's choice if not given")
-    parser.add_argument("--out", type=Path, default=default.out, help="the JSON file")
+    parser.add_argument("--out", type=output_file, default=default.out, help="the JSON file")
     parser.add_argument("--quick", action="store_true", help="a miniature street, width 0.25, 3 runs")
     given = parser.parse_args(arguments)
     if given.quick:

@@ -49,6 +49,7 @@ from pcsparse.bench.device.scene import (
 from pcsparse.errors import PcsparseError, RangeError, UnsupportedError
 from pcsparse.models import SecondSpec
 from pcsparse.programs.bench_settings import check_only
+from pcsparse.programs.output_file import output_file
 from pcsparse.timing import environment
 
 _Case = DeviceMap | DeviceLayer | DeviceNet | DeviceHead | DeviceTwoFour | DeviceSearch
@@ -119,7 +120,7 @@ def main(
     )
     parser.add_argument("--seconds", type=float, help="for each case (default 3; quick 0.5)")
     parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no case is started")
-    parser.add_argument("--out", type=Path, help=f"JSON file (default: in {_OUT})")
+    parser.add_argument("--out", type=output_file, help=f"JSON file (default: in {_OUT})")
     given = parser.parse_args(arguments)
     return run(
         DeviceSettings(

@@ -24,6 +24,7 @@ from pcsparse.bench.tables import name_failure, table
 from pcsparse.errors import RangeError
 from pcsparse.hardware.eie_layers import EIE_LAYERS
 from pcsparse.programs.bench_settings import at_threads, check_only
+from pcsparse.programs.output_file import output_file
 from pcsparse.timing import environment
 
 _QUICK_SCALE, _QUICK_RUNS, _QUICK_CACHE = 16, 3, 1 << 20
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", default="", help="layers with this text in their names")
     parser.add_argument("--quick", action="store_true", help="a sixteenth of every size, few runs: seconds")
     parser.add_argument("--threads", type=int, help="default: torch's choice")
-    parser.add_argument("--out", type=Path, default=Path("bench-out/heads.json"), help="JSON file")
+    parser.add_argument("--out", type=output_file, default=Path("bench-out/heads.json"), help="JSON file")
     given = parser.parse_args(arguments)
     if given.runs is None:
         given.runs = _QUICK_RUNS if given.quick else 40

@@ -12,6 +12,7 @@ from pcsparse.bench.report import write_json
 from pcsparse.bench.two_four import ITEMS, SHAPES, run_two_four, two_four_table
 from pcsparse.errors import RangeError
 from pcsparse.programs.bench_settings import at_threads
+from pcsparse.programs.output_file import output_file
 from pcsparse.timing import environment
 
 _QUICK_SCALE, _QUICK_RUNS, _QUICK_CACHE = 16, 3, 1 << 20
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--cache", type=int, help="bytes of the last-level cache (default: this machine's)")
     parser.add_argument("--quick", action="store_true", help="a sixteenth of every size, few runs: seconds")
     parser.add_argument("--threads", type=int, help="default: torch's choice")
-    parser.add_argument("--out", type=Path, default=Path("bench-out/two_four.json"), help="JSON file")
+    parser.add_argument("--out", type=output_file, default=Path("bench-out/two_four.json"), help="JSON file")
     given = parser.parse_args(arguments)
     if given.runs is None:
         given.runs = _QUICK_RUNS if given.quick else 30

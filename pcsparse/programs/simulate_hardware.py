@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from pcsparse.programs.output_file import output_file
 from pcsparse.programs.simulate_hardware_eie import EIESettings
 from pcsparse.programs.simulate_hardware_eie import run as run_eie
 from pcsparse.programs.simulate_hardware_pointacc import PointAccSettings
@@ -29,7 +30,9 @@ def main(arguments: Sequence[str]) -> int:
 def _add_eie(parser: argparse.ArgumentParser) -> None:
     default = EIESettings()
     parser.set_defaults(settings=EIESettings, start=run_eie)
-    parser.add_argument("--out", type=Path, default=default.out, help="JSON file; the picture lies beside it")
+    parser.add_argument(
+        "--out", type=output_file, default=default.out, help="JSON file; a picture lies beside it"
+    )
     parser.add_argument("--seed", type=int, default=default.seed, help="of the random layers")
     parser.add_argument(
         "--quick", action="store_true", help="a sixteenth of the columns: seconds; bounds may break"
@@ -41,7 +44,9 @@ def _add_eie(parser: argparse.ArgumentParser) -> None:
 def _add_pointacc(parser: argparse.ArgumentParser) -> None:
     default = PointAccSettings()
     parser.set_defaults(settings=PointAccSettings, start=run_pointacc)
-    parser.add_argument("--out", type=Path, default=default.out, help="JSON file; the picture lies beside it")
+    parser.add_argument(
+        "--out", type=output_file, default=default.out, help="JSON file; a picture lies beside it"
+    )
     parser.add_argument(
         "--points", type=Path, default=default.points, help="a point file, not a simulated sweep"
     )

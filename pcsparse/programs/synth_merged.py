@@ -2,12 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from pcsparse.bench.clouds import simulated_sweeps
 from pcsparse.errors import RangeError
+from pcsparse.programs.output_file import output_file
 from pcsparse.whole_file import whole_file
 
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         description="Simulated HDL-32E sweeps of a drive as one cloud: an array (n, 5) float32 of x, y, z in "
         "metres, intensity 0-1, age in seconds.",
     )
-    parser.add_argument("out", type=Path, help="the .npy file")
+    parser.add_argument("out", type=output_file, help="the .npy file")
     parser.add_argument("--sweeps", type=int, default=10)
     given = parser.parse_args(arguments)
     if given.sweeps < 1 or given.out.suffix != ".npy":

@@ -22,6 +22,7 @@ from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.models import MinkUNetSpec
 from pcsparse.models.minkunet import MinkUNet
 from pcsparse.nn.tuning import conv_calls
+from pcsparse.programs.output_file import output_file
 from pcsparse.programs.tune_report import header, maps_report, report, summary
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.timing import environment
@@ -172,6 +173,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
     parser.add_argument("--runs", type=int, default=default.runs)
     parser.add_argument("--threads", type=int, help="default: torch's choice")
-    parser.add_argument("--out", type=Path, default=default.out, help="table, made or added to")
+    parser.add_argument("--out", type=output_file, default=default.out, help="table, made or added to")
     given = vars(parser.parse_args(arguments))
     return run(TuneSettings(**{**given, "passes": tuple(given["passes"])}))

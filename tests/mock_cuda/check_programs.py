@@ -5,6 +5,7 @@ import csv
 import pytest
 
 from pcsparse.cli import main
+from pcsparse.programs import bench_device
 from tests.streets import write_root
 
 pytest.importorskip("hydra")
@@ -82,3 +83,11 @@ def test_a_model_is_made_smaller(trained, root, monkeypatch, compress):
             "tune=false", "reconstruct=true",
         ]
     ) == 0  # fmt: skip
+
+
+@pytest.mark.parametrize("section", ["maps", "launch", "layers"])
+def test_a_benchmark_checks_and_times(device, tmp_path, section):
+    out = tmp_path / "kernels.json"
+    given = ["--device", "cuda", "--quick", "--budget", "500", "--peers", "--runs", "1", "--out", str(out)]
+    assert bench_device.main([*given, "--sections", section]) == 0
+    assert out.exists()

@@ -130,7 +130,7 @@ def stand_ins() -> Iterator[None]:
             stack.enter_context(patch.object(torch.cuda, name, value))
         for name, method in _METHODS.items():
             stack.enter_context(patch.object(torch.Tensor, name, method))
-        for name in ("_cuda_getDevice", "_cuda_getCurrentRawStream"):
+        for name in ("_cuda_getDevice", "_cuda_getCurrentRawStream", "_cuda_sleep"):
             stack.enter_context(patch.object(torch._C, name, lambda *args: 0, create=True))
         stack.enter_context(patch.object(torch, "Generator", _Generator))
         stack.enter_context(patch.object(torch.nn.Module, "_apply", _moving(torch.nn.Module._apply)))

@@ -9,6 +9,7 @@ import numpy as np
 from pcsparse.checks import require_extra
 from pcsparse.compress.search.trials import SearchResult
 from pcsparse.errors import RangeError
+from pcsparse.whole_file import whole_file
 
 _COLOURS = ("#0b5cad", "#c2410c", "#3f8f4f", "#8a5fb0", "#b08d2e", "#7a7a7a", "#111111")
 
@@ -56,9 +57,8 @@ def search_figure(results: Sequence[SearchResult], path: Path, *, title: str = "
     if title:
         figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _rewards(axes: Any, result: SearchResult, colour: str, label: str) -> None:
