@@ -24,8 +24,6 @@ _FACTOR = 8.0
 # of a factor with 10 bits behind the point
 _TF32_EPS = 2.0**-10
 _SEED = 20231
-NO_MEMORY = "more memory than the device had left"
-"""Stands in the reason why a choice is rejected that is neither wrong nor crashes."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,14 @@ class Trial:
         error: largest difference from the twin as a share of the twin's largest value; nan if it did not run.
         rejected: why it was not timed, None if it was.
         derived: what it made of a new map.
+        lacked_memory: whether it was rejected for that alone; it is neither wrong nor crashes.
     """
 
     choice: Choice
     error: float
     rejected: str | None
     derived: frozenset[Derived] = frozenset()
+    lacked_memory: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +79,14 @@ class Operands:
             case "grad_feats":
                 return flow.grad_feats(self.grad_out, self.weight, kmap, choice.config)
             case "grad_weight":
-                # as under autocast, which is how networks train in 16 bits
-                wide = torch.float64 if self.feats.dtype == torch.float64 else torch.float32
-                return flow.grad_weight(self.feats, self.grad_out, kmap, choice.config, wide)
+                return flow.grad_weight(self.feats, self.grad_out, kmap, choice.config, self.dtype_of(of))
+
+    def dtype_of(self, of: Pass) -> torch.dtype:
+        """Of a pass's result."""
+        if of == "grad_weight":
+            # as under autocast, which is how networks train in 16 bits
+            return _sums(self.feats.dtype)
+        return self.feats.dtype
 
     def tried(
         self, choices: Sequence[Choice], of: Pass, dataflows: Mapping[str, Dataflow]
@@ -93,13 +98,13 @@ class Operands:
         expected, terms = self._expected(of)
         for choice in choices:
             built = WatchedMap(self.call.built)
-            limit = _limit(self.call.problem.dtype, terms, choice)
+            limit = _limit(self.call.problem.dtype, self.dtype_of(of), terms, choice)
 
             def run(kmap: KernelMap, choice: Choice = choice) -> Tensor:
                 return self.run(choice, of, kmap, dataflows)
 
-            error, rejected = _compared(run, built, expected, limit)
-            yield Trial(choice, error, rejected, frozenset(built.seen)), built.taken()
+            error, rejected, lacked = _compared(run, built, expected, limit)
+            yield Trial(choice, error, rejected, frozenset(built.seen), lacked), built.taken()
 
     def _expected(self, of: Pass) -> tuple[Tensor, int]:
         """The twin's result in float64, and the largest number of products in one of its sums."""
@@ -120,48 +125,61 @@ class Operands:
         return result, weight.shape[0] * weight.shape[1]
 
 
-def _limit(dtype: torch.dtype, terms: int, choice: Choice) -> float:
-    """Largest error allowed: rounding errors of a sum walk at random; 16 bits round once more, at the end."""
-    narrow = dtype in (torch.float16, torch.bfloat16)
-    wide = torch.float32 if narrow else dtype
-    stored = torch.finfo(dtype).eps if narrow else 0.0
+def _sums(dtype: torch.dtype) -> torch.dtype:
+    """What products of a dtype are added in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _limit(dtype: torch.dtype, stored: torch.dtype, terms: int, choice: Choice) -> float:
+    """Largest error allowed: rounding errors of a sum walk at random.
+
+    Args:
+        dtype: of the factors.
+        stored: of the result; where it is narrower than the sums, they are rounded once more, at the end.
+        terms: products in one sum.
+        choice: what ran.
+    """
+    sums = _sums(dtype)
+    once = torch.finfo(stored).eps if stored != sums else 0.0
     if dtype == torch.float32 and getattr(choice.config, "precision", "ieee") == "tf32":
         # both factors of a product are rounded to 10 bits; as with sums, these errors walk at random
-        stored = _TF32_EPS
-    return _FACTOR * torch.finfo(wide).eps * sqrt(max(terms, 1)) + stored
+        once = _TF32_EPS
+    return _FACTOR * torch.finfo(sums).eps * sqrt(max(terms, 1)) + once
 
 
 def _compared(
     run: Callable[[KernelMap], Tensor], built: KernelMap, expected: Tensor, limit: float
-) -> tuple[float, str | None]:
-    """The error of a result, and what is wrong with it, or with the one after it."""
+) -> tuple[float, str | None, bool]:
+    """The error of a result, what is wrong with it or the next one, and whether that is lack of memory."""
     actual = _result(run, built)
-    if isinstance(actual, str):
-        return float("nan"), actual
+    if not isinstance(actual, Tensor):
+        return float("nan"), *actual
     if actual.shape != expected.shape:
-        return float("nan"), f"its result has the shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
+        shapes = f"{tuple(actual.shape)}, not {tuple(expected.shape)}"
+        return float("nan"), f"its result has the shape {shapes}", False
     if expected.numel() == 0:
-        return 0.0, None
+        return 0.0, None, False
     scale = float(expected.abs().max()) or 1.0
     error = float((actual.double() - expected).abs().max()) / scale
     if not error <= limit:
-        return error, f"error {error:.2g} against the twin, allowed {limit:.2g}"
+        return error, f"error {error:.2g} against the twin, allowed {limit:.2g}", False
     again = _result(run, built.bare())
-    if isinstance(again, str):
-        return error, f"at its second run, {again}"
+    if not isinstance(again, Tensor):
+        reason, lacked = again
+        return error, f"at its second run, {reason}", lacked
     if not torch.equal(actual, again):
         others = int((actual != again).sum()) if actual.shape == again.shape else again.numel()
-        return error, f"{others} of {actual.numel()} numbers are others at its second run"
-    return error, None
+        return error, f"{others} of {actual.numel()} numbers are others at its second run", False
+    return error, None, False
 
 
-def _result(run: Callable[[KernelMap], Tensor], built: KernelMap) -> Tensor | str:
-    """What comes out, or why nothing does."""
+def _result(run: Callable[[KernelMap], Tensor], built: KernelMap) -> Tensor | tuple[str, bool]:
+    """What comes out, or why nothing does and whether that is lack of memory."""
     try:
         return run(built)
     except Exception as failure:
         if lacks_memory(failure):
             # another choice may need less; but this one is not wrong, and on an emptier device it may win
-            return f"{NO_MEMORY}: {failure}"
+            return f"more memory than the device had left: {failure}", True
         # a choice that fails is one that loses; the others must still be tried
-        return f"{type(failure).__name__}: {failure}"
+        return f"{type(failure).__name__}: {failure}", False

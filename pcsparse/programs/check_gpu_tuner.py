@@ -14,7 +14,6 @@ from pcsparse.bench.device.scene import DeviceScene
 from pcsparse.bench.verify import Check, check_norm
 from pcsparse.engine.autotune import table_of, tune
 from pcsparse.engine.conv_call import groups_of
-from pcsparse.engine.guard import NO_MEMORY
 from pcsparse.engine.tune_cache import TuneTable, load_table, store_table
 from pcsparse.engine.tuning import GroupTuning
 from pcsparse.nn import SparseConv3d, SparseInverseConv3d, SubmanifoldConv3d
@@ -92,7 +91,7 @@ def _rejected(group: GroupTuning) -> list[str]:
         f"{tuning.of} by {trial.choice.encode()}: {trial.rejected}"
         for tuning in group.passes
         for trial in tuning.trials
-        if trial.rejected is not None and NO_MEMORY not in trial.rejected
+        if trial.rejected is not None and not trial.lacked_memory
     ]
 
 

@@ -128,6 +128,7 @@ def test_a_wrong_choice_is_never_timed_however_fast(of, fault, reason):
     wrong = [trial for trial in found.trials if trial.rejected is not None]
     assert [trial.choice.config for trial in wrong] == [_Behaviour(fault)]
     assert reason in wrong[0].rejected
+    assert wrong[0].lacked_memory == (fault == "memory")
     assert found.best.config == _Behaviour(rounds=2)
     # once for the guard
     assert flow.timed.count(_Behaviour(fault)) == 1
@@ -151,6 +152,27 @@ def test_a_choice_whose_bits_do_not_repeat_is_never_timed(of, fault, reason):
     assert refused.error < 1e-5
     assert found.best.config == slow
     assert flow.timed.count(wavering) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_gradient_of_weights_that_was_rounded_to_16_bits_on_its_way_is_refused(dtype):
+    problem, kmap = _case(dtype=dtype)
+
+    class Rounded(_Twin):
+        def grad_weight(self, feats, grad_out, kmap, config, dtype):
+            out = super().grad_weight(feats.float(), grad_out.float(), kmap, config)
+            return (out.to(feats.dtype) if config.fault == "rounded" else out).to(dtype)
+
+    right, rounded = _Behaviour(rounds=2), _Behaviour("rounded")
+    flow = {"twin": Rounded(right, rounded)}
+    [found] = _tuned(problem, kmap, passes=("grad_weight",), runs=1, dataflows=flow).passes
+    [refused] = [trial for trial in found.trials if trial.rejected is not None]
+    assert refused.choice.config == rounded
+    assert "against the twin" in refused.rejected
+    assert found.best.config == right
+    # results of the other passes are stored in 16 bits
+    [found] = _tuned(problem, kmap, passes=("forward",), runs=1, dataflows=flow).passes
+    assert [trial.rejected for trial in found.trials] == [None] * 2
 
 
 def test_few_choices_are_the_rules_and_some_evenly_among_the_others():
@@ -367,9 +389,13 @@ def test_factors_of_tf32_are_no_fault_and_the_clock_waits_for_the_map_s_device(m
     problem, kmap = _case()
     exact, rounded = (Choice("x", SortedImplicitGemmConfig(precision=p)) for p in ("ieee", "tf32"))
     # measured: 2.5e-4 to 3.8e-4
-    assert guard._limit(torch.float32, 27 * 64, exact) < 2.5e-4
-    assert 3.8e-4 < guard._limit(torch.float32, 27, rounded) < 2e-3
-    assert guard._limit(torch.bfloat16, 27, rounded) == guard._limit(torch.bfloat16, 27, exact)
+
+    def limit(dtype, terms, choice):
+        return guard._limit(dtype, dtype, terms, choice)
+
+    assert limit(torch.float32, 27 * 64, exact) < 2.5e-4
+    assert 3.8e-4 < limit(torch.float32, 27, rounded) < 2e-3
+    assert limit(torch.bfloat16, 27, rounded) == limit(torch.bfloat16, 27, exact)
     waited, real = [], autotune.time_in_turns
 
     def spy(candidates, *, device, **options):

@@ -44,7 +44,9 @@ def test_a_choice_that_is_wrong_or_crashes_is_told_and_one_without_memory_is_nei
             return out
         if fault == "wrong":
             return out * 1.01
-        raise RuntimeError("no such panel") if fault == "crash" else MemoryError("20 GiB")
+        # whatever an error says, a lack of memory is what its class or its library calls one
+        crash = RuntimeError("no such panel; more memory than the device had left")
+        raise crash if fault == "crash" else MemoryError("20 GiB")
 
     monkeypatch.setattr(OutputStationary, "forward", forward)
     assert tuner(scene(CPU), CPU) == (fault != "memory")
