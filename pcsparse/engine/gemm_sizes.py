@@ -29,7 +29,7 @@ class SortedImplicitGemmConfig:
         tile: output rows a program owns; pairs multiplied together in grad_weight.
         tile_out: output channels a program owns.
         tile_in: products added in one step; input channels a program owns in grad_weight.
-        warps: warps a program.
+        warps: warps a program; a gradient of features takes twice as many where these lack registers.
         stages: how far loads run ahead.
         parts: into how many partial sums the work of a tile, or of all pairs in grad_weight, is cut.
         precision: of products of float32, "ieee" or "tf32"; "torch" for what torch allows when they are made,

@@ -34,6 +34,30 @@ def test_beyond_the_room_numbers_are_made_each_time(monkeypatch):
         assert kept((i,), host) is firsts[i]
 
 
+@pytest.mark.parametrize(
+    ("deltas", "tensors"),
+    # a column in all; one for each delta, and where the last one ends
+    [(range(64), 2), (range(0, 64 << 20, 1 << 20), 3), (range(0, 65 << 20, 1 << 20), 4)],
+)
+def test_columns_take_room_beside_their_deltas(monkeypatch, deltas, tensors):
+    host, deltas = torch.device("cpu"), tuple(deltas)
+    for room, is_kept in ((tensors * 64 - 1, False), (tensors * 64, True)):
+        monkeypatch.setattr(constants, "_ROOM", room)
+        kept = constants.Kept(match._made)
+        assert (kept(deltas, host) is kept(deltas, host)) == is_kept
+
+
+def test_a_long_search_over_subsets_of_offsets_is_kept():
+    """Each of these many maps would wait twice."""
+    kept = constants.Kept(lambda values, device: (torch.empty(27), torch.empty(28)))
+    host, last = torch.device("cpu"), 0
+    while (kept((last,), host)) is kept((last,), host):
+        last += 1
+    assert last == 32768
+    # both stores
+    assert 2 * last * 128 * 8 == 64 << 20
+
+
 def test_long_lists_take_no_room():
     kept, host = constants.Kept(constants.made), torch.device("cpu")
     long = tuple(range(constants.LONGEST_KEPT + 1))

@@ -8,10 +8,11 @@ from torch import Tensor
 
 LONGEST_KEPT = 4096
 """What a network's kernels need, and no more: longer lists are seldom, and not kept."""
-# numbers, 8 MiB of them; the allocator gives no less than 64 at a time
-_ROOM, _LEAST = 1 << 20, 64
+# numbers of int64 in each of the two stores, on all devices together: 64 MiB in all, which 32,768 maps of a
+# search over subsets of 27 offsets fill; the allocator gives 64 at a time
+_ROOM, _GIVEN = 1 << 22, 64
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Tensor | tuple[Tensor, Tensor])
 
 
 class Kept(Generic[T]):
@@ -19,8 +20,9 @@ class Kept(Generic[T]):
 
     A kernel of any stream may still read it when its caller is done, of which the allocator, which knows
     only the stream that a tensor was made on, is told nothing: memory that is never freed is never taken by
-    another. Once the room is used up nothing more is kept: the allocator gives what is not to the stream on
-    which it was made and read.
+    another. Once the room is used up nothing more is kept, to the end of the process: what is known stays
+    quick, all else is made at each call, which waits for the upload of each tensor. The allocator gives what
+    is not kept to the stream on which it was made and read.
 
     Args:
         make: the numbers and a device to a result, which work on any stream may read at once.
@@ -35,7 +37,9 @@ class Kept(Generic[T]):
         found = self._known.get((values, device))
         if found is not None:
             return found
-        found, size = self._make(values, device), max(len(values), _LEAST)
+        found = self._make(values, device)
+        tensors = (found,) if isinstance(found, Tensor) else found
+        size = sum(-(-tensor.numel() // _GIVEN) * _GIVEN for tensor in tensors)
         if len(values) > LONGEST_KEPT or size > self._room:
             return found
         self._room -= size
