@@ -176,27 +176,28 @@ def load_table(path: Path | str, device: torch.device | str, *, key: str | None 
 
     Args:
         path: file written by `store_table`.
-        device: where the convolutions will run.
-        key: of another machine's section, to run with its choices and so its bits.
+        device: of this machine, where the convolutions will run.
+        key: of another machine's section, to run with its choices and so its bits; that of `device` if None.
 
     Raises:
         DeviceError: torch sees no such device here.
-        FormatError: no such file, another schema, a broken file, or no section for this device and these
+        FormatError: no such file, another schema, a broken file, or no section of this key and these
             versions; the text lists those there are.
     """
     path = Path(path)
     if not path.is_file():
         raise FormatError(f"no tuning at {path}; make one with `pcsparse tune --out {path}`")
     tables = _read(path)
-    wanted, current = key or device_key(device), versions()
+    here, current = device_key(device), versions()
+    wanted = here if key is None else key
     for table in tables:
         if table.device == wanted and table.versions == current:
             return table
     listed = "; ".join(f"[{table.device}] {_text(table.versions)}" for table in tables) or "nothing"
-    raise FormatError(
-        f"{path} has no tuning for [{wanted}] {_text(current)}, but for {listed}; run `pcsparse tune --out "
-        f"{path}` --device {device}` to add it"
-    )
+    way = f"run `pcsparse tune --out {path} --device {device}` to add it"
+    if key is not None:
+        way = f"take one of these, or run `pcsparse tune --out {path}` on that machine"
+    raise FormatError(f"{path} has no tuning for [{wanted}] {_text(current)}, but for {listed}; {way}")
 
 
 def store_table(path: Path | str, table: TuneTable) -> None:

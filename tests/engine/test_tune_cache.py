@@ -268,6 +268,16 @@ def test_each_gpu_has_a_section_of_its_own(two_gpus, tmp_path):
     with pytest.raises(FormatError, match=r"but for .*NVIDIA Other\].*NVIDIA Some\]"):
         load_table(path, "cpu")
     assert load_table(path, "cpu", key=device_key("cuda:1")) == tables["cuda:1"]
+    # another machine's section, too, is read for a device of this one
+    with pytest.raises(DeviceError, match="torch sees 2, cuda:0 to cuda:1"):
+        load_table(path, "cuda:2", key=device_key("cuda:1"))
+    for key in ("another CPU", ""):
+        # tuning here would not add it
+        with pytest.raises(
+            FormatError, match=rf"no tuning for \[{key}\] .*; take one of these, or run"
+        ) as error:
+            load_table(path, "cuda:0", key=key)
+        assert str(error.value).endswith(f"run `pcsparse tune --out {path}` on that machine")
 
 
 def test_the_compiler_of_a_gpu_is_part_of_the_versions(monkeypatch):
