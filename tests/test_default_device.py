@@ -8,12 +8,17 @@ import pytest
 import torch
 from torch import nn
 
+from pcsparse.compress.graph import ChannelGraph
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.padded_maps import PaddedMaps
+from pcsparse.coords.pillars import PillarGrid
 from pcsparse.coords.relation import Relation
 from pcsparse.coords.voxelize import voxelize
 from pcsparse.engine.map_tuning import fitted
+from pcsparse.models import PillarBEV, PillarBEVSpec, PlainCNN, PlainCNNSpec, PointNet2, PointNet2Spec
 from pcsparse.nn import SparseConv3d, SubmanifoldConv3d
+from pcsparse.nn.eie_linear import EIELinear
+from pcsparse.nn.semi_structured_linear import SemiStructuredLinear
 from pcsparse.packed.eie import pack_eie
 from pcsparse.sparse_tensor import SparseTensor
 from pcsparse.train.metrics import ConfusionMatrix
@@ -21,6 +26,7 @@ from tests.clouds import lidar_like
 
 PACKAGE = Path(__file__).parent.parent / "pcsparse"
 SWEEP = lidar_like(150, batch_size=2)
+GRID = PillarGrid((-4.0, 4.0), (-2.0, 2.0), (-2.0, 2.0), 0.5)
 # they have a process of their own, in which nobody sets a default
 APART = ("bench", "programs")
 # those that torch gives the default device, of the ones that the package calls
@@ -112,3 +118,64 @@ def test_what_is_fitted_counted_and_packed_is_the_hosts(elsewhere):
     codes = torch.tensor([[1, 0, 2], [0, 0, 3]], dtype=torch.uint8, device="cpu")
     packed = pack_eie(codes, torch.arange(16.0, device="cpu")).checked()
     assert torch.equal(packed.unpack(), codes)
+
+
+LAYERS = {
+    "conv": lambda: SparseConv3d(4, 8, 2, stride=2, bias=True),
+    "eie": lambda: EIELinear(8, 4),
+    "two-four": lambda: SemiStructuredLinear(8, 4),
+}
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS.keys())
+def test_layers_are_made_on_the_default_device(make):
+    with torch.device("meta"):
+        layer = make()
+    parts = dict([*layer.named_parameters(), *layer.named_buffers()])
+    assert "bias" in parts
+    assert {part.device.type for part in parts.values()} == {"meta"}
+
+
+def test_a_layer_made_on_the_default_device_takes_a_state():
+    packed = pack_eie(torch.eye(4, 8, dtype=torch.uint8), torch.arange(16.0))
+    given = EIELinear.from_matrix(packed, torch.ones(4))
+    with torch.device("meta"):
+        layer = EIELinear(8, 4)
+        kept = EIELinear.from_matrix(packed)
+    layer.to_empty(device="cpu").load_state_dict(given.state_dict())
+    x = torch.arange(8.0).view(1, 8)
+    assert torch.equal(layer(x), given(x))
+    # the tensors that are given stay where they are
+    assert kept.codebook.device.type == "cpu"
+
+
+MODELS = {
+    "plain-cnn": lambda: PlainCNN(PlainCNNSpec.plain20()),
+    "pointnet2": lambda: PointNet2(PointNet2Spec.classification(n_classes=3)),
+    "pointnet2-feats": lambda: PointNet2(PointNet2Spec.classification_msg(in_channels=2)),
+    "pillar-bev": lambda: PillarBEV(PillarBEVSpec.of(GRID, 3, channels=4, convs=(1, 1), head=(6,))),
+}
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
+def test_an_example_lies_where_the_network_does(device, make):
+    model = make().to(device)
+    example = model.example_input()
+    tensors = [
+        each for each in (example if isinstance(example, tuple) else (example,)) if torch.is_tensor(each)
+    ]
+    assert {each.device.type for each in tensors} == {device.type}
+
+
+def test_a_network_of_shapes_alone_takes_its_example():
+    with torch.device("meta"):
+        model = PlainCNN(PlainCNNSpec.plain20())
+        assert model(model.example_input()).is_meta
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
+def test_channels_of_a_network_of_shapes_alone_are_followed(make):
+    want = ChannelGraph.of(make())
+    with torch.device("meta"):
+        model = make()
+    assert ChannelGraph.of(model) == want

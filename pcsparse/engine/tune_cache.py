@@ -186,7 +186,9 @@ def load_table(path: Path | str, device: torch.device | str, *, key: str | None 
     """
     path = Path(path)
     if not path.is_file():
-        raise FormatError(f"no tuning at {path}; make one with `pcsparse tune --out {path}`")
+        raise FormatError(
+            f"no tuning at {path}; make one with `pcsparse tune --out {path} --device {device}`"
+        )
     tables = _read(path)
     here, current = device_key(device), versions()
     wanted = here if key is None else key

@@ -23,6 +23,7 @@ from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.pillars import PillarGrid, Span, to_pillars
 from pcsparse.coords.voxelize import Voxels
 from pcsparse.errors import FormatError, RangeError
+from pcsparse.models.example_points import device_of_points
 from pcsparse.nn.row_layer import RowLinear, RowNormReLU
 from pcsparse.ops import voxel_reduce
 
@@ -255,12 +256,15 @@ class PillarBEV(nn.Module):
         return logits
 
     def example_input(self) -> tuple[Tensor, Tensor, Tensor, int]:
-        """A cloud of one point in the first cell: the arguments of `forward`."""
-        grid = self.spec.grid
+        """A cloud of one point in the first cell: the arguments of `forward`.
+
+        It lies where the parameters do; on the CPU if these are on the "meta" device.
+        """
+        grid, device = self.spec.grid, device_of_points(self)
         point = torch.tensor(
-            [[grid.x[0] + grid.size / 2, grid.y[0] + grid.size / 2, sum(grid.z) / 2]], device="cpu"
+            [[grid.x[0] + grid.size / 2, grid.y[0] + grid.size / 2, sum(grid.z) / 2]], device=device
         )
-        return point, torch.zeros(1, device="cpu"), torch.zeros(1, dtype=torch.int64, device="cpu"), 1
+        return point, torch.zeros(1, device=device), torch.zeros(1, dtype=torch.int64, device=device), 1
 
     def scatter(self, points: Tensor, intensity: Tensor, batch: Tensor, n_clouds: int) -> Tensor:
         """The map of pillars, (n_clouds, c, nx, ny), 0 where no point stands; arguments as of `forward`."""

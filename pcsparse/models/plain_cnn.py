@@ -229,8 +229,8 @@ class PlainCNN(nn.Module):
         return logits
 
     def example_input(self) -> Tensor:
-        """An image without content, of the published size."""
-        return torch.zeros(1, self.spec.stem.c_in, 32, 32, device="cpu")
+        """An image without content, of the published size, on the device of the parameters."""
+        return torch.zeros(1, self.spec.stem.c_in, 32, 32, device=self.classifier.weight.device)
 
 
 def _check(spec: PlainCNNSpec) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pcsparse.checks import check_dtype, check_same_device, check_shape
 from pcsparse.errors import FormatError, RangeError
+from pcsparse.models.example_points import device_of_points
 from pcsparse.nn.point_set import FeaturePropagation, GlobalAbstraction, PointSet, SetAbstraction
 from pcsparse.nn.row_layer import RowLayer, RowLinear, RowNorm
 
@@ -284,10 +285,13 @@ class PointNet2(nn.Module):
         return self.head(x.feats)
 
     def example_input(self) -> tuple[Tensor, ...]:
-        """A cloud of five points, and their features if there are any: the arguments of `forward`."""
-        points = torch.arange(15.0, device="cpu").view(5, 3) / 15
-        c = self.spec.in_channels
-        return (points, torch.zeros(5, c, device="cpu")) if c else (points,)
+        """A cloud of five points, and their features if there are any: the arguments of `forward`.
+
+        They lie where the parameters do; on the CPU if these are on the "meta" device.
+        """
+        device, c = device_of_points(self), self.spec.in_channels
+        points = torch.arange(15.0, device=device).view(5, 3) / 15
+        return (points, torch.zeros(5, c, device=device)) if c else (points,)
 
     def _checked(self, points: Tensor, feats: Tensor | None, batch: Tensor | None) -> Tensor:
         check_shape("points", points, (None, 3))

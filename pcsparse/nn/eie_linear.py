@@ -97,11 +97,10 @@ class EIELinear(nn.Module):
         self._token = object()
         empty = torch.zeros(out_features, in_features, dtype=torch.uint8, device="cpu")
         codebook = torch.zeros(1 << self.widths.code_bits, dtype=torch.float32, device="cpu")
-        self._hold(pack_eie(empty, codebook, self.widths))
+        # packing is the host's, the layer is made where torch makes layers
+        self._hold(pack_eie(empty, codebook, self.widths).to(torch.get_default_device()))
         self.bias: Tensor | None
-        self.register_buffer(
-            "bias", torch.zeros(out_features, dtype=torch.float32, device="cpu") if bias else None
-        )
+        self.register_buffer("bias", torch.zeros(out_features, dtype=torch.float32) if bias else None)
         self._choices = Choices()
 
     @classmethod

@@ -65,9 +65,11 @@ class SemiStructuredLinear(nn.Module):
         self.values: Tensor
         self.positions: Tensor
         self.bias: Tensor | None
-        empty = pack_two_four(torch.zeros(out_features, in_features, dtype=dtype))
-        self.register_buffer("values", empty.values)
-        self.register_buffer("positions", empty.positions)
+        # packing asks for values, the layer is made where torch makes layers
+        empty = pack_two_four(torch.zeros(out_features, in_features, dtype=dtype, device="cpu"))
+        where = torch.get_default_device()
+        self.register_buffer("values", empty.values.to(where))
+        self.register_buffer("positions", empty.positions.to(where))
         self.register_buffer("bias", torch.zeros(out_features, dtype=dtype) if bias else None)
         self._choices = Choices()
         self._dense: Tensor | None = None

@@ -260,8 +260,15 @@ def test_each_gpu_has_a_section_of_its_own(two_gpus, tmp_path):
     }
     store_table(path, tables["cuda:1"])
     # what another GPU was tuned for is none of this one's
-    with pytest.raises(FormatError, match=r"no tuning for \[.*NVIDIA Some\].*--device cuda:0` to add it"):
+    with pytest.raises(
+        FormatError, match=r"no tuning for \[.*NVIDIA Some\].*--device cuda:0` to add it"
+    ) as error:
         load_table(path, "cuda:0")
+    command = f"`pcsparse tune --out {path} --device cuda:0`"
+    assert command in str(error.value)
+    with pytest.raises(FormatError, match="no tuning at") as error:
+        load_table(tmp_path / "none.json", "cuda:0")
+    assert command.replace("tuned", "none") in str(error.value)
     store_table(path, tables["cuda:0"])
     for device, table in tables.items():
         assert load_table(path, device) == table
