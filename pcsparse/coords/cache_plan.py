@@ -1,7 +1,7 @@
 """What is asked of a cache of coordinates: keys of levels and maps, and all of them in their order."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -62,6 +62,26 @@ class CachePlan:
         """Numbers of the coordinate sets that are no made levels."""
         made = {token for _, token in self.levels}
         return tuple(token for token in range(self.n_sets) if token not in made)
+
+    def beginning_at(self, start: Token) -> "CachePlan":
+        """What of it is made of one coordinate set alone, which is number 0 there."""
+        number = {start: 0}
+        levels = []
+        for level, token in self.levels:
+            if level.source in number:
+                number[token] = len(number)
+                levels.append((replace(level, source=number[level.source]), number[token]))
+        maps = tuple(
+            replace(key, fine=number[key.fine], coarse=number[key.coarse])
+            for key in self.maps
+            if key.fine in number and key.coarse in number
+        )
+        corners = tuple(
+            (number[of], number[around], ratio)
+            for of, around, ratio in self.corners
+            if of in number and around in number
+        )
+        return CachePlan(tuple(levels), maps, corners, len(number))
 
     def fill(self, cache: "CoordCache", given: Mapping[Token, Tensor]) -> dict[Token, Tensor]:
         """Ask a cache for all of it.

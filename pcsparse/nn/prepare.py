@@ -97,7 +97,8 @@ def prepare(module: nn.Module, x: SparseTensor, *, like: SparseTensor | None = N
         module: any module that takes a SparseTensor.
         x: its input; only the cache changes.
         like: an input that the module was run or prepared on before; only its cache is read. What other
-            modules have asked that cache for is made, too.
+            modules have asked that cache for is made, too, of coordinates of `like` and levels of them: a
+            head on a coarse level gets that level's maps and coarser ones, no second set of finer ones.
 
     Returns:
         `x`.
@@ -120,4 +121,7 @@ def _make_all_of(like: SparseTensor, x: SparseTensor) -> None:
             f"the cache of `like` has {len(plan.given)} coordinate sets that no layer has made, and `x` "
             "stands for one; leave `like` out, or give an input whose network reads one"
         )
-    plan.fill(x.cache, dict.fromkeys(plan.given, x.coords))
+    # a head's input is itself a level, whose finer ones `x` does not stand for
+    known = [token for token in range(plan.n_sets) if like.cache.set(token) is like.coords]
+    for token in known[-1:]:
+        plan.beginning_at(token).fill(x.cache, {0: x.coords})

@@ -136,6 +136,33 @@ def test_a_cache_that_reads_several_coordinate_sets_is_no_example():
         nn.prepare(network, _tensor(UNSORTED), like=x)
 
 
+def test_a_module_on_a_coarse_level_gets_what_was_asked_for_from_there_on():
+    encoder = torch_nn.Sequential(
+        nn.SubmanifoldConv3d(4, 4), nn.SparseConv3d(4, 4, 2, 2), nn.SubmanifoldConv3d(4, 4)
+    )
+    head = torch_nn.Sequential(nn.SparseConv3d(4, 4, 3, 2), nn.SparseInverseConv3d(4, 4, 3, 2))
+    before = encoder(_tensor(CLOUDS["clumped"]))
+    head(before)
+    x, plain = encoder(_tensor(TWO_BATCHES)), encoder(_tensor(TWO_BATCHES))
+    nn.prepare(head, plain)
+
+    nn.prepare(head, x, like=before)
+    assert x.cache.plan() == plain.cache.plan() == before.cache.plan()
+    # what is left out stands for no set of another cloud
+    alone = SparseTensor(x.feats, x.coords.clone(), batch_size=x.batch_size)
+    nn.prepare(head, alone, like=before)
+    assert alone.cache.plan().n_sets == 2
+    assert torch.equal(head(alone).feats, head(plain).feats)
+
+
+def test_coordinates_that_the_cache_was_not_asked_for_are_no_example():
+    network, x = torch_nn.Sequential(nn.SubmanifoldConv3d(4, 4)), _tensor(TWO_BATCHES)
+    before = nn.prepare(network, _tensor(UNSORTED))
+    other = SparseTensor(before.feats, before.coords.clone(), cache=before.cache)
+    nn.prepare(torch_nn.Identity(), x, like=other)
+    assert not x.cache.maps()
+
+
 def test_nothing_but_the_cache_changes():
     network, x = Everything(), _tensor(TWO_BATCHES)
     state = {name: value.clone() for name, value in network.state_dict().items()}
