@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.autograd import graph
+from torch.fx import GraphModule
 
 from pcsparse.errors import OutOfMemoryError
 
@@ -29,6 +30,9 @@ _SIGNS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+
+# how code that torch.compile has rewritten calls its graphs
+_COMPILED = "__compiled_fn_"
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -80,7 +84,7 @@ def raise_with_sizes(error: Exception, of: Callable[[], str]) -> NoReturn:
         f"no memory for {of()}; make the batch smaller, the voxels larger or the layers narrower, "
         f"or compute in 16 bits ({said})"
     )
-    _name(found, _called_layer())
+    _name(found, _called_layer)
     raise found from error.with_traceback(None)
 
 
@@ -101,11 +105,15 @@ def raise_of_owner(error: Exception, of: Callable[[], str], node: Any, place: in
     except OutOfMemoryError as known:
         # a checkpoint runs other layers again within a backward pass
         if place is not None and not known.layer:
-            _name(known, _owner(node.next_functions[place][0]))
+            _name(known, lambda: _owner(node.next_functions[place][0]))
         raise
 
 
-def _name(error: OutOfMemoryError, layer: str) -> None:
+def _name(error: OutOfMemoryError, find: Callable[[], str]) -> None:
+    layer = ""
+    # modules are asked by methods that anybody may write, and what they raise is not what has happened
+    with suppress(Exception):
+        layer = find()
     if layer:
         error.layer, error.args = layer, (f"layer {layer}: {error}",)
 
@@ -117,7 +125,7 @@ def rows_of(values: Tensor) -> str:
 
 
 def _called_layer() -> str:
-    """The innermost module that is being called, as the outermost one names it."""
+    """The innermost module that is being called, as the outermost one names it; none where a graph runs."""
     inner: nn.Module | None = None
     outer: nn.Module | None = None
     frame = sys._getframe(1)
@@ -125,8 +133,11 @@ def _called_layer() -> str:
         if frame.f_code is nn.Module._call_impl.__code__:
             outer = frame.f_locals["self"]
             inner = outer if inner is None else inner
+        elif inner is None and any(name.startswith(_COMPILED) for name in frame.f_code.co_names):
+            # what torch.compile made of some code calls the operators of layers, and not the layers
+            return ""
         frame = frame.f_back  # type: ignore[assignment]
-    if inner is None or outer is None:
+    if inner is None or outer is None or isinstance(inner, GraphModule):
         return ""
     return _text(inner, next((name for name, part in outer.named_modules() if part is inner), ""))
 
@@ -140,14 +151,18 @@ def _owner(node: Any) -> str:
     found: list[tuple[str, nn.Module]] = []
     for module in gc.get_objects():
         if issubclass(type(module), nn.Module):
-            # one that somebody is about to make has no parameters yet
-            with suppress(AttributeError, RuntimeError):
-                names = [name for name, part in module.named_parameters() if part is node.variable]
-                found += [(name.rpartition(".")[0], module) for name in names]
+            # all of the process: one that somebody is about to make has no parameters yet, others may raise
+            # what they like
+            with suppress(Exception):
+                parts = module.named_parameters()
+                names = [name.rpartition(".")[0] for name, part in parts if part is node.variable]
+                found += [(name, module.get_submodule(name)) for name in names]
+    # a graph that was made of a network holds its parameters, too
+    found = [(name, layer) for name, layer in found if not isinstance(layer, GraphModule)]
     if not found:
         return ""
-    name, root = max(found, key=lambda one: one[0].count(".") + bool(one[0]))
-    return _text(root.get_submodule(name), name)
+    name, layer = max(found, key=lambda one: one[0].count(".") + bool(one[0]))
+    return _text(layer, name)
 
 
 def _text(layer: nn.Module, name: str) -> str:

@@ -1,5 +1,6 @@
 """Lack of memory names the layer, as the network calls it, on every way that a network goes."""
 
+import gc
 from collections import OrderedDict
 
 import pytest
@@ -9,6 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 from pcsparse import SparseTensor, nn
 from pcsparse.coords import cache as cache_module
+from pcsparse.coords.relation import Relation
+from pcsparse.engine.plan import plan_for
+from pcsparse.engine.problem import ConvProblem
 from pcsparse.errors import OutOfMemoryError
 from pcsparse.kernels import cpu
 from pcsparse.nn.recording import explaining_waits
@@ -129,6 +133,108 @@ def test_who_goes_backward_is_not_the_layer(rng, fails):
         OutOfMemoryError, match=r"^no memory for the gradient of maxima, \d+ rows of 8 float32"
     ):
         Step()(out.sum())
+
+
+class _Odd(nn.SubmanifoldConv3d):
+    """Not even its own text can be made."""
+
+    def extra_repr(self):
+        return self.nothing_here
+
+
+class _Hidden(torch.nn.Module):
+    """Does not say what its parameters are."""
+
+    def named_parameters(self, *_, **__):
+        raise ValueError("ask somebody else")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "what"),
+    [("output_stationary", "forward pass"), ("output_stationary_grad_weight", "weight gradient")],
+)
+def test_a_layer_that_cannot_be_named_does_not_hide_what_lacked(rng, fails, kernel, what):
+    network, x = torch.nn.Sequential(_Odd(C, C)), _cloud(rng)
+    out = network(x).feats
+    fails(kernel)
+    run = out.sum().backward if "gradient" in what else lambda: network(x)
+    with pytest.raises(OutOfMemoryError, match=f"^no memory for the {what} of a convolution") as error:
+        run()
+    assert error.value.layer == ""
+
+
+def test_a_module_elsewhere_does_not_hide_the_layer(rng, fails):
+    outer, hidden = torch.nn.Sequential(OrderedDict(net=Encoder())), _Hidden()
+    out = outer(_cloud(rng)).feats
+    fails("output_stationary_grad_weight", 4)
+    with pytest.raises(OutOfMemoryError, match=rf"^layer 'net\.blocks\.conv1', {CONV}: no memory"):
+        out.sum().backward()
+    del hidden
+
+
+@pytest.fixture
+def _fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("_fresh_dynamo")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("made", [Encoder, lambda: Encoder().blocks], ids=["own", "sequential"])
+@pytest.mark.parametrize("within", [False, True], ids=["outermost", "within"])
+def test_a_graph_that_was_compiled_has_no_layer(rng, fails, backend, made, within):
+    network = made()
+    compiled = torch.compile(network, backend=backend, fullgraph=True)
+    outer = torch.nn.Sequential(compiled) if within else compiled
+    x = nn.prepare(network, _cloud(rng))
+    outer(x)
+    fails("output_stationary", 2)
+    said = f"^no memory for the forward pass of a convolution of {ROWS}"
+    with pytest.raises(OutOfMemoryError, match=said) as error:
+        outer(x)
+    assert error.value.layer == ""
+
+
+@pytest.mark.usefixtures("_fresh_dynamo")
+def test_a_layer_that_a_compiled_network_calls_is_named(rng, fails):
+    class Broken(Encoder):
+        def forward(self, x):
+            torch._dynamo.graph_break()
+            return torch.compiler.disable(self.blocks)(x)
+
+    x, compiled = _cloud(rng), torch.compile(Broken(), backend="eager")
+    compiled(x)
+    fails("output_stationary", 3)
+    with pytest.raises(OutOfMemoryError, match=rf"^layer '.*blocks\.conv3', {CONV}: no memory"):
+        compiled(x)
+
+
+class _Operator(torch.nn.Module):
+    """What can be traced: operators on tensors, the maps among them."""
+
+    def __init__(self, plan: str) -> None:
+        super().__init__()
+        self.plan, self.weight = plan, torch.nn.Parameter(torch.ones(27, C, C))
+
+    def forward(self, feats, kmap):
+        return torch.ops.pcsparse.sparse_conv(feats, self.weight, None, kmap, N, self.plan, None, False)
+
+
+@pytest.mark.parametrize("kernel", ["output_stationary", "output_stationary_grad_weight"])
+def test_a_graph_that_was_traced_is_no_layer(rng, fails, kernel):
+    x = _cloud(rng)
+    kmap = x.cache.kernel_map(x.coords, x.coords, Relation.of(3))
+    plan = plan_for(ConvProblem.of(x.feats, torch.ones(27, C, C), kmap))
+    # which nobody has any more, but for its weight
+    traced = torch.fx.symbolic_trace(_Operator(plan.encode()))
+    gc.collect()
+    out = traced(x.feats, kmap.tensors())
+    fails(kernel)
+    run = out.sum().backward if "grad" in kernel else lambda: traced(x.feats, kmap.tensors())
+    with pytest.raises(OutOfMemoryError, match=r"^no memory for the .* of a convolution") as error:
+        run()
+    assert error.value.layer == ""
 
 
 NORM = r"BatchNorm\(8, .*\)"
