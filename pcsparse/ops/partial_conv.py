@@ -157,20 +157,24 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
+    try:
+        return _all_gradients(ctx, grad_out)
+    except (RuntimeError, MemoryError) as error:
+        raise_of_owner(error, lambda: f"the gradients of a convolution to {rows_of(grad_out)}", ctx, 1)
+
+
+def _all_gradients(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     feats, weight, rectified, mask, scale, *kernel_map = ctx.saved_tensors
     needs_feats, needs_weight, needs_bias, *_, needs_residual, _, _ = ctx.needs_input_grad
     grad_feats = grad_weight = grad_bias = None
     if rectified is not None:
         # not a product: infinity times zero is NaN
         grad_out = torch.where(rectified > 0, grad_out, 0)
-    try:
-        if needs_feats:
-            narrow = narrowed(weight, feats)
-            grad_feats = _grad_feats(grad_out, narrow, kernel_map, mask, scale, ctx.plan, ctx.centre)
-        if needs_weight:
-            grad_weight = _grad_weight(feats, grad_out, kernel_map, mask, ctx.plan, ctx.centre, weight.dtype)
-    except (RuntimeError, MemoryError) as error:
-        raise_of_owner(error, lambda: f"the gradients of a convolution to {rows_of(grad_out)}", ctx, 1)
+    if needs_feats:
+        narrow = narrowed(weight, feats)
+        grad_feats = _grad_feats(grad_out, narrow, kernel_map, mask, scale, ctx.plan, ctx.centre)
+    if needs_weight:
+        grad_weight = _grad_weight(feats, grad_out, kernel_map, mask, ctx.plan, ctx.centre, weight.dtype)
     if ctx.of_bias is not None and needs_bias:
         biased = grad_out if ctx.centre is not None else grad_out.masked_fill(~mask[:, None], 0)
         grad_bias = bias_grad(biased, ctx.of_bias)
@@ -234,17 +238,23 @@ def partial_sparse_conv(
         UnsupportedError: `scale` or `shift` wants a gradient or goes with `centre`, or no dataflow runs the
             problem.
     """
-    kind, own_weight, own_bias = feats.device.type, weight, bias
-    if kind != "meta" and torch.is_autocast_enabled(kind) and feats.dtype != torch.float64:
+    kind = feats.device.type
+    autocast = kind != "meta" and torch.is_autocast_enabled(kind) and feats.dtype != torch.float64
+    if autocast:
         dtype = torch.get_autocast_dtype(kind)
-        feats, weight = feats.to(dtype), weight.to(dtype)
-        bias, residual = (None if part is None else part.to(dtype) for part in (bias, residual))
+        feats, residual = feats.to(dtype), None if residual is None else residual.to(dtype)
     given = (feats, weight, bias, residual, mask, scale, shift)
     plainly = runs_plainly(*given) and not wants_gradients(*given)
     if plainly:
         # as the operator does: lists that were changed in place are read again
         kmap = kmap.as_it_is()
-    problem = ConvProblem.of(feats, weight, kmap, bias, residual)
+    operands = weight, bias
+    if autocast and not plainly and is_narrow(feats) and torch.is_grad_enabled():
+        # the operator narrows them itself, and so gives gradients that never were narrow
+        operands = _unread(weight, dtype), None if bias is None else _unread(bias, dtype)
+    elif autocast:
+        weight, bias = operands = weight.to(dtype), None if bias is None else bias.to(dtype)
+    problem = ConvProblem.of(feats, operands[0], kmap, operands[1], residual)
     wide = torch.float64 if feats.dtype == torch.float64 else torch.float32
     scale, shift = (None if part is None else part.to(wide) for part in (scale, shift))
     _check_rest(problem, feats, scale, shift, centre)
@@ -255,13 +265,15 @@ def partial_sparse_conv(
         kept = kept_outputs(kmap, mask, centre)
         epilogue = Epilogue(bias, residual, relu, passing)
         return run_forward(problem, plan.forward, feats, weight, kept, epilogue)
-    if is_narrow(feats) and torch.is_grad_enabled():
-        # the operator narrows them itself, and so gives gradients that never were narrow
-        weight, bias = own_weight, own_bias
     out: Tensor = _partial_conv(
         feats, weight, bias, kmap.tensors(), mask, scale, shift, plan.encode(), residual, relu, centre
     )
     return out
+
+
+def _unread(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a cast of `part` would be, for checks that read no values; without memory."""
+    return part.new_empty((), dtype=dtype).expand(part.shape)
 
 
 def _check_rest(

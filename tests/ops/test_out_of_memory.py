@@ -14,7 +14,7 @@ from pcsparse.coords.relation import Relation
 from pcsparse.engine.plan import DATAFLOWS
 from pcsparse.errors import OutOfMemoryError, PcsparseError
 from pcsparse.lack_of_memory import lacks_memory
-from pcsparse.ops import partial_sparse_conv, sparse_conv
+from pcsparse.ops import partial_conv, partial_sparse_conv, sparse_conv
 from tests.clouds import UNSORTED
 
 N = len(UNSORTED.coords)
@@ -82,6 +82,21 @@ def test_a_convolution_of_some_rows_names_its_sizes_too(rng, full):
         full(name)
         with pytest.raises(OutOfMemoryError, match=f"{N} rows of 3 float32 channels"):
             run()
+
+
+@pytest.mark.parametrize(("place", "name"), [(torch, "where"), (torch.Tensor, "masked_fill"),
+                                             (partial_conv, "bias_grad")])  # fmt: skip
+def test_what_comes_with_the_gradients_of_some_rows_names_its_sizes_too(rng, monkeypatch, place, name):
+    def fail(*_):
+        raise torch.OutOfMemoryError(SAID)
+
+    feats, weight, kmap = _operands(rng, 3)
+    bias, mask = torch.zeros(3, requires_grad=True), torch.arange(N) % 2 == 0
+    out = partial_sparse_conv(feats.detach(), weight, kmap, mask, bias=bias, relu=True)
+    monkeypatch.setattr(place, name, fail)
+    said = f"^no memory for the gradients of a convolution to {N} rows of 3 float32 channels .*; {LOWER} "
+    with pytest.raises(OutOfMemoryError, match=said):
+        out.sum().backward()
 
 
 def test_it_is_an_error_of_torch_and_of_ours_and_keeps_no_buffer(rng, full):

@@ -1,10 +1,12 @@
 """Convolution of some rows against the simulation: convolve all rows by the oracle, then overwrite."""
 
+import contextlib
 import copy
 
 import pytest
 import torch
 from torch.export import Dim
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcsparse.coords.cache import CoordCache
 from pcsparse.coords.kept_outputs import kept_outputs
@@ -205,6 +207,46 @@ def test_narrow_dtypes_and_autocast(rng, dtype):
         with torch.autocast("cpu", dtype):
             cast = partial_sparse_conv(floats["feats"], floats["weight"], kmap, mask, bias=floats["bias"])
         assert torch.equal(cast, out)
+
+
+class _Torch(TorchDispatchMode):
+    """Somebody is looking, so that calls go through torch's dispatcher."""
+
+    def __torch_dispatch__(self, function, kinds, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("wanted", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("mode", [contextlib.nullcontext, _Torch], ids=["plain", "operator"])
+def test_parameters_are_cast_once_under_autocast(rng, monkeypatch, mode, wanted):
+    kmap, n = _map(UNSORTED), len(UNSORTED.coords)
+    operands = _operands(rng, n, dtype=torch.float32, c=5)
+    cast, to = [], torch.Tensor.to
+
+    def recording(part, *arguments):
+        found = to(part, *arguments)
+        if found.dtype != part.dtype:
+            cast.append(tuple(part.shape))
+        return found
+
+    monkeypatch.setattr(torch.Tensor, "to", recording)
+    mask = torch.arange(n) % 2 == 0
+    with torch.set_grad_enabled(wanted), torch.autocast("cpu", torch.bfloat16), mode():
+        partial_sparse_conv(operands["feats"], operands["weight"], kmap, mask, bias=operands["bias"])
+    assert sorted(cast) == [(5,), (27, 5, 5), (n, 5)]
+
+
+def test_parameters_are_checked_before_they_are_cast(rng):
+    kmap, n = _map(UNSORTED), len(UNSORTED.coords)
+    feats, weight, bias, _ = _operands(rng, n, dtype=torch.float32).values()
+    mask = torch.zeros(n, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ShapeError, match=r"weight \(27, 4, 4\) does not take feats with 3 channels"):
+            partial_sparse_conv(feats[:, :3], weight, kmap, mask)
+        with pytest.raises(ShapeError, match=r"bias must have shape \(4,\), got \(\)"):
+            partial_sparse_conv(feats, weight, kmap, mask, bias=bias[0])
+        with pytest.raises(DeviceError, match="weight on meta"):
+            partial_sparse_conv(feats, weight.to("meta"), kmap, mask)
 
 
 def test_an_empty_cloud_goes_forward_and_backward(rng):
