@@ -6,6 +6,8 @@ The CPU has a faster dataflow, `output_stationary`.
 import torch
 from torch import Tensor
 
+from pcsparse.kernels.cpu.gather import wide_matmul
+
 
 def gemm_layout(table: Tensor, splits: int, tile: int) -> list[Tensor]:
     return [table]
@@ -40,7 +42,7 @@ def implicit_gemm(
         offset = len(table) - 1 - k if mirrored else k
         gathered = feats.index_select(0, table[k].index_select(0, rows))
         # an output row occurs once in `rows`
-        out.index_add_(0, rows, gathered.to(wide) @ weight[offset].to(wide))
+        out.index_add_(0, rows, wide_matmul(gathered, weight[offset]))
     if bias is not None:
         out += bias.to(wide)
     if mask is not None and through is not None:

@@ -10,9 +10,9 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
 
 def wide_matmul(a: Tensor, b: Tensor) -> Tensor:
     wide = _accumulator(a.dtype)
-    # into given memory: under autocast `@` would narrow both
-    out = torch.empty(a.shape[0], b.shape[1], dtype=wide, device=a.device)
-    return torch.mm(a.to(wide), b.to(wide), out=out)
+    # under autocast both would be narrowed; into given memory there would be no gradients
+    with torch.autocast(a.device.type, enabled=False):
+        return a.to(wide) @ b.to(wide)
 
 
 def gather_layout(rows_in: Tensor, places: Tensor, n_in: int, n_places: int) -> list[Tensor]:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from pcsparse.kernels.reference.gather import wide_matmul
+
 
 def gemm_layout(table: Tensor, splits: int, tile: int) -> list[Tensor]:
     return [table]
@@ -35,7 +37,7 @@ def implicit_gemm(
     for k in range(len(table)):
         rows = torch.nonzero(table[k] >= 0).squeeze(1)
         offset = len(table) - 1 - k if mirrored else k
-        out[rows] += feats[table[k, rows].long()].to(wide) @ weight[offset].to(wide)
+        out[rows] += wide_matmul(feats[table[k, rows].long()], weight[offset])
     if bias is not None:
         out += bias.to(wide)
     if mask is not None and through is not None:

@@ -5,6 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from pcsparse.kernels.reference.gather import wide_matmul
+
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -32,7 +34,7 @@ def output_stationary(
     wide = _accumulator(feats.dtype)
     out = torch.zeros(n_out, weight.shape[2], dtype=wide, device=feats.device)
     for k, (start, stop) in enumerate(pairwise(starts.tolist())):
-        products = feats[rows_in[start:stop].long()].to(wide) @ weight[k].to(wide)
+        products = wide_matmul(feats[rows_in[start:stop].long()], weight[k])
         out.index_add_(0, rows_out[start:stop].long(), products)
     if bias is not None:
         out += bias.to(wide)
@@ -60,6 +62,6 @@ def output_stationary_grad_weight(
     wide = _accumulator(feats.dtype)
     grad = torch.zeros(starts.numel() - 1, feats.shape[1], grad_out.shape[1], dtype=wide, device=feats.device)
     for k, (start, stop) in enumerate(pairwise(starts.tolist())):
-        gathered = feats[rows_in[start:stop].long()].to(wide)
-        grad[k] = gathered.T @ grad_out[rows_out[start:stop].long()].to(wide)
+        gathered = feats[rows_in[start:stop].long()]
+        grad[k] = wide_matmul(gathered.T, grad_out[rows_out[start:stop].long()])
     return grad.to(dtype or feats.dtype)

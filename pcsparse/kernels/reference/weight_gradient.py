@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from pcsparse.kernels.reference.gather import wide_matmul
+
 
 def grad_weight_layout(table: Tensor) -> list[Tensor]:
     return []
@@ -26,6 +28,6 @@ def implicit_gemm_grad_weight(
     grad = torch.zeros(k, c_in, c_out, dtype=wide, device=feats.device)
     for offset in range(k):
         found = table[offset] >= 0
-        gathered = feats[table[offset][found].long()].to(wide)
-        grad[offset] = gathered.T @ grad_out[found].to(wide)
+        gathered = feats[table[offset][found].long()]
+        grad[offset] = wide_matmul(gathered.T, grad_out[found])
     return grad.to(dtype or feats.dtype)
