@@ -1,6 +1,7 @@
 """`scripts/check_gpu.py`: parts that end, fail, crash and hang; and its own parts with the GPU's kernels."""
 
 import json
+import re
 import runpy
 import sys
 import time
@@ -22,6 +23,8 @@ from pcsparse.programs.bench_device import UNFINISHED
 from pcsparse.programs.check_gpu import CheckPart, CheckSettings, parts_of, run, run_part
 
 ROOT = Path(__file__).resolve().parents[2]
+CHECKS = "launches of a step", "launches", "cuda text", "keys, tables, rows", "recorded"
+GOALS = "kernels", "models", "training", "tuner"
 FEW = {"kernels": (3,), "levels": 1, "runs": 1}
 
 
@@ -173,8 +176,7 @@ def test_every_part_names_what_is_there(settings, tmp_path):
     given = [command[command.index("--sections") + 1 : -2] for command in commands if "--sections" in command]
     sections = [section for some in given for section in some]
     assert sections == list(bench_device.SECTIONS)
-    goals = ("kernels", "models", "training", "tuner")
-    places = [names.index(name) for name in goals]
+    places = [names.index(name) for name in GOALS]
     assert places == sorted(places)
     assert places[-1] < min(map(names.index, ("layers", "ways to a map", "rule of maps", "heads")))
     # two benchmarks do not write into one file
@@ -182,8 +184,89 @@ def test_every_part_names_what_is_there(settings, tmp_path):
     assert len(set(outs)) == len(outs) == 5
     # and what comes before leaves time for each of them
     kept = {one.name: one.kept for one in parts_of(replace(settings, device="cuda"))}
-    assert all(kept[name] > 0 for name in goals)
-    assert sum(kept.values()) < 0.7
+    assert all(kept[name] > 0 for name in (*CHECKS, *GOALS))
+    assert sum(kept[name] for name in GOALS) <= 0.4
+    # the first part has all that it may take
+    assert sum(kept.values()) == pytest.approx(1 - parts_of(replace(settings, device="cuda"))[0].share)
+
+
+class _Machine:
+    """A clock, and parts that take `slowness` of the share that they may; those with a budget take all."""
+
+    def __init__(self, monkeypatch, slowness: float) -> None:
+        self.now, self.slowness, self.given = 0.0, slowness, {}
+        monkeypatch.setattr(check_gpu, "run_part", self)
+        monkeypatch.setattr(check_gpu.time, "perf_counter", lambda: self.now)
+
+    def __call__(self, one, seconds, out):
+        if seconds < check_gpu._LEAST_SECONDS:
+            return check_gpu.PartResult(one.name, "not started", 0.0, None, "", ())
+        self.given[one.name] = self.now, seconds
+        wanted = seconds if one.budgeted else self.slowness * one.share * 500.0
+        self.now += min(wanted, seconds)
+        status = "out of time" if wanted > seconds else "cut short" if one.budgeted else "passed"
+        return check_gpu.PartResult(one.name, status, seconds, 0, "", ())
+
+
+@pytest.fixture
+def on_a_gpu(settings, monkeypatch) -> CheckSettings:
+    monkeypatch.setattr(check_gpu, "usable_device", lambda device: None)
+    monkeypatch.setattr(check_gpu, "check_libraries", lambda: None)
+    return replace(settings, device="cuda", seconds=500.0)
+
+
+@pytest.mark.parametrize("slowness", [0.2, 0.5, 1.0, 3.0])
+def test_neither_checks_nor_times_with_a_goal_starve(on_a_gpu, monkeypatch, capsys, slowness):
+    machine = _Machine(monkeypatch, slowness)
+    code = run(on_a_gpu)
+    begun, kept = machine.given, {one.name: one.kept * 500 for one in parts_of(on_a_gpu)}
+    for name in (*CHECKS, *GOALS):
+        assert begun[name][1] > kept[name] - 1e-6
+    # however long they take, checks have so much, and times with a goal what is left of it
+    assert sum(begun[name][1] for name in CHECKS) >= 270 - 1e-6
+    assert sum(begun[name][1] for name in GOALS) >= 190 - 1e-6
+    if slowness >= 1:
+        assert begun["kernels"][0] >= 300
+    last = capsys.readouterr().out.splitlines()[-1]
+    if slowness <= 0.5:
+        # a busy run: the last parts have no time left, which is no failure
+        assert code == 0
+        assert last.startswith("cut short, as no time was left: kernels, models, training, tuner")
+        assert last.endswith(", heads")
+    if slowness == 3.0:
+        # what had its time and did not end
+        assert code == 1
+
+
+def test_what_no_time_was_left_for_is_named_last_and_is_no_failure(settings, monkeypatch, capsys):
+    monkeypatch.setattr(check_gpu, "_LEAST_SECONDS", 0.5)
+    slow = "import time; time.sleep(60)"
+
+    def verdict(*parts, seconds):
+        capsys.readouterr()
+        code = run(replace(settings, seconds=seconds), parts)
+        facts = json.loads((settings.out / "check.json").read_text())["parts"]
+        return code, [one["status"] for one in facts], capsys.readouterr().out
+
+    code, statuses, said = verdict(part("good", "print('fine')"), part("ended", slow), seconds=4.0)
+    assert (code, statuses) == (0, ["passed", "cut short"])
+    assert said.endswith("1 of 2 parts passed\ncut short, as no time was left: ended\n")
+    assert "not passed" not in said
+    code, statuses, said = verdict(part("never", slow, 0.4), part("late", slow, 0.1), seconds=2.0)
+    assert (code, statuses) == (1, ["out of time", "not started"])
+    assert said.endswith("not passed: never\ncut short, as no time was left: late\n")
+    # what keeps time had enough, or all of it was too short: nothing that was not begun is told as right
+    keeping = [replace(part(name, slow), kept=0.2) for name in ("one", "two")]
+    code, statuses, said = verdict(*keeping, seconds=2.0)
+    assert (code, statuses) == (1, ["out of time", "not started"])
+    assert said.endswith("not passed: one, two\n")
+
+
+def test_the_guide_says_what_each_part_keeps(on_a_gpu):
+    rows = re.findall(r"^\| (`.+`) \| ([\d–]+) \| ", (ROOT / "docs" / "guides" / "gpu.md").read_text(), re.M)
+    told = {name: number for names, number in rows for name in re.findall(r"`([^`]+)`", names)}
+    found = {one.name: f"{500 * one.kept:.0f}" if one.kept else "–" for one in parts_of(on_a_gpu)}
+    assert list(told.items()) == list(found.items())
 
 
 def test_parts_leave_the_time_that_later_ones_keep(settings, monkeypatch):
