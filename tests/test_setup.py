@@ -59,16 +59,18 @@ class Machine:
     def commands(self, word: str) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if word in line]
 
-    def has_gpu(self, torch: str, *installed: str, pip: str = "true") -> None:
+    def has_gpu(self, torch: str, *installed: str, cupy: str = "exit 1", pip: str = "true") -> None:
         """A virtual environment that is set up.
 
         Args:
             torch: its version, its CUDA or None, and whether it sees a device.
             installed: packages beside it.
+            cupy: what asking cupy for the CUDA that it was built for does.
             pip: what an installation does.
         """
         answers = f"""case "$*" in
-            -c*) echo {torch} ;;
+            "-c import torch"*) echo {torch} ;;
+            "-c import cupy"*) {cupy} ;;
             "-m pip list"*) printf '%s\\n' {" ".join(("numpy==2.4.6", *installed))} ;;
             "-m pip install"*) {pip} ;;
         esac"""
@@ -241,6 +243,29 @@ def test_a_cupy_that_is_right_is_left_alone(machine):
     assert machine.commands("-m pytest")
 
 
+@pytest.mark.parametrize("installed", [("cupy==14.2.0",), ("cupy==15.0.0.dev1",), ()], ids=str)
+def test_a_cupy_of_torchs_cuda_may_come_from_anywhere(machine, installed):
+    machine.has_gpu("2.13.0 13.0 True", *installed, cupy="echo 13")
+
+    assert machine.test_gpu().returncode == 0
+    assert not machine.commands("pip install")
+    assert machine.commands("-m pytest")
+
+
+@pytest.mark.parametrize(
+    ("cupy", "said"),
+    [("echo 12", "is installed, which is for CUDA 12,"), ("exit 1", "is installed, which does not import,")],
+    ids=["another-cuda", "broken"],
+)
+def test_why_a_cupy_is_refused_is_said(machine, cupy, said):
+    machine.has_gpu("2.13.0 13.0 True", "cupy==14.2.0", cupy=cupy)
+    done = machine.test_gpu()
+
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert not machine.commands("pytest")
+
+
 @pytest.mark.parametrize(
     ("torch", "installed", "said"),
     [
@@ -269,9 +294,14 @@ def test_a_cupy_that_is_right_is_left_alone(machine):
             ("cupy-cuda12x==14.2.0", "cupy-cuda13x==14.2.0"),
             r"pip uninstall cupy-cuda12x cupy-cuda13x, then: make test-gpu",
         ),
+        (
+            "2.13.0+cu126 12.6 True",
+            ("cupy-cuda12x==14.2.0", "cupy-cuda13x==14.2.0"),
+            r"installed, which overwrite each other, .*pip uninstall cupy-cuda12x cupy-cuda13x, then: make",
+        ),
         ("2.13.0 13.0 True", ("cupy==14.2.0",), r"pip uninstall cupy, then: make test-gpu"),
     ],
-    ids=["no-cuda", "no-device", "another-cuda", "another-cupy", "two-of-them", "of-its-source"],
+    ids=["no-cuda", "no-device", "another-cuda", "another-cupy", "two-of-them", "two-of-12", "of-its-source"],
 )
 def test_what_a_gpu_cannot_use_is_refused_with_its_mend(machine, torch, installed, said):
     machine.has_gpu(torch, *installed)
