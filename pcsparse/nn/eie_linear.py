@@ -146,7 +146,7 @@ class EIELinear(nn.Module):
         with_relu: bool = False,
         skips_zeros: bool = True,
     ) -> "EIELinear":
-        """A layer that computes what `given` does, whose weights share few values already.
+        """A layer that computes what `given` does, whose weights share few values already; on its device.
 
         Args:
             given: pruned, and with a shared weight: `compress.heads.trained_centroids` leaves such a layer.
@@ -160,7 +160,9 @@ class EIELinear(nn.Module):
             RangeError: it is not finite, or has more different values than the codebook holds.
         """
         matrix = pack_eie(*codes_of(given.weight, widths), widths)
-        return cls.from_matrix(matrix, given.bias, mode=mode, with_relu=with_relu, skips_zeros=skips_zeros)
+        made = cls.from_matrix(matrix, given.bias, mode=mode, with_relu=with_relu, skips_zeros=skips_zeros)
+        # packing is the host's
+        return made.to(given.weight.device)
 
     @property
     def matrix(self) -> EIEMatrix:

@@ -378,3 +378,12 @@ def test_a_gpu_has_one_layout_so_that_nothing_is_timed(skips_zeros, rng, monkeyp
     assert layer.choose_layout(x) is skips_zeros
     assert layer.layout(x.device) is None
     assert laid_out == [("cuda", True)]
+
+
+def test_a_converted_layer_is_where_the_given_one_is(device):
+    given = torch.nn.Linear(8, 4).to(device)
+    with torch.no_grad():
+        given.weight.copy_((given.weight > 0.2).float())
+    made, x = EIELinear.from_linear(given, mode="dense"), torch.ones(1, 8, device=device)
+    assert {buffer.device for buffer in made.buffers()} == {given.weight.device}
+    torch.testing.assert_close(made(x), given(x))
