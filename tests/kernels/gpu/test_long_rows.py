@@ -82,6 +82,7 @@ def _untouched(device: torch.device, *shape: int, dtype: torch.dtype = torch.flo
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
+@pytest.mark.not_mocked("rows of gibibytes, which the mock touches")
 @pytest.mark.parametrize("n", [1 << 27, (1 << 27) + 2], ids=["up to 2^31 - 1", "beyond"])
 def test_the_last_rows_are_read_and_written(gpu_or_emulated, monkeypatch, rng, n):
     """Of `n` rows of 16 channels, in and out, each pass meets the first ones and the last ones."""
@@ -119,6 +120,7 @@ def test_the_last_rows_are_read_and_written(gpu_or_emulated, monkeypatch, rng, n
     torch.testing.assert_close(actual, expected.half(), **tolerance(torch.float16, terms=4))
 
 
+@pytest.mark.not_mocked("rows of gibibytes, which the mock touches")
 def test_the_last_places_of_a_buffer_are_no_others(gpu_or_emulated, rng):
     """Rows of nine and two places, the last ones that 32 bits can number; the second row has no third one."""
     gpu_kernels()
