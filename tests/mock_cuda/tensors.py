@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import arg_tree_leaves, tree_leaves, tree_map
 
+from tests.cuda_division import divided
 from tests.mock_cuda import graphs, waits
 
 DEVICE = torch.device("cuda", 0)
@@ -211,19 +212,10 @@ def _widened(product: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor
     return made
 
 
-def _divided(a: torch.Tensor, b: Any) -> torch.Tensor:
-    """CUDA does not divide by a number of the host, but multiplies with its inverse."""
-    number = b.item() if isinstance(b, torch.Tensor) and b.dim() == 0 else b
-    if isinstance(number, torch.Tensor) or not isinstance(a, torch.Tensor) or not a.is_floating_point():
-        return torch.div(a, b)
-    kind = torch.float32 if a.dtype.itemsize < 4 else a.dtype
-    return a.to(kind).mul(torch.ones((), dtype=kind).div(number)).to(a.dtype)
-
-
 # where a CUDA device does not as the CPU does
 _AS_THERE: dict[Any, Callable[..., Any]] = {
-    _aten.div.Tensor: _divided,
-    _aten.div_.Tensor: lambda a, b: a.copy_(_divided(a, b)),
+    _aten.div.Tensor: divided,
+    _aten.div_.Tensor: lambda a, b: a.copy_(divided(a, b)),
     _aten.bmm.dtype: _widened(torch.bmm),
     _aten.bmm.dtype_out: _widened(torch.bmm),
     _aten.mm.dtype: _widened(torch.mm),

@@ -106,7 +106,9 @@ def test_what_a_part_has_started_ends_with_it(tmp_path, rest):
     assert not _runs(process)
 
 
-def test_a_part_gets_its_share_and_what_is_left(settings, monkeypatch):
+@pytest.fixture
+def given(monkeypatch):
+    """The name and the seconds of each part that is begun; all of them pass."""
     given = []
 
     def note(one, seconds, out):
@@ -114,6 +116,10 @@ def test_a_part_gets_its_share_and_what_is_left(settings, monkeypatch):
         return check_gpu.PartResult(one.name, "passed", 0.0, 0, "", ())
 
     monkeypatch.setattr(check_gpu, "run_part", note)
+    return given
+
+
+def test_a_part_gets_its_share_and_what_is_left(settings, given, monkeypatch):
     now = iter([0.0, 1.0, 50.0, 58.0, 59.0])
     monkeypatch.setattr(check_gpu.time, "perf_counter", lambda: next(now))
     assert run(settings, [part("a", "", 0.5), part("b", "", 0.5), part("c", "", 0.1)]) == 0
@@ -269,14 +275,7 @@ def test_the_guide_says_what_each_part_keeps(on_a_gpu):
     assert list(told.items()) == list(found.items())
 
 
-def test_parts_leave_the_time_that_later_ones_keep(settings, monkeypatch):
-    given = []
-
-    def note(one, seconds, out):
-        given.append((one.name, seconds))
-        return check_gpu.PartResult(one.name, "passed", 0.0, 0, "", ())
-
-    monkeypatch.setattr(check_gpu, "run_part", note)
+def test_parts_leave_the_time_that_later_ones_keep(settings, given, monkeypatch):
     now = iter([0.0, 1.0, 50.0, 58.0, 59.0, 0.0, 1.0, 2.0])
     monkeypatch.setattr(check_gpu.time, "perf_counter", lambda: next(now))
     parts = [part("a", ""), replace(part("b", ""), kept=0.25), replace(part("c", "", 0.5), kept=0.125)]
