@@ -13,7 +13,7 @@ from pcsparse.coords.clouds import ask_clouds, checked_clouds
 from pcsparse.coords.device_constant import device_constant
 from pcsparse.coords.voxelize import Voxels, voxelize
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
-from pcsparse.lack_of_memory import NamesSizes
+from pcsparse.lack_of_memory import NamesSizes, raise_with_sizes, rows_of
 from pcsparse.types import Triple, Vec3
 
 _DENSE_BYTES = 4 << 30
@@ -159,8 +159,11 @@ class SparseTensor:
             )
         places = (space - device_constant(low, space)).long()
         index = [self.coords[:, 0].long(), *places.unbind(dim=1)]
-        grid = self.feats.new_zeros(self.batch_size, *shape, self.feats.shape[1])
-        return grid.index_put(tuple(index), self.feats).permute(0, 4, 1, 2, 3), low
+        try:
+            grid = self.feats.new_zeros(self.batch_size, *shape, self.feats.shape[1])
+            return grid.index_put(tuple(index), self.feats).permute(0, 4, 1, 2, 3), low
+        except (RuntimeError, MemoryError) as error:
+            raise_with_sizes(error, lambda: f"a dense grid of {shape} cells for {rows_of(self.feats)}")
 
     def _check_box(self, low: Triple, high: Triple) -> None:
         # two rows in one cell would leave only the last one
@@ -205,12 +208,15 @@ class SparseTensor:
 
     def to(self, *args: Any, **kwargs: Any) -> "SparseTensor":
         """Move to a device (the cache is built anew there) or convert the features, as `torch.Tensor.to`."""
-        feats = self.feats.to(*args, **kwargs)
-        if feats.device == self.coords.device:
-            return self.replace(feats)
-        # what the old cache was told and has not looked at yet
-        self.cache.check_clouds(self.coords)
-        coords = self.coords.to(feats.device)
+        try:
+            feats = self.feats.to(*args, **kwargs)
+            if feats.device == self.coords.device:
+                return self.replace(feats)
+            # what the old cache was told and has not looked at yet
+            self.cache.check_clouds(self.coords)
+            coords = self.coords.to(feats.device)
+        except (RuntimeError, MemoryError) as error:
+            raise_with_sizes(error, lambda: f"a copy of {rows_of(self.feats)}")
         return _known(feats, coords, self.stride, self.batch_size, CoordCache())
 
     def cpu(self) -> "SparseTensor":
@@ -276,7 +282,10 @@ class SparseTensor:
         if isinstance(other, SparseTensor):
             check_same_coords((self, other))
             other = other.feats
-        return self.replace(apply(self.feats, other))
+        try:
+            return self.replace(apply(self.feats, other))
+        except (RuntimeError, MemoryError) as error:
+            raise_with_sizes(error, lambda: f"arithmetic on {rows_of(self.feats)}")
 
     def __add__(self, other: "SparseTensor | Tensor | complex") -> "SparseTensor":
         """Row by row; both tensors must have the same coordinates."""
@@ -296,15 +305,15 @@ class SparseTensor:
 
     def __neg__(self) -> "SparseTensor":
         """Minus the features."""
-        return self.replace(-self.feats)
+        return self._with(0, lambda mine, _: -mine)
 
     def __rsub__(self, other: Tensor | complex) -> "SparseTensor":
         """Row by row."""
-        return self.replace(other - self.feats)
+        return self._with(other, lambda mine, theirs: theirs - mine)
 
     def __rtruediv__(self, other: Tensor | complex) -> "SparseTensor":
         """Row by row."""
-        return self.replace(other / self.feats)
+        return self._with(other, lambda mine, theirs: theirs / mine)
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -353,7 +362,11 @@ def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
     if not tensors:
         raise ShapeError("cat needs at least one SparseTensor, got none")
     check_same_coords(tensors)
-    return tensors[0].replace(torch.cat([tensor.feats for tensor in tensors], dim=1))
+    parts = [tensor.feats for tensor in tensors]
+    try:
+        return tensors[0].replace(torch.cat(parts, dim=1))
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"joining the channels of {' and '.join(map(rows_of, parts))}")
 
 
 def collate(tensors: Sequence[SparseTensor]) -> SparseTensor:
@@ -375,8 +388,11 @@ def collate(tensors: Sequence[SparseTensor]) -> SparseTensor:
         tensor.cache.check_clouds(tensor.coords)
         coords.append(tensor.coords + device_constant([before, 0, 0, 0], tensor.coords))
         before += tensor.batch_size
-    feats = torch.cat([tensor.feats for tensor in tensors])
-    return _known(feats, torch.cat(coords), tensors[0].stride, before, CoordCache())
+    parts = [tensor.feats for tensor in tensors]
+    try:
+        return _known(torch.cat(parts), torch.cat(coords), tensors[0].stride, before, CoordCache())
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"a batch of {' and '.join(map(rows_of, parts))}")
 
 
 def _known(feats: Tensor, coords: Tensor, stride: Triple, batch_size: int, cache: CoordCache) -> SparseTensor:

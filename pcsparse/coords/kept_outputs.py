@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.map_header import Owner, edits
+from pcsparse.lack_of_memory import NamesSizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,13 @@ def kept_outputs(kmap: KernelMap, mask: Tensor, whole: int | None = None) -> Ker
         ShapeError: `mask` is not (n_out,).
         DtypeError: `mask` is not bool.
         DeviceError: `mask` is not where the map is.
+        OutOfMemoryError: the device's memory does not suffice.
     """
+    with NamesSizes(lambda: f"the map of {kmap.volume} offsets to some of {kmap.n_out} voxels"):
+        return _kept_outputs(kmap, mask, whole)
+
+
+def _kept_outputs(kmap: KernelMap, mask: Tensor, whole: int | None) -> KernelMap:
     if mask.is_inference():
         # such a tensor does not count its edits, so that what is kept for it could be stale
         return kmap.keep_outputs(mask, whole)

@@ -21,7 +21,7 @@ from pcsparse.errors import DtypeError, ShapeError
 from pcsparse.lack_of_memory import raise_of_owner, rows_of
 from pcsparse.ops.bias_grad import bias_grad
 from pcsparse.ops.conv_passes import check_choice, run_forward, run_grad_feats, run_grad_weight
-from pcsparse.ops.narrow import is_narrow, narrowed
+from pcsparse.ops.narrow import cast_rows, is_narrow, narrowed
 from pcsparse.ops.operator import bare_function, operator, runs_plainly, wants_gradients
 
 
@@ -301,8 +301,7 @@ def sparse_conv(
     follows = plainly and wants_gradients(feats, weight, bias, residual)
     if kind != "meta" and torch.is_autocast_enabled(kind) and feats.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
-        feats = feats if feats.dtype == dtype else feats.to(dtype)
-        residual = None if residual is None else residual.to(dtype)
+        feats, residual = cast_rows(feats, dtype), None if residual is None else cast_rows(residual, dtype)
         # the convolution's own node of the graph has the gradients of what was there before
         weight = (weight.detach() if follows else weight).to(dtype)
         if bias is not None:

@@ -7,6 +7,8 @@ pairs, which in 16 bits loses digits, and beyond 65,504 in float16 is infinity.
 import torch
 from torch import Tensor
 
+from pcsparse.lack_of_memory import raise_with_sizes, rows_of
+
 _HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -18,3 +20,17 @@ def is_narrow(feats: Tensor) -> bool:
 def narrowed(part: Tensor, feats: Tensor) -> Tensor:
     """`part` in the dtype of `feats` if that has 16 bits; else as it is, for whoever checks dtypes."""
     return part.to(feats.dtype) if is_narrow(feats) else part
+
+
+def cast_rows(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Feature rows (n, c) in another dtype, and as they are in the same.
+
+    Raises:
+        OutOfMemoryError: memory does not suffice.
+    """
+    if rows.dtype == dtype:
+        return rows
+    try:
+        return rows.to(dtype)
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"a copy in {str(dtype).removeprefix('torch.')} of {rows_of(rows)}")

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from pcsparse.checks import check_dtype, check_same_device, check_shape
-from pcsparse.errors import UnsupportedError
+from pcsparse.errors import RangeError, UnsupportedError
 from pcsparse.kernels.select import backend_of
 from pcsparse.ops.operator import operator, runs_plainly
 from pcsparse.packed.eie import EIEMatrix
+
+# layouts number chunks of entries, rows and columns in 32 bits
+_MOST = 2**31 - 1
 
 
 @operator("pcsparse::eie_linear")
@@ -70,7 +73,12 @@ def eie_layout(matrix: EIEMatrix, device: torch.device | str = "cpu", *, by_rows
     Raises:
         DeviceError, UnsupportedError: the device has no kernels.
         FormatError: the tensors are no EIE matrix.
+        RangeError: it has 2^31 entries, rows or columns, or more.
     """
+    sizes = {"entries": matrix.n_entries, "rows": matrix.n_out, "columns": matrix.n_in}
+    for name, size in sizes.items():
+        if size > _MOST:
+            raise RangeError(f"a layout has at most {_MOST} {name}, got {size}; split the layer into several")
     matrix = matrix.checked().to("cpu")
     row, column = matrix.entry_rows()
     kept = matrix.codes != 0

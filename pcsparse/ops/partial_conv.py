@@ -24,7 +24,7 @@ from pcsparse.errors import DtypeError, RangeError, ShapeError, UnsupportedError
 from pcsparse.lack_of_memory import raise_of_owner, rows_of
 from pcsparse.ops.bias_grad import bias_grad
 from pcsparse.ops.conv_passes import check_choice, run_forward, run_grad_feats, run_grad_weight
-from pcsparse.ops.narrow import is_narrow, narrowed
+from pcsparse.ops.narrow import cast_rows, is_narrow, narrowed
 from pcsparse.ops.operator import operator, runs_plainly, wants_gradients
 
 
@@ -242,7 +242,7 @@ def partial_sparse_conv(
     autocast = kind != "meta" and torch.is_autocast_enabled(kind) and feats.dtype != torch.float64
     if autocast:
         dtype = torch.get_autocast_dtype(kind)
-        feats, residual = feats.to(dtype), None if residual is None else residual.to(dtype)
+        feats, residual = cast_rows(feats, dtype), None if residual is None else cast_rows(residual, dtype)
     given = (feats, weight, bias, residual, mask, scale, shift)
     plainly = runs_plainly(*given) and not wants_gradients(*given)
     if plainly:

@@ -36,7 +36,9 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     gated = grad_out if out is None else torch.where(out > 0, grad_out, 0)
     # rare enough that the dense matrix is made each time
     matrix = TwoFourMatrix(values, positions, values.shape[0], 2 * values.shape[1])
-    grad_x = gated @ matrix.unpack() if needs_x else None
+    # a backward pass within autocast would multiply in 16 bits what forward multiplied in 32
+    with torch.autocast(gated.device.type, enabled=False):
+        grad_x = gated @ matrix.unpack() if needs_x else None
     return grad_x, None, None, bias_grad(gated, gated.dtype) if needs_bias else None, None
 
 

@@ -6,9 +6,10 @@ import weakref
 import pytest
 import torch
 
-from pcsparse import SparseTensor, nn
+from pcsparse import SparseTensor, cat, collate, nn
 from pcsparse.coords import cache as cache_module
 from pcsparse.coords.cache import CoordCache
+from pcsparse.coords.kept_outputs import kept_outputs
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.plan import DATAFLOWS
@@ -149,6 +150,49 @@ def test_other_errors_pass_as_they_are(rng, monkeypatch):
     monkeypatch.setattr(type(DATAFLOWS["output_stationary"]), "forward", fail)
     with pytest.raises(RuntimeError, match="something else"):
         sparse_conv(feats, weight, kmap)
+
+
+ROWS = f"{N} rows of 3 float32 channels \\(0 MiB\\)"
+# between convolutions: what fails, what runs, what is said
+BETWEEN = {
+    "sum": ((torch, "add"), lambda x: x + x, f"arithmetic on {ROWS}"),
+    "minus": ((torch.Tensor, "__neg__"), lambda x: -x, f"arithmetic on {ROWS}"),
+    "difference": ((torch.Tensor, "__rsub__"), lambda x: 1 - x, f"arithmetic on {ROWS}"),
+    "channels": ((torch, "cat"), lambda x: cat([x, x]), f"joining the channels of {ROWS} and {ROWS}"),
+    "batch": ((torch, "cat"), lambda x: collate([x, x]), f"a batch of {ROWS} and {ROWS}"),
+    "copy": ((torch.Tensor, "to"), lambda x: x.half(), f"a copy of {ROWS}"),
+    "grid": ((torch.Tensor, "new_zeros"), lambda x: x.dense(), f"a dense grid of .* cells for {ROWS}"),
+    "map": ((KernelMap, "keep_outputs"), lambda x: _kept(x), f"the map of 27 offsets to some of {N} voxels"),
+}
+
+
+def _kept(x: SparseTensor) -> KernelMap:
+    kmap = x.cache.kernel_map(x.coords, x.coords, Relation.of(3))
+    return kept_outputs(kmap, torch.ones(N, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("place", "run", "said"), BETWEEN.values(), ids=BETWEEN.keys())
+def test_what_happens_between_convolutions_names_its_sizes(monkeypatch, place, run, said):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError(SAID)
+
+    x = SparseTensor(torch.zeros(N, 3), UNSORTED.coords)
+    monkeypatch.setattr(*place, fail)
+    with pytest.raises(OutOfMemoryError, match=f"^no memory for {said}; {LOWER}"):
+        run(x)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_cast_of_autocast_names_its_sizes(rng, monkeypatch, partial):
+    def fail(*_):
+        raise torch.OutOfMemoryError(SAID)
+
+    feats, weight, kmap = _operands(rng, 3)
+    more = (torch.arange(N) % 2 == 0,) if partial else ()
+    run = partial_sparse_conv if partial else sparse_conv
+    monkeypatch.setattr(torch.Tensor, "to", fail)
+    with torch.autocast("cpu"), pytest.raises(OutOfMemoryError, match=f"a copy in bfloat16 of {ROWS}"):
+        run(feats, weight, kmap, *more)
 
 
 @pytest.mark.not_mocked("memory of its own")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.fx.experimental.proxy_tensor
 
-from pcsparse.errors import DeviceError, DtypeError, FormatError, ShapeError, UnsupportedError
+from pcsparse.errors import DeviceError, DtypeError, FormatError, RangeError, ShapeError, UnsupportedError
 from pcsparse.ops.packed_linear import EIELayout, eie_chip_linear, eie_layout, eie_linear
 from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
 from tests.packed.test_eie import codebook, random_codes
@@ -156,6 +156,19 @@ def test_a_matrix_that_is_none_is_refused_before_a_kernel_follows_it(rng):
     )
     with pytest.raises(FormatError, match="not in its one form"):
         padded.checked()
+
+
+@pytest.mark.parametrize("name", ["entries", "rows", "columns"])
+def test_sizes_that_32_bits_do_not_hold_are_refused_before_any_work(name, rng):
+    matrix, size = matrix_of(rng), 2**31
+    wide = {
+        "entries": replace(matrix, codes=matrix.codes[:1].expand(size)),
+        "rows": replace(matrix, n_out=size),
+        "columns": replace(matrix, n_in=size),
+    }[name]
+
+    with pytest.raises(RangeError, match=f"at most {size - 1} {name}, got {size}; split the layer"):
+        eie_layout(wide)
 
 
 def test_gradients_are_refused_before_any_work(rng):

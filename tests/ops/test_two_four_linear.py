@@ -43,6 +43,19 @@ def test_the_layer_and_its_gradients_are_the_dense_ones(device, rng, relu, n_ite
         assert bool((actual == 0).any()) == relu
 
 
+def test_a_backward_pass_within_autocast_computes_in_32_bits_as_forward_does(device, rng):
+    x, weight, _ = _case(rng)
+    matrix = pack_two_four(weight)
+    matrix = dataclasses.replace(
+        matrix, values=matrix.values.to(device), positions=matrix.positions.to(device)
+    )
+    x = x.to(device).requires_grad_()
+    (outside,) = torch.autograd.grad(two_four_linear(x, matrix).square().sum(), x)
+    with torch.autocast(device.type, torch.bfloat16):
+        (within,) = torch.autograd.grad(two_four_linear(x, matrix).square().sum(), x)
+    assert torch.equal(within, outside)
+
+
 def test_without_bias(rng):
     x, weight, _ = _case(rng)
     actual = two_four_linear(x, pack_two_four(weight))
