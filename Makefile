@@ -14,6 +14,8 @@ TESTING_GPU = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 1
 # nothing else knows where the real samples are
 PCSPARSE_REAL_DATA ?= $(abspath $(wildcard ../shared/data))
 export PCSPARSE_REAL_DATA PIP_ARGS
+# where it is set, every process that a test starts compiles the package again
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/pcsparse-setup

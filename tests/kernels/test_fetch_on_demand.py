@@ -257,6 +257,7 @@ def test_a_row_beyond_2_31_elements_is_found(device, rng, monkeypatch):
     memory = _sparse_memory((far + 1) * c * 2)
     feats = torch.frombuffer(memory, dtype=torch.float16).view(-1, c)
     feats[far], feats[5] = 3.0, 100.0
+    place = feats.data_ptr()
     table = torch.tensor([[far, -1, 5]], dtype=torch.int32)
     from pcsparse.kernels.gpu import cuda_text
 
@@ -265,7 +266,7 @@ def test_a_row_beyond_2_31_elements_is_found(device, rng, monkeypatch):
         cuda_text,
         "launch",
         lambda *given, shared=0: cuda_shim.launch(
-            *[a.data_ptr() if a is feats else a for a in given], shared=shared
+            *[place if torch.is_tensor(a) and a.data_ptr() == place else a for a in given], shared=shared
         ),
     )
     out = _run(device, feats, torch.eye(c, dtype=torch.float16)[None], table)
