@@ -1,5 +1,6 @@
 """What every test may ask for: a device, seeded numbers, poisoned fresh memory, the real samples."""
 
+import gc
 import os
 import re
 from collections import Counter
@@ -110,6 +111,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = {item.nodeid for item in chosen}
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in kept])
         items[:] = chosen
+
+
+def pytest_collection_finish() -> None:
+    # millions of objects that stay to the end, which each look for garbage would go through
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

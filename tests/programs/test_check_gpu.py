@@ -95,10 +95,11 @@ def _runs(process: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for a process in /proc")
 @pytest.mark.parametrize("rest", ["", "; import time; time.sleep(300)"], ids=["ending", "hanging"])
-def test_what_a_part_has_started_ends_with_it(tmp_path, rest):
+def test_what_a_part_has_started_ends_with_it(tmp_path, rest, monkeypatch):
+    monkeypatch.setattr(check_gpu, "_LEAST_SECONDS", 0.5)
     child = "[sys.executable, '-c', 'import time; time.sleep(300)']"
     started = f"import subprocess, sys; print(subprocess.Popen({child}).pid, flush=True)"
-    result = run_part(part("one", started + rest), 30.0 if not rest else 4.0, tmp_path)
+    result = run_part(part("one", started + rest), 30.0 if not rest else 3.0, tmp_path)
     assert result.status == ("out of time" if rest else "passed")
     process, until = int(result.last[0]), time.perf_counter() + 20
     while _runs(process) and time.perf_counter() < until:
@@ -254,7 +255,7 @@ def test_what_no_time_was_left_for_is_named_last_and_is_no_failure(settings, mon
         facts = json.loads((settings.out / "check.json").read_text())["parts"]
         return code, [one["status"] for one in facts], capsys.readouterr().out
 
-    code, statuses, said = verdict(part("good", "print('fine')"), part("ended", slow), seconds=4.0)
+    code, statuses, said = verdict(part("good", "print('fine')"), part("ended", slow), seconds=3.0)
     assert (code, statuses) == (0, ["passed", "cut short"])
     assert said.endswith("1 of 2 parts passed\ncut short, as no time was left: ended\n")
     assert "not passed" not in said
