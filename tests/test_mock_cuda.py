@@ -20,6 +20,7 @@ def test_the_mock_refuses_what_a_gpu_refuses():
 
 
 def test_a_model_trains_and_labels_a_sweep_on_it():
+    pytest.importorskip("hydra")
     _run(str(TESTS / "mock_cuda/check_programs.py"), "--device", "mock", "-k", "labels_of_a_sweep")
 
 
