@@ -63,6 +63,7 @@ def mock_cuda(*, twins: bool = False) -> Iterator[torch.device]:
     from pcsparse.ops import operator
     from tests.kernels import cuda_shim
     from tests.kernels.triton_bfloat16 import multiply_bfloat16
+    from tests.kernels.triton_index import index_by_arrays_of_one
 
     interpret, start, length = GridExecutor.__call__, threading.Thread.run, torch._C._len_torch_dispatch_stack
 
@@ -80,6 +81,7 @@ def mock_cuda(*, twins: bool = False) -> Iterator[torch.device]:
     with ExitStack() as stack:
         monkeypatch = stack.enter_context(pytest.MonkeyPatch.context())
         multiply_bfloat16(monkeypatch)
+        index_by_arrays_of_one(monkeypatch)
         for owner, name, value in (
             (cuda_text, "launch", launch),
             (GridExecutor, "__call__", interpreted),
