@@ -35,7 +35,8 @@ class OutOfMemoryError(PcsparseError, torch.OutOfMemoryError):
     """The device's memory does not suffice; nothing was kept of what was begun.
 
     Attributes:
-        layer: of the network that wanted the memory, as the text names it; empty where that is not known.
+        layer: of the network that wanted the memory, as the text names it; empty where that is not known, as
+            in a backward pass of a program that has called `gc.freeze`.
     """
 
     layer: str = ""

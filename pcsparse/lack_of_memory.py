@@ -64,7 +64,10 @@ class NamesSizes:
         if isinstance(error, Exception) and lacks_memory(error):
             # the frames of the first error hold the buffers that were made so far
             del trace
-            raise_with_sizes(error, self._of)
+            try:
+                raise_with_sizes(error, self._of)
+            finally:
+                del error
 
 
 def raise_with_sizes(error: Exception, of: Callable[[], str]) -> NoReturn:
@@ -78,14 +81,21 @@ def raise_with_sizes(error: Exception, of: Callable[[], str]) -> NoReturn:
         OutOfMemoryError: memory lacked, see `lacks_memory`; `error` itself if it has sizes, or is another.
     """
     if isinstance(error, OutOfMemoryError) or not lacks_memory(error):
-        raise error
+        try:
+            raise error
+        finally:
+            # an error knows this frame: it would keep itself, and the tensors of all others that it knows
+            del error
     said = str(error).strip().partition("\n")[0] or type(error).__name__
     found = OutOfMemoryError(
         f"no memory for {of()}; make the batch smaller, the voxels larger or the layers narrower, "
         f"or compute in 16 bits ({said})"
     )
     _name(found, _called_layer)
-    raise found from error.with_traceback(None)
+    try:
+        raise found from error.with_traceback(None)
+    finally:
+        del error, found
 
 
 def raise_of_owner(error: Exception, of: Callable[[], str], node: Any, place: int | None) -> NoReturn:
@@ -107,6 +117,8 @@ def raise_of_owner(error: Exception, of: Callable[[], str], node: Any, place: in
         if place is not None and not known.layer:
             _name(known, lambda: _owner(node.next_functions[place][0]))
         raise
+    finally:
+        del error
 
 
 def _name(error: OutOfMemoryError, find: Callable[[], str]) -> None:
@@ -120,7 +132,11 @@ def _name(error: OutOfMemoryError, find: Callable[[], str]) -> None:
 
 def rows_of(values: Tensor) -> str:
     """The sizes of feature rows (n, c), for a message."""
-    (n, c), dtype = values.shape, str(values.dtype).removeprefix("torch.")
+    dtype = str(values.dtype).removeprefix("torch.")
+    if values.dim() != 2:
+        # of who has not come to the check of shapes
+        return f"{tuple(values.shape)} {dtype}"
+    n, c = values.shape
     return f"{n} rows of {c} {dtype} channels ({n * c * values.element_size() / 2**20:.0f} MiB)"
 
 

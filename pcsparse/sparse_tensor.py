@@ -146,6 +146,7 @@ class SparseTensor:
         Raises:
             RangeError: a voxel lies outside the given box, two rows share a cell, or the grid would take more
                 than 4 GiB.
+            OutOfMemoryError: the device's memory does not suffice.
         """
         space = self.coords[:, 1:]
         low, high = lower or _ends(space, torch.amin), upper or _ends(space, torch.amax)
@@ -157,9 +158,9 @@ class SparseTensor:
             raise RangeError(
                 f"a dense grid of {shape} cells needs {needed / 2**30:.1f} GiB; give a smaller box"
             )
-        places = (space - device_constant(low, space)).long()
-        index = [self.coords[:, 0].long(), *places.unbind(dim=1)]
         try:
+            places = (space - device_constant(low, space)).long()
+            index = [self.coords[:, 0].long(), *places.unbind(dim=1)]
             grid = self.feats.new_zeros(self.batch_size, *shape, self.feats.shape[1])
             return grid.index_put(tuple(index), self.feats).permute(0, 4, 1, 2, 3), low
         except (RuntimeError, MemoryError) as error:
@@ -207,7 +208,11 @@ class SparseTensor:
         return _known(feats, coords, stride, self.batch_size, self.cache)
 
     def to(self, *args: Any, **kwargs: Any) -> "SparseTensor":
-        """Move to a device (the cache is built anew there) or convert the features, as `torch.Tensor.to`."""
+        """Move to a device (the cache is built anew there) or convert the features, as `torch.Tensor.to`.
+
+        Raises:
+            OutOfMemoryError: the device's memory does not suffice.
+        """
         try:
             feats = self.feats.to(*args, **kwargs)
             if feats.device == self.coords.device:
@@ -358,6 +363,7 @@ def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
 
     Raises:
         ShapeError: no tensor, or coordinates differ.
+        OutOfMemoryError: the device's memory does not suffice.
     """
     if not tensors:
         raise ShapeError("cat needs at least one SparseTensor, got none")
@@ -375,6 +381,7 @@ def collate(tensors: Sequence[SparseTensor]) -> SparseTensor:
     Raises:
         ShapeError: no tensor, or strides or channels differ.
         DeviceError: devices differ.
+        OutOfMemoryError: the device's memory does not suffice.
     """
     if not tensors:
         raise ShapeError("collate needs at least one SparseTensor, got none")
@@ -382,14 +389,14 @@ def collate(tensors: Sequence[SparseTensor]) -> SparseTensor:
     if len({(tensor.stride, tensor.feats.shape[1]) for tensor in tensors}) > 1:
         found = [(tensor.stride, tensor.feats.shape[1]) for tensor in tensors]
         raise ShapeError(f"tensors must share stride and channels, got {found}")
-    coords, before = [], 0
-    for tensor in tensors:
-        # else a cloud of one could become one of the next
-        tensor.cache.check_clouds(tensor.coords)
-        coords.append(tensor.coords + device_constant([before, 0, 0, 0], tensor.coords))
-        before += tensor.batch_size
     parts = [tensor.feats for tensor in tensors]
+    coords, before = [], 0
     try:
+        for tensor in tensors:
+            # else a cloud of one could become one of the next
+            tensor.cache.check_clouds(tensor.coords)
+            coords.append(tensor.coords + device_constant([before, 0, 0, 0], tensor.coords))
+            before += tensor.batch_size
         return _known(torch.cat(parts), torch.cat(coords), tensors[0].stride, before, CoordCache())
     except (RuntimeError, MemoryError) as error:
         raise_with_sizes(error, lambda: f"a batch of {' and '.join(map(rows_of, parts))}")

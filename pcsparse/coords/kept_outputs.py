@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pcsparse.coords.kernel_map import KernelMap
 from pcsparse.coords.map_header import Owner, edits
-from pcsparse.lack_of_memory import NamesSizes
+from pcsparse.lack_of_memory import raise_with_sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,10 @@ def kept_outputs(kmap: KernelMap, mask: Tensor, whole: int | None = None) -> Ker
         DeviceError: `mask` is not where the map is.
         OutOfMemoryError: the device's memory does not suffice.
     """
-    with NamesSizes(lambda: f"the map of {kmap.volume} offsets to some of {kmap.n_out} voxels"):
+    try:
         return _kept_outputs(kmap, mask, whole)
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"the map of {kmap.volume} offsets to some of {kmap.n_out} voxels")
 
 
 def _kept_outputs(kmap: KernelMap, mask: Tensor, whole: int | None) -> KernelMap:

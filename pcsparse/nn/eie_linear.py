@@ -6,12 +6,13 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, relu
+from torch.nn.functional import relu
 
 from pcsparse.checks import check_dtype, check_shape, is_traced
 from pcsparse.errors import DeviceError, RangeError, ShapeError, UnsupportedError
 from pcsparse.nn.product_choice import Choice, Choices, Way, bucket_of, measure
 from pcsparse.nn.seen_buffers import SeenBuffers
+from pcsparse.ops.own_precision import linear_as_stored
 from pcsparse.ops.packed_linear import EIELayout, eie_layout, eie_linear, refuse_gradients
 from pcsparse.packed.eie import EIEFormat, EIEMatrix, pack_eie
 from pcsparse.packed.eie_codes import codes_of
@@ -330,7 +331,7 @@ class EIELinear(nn.Module):
 
     def _dense_product(self, items: Tensor) -> Tensor:
         check_dtype("x", items, torch.float32)
-        out = linear(items, self.dense_weight(), self.bias)
+        out = linear_as_stored(items, self.dense_weight(), self.bias)
         return relu(out) if self.with_relu else out
 
     def _hold(self, matrix: EIEMatrix) -> None:

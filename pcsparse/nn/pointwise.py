@@ -1,14 +1,24 @@
 """Modules that act on each voxel alone."""
 
-from torch import nn
+from collections.abc import Callable
+
+from torch import Tensor, nn
 
 from pcsparse.coords.relation import Relation
 from pcsparse.engine.tune_cache import TuneTable
+from pcsparse.lack_of_memory import raise_with_sizes, rows_of
 from pcsparse.ops.conv import sparse_conv
 from pcsparse.sparse_tensor import SparseTensor
 
 ITSELF = Relation.of(1)
 """Of the kernel of a linear layer."""
+
+
+def _of_rows(x: SparseTensor, function: Callable[[Tensor], Tensor]) -> SparseTensor:
+    try:
+        return x.replace(function(x.feats))
+    except (RuntimeError, MemoryError) as error:
+        raise_with_sizes(error, lambda: f"a function of {rows_of(x.feats)}")
 
 
 class Linear(nn.Linear):
@@ -31,7 +41,7 @@ class ReLU(nn.ReLU):
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """(n, c) -> (n, c)."""
-        return x.replace(super().forward(x.feats))
+        return _of_rows(x, super().forward)
 
 
 class LeakyReLU(nn.LeakyReLU):
@@ -39,7 +49,7 @@ class LeakyReLU(nn.LeakyReLU):
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """(n, c) -> (n, c)."""
-        return x.replace(super().forward(x.feats))
+        return _of_rows(x, super().forward)
 
 
 class SiLU(nn.SiLU):
@@ -47,7 +57,7 @@ class SiLU(nn.SiLU):
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """(n, c) -> (n, c)."""
-        return x.replace(super().forward(x.feats))
+        return _of_rows(x, super().forward)
 
 
 class GELU(nn.GELU):
@@ -55,7 +65,7 @@ class GELU(nn.GELU):
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """(n, c) -> (n, c)."""
-        return x.replace(super().forward(x.feats))
+        return _of_rows(x, super().forward)
 
 
 class Dropout(nn.Dropout):
@@ -63,4 +73,4 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """(n, c) -> (n, c)."""
-        return x.replace(super().forward(x.feats))
+        return _of_rows(x, super().forward)

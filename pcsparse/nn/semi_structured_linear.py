@@ -5,13 +5,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, relu
+from torch.nn.functional import relu
 
 from pcsparse.checks import check_dtype, check_shape, is_traced
 from pcsparse.errors import RangeError, ShapeError, UnsupportedError
 from pcsparse.nn import semi_structured_cuda as cuda
 from pcsparse.nn.product_choice import Choice, Choices, Way, bucket_of, measure
 from pcsparse.nn.seen_buffers import SeenBuffers
+from pcsparse.ops.own_precision import linear_as_stored
 from pcsparse.ops.two_four_linear import two_four_linear
 from pcsparse.packed.two_four import TwoFourMatrix, pack_two_four
 
@@ -214,7 +215,7 @@ class SemiStructuredLinear(nn.Module):
         return relu(out) if self.with_relu else out
 
     def _dense_product(self, items: Tensor) -> Tensor:
-        out = linear(items, self.dense_weight(), self.bias)
+        out = linear_as_stored(items, self.dense_weight(), self.bias)
         return relu(out) if self.with_relu else out
 
     def _forget_forms(self) -> None:

@@ -11,8 +11,8 @@ from pcsparse.kernels.select import backend_of
 from pcsparse.ops.operator import operator, runs_plainly
 from pcsparse.packed.eie import EIEMatrix
 
-# layouts number chunks of entries, rows and columns in 32 bits
-_MOST = 2**31 - 1
+# layouts number entries, rows and columns in 32 bits, and kernels look up to 64 places beyond
+_MOST = 2**31 - 1 - 64
 
 
 @operator("pcsparse::eie_linear")
@@ -73,7 +73,7 @@ def eie_layout(matrix: EIEMatrix, device: torch.device | str = "cpu", *, by_rows
     Raises:
         DeviceError, UnsupportedError: the device has no kernels.
         FormatError: the tensors are no EIE matrix.
-        RangeError: it has 2^31 entries, rows or columns, or more.
+        RangeError: it has about 2^31 entries, rows or columns, or more.
     """
     sizes = {"entries": matrix.n_entries, "rows": matrix.n_out, "columns": matrix.n_in}
     for name, size in sizes.items():

@@ -237,6 +237,7 @@ def partial_sparse_conv(
         DeviceError: devices differ.
         UnsupportedError: `scale` or `shift` wants a gradient or goes with `centre`, or no dataflow runs the
             problem.
+        OutOfMemoryError: the device's memory does not suffice; see `sparse_conv`.
     """
     kind = feats.device.type
     autocast = kind != "meta" and torch.is_autocast_enabled(kind) and feats.dtype != torch.float64

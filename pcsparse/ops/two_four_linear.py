@@ -10,6 +10,7 @@ from pcsparse.errors import UnsupportedError
 from pcsparse.kernels.select import backend_of
 from pcsparse.ops.bias_grad import bias_grad
 from pcsparse.ops.operator import operator
+from pcsparse.ops.own_precision import linear_as_stored
 from pcsparse.packed.two_four import TwoFourMatrix, check_groups
 
 
@@ -36,9 +37,7 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     gated = grad_out if out is None else torch.where(out > 0, grad_out, 0)
     # rare enough that the dense matrix is made each time
     matrix = TwoFourMatrix(values, positions, values.shape[0], 2 * values.shape[1])
-    # a backward pass within autocast would multiply in 16 bits what forward multiplied in 32
-    with torch.autocast(gated.device.type, enabled=False):
-        grad_x = gated @ matrix.unpack() if needs_x else None
+    grad_x = linear_as_stored(gated, matrix.unpack().t()) if needs_x else None
     return grad_x, None, None, bias_grad(gated, gated.dtype) if needs_bias else None, None
 
 

@@ -45,6 +45,16 @@ def test_it_computes_what_the_linear_layer_does(mode, shape, rng):
     assert found.shape == (*shape[:-1], 45)
 
 
+@pytest.mark.parametrize("mode", ["sparse", "dense"])
+@torch.no_grad()
+def test_autocast_does_not_decide_its_dtype(mode, rng):
+    layer, x = packed(pruned(rng), mode=mode), torch.randn(3, 60, generator=rng)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = layer(x)
+    assert within.dtype == torch.float32
+    assert torch.equal(within, layer(x))
+
+
 @pytest.mark.parametrize("skips_zeros", [False, True])
 @torch.no_grad()
 def test_it_does_so_on_a_gpu(skips_zeros, rng, gpu_or_emulated):

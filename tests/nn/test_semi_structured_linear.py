@@ -59,6 +59,15 @@ def test_it_computes_what_the_dense_layer_does(rng, mode, with_relu, bias, shape
     assert not list(layer.parameters())
 
 
+@pytest.mark.parametrize("mode", ["sparse", "dense"])
+def test_autocast_does_not_decide_its_dtype(rng, mode):
+    layer, x = SemiStructuredLinear.from_linear(_linear(rng), mode=mode), torch.randn(5, 36, generator=rng)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = layer(x)
+    assert within.dtype == torch.float32
+    assert torch.equal(within, layer(x))
+
+
 def test_a_mask_chooses_the_weights(rng):
     linear = nn.Linear(8, 4)
     mask = two_four_mask(linear.weight)

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from contextlib import suppress
 
 import pytest
 import torch
@@ -141,6 +142,38 @@ def test_a_map_names_its_voxels(monkeypatch):
         nn.SparseConvTranspose3d(3, 4)(SparseTensor(torch.zeros(N, 3), UNSORTED.coords, stride=2))
 
 
+def test_other_errors_between_convolutions_pass_as_they_are():
+    x = SparseTensor(torch.zeros(N, 3), UNSORTED.coords)
+    for run in (lambda: x + torch.zeros(5, 7), lambda: x.to("nowhere")):
+        with pytest.raises(RuntimeError) as error:
+            run()
+        assert not isinstance(error.value, OutOfMemoryError)
+
+
+@pytest.mark.parametrize("lacking", [True, False])
+def test_an_error_keeps_no_features_once_it_is_forgotten(monkeypatch, lacking):
+    def fail(*_):
+        raise torch.OutOfMemoryError(SAID) if lacking else RuntimeError("something else")
+
+    feats = torch.zeros(N, 3)
+    ghost = weakref.ref(feats)
+    monkeypatch.setattr(torch, "add", fail)
+    gc.disable()
+    try:
+        with suppress(RuntimeError):
+            _add_to_itself(feats)
+        del feats
+        # who tries again with less does not wait for the collector
+        assert ghost() is None
+    finally:
+        gc.enable()
+
+
+def _add_to_itself(feats: torch.Tensor) -> None:
+    x = SparseTensor(feats, UNSORTED.coords)
+    x + x
+
+
 def test_other_errors_pass_as_they_are(rng, monkeypatch):
     feats, weight, kmap = _operands(rng)
 
@@ -157,6 +190,8 @@ ROWS = f"{N} rows of 3 float32 channels \\(0 MiB\\)"
 BETWEEN = {
     "sum": ((torch, "add"), lambda x: x + x, f"arithmetic on {ROWS}"),
     "minus": ((torch.Tensor, "__neg__"), lambda x: -x, f"arithmetic on {ROWS}"),
+    "quotient": ((torch.Tensor, "__rtruediv__"), lambda x: 1 / x, f"arithmetic on {ROWS}"),
+    "activation": ((torch.nn.functional, "relu"), lambda x: nn.ReLU()(x), f"a function of {ROWS}"),
     "difference": ((torch.Tensor, "__rsub__"), lambda x: 1 - x, f"arithmetic on {ROWS}"),
     "channels": ((torch, "cat"), lambda x: cat([x, x]), f"joining the channels of {ROWS} and {ROWS}"),
     "batch": ((torch, "cat"), lambda x: collate([x, x]), f"a batch of {ROWS} and {ROWS}"),
@@ -178,7 +213,7 @@ def test_what_happens_between_convolutions_names_its_sizes(monkeypatch, place, r
 
     x = SparseTensor(torch.zeros(N, 3), UNSORTED.coords)
     monkeypatch.setattr(*place, fail)
-    with pytest.raises(OutOfMemoryError, match=f"^no memory for {said}; {LOWER}"):
+    with pytest.raises(OutOfMemoryError, match=f"^(layer .*: )?no memory for {said}; {LOWER}"):
         run(x)
 
 

@@ -56,6 +56,17 @@ def test_a_backward_pass_within_autocast_computes_in_32_bits_as_forward_does(dev
     assert torch.equal(within, outside)
 
 
+def test_gradients_on_meta_have_shapes(rng):
+    x, weight, _ = _case(rng)
+    matrix = pack_two_four(weight)
+    matrix = dataclasses.replace(
+        matrix, values=matrix.values.to("meta"), positions=matrix.positions.to("meta")
+    )
+    x = x.to("meta").requires_grad_()
+    two_four_linear(x, matrix).sum().backward()
+    assert x.grad.shape == x.shape
+
+
 def test_without_bias(rng):
     x, weight, _ = _case(rng)
     actual = two_four_linear(x, pack_two_four(weight))

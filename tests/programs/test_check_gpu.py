@@ -99,7 +99,7 @@ def test_what_a_part_has_started_ends_with_it(tmp_path, rest, monkeypatch):
     monkeypatch.setattr(check_gpu, "_LEAST_SECONDS", 0.5)
     child = "[sys.executable, '-c', 'import time; time.sleep(300)']"
     started = f"import subprocess, sys; print(subprocess.Popen({child}).pid, flush=True)"
-    result = run_part(part("one", started + rest), 30.0 if not rest else 3.0, tmp_path)
+    result = run_part(part("one", started + rest), 30.0 if not rest else 4.0, tmp_path)
     assert result.status == ("out of time" if rest else "passed")
     process, until = int(result.last[0]), time.perf_counter() + 20
     while _runs(process) and time.perf_counter() < until:
