@@ -16,7 +16,8 @@ def _run(*args: str) -> None:
 
 
 def test_the_mock_refuses_what_a_gpu_refuses():
-    _run(str(TESTS / "mock_cuda/check_mock.py"), "--device", "mock", "--cases", "0")
+    files = ("mock_cuda/check_mock.py", "test_default_device.py")
+    _run(*(str(TESTS / file) for file in files), "--device", "mock", "--cases", "0")
 
 
 def test_a_model_trains_and_labels_a_sweep_on_it():

@@ -98,7 +98,8 @@ def prepare(module: nn.Module, x: SparseTensor, *, like: SparseTensor | None = N
         x: its input; only the cache changes.
         like: an input that the module was run or prepared on before; only its cache is read. What other
             modules have asked that cache for is made, too, of coordinates of `like` and levels of them: a
-            head on a coarse level gets that level's maps and coarser ones, no second set of finer ones.
+            head on a coarse level gets that level's maps and coarser ones, no second set of finer ones. Where
+            it was asked for nothing of the coordinates of `like`, nothing is made ahead.
 
     Returns:
         `x`.

@@ -21,7 +21,7 @@ from pcsparse.errors import DtypeError, ShapeError
 from pcsparse.lack_of_memory import raise_of_owner, rows_of
 from pcsparse.ops.bias_grad import bias_grad
 from pcsparse.ops.conv_passes import check_choice, run_forward, run_grad_feats, run_grad_weight
-from pcsparse.ops.narrow import cast_rows, is_narrow, narrowed
+from pcsparse.ops.narrow import cast_rows, is_narrow, narrowed, unread
 from pcsparse.ops.operator import bare_function, operator, runs_plainly, wants_gradients
 
 
@@ -299,23 +299,26 @@ def sparse_conv(
     kind, own_weight, own_bias = feats.device.type, weight, bias
     plainly = runs_plainly(feats, weight, bias, residual)
     follows = plainly and wants_gradients(feats, weight, bias, residual)
+    operands = weight, bias
     if kind != "meta" and torch.is_autocast_enabled(kind) and feats.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
         feats, residual = cast_rows(feats, dtype), None if residual is None else cast_rows(residual, dtype)
-        # the convolution's own node of the graph has the gradients of what was there before
-        weight = (weight.detach() if follows else weight).to(dtype)
-        if bias is not None:
-            bias = (bias.detach() if follows else bias).to(dtype)
+        if not plainly and torch.is_grad_enabled() and is_narrow(feats):
+            # the operator narrows them itself, and so gives gradients that never were narrow
+            operands = unread(weight, dtype), None if bias is None else unread(bias, dtype)
+        else:
+            # the convolution's own node of the graph has the gradients of what was there before
+            weight = (weight.detach() if follows else weight).to(dtype)
+            if bias is not None:
+                bias = (bias.detach() if follows else bias).to(dtype)
+            operands = weight, bias
     if plainly:
         # as the operator does: lists that were changed in place are read again
         kmap = kmap.as_it_is()
-    problem = ConvProblem.of(feats, weight, kmap, bias, residual)
+    problem = ConvProblem.of(feats, operands[0], kmap, operands[1], residual)
     plan = plan_for(problem, dataflow, tuned)
     out: Tensor
     if not plainly:
-        if is_narrow(feats) and torch.is_grad_enabled():
-            # the operator narrows them itself, and so gives gradients that never were narrow
-            weight, bias = own_weight, own_bias
         out = _sparse_conv(feats, weight, bias, kmap.tensors(), kmap.n_out, plan.encode(), residual, relu)
     elif follows:
         narrow = None if weight is own_weight and bias is own_bias else (weight, bias)

@@ -34,3 +34,8 @@ def cast_rows(rows: Tensor, dtype: torch.dtype) -> Tensor:
         return rows.to(dtype)
     except (RuntimeError, MemoryError) as error:
         raise_with_sizes(error, lambda: f"a copy in {str(dtype).removeprefix('torch.')} of {rows_of(rows)}")
+
+
+def unread(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a cast of `part` would be, for checks that read no values; without memory."""
+    return part.new_empty((), dtype=dtype).expand(part.shape)

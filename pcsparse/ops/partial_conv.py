@@ -24,7 +24,7 @@ from pcsparse.errors import DtypeError, RangeError, ShapeError, UnsupportedError
 from pcsparse.lack_of_memory import raise_of_owner, rows_of
 from pcsparse.ops.bias_grad import bias_grad
 from pcsparse.ops.conv_passes import check_choice, run_forward, run_grad_feats, run_grad_weight
-from pcsparse.ops.narrow import cast_rows, is_narrow, narrowed
+from pcsparse.ops.narrow import cast_rows, is_narrow, narrowed, unread
 from pcsparse.ops.operator import operator, runs_plainly, wants_gradients
 
 
@@ -252,7 +252,7 @@ def partial_sparse_conv(
     operands = weight, bias
     if autocast and not plainly and is_narrow(feats) and torch.is_grad_enabled():
         # the operator narrows them itself, and so gives gradients that never were narrow
-        operands = _unread(weight, dtype), None if bias is None else _unread(bias, dtype)
+        operands = unread(weight, dtype), None if bias is None else unread(bias, dtype)
     elif autocast:
         weight, bias = operands = weight.to(dtype), None if bias is None else bias.to(dtype)
     problem = ConvProblem.of(feats, operands[0], kmap, operands[1], residual)
@@ -270,11 +270,6 @@ def partial_sparse_conv(
         feats, weight, bias, kmap.tensors(), mask, scale, shift, plan.encode(), residual, relu, centre
     )
     return out
-
-
-def _unread(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a cast of `part` would be, for checks that read no values; without memory."""
-    return part.new_empty((), dtype=dtype).expand(part.shape)
 
 
 def _check_rest(

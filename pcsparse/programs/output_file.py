@@ -18,9 +18,14 @@ def output_file(text: str) -> Path:
         argparse.ArgumentTypeError: a folder has this name, or nothing can be written there.
     """
     path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+    except PermissionError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text} cannot be written: no permission to look for {error.filename}"
+        ) from error
     if not folder.is_dir():
         raise argparse.ArgumentTypeError(f"{text} cannot be written: {folder} is a file, not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from functools import partial
 
 import pytest
 
@@ -26,12 +27,33 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         output_file(str(tmp_path / "file/a/out.json"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission_is_refused(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(argparse.ArgumentTypeError, match="no permission to write in"):
-        output_file(str(tmp_path / "out.json"))
-    tmp_path.chmod(0o700)
+@pytest.fixture
+def nobody(tmp_path):
+    """A folder of the user whom the test is, who is not root."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    if os.geteuid() == 0:
+        for folder in (mine, tmp_path, tmp_path.parent, tmp_path.parent.parent):
+            folder.chmod(0o755)
+        os.chown(mine, 65534, 65534)
+        os.seteuid(65534)
+        yield mine
+        os.seteuid(0)
+    else:
+        yield mine
+    mine.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "said"),
+    [(0o500, "out.json", "write in"), (0o000, "out.json", "look for"), (0o000, "a/b.json", "look for")],
+)
+def test_a_folder_without_permission_is_refused(nobody, monkeypatch, mode, name, said):
+    # access asks of the real user, whom a test that is root has not changed
+    monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))
+    nobody.chmod(mode)
+    with pytest.raises(argparse.ArgumentTypeError, match=f"cannot be written: no permission to {said} "):
+        output_file(str(nobody / name))
 
 
 @pytest.mark.parametrize(
