@@ -3,6 +3,8 @@
 import argparse
 import os
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -28,20 +30,18 @@ def test_what_cannot_be_written_is_refused(tmp_path):
 
 
 @pytest.fixture
-def nobody(tmp_path):
+def nobody():
     """A folder of the user whom the test is, who is not root."""
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    if os.geteuid() == 0:
-        for folder in (mine, tmp_path, tmp_path.parent, tmp_path.parent.parent):
-            folder.chmod(0o755)
-        os.chown(mine, 65534, 65534)
-        os.seteuid(65534)
-        yield mine
-        os.seteuid(0)
-    else:
-        yield mine
-    mine.chmod(0o700)
+    # not tmp_path, which lies in folders that are root's alone
+    with TemporaryDirectory() as mine:
+        if os.geteuid() == 0:
+            os.chown(mine, 65534, 65534)
+            os.seteuid(65534)
+            yield Path(mine)
+            os.seteuid(0)
+        else:
+            yield Path(mine)
+        Path(mine).chmod(0o700)
 
 
 @pytest.mark.parametrize(
